@@ -11,9 +11,9 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     "Pair": "pairing",
     "PairError": "pairing",
-    "Problem": "pairing",
-    "check_pair": "pairing",
-    "find_problems": "pairing",
+    "Problem": "checking",
+    "check_pair": "checking",
+    "find_problems": "checking",
     "Data": "data",
     "DataError": "data",
     "Spec": "data",
@@ -26,7 +26,7 @@ _MODULE_OF = {
     "log_weights": "evidence",
 }
 _MODULES = frozenset(
-    "checkpoint compiled conditionals data evidence guides models nets objectives pairing pairs plots svi testing "
+    "checking checkpoint compiled conditionals data evidence guides models nets objectives pairing pairs plots svi testing "
     "training".split()
 )
 
@@ -51,7 +51,8 @@ __all__ = [
 if TYPE_CHECKING:
     from pyro_vae.data import Data, DataError, Spec, load_data
     from pyro_vae.evidence import elbo, log_evidence, log_weights
-    from pyro_vae.pairing import Pair, PairError, Problem, check_pair, find_problems
+    from pyro_vae.checking import Problem, check_pair, find_problems
+    from pyro_vae.pairing import Pair, PairError
     from pyro_vae.svi import SVI
     from pyro_vae.training import Fitted, fit
 

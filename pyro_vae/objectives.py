@@ -1,0 +1,142 @@
+"""What is added up, and with what weight: handlers that work on any program.
+
+An ELBO is a sum over sites. The handlers here change the weight of a site's log-probability and nothing else,
+so they compose with every Pyro ELBO and with every pair.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pyro
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+Weight = float | Tensor
+
+
+def is_latent(message: dict[str, Any]) -> bool:
+    """Whether a sample site is a latent variable that the guide draws."""
+    return message["type"] == "sample" and not message["is_observed"] and not message["infer"].get("is_auxiliary")
+
+
+def is_enumerated(message: dict[str, Any]) -> bool:
+    """Whether a site is summed over, not drawn."""
+    return message["infer"].get("enumerate") is not None
+
+
+class PerDatum(Messenger):
+    """Weigh sites so that the ELBO comes out in nats per datum.
+
+    A site in the data plate counts once a datum of the batch and stands for the whole data; a site outside is
+    there once for all ``num_data``. So the first are divided by the batch's size, the second by ``num_data``:
+    the ELBO of all data, local terms scaled up by N/B, divided by N. A plate that subsamples by itself has scaled up
+    already and is only divided by its full size.
+    """
+
+    def __init__(self, num_data: int, data_plate: str = "data") -> None:
+        super().__init__()
+        self.num_data = num_data
+        self.data_plate = data_plate
+
+    def _pyro_sample(self, msg: Any) -> None:
+        msg["scale"] = msg["scale"] / self._count(msg["cond_indep_stack"])
+
+    def _count(self, frames: Any) -> int:
+        for frame in frames:
+            if frame.name == self.data_plate:
+                return frame.full_size or frame.size
+        return self.num_data
+
+
+class Tempered(Messenger):
+    """Weigh the latent sites of model and guide by ``beta``: E log p(x|z) - beta KL(q || p).
+
+    ``beta`` may be a 0-dim tensor that a schedule writes into, and may be 0 (the autoencoder's limit). Enumerated
+    sites are not drawn and keep their weight.
+
+    beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework (Higgins et al., 2017).
+    """
+
+    def __init__(self, beta: Weight) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_latent(msg) and not is_enumerated(msg):
+            msg["scale"] = msg["scale"] * self.beta
+
+
+class FreeBits:
+    """Let every latent site keep ``nats`` of KL for free: KL_site becomes max(KL_site, nats).
+
+    ``model(...)`` and ``guide(...)`` of one instance wrap the two programs of a pair. KL_site is log q(z) - log p(z) at the
+    draw, summed as the wrapped programs weigh it: wrapped around programs under ``PerDatum``, nats per datum.
+
+    Improved Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016), arXiv 1606.04934, eq. 15.
+    """
+
+    def __init__(self, nats: float) -> None:
+        if nats < 0:
+            raise ValueError(f"free bits are nats a latent site and cannot be negative, got {nats}")
+        self.nats = nats
+        self._log_q: dict[str, Tensor] = {}
+        self._kl: dict[str, Tensor] = {}
+
+    def guide(self, program: Callable) -> "Wrapped":
+        """The guide, its latent sites' log-probabilities noted."""
+        return Wrapped(program, lambda: _AfterSample(self._on_guide))
+
+    def model(self, program: Callable) -> "Wrapped":
+        """The model, followed by a factor min(KL_site - nats, 0) a site: what the maximum takes from the ELBO."""
+        return Wrapped(program, lambda: _AfterSample(self._on_model), self._add_factors)
+
+    def _on_guide(self, msg: Any) -> None:
+        if is_latent(msg) and not is_enumerated(msg):
+            self._log_q[msg["name"]] = _total(msg)
+
+    def _on_model(self, msg: Any) -> None:
+        if is_latent(msg) and msg["name"] in self._log_q:
+            self._kl[msg["name"]] = self._log_q.pop(msg["name"]) - _total(msg)
+
+    def _add_factors(self) -> None:
+        for name, kl in self._kl.items():
+            pyro.factor(f"{name}_free_bits", (kl - self.nats).clamp(max=0.0))
+        self._kl.clear()
+
+
+def _total(msg: Any) -> Tensor:
+    """A site's log-probability, weighed, added up over its plates and averaged over particles."""
+    particles = [f.size for f in msg["cond_indep_stack"] if f.name == "num_particles_vectorized"]  # Pyro's own name
+    return (msg["fn"].log_prob(msg["value"]) * msg["scale"]).sum() / (particles[0] if particles else 1)
+
+
+class _AfterSample(Messenger):
+    def __init__(self, action: Callable[[Any], None]) -> None:
+        super().__init__()
+        self.action = action
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        self.action(msg)
+
+
+class Wrapped:
+    """A program run inside handlers; ``program`` stays reachable, so that its modules are found."""
+
+    def __init__(
+        self,
+        program: Callable,
+        handler: Callable[[], AbstractContextManager],
+        after: Callable[[], None] | None = None,
+    ) -> None:
+        self.program = program
+        self.handler = handler
+        self.after = after
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program under a fresh handler."""
+        with self.handler():
+            result = self.program(*args, **kwargs)
+        if self.after is not None:
+            self.after()
+        return result
