@@ -93,7 +93,7 @@ def log_evidence(
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     done: list[Evidence] = []
-    with _evaluation(pair, seed):
+    with evaluation(pair, seed):
         for batch in _batches(data):
             size = _size(batch)
             width = max(1, min(size, rows // min(num_samples, 64)))
@@ -113,7 +113,7 @@ def elbo(pair: Pair, data: Batch | Iterable[Batch], *, num_samples: int = 1, see
     sums: dict[str, float] = {}
     observed: set[str] = set()
     count = 0
-    with _evaluation(pair, seed):
+    with evaluation(pair, seed):
         for batch in _batches(data):
             nesting = plate_nesting(pair, batch)
             vectorized = _takes_particles(pair, batch, nesting)
@@ -138,7 +138,7 @@ def posterior_means(
     The mean of the site's distribution averaged over ``num_samples`` draws of the sites above it.
     """
     means: dict[str, list[Tensor]] = {}
-    with _evaluation(pair, seed):
+    with evaluation(pair, seed):
         for batch in _batches(data):
             nesting = plate_nesting(pair, batch)
             draws = num_samples if _takes_particles(pair, batch, nesting) else None
@@ -372,7 +372,7 @@ def _quiet_random() -> Iterator[None]:
 
 
 @contextmanager
-def _evaluation(pair: Pair, seed: int) -> Iterator[None]:
+def evaluation(pair: Pair, seed: int) -> Iterator[None]:
     """No gradients, evaluation mode, seeded draws; everything as it was afterwards."""
     training = pair.training
     with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):

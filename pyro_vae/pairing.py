@@ -29,6 +29,7 @@ class Pair:
         guide: likewise; samples the model's latent sites and observes nothing.
         objective: any Pyro ELBO.
         data_plate: the name of the plate, at dim -1, that holds what belongs to one datum.
+        recipe: name and options that build the pair anew, kept in run folders; pairs from ``pyro_vae.pairs`` have one.
 
     Every pair keeps a parameter store of its own, so that several pairs live in one process without
     touching each other, whatever names their ``pyro.param`` and ``pyro.module`` statements use.
@@ -38,6 +39,7 @@ class Pair:
     guide: Program
     objective: ELBO = field(default_factory=Trace_ELBO)
     data_plate: str = "data"
+    recipe: dict[str, Any] | None = None
     store: dict[str, dict] = field(default_factory=lambda: {"params": {}, "constraints": {}}, repr=False)
 
     @functools.cached_property

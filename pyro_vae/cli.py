@@ -1,0 +1,417 @@
+"""The command line: arguments in, one table or one JSON object out.
+
+Exit status: 0 done, 2 wrong usage (one line that says what to change), 130 and 143 stopped by a signal, 1 anything else.
+"""
+
+import difflib
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+USAGE = """\
+usage: pyro-vae COMMAND ...
+
+  list                        the pairs and the data sets that there are
+  check    [PAIR]             does the model fit the guide, and both the data?
+  train    [PAIR]             train a pair (default: latent, on the bundled digits)
+  resume   RUN                go on with a run that stopped
+  evaluate RUN                ELBO, log p(x) and more on the test split
+  draw     RUN WHAT           pictures: samples, reconstructions
+
+PAIR is a name from `pyro-vae list`, or your own file.py:function; RUN is a folder that train made.
+`pyro-vae COMMAND --help` shows the options, `pyro-vae train PAIR --help` also those of the pair.
+--json prints one JSON object and nothing else on stdout."""
+
+
+class UsageError(ValueError):
+    """Something on the command line that cannot be; the message says what to change."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0 if words else 2
+    if words[0] == "--version":
+        from pyro_vae import __version__
+
+        print(f"pyro-vae {__version__}")
+        return 0
+    try:
+        command = COMMANDS.get(words[0])
+        if command is None:
+            raise UsageError(_unknown("command", words[0], COMMANDS))
+        return command(words[1:])
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        status = _status(error)
+        if status is None:
+            raise
+        print(f"pyro-vae: {error}", file=sys.stderr)
+        return status
+
+
+def _status(error: Exception) -> int | None:
+    """Return the exit status of an error that the user can act on; None for a fault of ours, which shows its traceback."""
+    from pyro_vae.checkpoint import CheckpointError
+    from pyro_vae.data import DataError
+    from pyro_vae.pairing import PairError
+    from pyro_vae.runs import RunError
+    from pyro_vae.training import Interrupted, NonFinite
+
+    if isinstance(error, Interrupted):
+        return 128 + error.signum
+    if isinstance(error, (UsageError, CheckpointError, DataError, PairError, RunError)):
+        return 2
+    return 1 if isinstance(error, (NonFinite, OSError)) else None
+
+
+def _parser(command: str, description: str) -> Any:
+    from jsonargparse import ArgumentParser
+
+    class Parser(ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            raise UsageError(_reword(message, self))
+
+    parser = Parser(prog=f"pyro-vae {command}", description=description, default_env=False)
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
+    return parser
+
+
+def _add_data(parser: Any) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument("--data", type=str, default="digits", help="a name from `pyro-vae list`, a .npz or .npy file, or a folder")
+    group.add_argument("--data-dir", type=str | None, default=None, help="where data sets lie or are downloaded to")
+    group.add_argument(
+        "--binarize", type=str | None, default=None, help="gray: as they are; static: drawn once; dynamic: drawn anew each epoch"
+    )
+    group.add_argument("--image-size", type=int | None, default=None, help="images of a folder are scaled to this height and width")
+
+
+def _data_options(args: Any) -> dict[str, Any]:
+    return {"data_dir": args.data_dir, "binarize": args.binarize, "image_size": args.image_size}
+
+
+def _load_data(args: Any) -> Any:
+    from pyro_vae.data import load_data
+
+    return load_data(args.data, **{k: v for k, v in _data_options(args).items() if v is not None})
+
+
+def _add_pair(parser: Any, name: str) -> list[str]:
+    from pyro_vae.pairs import find
+
+    parser.add_argument("pair", nargs="?", default="latent", help="a name from `pyro-vae list`, or file.py:function")
+    build = find(name)
+    return parser.add_function_arguments(build, skip={0} if _first_is_spec(build) else set(), as_group=True, fail_untyped=False)
+
+
+def _first_is_spec(build: Callable) -> bool:
+    return bool(inspect.signature(build).parameters)
+
+
+def _build(args: Any, name: str, options: Iterable[str], spec: Any) -> Any:
+    from pyro_vae.pairs import find
+
+    return find(name)(spec, **{option: args[option] for option in options})
+
+
+def _named_pair(words: Sequence[str]) -> str:
+    """Return the PAIR among the words: every option takes one value, but for --json and --help."""
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("-"):
+            return word
+        if "=" not in word and word not in ("--json", "--help", "-h"):
+            next(rest, None)
+    return "latent"
+
+
+def _list(words: Sequence[str]) -> int:
+    parser = _parser("list", "The pairs and the data sets that there are.")
+    args = parser.parse_args(words)
+    from pyro_vae.data import DATASETS
+    from pyro_vae.pairs import PAIRS
+
+    pairs = {name: _first_line(build) for name, build in PAIRS.items()}
+    if args.json:
+        print(json.dumps({"pairs": pairs, "data": DATASETS}))
+        return 0
+    for title, rows in (("pairs", pairs), ("data", DATASETS)):
+        print(f"{title}:")
+        width = max(map(len, rows))
+        for name, line in rows.items():
+            print(f"  {name:{width}}  {line}")
+    return 0
+
+
+def _check(words: Sequence[str]) -> int:
+    name = _named_pair(words)
+    parser = _parser("check", "Prove that a pair keeps the contract of a program, before any training.")
+    options = _add_pair(parser, name)
+    _add_data(parser)
+    args = parser.parse_args(words)
+    from pyro_vae.checking import find_problems
+    from pyro_vae.training import CHECKED_BATCH
+
+    data = _load_data(args)
+    pair = _build(args, name, options, data.spec)
+    problems = find_problems(pair, data.batch("train", CHECKED_BATCH))
+    if args.json:
+        print(json.dumps({"ok": not problems, "problems": [p._asdict() for p in problems]}))
+    elif problems:
+        print("\n".join(map(str, problems)))
+    else:
+        count = sum(p.numel() for p in pair.named_parameters().values())
+        print(f"{name} on {data.spec.name}: model and guide fit together and the data; {count:,} parameters, all reached by gradients")
+    return 1 if problems else 0
+
+
+def _train(words: Sequence[str]) -> int:
+    from pyro_vae.training import Training
+
+    name = _named_pair(words)
+    parser = _parser("train", "Train a pair and show what it reaches.")
+    options = _add_pair(parser, name)
+    _add_data(parser)
+    parser.add_argument("--run", type=str | None, default=None, help="folder of the run (default: runs/PAIR-DATA)")
+    parser.add_class_arguments(Training, as_group=True)
+    args = parser.parse_args(words)
+    from pyro_vae.checkpoint import seeded
+    from pyro_vae.runs import Run, next_folder
+
+    training = _training({field: args[field] for field in Training.names()})
+    data = _load_data(args)
+    with seeded(training.seed):
+        pair = _build(args, name, options, data.spec)
+    config = {"pair": pair.recipe, "data": data.recipe, "training": asdict(training)}
+    folder = Path(args.run) if args.run is not None else next_folder(name, args.data)
+    _refuse_problems(pair, data)
+    run = Run.create(folder, config)
+    return _fit_and_show(pair, data, training, run, resume=False, as_json=args.json)
+
+
+def _resume(words: Sequence[str]) -> int:
+    parser = _parser("resume", "Go on with a run that stopped, or train a finished one for longer.")
+    _add_run(parser)
+    parser.add_argument("--epochs", type=int | None, default=None, help="train until this many epochs in all")
+    args = parser.parse_args(words)
+    from pyro_vae.runs import Run
+
+    run = Run.open(args.run)
+    config = run.config
+    training = _training(config["training"])
+    if args.epochs is not None:
+        done = run.load()[0]["epoch"]
+        if args.epochs < done:
+            raise UsageError(f"{run} has been trained for {done} epochs already, so --epochs must be at least {done}, got {args.epochs}")
+        training = replace(training, epochs=args.epochs)
+        run.update({**config, "training": asdict(training)})
+    pair, data = _rebuild(run, args.pair)
+    return _fit_and_show(pair, data, training, run, resume=True, as_json=args.json)
+
+
+def _evaluate(words: Sequence[str]) -> int:
+    parser = _parser("evaluate", "ELBO by site, importance-weighted log p(x) and more, in nats per datum.")
+    _add_run(parser)
+    parser.add_argument("--samples", type=int, default=5000, help="draws from the guide a datum")
+    parser.add_argument("--split", type=str, default="test", help="train, valid or test")
+    args = parser.parse_args(words)
+    if args.split not in ("train", "valid", "test"):
+        raise UsageError(f"--split must be train, valid or test, got {args.split!r}")
+    if args.samples < 1:
+        raise UsageError(f"--samples must be at least 1, got {args.samples}")
+    from pyro_vae.evaluation import evaluate
+    from pyro_vae.progress import Counter
+    from pyro_vae.runs import Run
+
+    run = Run.open(args.run)
+    pair, data = _rebuild(run, args.pair)
+    pair.load_state_dict(run.load_best()["parameters"])
+    with Counter(data.size(args.split), "log p(x)") as counter:
+        figures = evaluate(pair, data, split=args.split, num_samples=args.samples, progress=counter.add)
+    if args.json:
+        print(json.dumps(figures))
+    else:
+        _show(figures, pair, data)
+    return 0
+
+
+def _draw(words: Sequence[str]) -> int:
+    parser = _parser("draw", "Draw a picture of a trained pair.")
+    _add_run(parser)
+    parser.add_argument("what", type=str, help=", ".join(PICTURES))
+    parser.add_argument("--out", type=str | None, default=None, help=".png, .svg or .pdf (default: RUN/figures/WHAT.png)")
+    parser.add_argument("--split", type=str, default="test", help="train, valid or test")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    args = parser.parse_args(words)
+    if args.what not in PICTURES:
+        raise UsageError(_unknown("picture", args.what, PICTURES))
+    from pyro_vae.runs import Run
+
+    run = Run.open(args.run)
+    out = Path(args.out) if args.out else run.figures / f"{args.what}.png"
+    if out.suffix not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"--out must end in .png, .svg or .pdf, got {out}")
+    pair, data = _rebuild(run, args.pair)
+    pair.load_state_dict(run.load_best()["parameters"])
+    _save_picture(args.what, pair, data, out, args.seed)
+    print(json.dumps({"figure": str(out)}) if args.json else out)
+    return 0
+
+
+PICTURES = ("samples", "reconstructions")
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "list": _list,
+    "check": _check,
+    "train": _train,
+    "resume": _resume,
+    "evaluate": _evaluate,
+    "draw": _draw,
+}
+
+
+def _add_run(parser: Any) -> None:
+    parser.add_argument("run", type=str, help="a folder that `pyro-vae train` made")
+    parser.add_argument("--pair", type=str | None, default=None, help="file.py:function, to allow running a pair from your own file")
+
+
+def _rebuild(run: Any, allowed: str | None) -> tuple[Any, Any]:
+    """Build a run's pair and data anew; code from a file runs only when the command line names it."""
+    from pyro_vae.data import load_data
+    from pyro_vae.pairs import PAIRS, find
+
+    config = run.config
+    recipe, source = config["pair"], config["data"]
+    if recipe is None or source is None:
+        raise UsageError(f"{run} was trained from Python with a pair or data that only that script can build; evaluate it there")
+    name = recipe["name"]
+    if name not in PAIRS and name != allowed:
+        raise UsageError(f"{run} was trained with {name}, whose code would be run; allow it with --pair {name}")
+    data = load_data(source["name"], **source["options"])
+    return find(name)(data.spec, **recipe["options"]), data
+
+
+def _training(settings: dict[str, Any]) -> Any:
+    from pyro_vae.training import Training
+
+    try:
+        return Training(**settings)
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from None
+
+
+def _refuse_problems(pair: Any, data: Any) -> None:
+    from pyro_vae.checking import require_sound
+    from pyro_vae.training import CHECKED_BATCH
+
+    require_sound(pair, data.batch("train", CHECKED_BATCH))
+
+
+def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool, as_json: bool) -> int:
+    from pyro_vae.evaluation import evaluate, quick_samples
+    from pyro_vae.training import Interrupted, fit
+
+    if not as_json:
+        print(f"{_title(pair)} on {data.spec.description}; run folder {run}", file=sys.stderr)
+    try:
+        fitted = fit(pair, data, run=run, resume=resume, progress=True, **asdict(training))
+    except Interrupted as stop:
+        print(f"pyro-vae: {stop}; go on with `pyro-vae resume {run}`", file=sys.stderr)
+        return 128 + stop.signum
+    figures = evaluate(pair, data, num_samples=quick_samples(data.size("test")))
+    for what in PICTURES:
+        _save_picture(what, pair, data, run.figures / f"{what}.png", 0)
+    summary = {
+        "run": str(run),
+        "epochs": fitted.epochs,
+        "steps": fitted.steps,
+        "seconds": round(fitted.seconds, 2),
+        "compiled": fitted.compiled,
+    }
+    if as_json:
+        print(json.dumps(summary | {k: figures[k] for k in FIGURES}))
+        return 0
+    _show(figures, pair, data)
+    print(f"{fitted.epochs} epochs, {fitted.steps:,} steps in {fitted.seconds:.0f} s{' (compiled)' if fitted.compiled else ''}")
+    print(f"pictures: {run.figures}/samples.png, {run.figures}/reconstructions.png")
+    print(f"next:     pyro-vae evaluate {run}")
+    return 0
+
+
+FIGURES = ("elbo", "reconstruction", "kl", "log_evidence", "log_evidence_stderr")
+
+
+def _title(pair: Any) -> str:
+    return pair.recipe["name"] if pair.recipe else "pair"
+
+
+def _save_picture(what: str, pair: Any, data: Any, out: Path, seed: int) -> None:
+    from pyro_vae import plots
+
+    figure = getattr(plots, what)(pair, data, seed=seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out)
+
+
+def _show(figures: dict[str, Any], pair: Any, data: Any) -> None:
+    """Print the figures as a table, beside what PCA of the same size reaches."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pyro_vae.evaluation import pca_figures
+
+    pca = pca_figures(data, figures["latent"], figures["split"]) or {}
+    table = Table(title=f"{figures['split']} split, {figures['num_data']} data, nats per datum", title_justify="left")
+    table.add_column("")
+    table.add_column(_title(pair), justify="right")
+    if pca:
+        table.add_column(f"PCA, {figures['latent']} components", justify="right")
+    rows = [
+        ("ELBO", "elbo", ""),
+        ("  reconstruction", "reconstruction", ""),
+        ("  KL", "kl", ""),
+        ("log p(x)", "log_evidence", f" ± {figures['log_evidence_stderr']:.2f}"),
+    ]
+    for label, key, error in rows:
+        table.add_row(label, f"{figures[key]:.2f}{error}", *([f"{pca[key]:.2f}" if key in pca else "-"] if pca else []))
+    if figures["rms_error"] is not None:
+        other = [f"{pca['rms_error']:.4f}"] if pca else []
+        table.add_row("RMS error a feature", f"{figures['rms_error']:.4f}", *other)
+    Console().print(table)
+    print(
+        f"log p(x): {figures['samples']} draws a datum, median effective number {figures['ess']:.0f}; "
+        f"{figures['active_units']} of {figures['latent']} latent dimensions active"
+    )
+    if pca and "elbo" not in pca:
+        print("PCA has no log p(x) here: it gives densities of real values, and these data are binary")
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"there is no {kind} {name!r}; {f'did you mean {near[0]}?' if near else 'there are ' + ', '.join(known)}"
+
+
+def _reword(message: str, parser: Any) -> str:
+    """Say in one line what jsonargparse says in several, and suggest the option that was meant."""
+    text = " ".join(message.split())
+    if "Unrecognized arguments:" in text:
+        word = text.split("Unrecognized arguments:")[1].split()[0].split("=")[0]
+        options = [o for action in parser._actions for o in action.option_strings]
+        near = difflib.get_close_matches(word, options, 1)
+        hint = f"did you mean {near[0]}?" if near else f"`{parser.prog} --help` lists the options"
+        return f"there is no option {word}; {hint}"
+    return text
+
+
+def _first_line(build: Callable) -> str:
+    return (inspect.getdoc(build) or "").split("\n")[0]

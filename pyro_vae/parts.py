@@ -1,0 +1,114 @@
+"""The usual decoder and encoder for given data: a net and a head chosen by name."""
+
+from typing import Literal
+
+from torch import nn
+
+from pyro_vae.conditionals import Conditional
+from pyro_vae.data import Spec
+from pyro_vae.heads import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    DiscretizedLogisticMixture,
+    FullCovariance,
+    Head,
+    LowRank,
+    Normal,
+)
+from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, Standardize
+from pyro_vae.pairing import PairError
+
+Likelihood = Literal[
+    "auto",
+    "bernoulli",
+    "normal",
+    "normal-per-feature",
+    "normal-predicted",
+    "continuous-bernoulli",
+    "discretized-logistic",
+    "logistic-mixture",
+    "categorical",
+]
+Covariance = Literal["diagonal", "low-rank", "full"]
+Net = Literal["mlp", "conv"]
+
+
+def latent_size(spec: Spec) -> int:
+    """Return how many latent dimensions to use when nobody says: 10 for small data, 40 from a hundred features on."""
+    return 10 if spec.features < 100 else 40
+
+
+def likelihood(spec: Spec, name: Likelihood = "auto") -> Head:
+    """Return the head of p(x | z); ``auto`` is Bernoulli for binary data and otherwise Normal with one learned scale.
+
+    Raises:
+        PairError: for a likelihood over levels on data that have none.
+    """
+    if name == "auto":
+        name = "bernoulli" if spec.support == "binary" else "normal"
+    features = spec.features
+    if name in ("discretized-logistic", "logistic-mixture", "categorical"):
+        if spec.levels is None:
+            raise PairError(
+                f"likelihood {name} needs data on equally spaced levels, and {spec.name} is {spec.support}; "
+                f"use --likelihood {'bernoulli' if spec.support == 'binary' else 'normal'}"
+            )
+        heads = {
+            "discretized-logistic": DiscretizedLogistic,
+            "logistic-mixture": DiscretizedLogisticMixture,
+            "categorical": Categorical,
+        }
+        return heads[name](features, spec.levels)
+    if name == "bernoulli":
+        return Bernoulli(features)
+    if name == "continuous-bernoulli":
+        return ContinuousBernoulli(features)
+    return Normal(features, {"normal": "learned", "normal-per-feature": "per_feature", "normal-predicted": "predicted"}[name])
+
+
+def decoder(
+    spec: Spec, inputs: int, head: Head, *, net: Net = "mlp", hidden: tuple[int, ...] = (500, 500), activation: str = "silu"
+) -> Conditional:
+    """Return p(x | ...) from ``inputs`` numbers, starting at the training data's mean and spread."""
+    kinds = head.size // spec.features
+    if net == "conv":
+        body: nn.Module = ConvDecoder(inputs, _image(spec), kinds=kinds, activation=activation)
+    else:
+        body = MLP(inputs, head.size, hidden, activation)
+    conditional = Conditional(body, head)
+    conditional.start_at(spec.mean, spec.std)
+    return conditional
+
+
+def encoder(
+    spec: Spec,
+    head: Head,
+    *,
+    context: int = 0,
+    net: Net = "mlp",
+    hidden: tuple[int, ...] = (500, 500),
+    activation: str = "silu",
+) -> Conditional:
+    """Return q(. | x, ...): ``x`` and ``context`` further numbers in, standardised where the data are real."""
+    if net == "conv":
+        if context:
+            raise PairError("a convolutional encoder takes an image and nothing beside it; use --net mlp")
+        return Conditional(ConvEncoder(_image(spec), head.size, activation=activation), head)
+    body: nn.Module = MLP(spec.features + context, head.size, hidden, activation)
+    if spec.support == "real" and not context:
+        body = nn.Sequential(Standardize(spec.mean, spec.std), body)
+    return Conditional(body, head)
+
+
+def posterior_head(latent: int, covariance: Covariance = "diagonal") -> Head:
+    """Return the head of a Gaussian q(z | ...)."""
+    heads = {"diagonal": lambda n: Normal(n, "predicted"), "low-rank": LowRank, "full": FullCovariance}
+    return heads[covariance](latent)
+
+
+def _image(spec: Spec) -> tuple[int, int, int]:
+    if spec.image is None:
+        raise PairError(f"--net conv needs images, and {spec.name} has {spec.features} features without a shape; use --net mlp")
+    return spec.image
