@@ -1,0 +1,133 @@
+"""Conditionals: modules whose forward returns a distribution, made of a net and a head.
+
+    prior    () -> p(z)             `StandardNormal`, `NormalPrior`, `MixturePrior`, `VampPrior`, `FlowPrior`
+    decoder  z -> p(x | z)          `Conditional` of a net and a likelihood's head
+    encoder x -> q(z | x) `Conditional` of a net and `Normal`, `LowRank`, `FullCovariance`, `Flow` or
+    `PointMass` others z, y -> p(x | z, y) `Conditional` too: it takes any number of contexts
+
+>>> decoder = Conditional(MLP(10, 784), Bernoulli(784))
+>>> decoder(torch.zeros(5, 10)).event_shape
+torch.Size([784])
+>>> head = Normal(10)
+>>> encoder = Conditional(MLP(784 + 3, head.size), head)
+>>> encoder(torch.zeros(7, 5, 784), torch.zeros(5, 3)).batch_shape
+torch.Size([7, 5])
+
+Everything that the programs are wired from can be imported from here; the parts live in `pyro_vae.nets`
+(nets), `pyro_vae.heads` and `pyro_vae.flows` (heads), `pyro_vae.priors` and `pyro_vae.distributions`. To
+add a likelihood, write a `Head`; to add a net, any module that maps ``(..., inputs)`` to ``(...,
+head.size)``.
+"""
+
+from typing import Self
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from pyro_vae.flows import Flow
+from pyro_vae.heads import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    DiscretizedLogisticMixture,
+    Head,
+    Normal,
+)
+from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, OneHot, Standardize, start_at
+from pyro_vae.posteriors import FullCovariance, LowRank, PointMass
+from pyro_vae.priors import FlowPrior, MixturePrior, NormalPrior, StandardNormal, VampPrior
+
+__all__ = [
+    "MLP",
+    "Bernoulli",
+    "Categorical",
+    "Conditional",
+    "ContinuousBernoulli",
+    "ConvDecoder",
+    "ConvEncoder",
+    "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
+    "Flow",
+    "FlowPrior",
+    "FullCovariance",
+    "Head",
+    "LowRank",
+    "MixturePrior",
+    "Normal",
+    "NormalPrior",
+    "OneHot",
+    "PointMass",
+    "StandardNormal",
+    "Standardize",
+    "VampPrior",
+    "join",
+]
+
+
+def join(*contexts: Tensor) -> Tensor:
+    """Return the contexts side by side in the last dimension, their leading dimensions broadcast.
+
+    Args:
+        contexts: one or more tensors ``(..., width)``.
+
+    Raises:
+        TypeError: there is no context.
+        ValueError: the leading dimensions do not broadcast.
+    """
+    if not contexts:
+        raise TypeError(
+            "a conditional needs at least one context: for a distribution of nothing use a prior."
+        )
+    if len(contexts) == 1:
+        return contexts[0]
+    try:
+        lead = torch.broadcast_shapes(*(context.shape[:-1] for context in contexts))
+    except RuntimeError:
+        shapes = " and ".join(str(tuple(context.shape)) for context in contexts)
+        raise ValueError(
+            f"contexts of shapes {shapes} cannot be joined: all but their last dimensions must broadcast."
+        ) from None
+    return torch.cat([context.expand(*lead, context.shape[-1]) for context in contexts], -1)
+
+
+class Conditional(nn.Module):
+    """p(. | contexts): the contexts joined, through a net, through a head.
+
+    Args:
+        net: ``(..., all contexts' widths) -> (..., head.size)``.
+        head: a `Head`, or any module from ``(..., size)`` to a distribution with event_dim 1.
+
+    Raises:
+        ValueError: the net says that it has another number of outputs than the head needs.
+    """
+
+    def __init__(self, net: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        outputs, size = getattr(net, "outputs", None), getattr(head, "size", None)
+        if outputs is not None and size is not None and outputs != size:
+            raise ValueError(
+                f"the net {type(net).__name__} gives {outputs} numbers a datum and the head "
+                f"{type(head).__name__} needs {size}: build the net with outputs=head.size."
+            )
+        self.net = net
+        self.head = head
+
+    def forward(self, *contexts: Tensor) -> TorchDistribution:
+        """Return the distribution given ``contexts``, each ``(..., width)``; batch shape ``(...)``."""
+        return self.head(self.net(join(*contexts)))
+
+    def start_at(self, mean: Tensor, std: Tensor | None = None) -> Self:
+        """Begin, for every context, near a distribution with this mean and, where the head has a free
+        scale, this standard deviation.
+
+        Args:
+            mean: of the data, ``(features,)``.
+            std: of the data, ``(features,)``; a feature that does not vary gets a hundredth of the largest.
+
+        Returns:
+            this conditional, changed in place.
+        """
+        start_at(self.net, self.head.start(mean, std))  # type: ignore[operator]
+        return self
