@@ -111,11 +111,8 @@ def _add_pair(parser: Any, name: str) -> list[str]:
 
     parser.add_argument("pair", nargs="?", default="latent", help="a name from `pyro-vae list`, or file.py:function")
     build = find(name)
-    return parser.add_function_arguments(build, skip={0} if _first_is_spec(build) else set(), as_group=True, fail_untyped=False)
-
-
-def _first_is_spec(build: Callable) -> bool:
-    return bool(inspect.signature(build).parameters)
+    description = next(iter(inspect.signature(build).parameters), None)  # what the data are is no option
+    return parser.add_function_arguments(build, skip={description}, as_group=True, fail_untyped=False)
 
 
 def _build(args: Any, name: str, options: Iterable[str], spec: Any) -> Any:

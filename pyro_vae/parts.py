@@ -12,13 +12,12 @@ from pyro_vae.heads import (
     ContinuousBernoulli,
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
-    FullCovariance,
     Head,
-    LowRank,
     Normal,
 )
 from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, Standardize
 from pyro_vae.pairing import PairError
+from pyro_vae.posteriors import FullCovariance, LowRank
 
 Likelihood = Literal[
     "auto",
@@ -55,12 +54,9 @@ def likelihood(spec: Spec, name: Likelihood = "auto") -> Head:
                 f"likelihood {name} needs data on equally spaced levels, and {spec.name} is {spec.support}; "
                 f"use --likelihood {'bernoulli' if spec.support == 'binary' else 'normal'}"
             )
-        heads = {
-            "discretized-logistic": DiscretizedLogistic,
-            "logistic-mixture": DiscretizedLogisticMixture,
-            "categorical": Categorical,
-        }
-        return heads[name](features, spec.levels)
+        if name == "categorical":
+            return Categorical(features, spec.levels, highest=1.0)
+        return (DiscretizedLogistic if name == "discretized-logistic" else DiscretizedLogisticMixture)(features, spec.levels)
     if name == "bernoulli":
         return Bernoulli(features)
     if name == "continuous-bernoulli":
@@ -72,14 +68,11 @@ def decoder(
     spec: Spec, inputs: int, head: Head, *, net: Net = "mlp", hidden: tuple[int, ...] = (500, 500), activation: str = "silu"
 ) -> Conditional:
     """Return p(x | ...) from ``inputs`` numbers, starting at the training data's mean and spread."""
-    kinds = head.size // spec.features
     if net == "conv":
-        body: nn.Module = ConvDecoder(inputs, _image(spec), kinds=kinds, activation=activation)
+        body: nn.Module = ConvDecoder(inputs, _image(spec), head.size, activation=activation)
     else:
         body = MLP(inputs, head.size, hidden, activation)
-    conditional = Conditional(body, head)
-    conditional.start_at(spec.mean, spec.std)
-    return conditional
+    return Conditional(body, head).start_at(spec.mean, spec.std)
 
 
 def encoder(
@@ -93,9 +86,7 @@ def encoder(
 ) -> Conditional:
     """Return q(. | x, ...): ``x`` and ``context`` further numbers in, standardised where the data are real."""
     if net == "conv":
-        if context:
-            raise PairError("a convolutional encoder takes an image and nothing beside it; use --net mlp")
-        return Conditional(ConvEncoder(_image(spec), head.size, activation=activation), head)
+        return Conditional(ConvEncoder(_image(spec), head.size, extra=context, activation=activation), head)
     body: nn.Module = MLP(spec.features + context, head.size, hidden, activation)
     if spec.support == "real" and not context:
         body = nn.Sequential(Standardize(spec.mean, spec.std), body)
@@ -104,7 +95,7 @@ def encoder(
 
 def posterior_head(latent: int, covariance: Covariance = "diagonal") -> Head:
     """Return the head of a Gaussian q(z | ...)."""
-    heads = {"diagonal": lambda n: Normal(n, "predicted"), "low-rank": LowRank, "full": FullCovariance}
+    heads: dict[str, type[Head]] = {"diagonal": Normal, "low-rank": LowRank, "full": FullCovariance}
     return heads[covariance](latent)
 
 

@@ -44,7 +44,7 @@ def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str = "te
 
 
 def _page(ratio: float) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(INCHES, INCHES * ratio + 0.45), dpi=160, layout="constrained")
+    figure = Figure(figsize=(INCHES, INCHES * ratio + 0.3), dpi=160, layout="constrained")
     axes = figure.add_subplot()
     axes.set_axis_off()
     return figure, axes

@@ -189,7 +189,12 @@ class _Loop:
         self.beta = torch.tensor(training.beta, dtype=self.dtype, device=self.device)
         self.optimizer = OPTIMIZERS[training.optimizer](list(pair.named_parameters().values()), lr=training.lr)
         self.svi = SVI(
-            *self._programs(), self.optimizer, pair.objective, clip=training.clip, compile=training.compile, steps=self.steps
+            *_weighed(pair, training, data.size("train"), self.beta, self.device),
+            self.optimizer,
+            pair.objective,
+            clip=training.clip,
+            compile=training.compile,
+            steps=self.steps,
         )
         self.epoch = self.position = self.step = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64)
@@ -274,29 +279,6 @@ class _Loop:
         patience = self.training.patience
         return patience is not None and self.epoch - 1 - self.best[1] >= patience
 
-    def _programs(self) -> tuple[Callable, Callable]:
-        """Model and guide under the handlers that this training asks for."""
-        t = self.training
-        tempered = t.beta != 1 or t.warm_up > 0
-
-        def weigh(program: Callable) -> Callable:
-            def handlers() -> ExitStack:
-                stack = ExitStack()
-                stack.enter_context(PerDatum(self.data.size("train"), self.pair.data_plate))
-                if tempered:
-                    stack.enter_context(Tempered(self.beta))
-                if t.precision == "bf16-mixed":
-                    stack.enter_context(torch.autocast(self.device.type, torch.bfloat16))
-                return stack
-
-            return Wrapped(program, handlers)
-
-        model, guide = weigh(self.pair.bound_model), weigh(self.pair.bound_guide)
-        if t.free_bits:
-            free = FreeBits(t.free_bits)
-            return free.model(model), free.guide(guide)
-        return model, guide
-
     def _place(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
             name: value.to(self.device, self.dtype if value.is_floating_point() else None) for name, value in batch.items()
@@ -314,6 +296,7 @@ class _Loop:
             {
                 "parameters": {name: tensor.cpu() for name, tensor in self.pair.state_dict().items()},
                 "optimizer": self.optimizer.state_dict(),
+                "svi": self.svi.state_dict(),
                 "epoch": self.epoch,
                 "position": self.position,
                 "step": self.step,
@@ -332,6 +315,7 @@ class _Loop:
             self.observer.note(f"{passed_over}; going on from the checkpoint before it")
         self.pair.load_state_dict(state["parameters"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.svi.load_state_dict(state["svi"])
         self.epoch, self.position, self.step = state["epoch"], state["position"], state["step"]
         self.beta.fill_(state["beta"])
         self.loss_sum.fill_(state["loss_sum"])
@@ -342,6 +326,30 @@ class _Loop:
 
     def _stop(self, signum: int) -> None:
         self.stopped_by = signum
+
+
+def _weighed(
+    pair: Pair, training: Training, num_data: int, beta: Tensor, device: torch.device
+) -> tuple[Callable, Callable]:
+    """Return model and guide under the handlers that this training asks for, in nats per datum."""
+    plate = pair.data_plate
+    tempered = training.beta != 1 or training.warm_up > 0
+    mixed = training.precision == "bf16-mixed"
+
+    def handlers() -> ExitStack:
+        stack = ExitStack()
+        stack.enter_context(PerDatum(num_data, plate))
+        if tempered:
+            stack.enter_context(Tempered(beta))
+        if mixed:
+            stack.enter_context(torch.autocast(device.type, torch.bfloat16))
+        return stack
+
+    model, guide = Wrapped(pair.bound_model, handlers), Wrapped(pair.bound_guide, handlers)
+    if training.free_bits:
+        free = FreeBits(training.free_bits)
+        return free.model(model), free.guide(guide)
+    return model, guide
 
 
 def _device(name: str) -> torch.device:
