@@ -1,6 +1,6 @@
 """q(z | x)
 
-    z ~ q(z | x)        latent
+z ~ q(z | x)        latent
 """
 
 import pyro

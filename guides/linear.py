@@ -1,6 +1,6 @@
 """q(z | x) = p(z | x), exactly
 
-    z ~ Normal(L^-1 W' S^-1 (x - loc), L^-1)        latent
+z ~ Normal(L^-1 W' S^-1 (x - loc), L^-1)        latent
 """
 
 import pyro

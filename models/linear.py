@@ -91,9 +91,14 @@ def maximum_likelihood(x: Tensor, latent: int) -> MaximumLikelihood:
     variances, vectors = variances.flip(0).clamp(min=0), vectors.flip(1)
     noise = variances[latent:].mean()
     if noise <= 0:
-        raise ValueError(f"{latent} directions hold all variance of the data, so no noise is left to estimate; use fewer")
+        raise ValueError(
+            f"{latent} directions hold all variance of the data, so no noise is left to estimate; use fewer"
+        )
     weight = vectors[:, :latent] * (variances[:latent] - noise).clamp(min=0).sqrt()
     log_likelihood = -0.5 * (
-        features * math.log(2 * math.pi) + variances[:latent].log().sum() + (features - latent) * noise.log() + features
+        features * math.log(2 * math.pi)
+        + variances[:latent].log().sum()
+        + (features - latent) * noise.log()
+        + features
     )
     return MaximumLikelihood(weight, loc, noise.sqrt().item(), variances, log_likelihood.item())

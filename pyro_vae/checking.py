@@ -13,7 +13,7 @@ from pyro.infer import ELBO, Trace_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.objectives import is_enumerated
+from pyro_vae.handlers import is_enumerated
 from pyro_vae.pairing import Batch, Pair, PairError
 
 
@@ -58,7 +58,18 @@ def find_problems(pair: Pair, batch: Batch) -> list[Problem]:
     with torch.random.fork_rng(), _without_warnings():
         pair.train(False)
         try:
-            for check in (_arguments, _runs, _sites, _plates, _events, _supports, _finite, _validates, _gradients, _peeks):
+            for check in (
+                _arguments,
+                _runs,
+                _sites,
+                _plates,
+                _events,
+                _supports,
+                _finite,
+                _validates,
+                _gradients,
+                _peeks,
+            ):
                 problems = list(check(_Look(pair, batch)))
                 if problems:
                     return problems
@@ -91,7 +102,9 @@ def _arguments(look: _Look) -> Iterator[Problem]:
             if name not in look.batch:
                 has = ", ".join(map(repr, look.batch))
                 yield Problem(
-                    name, f"{bound.name} needs the field {name!r} and the data have {has}", f"Use data with {name!r}, or rename the parameter"
+                    name,
+                    f"{bound.name} needs the field {name!r} and the data have {has}",
+                    f"Use data with {name!r}, or rename the parameter",
                 )
 
 
@@ -102,14 +115,20 @@ def _runs(look: _Look) -> Iterator[Problem]:
                 bound(look.batch)
         except Exception as error:
             shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in bound.arguments(look.batch).items())
-            yield Problem("", f"{name} fails on the batch ({shapes}): {_first_line(error)}", "Make it accept fields of these shapes")
+            yield Problem(
+                "",
+                f"{name} fails on the batch ({shapes}): {_first_line(error)}",
+                "Make it accept fields of these shapes",
+            )
 
 
 def _sites(look: _Look) -> Iterator[Problem]:
     guide, model = look.traces()
     for name, site in _samples(guide).items():
         if site["is_observed"]:
-            yield Problem(name, f"guide {look.guide_name} observes site {name!r}", "A guide only draws: remove obs=")
+            yield Problem(
+                name, f"guide {look.guide_name} observes site {name!r}", "A guide only draws: remove obs="
+            )
     mine = {n for n, s in _samples(guide).items() if not s["infer"].get("is_auxiliary")}
     latent = {n: s for n, s in _samples(model).items() if not s["is_observed"]}
     observed = {n for n, s in _samples(model).items() if s["is_observed"]}
@@ -118,13 +137,21 @@ def _sites(look: _Look) -> Iterator[Problem]:
         if is_enumerated(latent[name]):
             continue
         near = difflib.get_close_matches(name, mine - latent.keys(), 1, 0.0)
-        change = "Give the site the same name in both" if near else f"Add a sample statement for {name!r} to the guide"
+        change = (
+            "Give the site the same name in both"
+            if near
+            else f"Add a sample statement for {name!r} to the guide"
+        )
         problem = f"guide {look.guide_name} does not sample latent site {name!r} of {look.model_name} (it samples {drawn})"
         yield Problem(name, problem, change)
     has = ", ".join(map(repr, sorted(latent))) or "none"
     for name in sorted(mine - latent.keys()):
         if name in observed:
-            yield Problem(name, f"guide {look.guide_name} samples {name!r}, which {look.model_name} observes", "Remove it from the guide")
+            yield Problem(
+                name,
+                f"guide {look.guide_name} samples {name!r}, which {look.model_name} observes",
+                "Remove it from the guide",
+            )
         elif latent.keys() <= mine:  # otherwise it is the other half of a misspelling, reported above
             yield Problem(
                 name,
@@ -144,13 +171,23 @@ def _plates(look: _Look) -> Iterator[Problem]:
         change = f"Open it with pyro.plate({plate!r}, len(x))"
         if len(frames) == 1:
             change += f", or pass data_plate={next(iter(frames))!r}"
-        yield Problem("", f"no site of {look.model_name} lies in a plate {plate!r} (its plates: {names})", change)
+        yield Problem(
+            "", f"no site of {look.model_name} lies in a plate {plate!r} (its plates: {names})", change
+        )
         return
     frame = frames[plate]
     if frame.dim != -1:
-        yield Problem("", f"plate {plate!r} is at dim {frame.dim}, and data lie at dim -1", "Open it inside the other plates or give it dim=-1")
+        yield Problem(
+            "",
+            f"plate {plate!r} is at dim {frame.dim}, and data lie at dim -1",
+            "Open it inside the other plates or give it dim=-1",
+        )
     elif frame.size != look.size:
-        yield Problem("", f"plate {plate!r} has size {frame.size} and the batch {look.size} data", "Open it with the batch's size, len(x)")
+        yield Problem(
+            "",
+            f"plate {plate!r} has size {frame.size} and the batch {look.size} data",
+            "Open it with the batch's size, len(x)",
+        )
     for trace, who in ((guide, look.guide_name), (model, look.model_name)):
         for name, site in _samples(trace).items():
             yield from _plates_explain(name, site, who)
@@ -159,7 +196,11 @@ def _plates(look: _Look) -> Iterator[Problem]:
         inside = {f.name for f in site["cond_indep_stack"]}
         if other is not None and inside != {f.name for f in other["cond_indep_stack"]}:
             theirs = sorted(f.name for f in other["cond_indep_stack"])
-            yield Problem(name, f"site {name!r} lies in the plates {sorted(inside)} of the guide and {theirs} of the model", "Put it in the same plates")
+            yield Problem(
+                name,
+                f"site {name!r} lies in the plates {sorted(inside)} of the guide and {theirs} of the model",
+                "Put it in the same plates",
+            )
 
 
 def _plates_explain(name: str, site: dict, who: str) -> Iterator[Problem]:
@@ -188,12 +229,18 @@ def _events(look: _Look) -> Iterator[Problem]:
                 f"Give both the same .to_event(...): {max(len(mine), len(theirs))}",
             )
         elif mine != theirs:
-            yield Problem(name, f"site {name!r} has size {mine} in {look.guide_name} and {theirs} in {look.model_name}", "Give both the same latent size")
+            yield Problem(
+                name,
+                f"site {name!r} has size {mine} in {look.guide_name} and {theirs} in {look.model_name}",
+                "Give both the same latent size",
+            )
     for name, site in _samples(model).items():
         shape, event = tuple(site["value"].shape), tuple(site["fn"].event_shape)
         if site["is_observed"] and event and shape[len(shape) - len(event) :] != event:
             yield Problem(
-                name, f"site {name!r} observes values of shape {shape} and its distribution has event shape {event}", "Build the decoder for the data's features"
+                name,
+                f"site {name!r} observes values of shape {shape} and its distribution has event shape {event}",
+                "Build the decoder for the data's features",
             )
 
 
@@ -203,7 +250,9 @@ def _supports(look: _Look) -> Iterator[Problem]:
         value, fn = site["value"], site["fn"]
         if value.is_floating_point() and not value.isfinite().all():
             whose = "the data" if site["is_observed"] else f"the draws of {look.guide_name}"
-            yield Problem(name, f"{whose} at site {name!r} are not all finite", "Remove the NaN and infinite values")
+            yield Problem(
+                name, f"{whose} at site {name!r} are not all finite", "Remove the NaN and infinite values"
+            )
             continue
         try:
             valid = fn.support.check(value)
@@ -245,7 +294,11 @@ def _validates(look: _Look) -> Iterator[Problem]:
     try:
         look.traces(validate=True)
     except Exception as error:
-        yield Problem("", f"the pair does not pass Pyro's validation: {_first_line(error)}", "Correct the distribution's arguments")
+        yield Problem(
+            "",
+            f"the pair does not pass Pyro's validation: {_first_line(error)}",
+            "Correct the distribution's arguments",
+        )
 
 
 def _gradients(look: _Look) -> Iterator[Problem]:
@@ -258,15 +311,25 @@ def _gradients(look: _Look) -> Iterator[Problem]:
         loss = pair.objective.loss_and_grads(pair.bound_model, pair.bound_guide, look.batch)
         total = sum(float(part) for part in loss) if isinstance(loss, tuple) else float(loss)
         if total - total != 0:
-            yield Problem("", f"the loss of {type(pair.objective).__name__} is {total}", "Start from parameters that give a finite ELBO")
+            yield Problem(
+                "",
+                f"the loss of {type(pair.objective).__name__} is {total}",
+                "Start from parameters that give a finite ELBO",
+            )
         for name, p in parameters.items():
             if p.grad is None:
                 yield Problem(
-                    name, f"no gradient reaches the parameter {name!r} {tuple(p.shape)}", "Use it in the program, remove it, or set requires_grad=False"
+                    name,
+                    f"no gradient reaches the parameter {name!r} {tuple(p.shape)}",
+                    "Use it in the program, remove it, or set requires_grad=False",
                 )
         yield from _unregistered(look, parameters)
     except Exception as error:
-        yield Problem("", f"{type(pair.objective).__name__} fails on the pair: {_first_line(error)}", "Use an objective that suits its sites")
+        yield Problem(
+            "",
+            f"{type(pair.objective).__name__} fails on the pair: {_first_line(error)}",
+            "Use an objective that suits its sites",
+        )
     finally:
         for name, p in parameters.items():
             p.grad = before[name]
@@ -307,12 +370,17 @@ def _peeks(look: _Look) -> Iterator[Problem]:
         name
         for name, tensor in look.pair.bound_model.arguments(look.batch).items()
         for value in observed.values()
-        if value.numel() == tensor.numel() and torch.equal(value.reshape(tensor.shape).to(tensor.dtype), tensor)
+        if value.numel() == tensor.numel()
+        and torch.equal(value.reshape(tensor.shape).to(tensor.dtype), tensor)
     }
     changed = {name: tensor.roll(1, 0) if name in fields else tensor for name, tensor in look.batch.items()}
     first, second = _drawn(look, look.batch), _drawn(look, changed)
     if isinstance(first, str):
-        yield Problem("", f"model {look.model_name} cannot draw data when nothing is observed: {first}", "Read the data only in obs=")
+        yield Problem(
+            "",
+            f"model {look.model_name} cannot draw data when nothing is observed: {first}",
+            "Read the data only in obs=",
+        )
         return
     for name, value in first.items():
         if name in observed and value.shape != observed[name].shape:
@@ -357,7 +425,9 @@ def _family(fn: Any) -> str:
 
 
 def _example(value: Tensor, valid: Tensor, fn: Any) -> str:
-    rows = value.reshape(-1, *fn.event_shape)[~valid.reshape(-1)] if valid.dim() < value.dim() else value[~valid]
+    rows = (
+        value.reshape(-1, *fn.event_shape)[~valid.reshape(-1)] if valid.dim() < value.dim() else value[~valid]
+    )
     flat = rows.reshape(-1)
     odd = flat[(flat != 0) & (flat != 1)]
     return f"such as {(odd if len(odd) else flat)[0].item():.4g}"

@@ -82,18 +82,35 @@ def _parser(command: str, description: str) -> Any:
             raise UsageError(_reword(message, self))
 
     parser = Parser(prog=f"pyro-vae {command}", description=description, default_env=False)
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object and nothing else on stdout"
+    )
     return parser
 
 
 def _add_data(parser: Any) -> None:
     group = parser.add_argument_group("data")
-    group.add_argument("--data", type=str, default="digits", help="a name from `pyro-vae list`, a .npz or .npy file, or a folder")
-    group.add_argument("--data-dir", type=str | None, default=None, help="where data sets lie or are downloaded to")
     group.add_argument(
-        "--binarize", type=str | None, default=None, help="gray: as they are; static: drawn once; dynamic: drawn anew each epoch"
+        "--data",
+        type=str,
+        default="digits",
+        help="a name from `pyro-vae list`, a .npz or .npy file, or a folder",
     )
-    group.add_argument("--image-size", type=int | None, default=None, help="images of a folder are scaled to this height and width")
+    group.add_argument(
+        "--data-dir", type=str | None, default=None, help="where data sets lie or are downloaded to"
+    )
+    group.add_argument(
+        "--binarize",
+        type=str | None,
+        default=None,
+        help="gray: as they are; static: drawn once; dynamic: drawn anew each epoch",
+    )
+    group.add_argument(
+        "--image-size",
+        type=int | None,
+        default=None,
+        help="images of a folder are scaled to this height and width",
+    )
 
 
 def _data_options(args: Any) -> dict[str, Any]:
@@ -109,7 +126,9 @@ def _load_data(args: Any) -> Any:
 def _add_pair(parser: Any, name: str) -> list[str]:
     from pyro_vae.pairs import find
 
-    parser.add_argument("pair", nargs="?", default="latent", help="a name from `pyro-vae list`, or file.py:function")
+    parser.add_argument(
+        "pair", nargs="?", default="latent", help="a name from `pyro-vae list`, or file.py:function"
+    )
     build = find(name)
     description = next(iter(inspect.signature(build).parameters), None)  # what the data are is no option
     return parser.add_function_arguments(build, skip={description}, as_group=True, fail_untyped=False)
@@ -168,7 +187,9 @@ def _check(words: Sequence[str]) -> int:
         print("\n".join(map(str, problems)))
     else:
         count = sum(p.numel() for p in pair.named_parameters().values())
-        print(f"{name} on {data.spec.name}: model and guide fit together and the data; {count:,} parameters, all reached by gradients")
+        print(
+            f"{name} on {data.spec.name}: model and guide fit together and the data; {count:,} parameters, all reached by gradients"
+        )
     return 1 if problems else 0
 
 
@@ -179,7 +200,9 @@ def _train(words: Sequence[str]) -> int:
     parser = _parser("train", "Train a pair and show what it reaches.")
     options = _add_pair(parser, name)
     _add_data(parser)
-    parser.add_argument("--run", type=str | None, default=None, help="folder of the run (default: runs/PAIR-DATA)")
+    parser.add_argument(
+        "--run", type=str | None, default=None, help="folder of the run (default: runs/PAIR-DATA)"
+    )
     parser.add_class_arguments(Training, as_group=True)
     args = parser.parse_args(words)
     from pyro_vae.checkpoint import seeded
@@ -209,7 +232,9 @@ def _resume(words: Sequence[str]) -> int:
     if args.epochs is not None:
         done = run.load()[0]["epoch"]
         if args.epochs < done:
-            raise UsageError(f"{run} has been trained for {done} epochs already, so --epochs must be at least {done}, got {args.epochs}")
+            raise UsageError(
+                f"{run} has been trained for {done} epochs already, so --epochs must be at least {done}, got {args.epochs}"
+            )
         training = replace(training, epochs=args.epochs)
         run.update({**config, "training": asdict(training)})
     pair, data = _rebuild(run, args.pair)
@@ -246,7 +271,9 @@ def _draw(words: Sequence[str]) -> int:
     parser = _parser("draw", "Draw a picture of a trained pair.")
     _add_run(parser)
     parser.add_argument("what", type=str, help=", ".join(PICTURES))
-    parser.add_argument("--out", type=str | None, default=None, help=".png, .svg or .pdf (default: RUN/figures/WHAT.png)")
+    parser.add_argument(
+        "--out", type=str | None, default=None, help=".png, .svg or .pdf (default: RUN/figures/WHAT.png)"
+    )
     parser.add_argument("--split", type=str, default="test", help="train, valid or test")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     args = parser.parse_args(words)
@@ -279,7 +306,12 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 def _add_run(parser: Any) -> None:
     parser.add_argument("run", type=str, help="a folder that `pyro-vae train` made")
-    parser.add_argument("--pair", type=str | None, default=None, help="file.py:function, to allow running a pair from your own file")
+    parser.add_argument(
+        "--pair",
+        type=str | None,
+        default=None,
+        help="file.py:function, to allow running a pair from your own file",
+    )
 
 
 def _rebuild(run: Any, allowed: str | None) -> tuple[Any, Any]:
@@ -290,10 +322,14 @@ def _rebuild(run: Any, allowed: str | None) -> tuple[Any, Any]:
     config = run.config
     recipe, source = config["pair"], config["data"]
     if recipe is None or source is None:
-        raise UsageError(f"{run} was trained from Python with a pair or data that only that script can build; evaluate it there")
+        raise UsageError(
+            f"{run} was trained from Python with a pair or data that only that script can build; evaluate it there"
+        )
     name = recipe["name"]
     if name not in PAIRS and name != allowed:
-        raise UsageError(f"{run} was trained with {name}, whose code would be run; allow it with --pair {name}")
+        raise UsageError(
+            f"{run} was trained with {name}, whose code would be run; allow it with --pair {name}"
+        )
     data = load_data(source["name"], **source["options"])
     return find(name)(data.spec, **recipe["options"]), data
 
@@ -339,7 +375,9 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
         print(json.dumps(summary | {k: figures[k] for k in FIGURES}))
         return 0
     _show(figures, pair, data)
-    print(f"{fitted.epochs} epochs, {fitted.steps:,} steps in {fitted.seconds:.0f} s{' (compiled)' if fitted.compiled else ''}")
+    print(
+        f"{fitted.epochs} epochs, {fitted.steps:,} steps in {fitted.seconds:.0f} s{' (compiled)' if fitted.compiled else ''}"
+    )
     print(f"pictures: {run.figures}/samples.png, {run.figures}/reconstructions.png")
     print(f"next:     pyro-vae evaluate {run}")
     return 0
@@ -368,7 +406,9 @@ def _show(figures: dict[str, Any], pair: Any, data: Any) -> None:
     from pyro_vae.evaluation import pca_figures
 
     pca = pca_figures(data, figures["latent"], figures["split"]) or {}
-    table = Table(title=f"{figures['split']} split, {figures['num_data']} data, nats per datum", title_justify="left")
+    table = Table(
+        title=f"{figures['split']} split, {figures['num_data']} data, nats per datum", title_justify="left"
+    )
     table.add_column("")
     table.add_column(_title(pair), justify="right")
     if pca:
@@ -380,7 +420,9 @@ def _show(figures: dict[str, Any], pair: Any, data: Any) -> None:
         ("log p(x)", "log_evidence", f" ± {figures['log_evidence_stderr']:.2f}"),
     ]
     for label, key, error in rows:
-        table.add_row(label, f"{figures[key]:.2f}{error}", *([f"{pca[key]:.2f}" if key in pca else "-"] if pca else []))
+        table.add_row(
+            label, f"{figures[key]:.2f}{error}", *([f"{pca[key]:.2f}" if key in pca else "-"] if pca else [])
+        )
     if figures["rms_error"] is not None:
         other = [f"{pca['rms_error']:.4f}"] if pca else []
         table.add_row("RMS error a feature", f"{figures['rms_error']:.4f}", *other)

@@ -18,7 +18,7 @@ from pyro.poutine import Trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
-from pyro_vae.objectives import is_enumerated, is_latent
+from pyro_vae.handlers import is_enumerated, is_latent
 from pyro_vae.pairing import Batch, Pair, PairError
 from pyro_vae.tails import khat_of_tail, tail_size
 
@@ -32,7 +32,9 @@ class Evidence(NamedTuple):
     estimate: Tensor  # log of the mean weight: a lower bound in expectation, exact as draws grow
     stderr: Tensor  # Monte Carlo standard error of the estimate (delta method)
     ess: Tensor  # effective number of draws, 1 to num_samples
-    khat: Tensor  # Pareto shape of the largest weights: below 0.7 the estimate and its error are to be believed
+    khat: (
+        Tensor  # Pareto shape of the largest weights: below 0.7 the estimate and its error are to be believed
+    )
     elbo: Tensor  # mean log-weight of the same draws
 
     @property
@@ -195,14 +197,20 @@ def run(
         guide = poutine.trace(vectorize(pair.bound_guide)).get_trace(batch)
         return guide, poutine.trace(poutine.replay(vectorize(pair.bound_model), trace=guide)).get_trace(batch)
     first = -nesting - 2
-    guide = poutine.trace(poutine.enum(vectorize(pair.bound_guide), first_available_dim=first)).get_trace(batch)
-    enumerated = poutine.enum(vectorize(pair.bound_model), first_available_dim=first - _enumerated_dims(guide))
+    guide = poutine.trace(poutine.enum(vectorize(pair.bound_guide), first_available_dim=first)).get_trace(
+        batch
+    )
+    enumerated = poutine.enum(
+        vectorize(pair.bound_model), first_available_dim=first - _enumerated_dims(guide)
+    )
     model = poutine.trace(poutine.replay(enumerated, trace=guide)).get_trace(batch)
     return guide, model
 
 
 def _enumerated_dims(trace: Trace) -> int:
-    return sum(is_enumerated(s) for s in trace.nodes.values() if s["type"] == "sample" and not s["is_observed"])
+    return sum(
+        is_enumerated(s) for s in trace.nodes.values() if s["type"] == "sample" and not s["is_observed"]
+    )
 
 
 def _weigh(pair: Pair, batch: Batch, num_samples: int | None, nesting: int) -> Tensor:
@@ -210,7 +218,9 @@ def _weigh(pair: Pair, batch: Batch, num_samples: int | None, nesting: int) -> T
     return torch.stack(torch.broadcast_tensors(*terms.values())).sum(0)
 
 
-def _terms(pair: Pair, batch: Batch, num_samples: int | None, nesting: int) -> tuple[dict[str, Tensor], set[str]]:
+def _terms(
+    pair: Pair, batch: Batch, num_samples: int | None, nesting: int
+) -> tuple[dict[str, Tensor], set[str]]:
     """What each site adds to log w, each ``(num_samples or 1, batch)``, and the names of the observed ones."""
     guide, model = run(pair, batch, num_samples, nesting)
     sites = {name: site for name, site in model.nodes.items() if _counts(site)}
@@ -288,7 +298,10 @@ def _sum_out(pair: Pair, guide: Trace, model: Trace, names: list[str], nesting: 
     out = "".join(s for s in outer if s in present)
     equation = ",".join(dims for _, dims in operands) + "->" + out
     (result,) = einsum(
-        equation, *(o for o, _ in operands), plates="".join(s for s in inner if s in present), backend="pyro.ops.einsum.torch_log"
+        equation,
+        *(o for o, _ in operands),
+        plates="".join(s for s in inner if s in present),
+        backend="pyro.ops.einsum.torch_log",
     )
     return result if len(out) == 2 else result.unsqueeze(0)
 

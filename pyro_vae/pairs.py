@@ -33,7 +33,9 @@ def recorded(name: str, build: Builder) -> Builder:
     def built(spec: Spec, *args: Any, **options: Any) -> Pair:
         pair = build(spec, *args, **options)
         if not isinstance(pair, Pair):
-            raise PairError(f"{name} returned {type(pair).__name__}, not a Pair; end it with `return Pair(model, guide)`")
+            raise PairError(
+                f"{name} returned {type(pair).__name__}, not a Pair; end it with `return Pair(model, guide)`"
+            )
         return pair if args else replace(pair, recipe={"name": name, "options": options})
 
     return built
@@ -68,9 +70,16 @@ def latent(
     """
     size = latent or parts.latent_size(spec)
     p_x = parts.decoder(
-        spec, size, parts.likelihood(spec, likelihood), net=net, hidden=tuple(hidden[::-1]), activation=activation
+        spec,
+        size,
+        parts.likelihood(spec, likelihood),
+        net=net,
+        hidden=tuple(hidden[::-1]),
+        activation=activation,
     )
-    q_z = parts.encoder(spec, parts.posterior_head(size, covariance), net=net, hidden=tuple(hidden), activation=activation)
+    q_z = parts.encoder(
+        spec, parts.posterior_head(size, covariance), net=net, hidden=tuple(hidden), activation=activation
+    )
     return Pair(LatentModel(StandardNormal(size), p_x), LatentGuide(q_z))
 
 
@@ -84,7 +93,9 @@ def linear(spec: Spec, *, latent: int | None = None, noise: str = "scalar") -> P
     """
     if noise not in ("scalar", "per-feature"):
         raise PairError(f"noise must be scalar or per-feature, got {noise!r}")
-    model = LinearModel(latent or parts.latent_size(spec), spec.features, 1 if noise == "scalar" else spec.features)
+    model = LinearModel(
+        latent or parts.latent_size(spec), spec.features, 1 if noise == "scalar" else spec.features
+    )
     return Pair(model, LinearGuide(model))
 
 
@@ -98,13 +109,19 @@ def find(name: str) -> Builder:
         return PAIRS[name]
     if ":" not in name:
         near = difflib.get_close_matches(name, PAIRS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PAIRS)}; your own is named file.py:function"
+        hint = (
+            f"did you mean {near[0]}?"
+            if near
+            else f"there are {', '.join(PAIRS)}; your own is named file.py:function"
+        )
         raise PairError(f"there is no pair {name!r}; {hint}")
     place, function = name.rsplit(":", 1)
     module = _load_file(Path(place)) if place.endswith(".py") else _import(place)
     build = getattr(module, function, None)
     if not callable(build):
-        raise PairError(f"{place} has no function {function!r}; it should take the data's description and return a Pair")
+        raise PairError(
+            f"{place} has no function {function!r}; it should take the data's description and return a Pair"
+        )
     return recorded(name, build)
 
 

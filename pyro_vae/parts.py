@@ -56,16 +56,27 @@ def likelihood(spec: Spec, name: Likelihood = "auto") -> Head:
             )
         if name == "categorical":
             return Categorical(features, spec.levels, highest=1.0)
-        return (DiscretizedLogistic if name == "discretized-logistic" else DiscretizedLogisticMixture)(features, spec.levels)
+        return (DiscretizedLogistic if name == "discretized-logistic" else DiscretizedLogisticMixture)(
+            features, spec.levels
+        )
     if name == "bernoulli":
         return Bernoulli(features)
     if name == "continuous-bernoulli":
         return ContinuousBernoulli(features)
-    return Normal(features, {"normal": "learned", "normal-per-feature": "per_feature", "normal-predicted": "predicted"}[name])
+    return Normal(
+        features,
+        {"normal": "learned", "normal-per-feature": "per_feature", "normal-predicted": "predicted"}[name],
+    )
 
 
 def decoder(
-    spec: Spec, inputs: int, head: Head, *, net: Net = "mlp", hidden: tuple[int, ...] = (500, 500), activation: str = "silu"
+    spec: Spec,
+    inputs: int,
+    head: Head,
+    *,
+    net: Net = "mlp",
+    hidden: tuple[int, ...] = (500, 500),
+    activation: str = "silu",
 ) -> Conditional:
     """Return p(x | ...) from ``inputs`` numbers, starting at the training data's mean and spread."""
     if net == "conv":
@@ -101,5 +112,7 @@ def posterior_head(latent: int, covariance: Covariance = "diagonal") -> Head:
 
 def _image(spec: Spec) -> tuple[int, int, int]:
     if spec.image is None:
-        raise PairError(f"--net conv needs images, and {spec.name} has {spec.features} features without a shape; use --net mlp")
+        raise PairError(
+            f"--net conv needs images, and {spec.name} has {spec.features} features without a shape; use --net mlp"
+        )
     return spec.image

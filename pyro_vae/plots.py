@@ -36,10 +36,17 @@ def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str = "te
         pairs = [("data", x[:6], GREY), ("reconstructions", mean[:6], ORANGE)]
         return _curves(data.spec, pairs, data)
     columns = min(16, len(x))
-    rows = [part for start in range(0, len(x), columns) for part in (x[start : start + columns], mean[start : start + columns])]
+    rows = [
+        part
+        for start in range(0, len(x), columns)
+        for part in (x[start : start + columns], mean[start : start + columns])
+    ]
     figure, axes = _page(len(rows) / columns)
     _tiles(axes, torch.cat(rows), data.spec, columns)
-    axes.set_title(f"Data of the {split} split, and below each its reconstruction: mean of p(x | z) at the centre of q(z | x)", fontsize=8)
+    axes.set_title(
+        f"Data of the {split} split, and below each its reconstruction: mean of p(x | z) at the centre of q(z | x)",
+        fontsize=8,
+    )
     return figure
 
 
@@ -72,7 +79,9 @@ def _curves(spec: Spec, groups: list[tuple[str, Tensor, str]], data: Data) -> Fi
     known = data.batch("test")["x"]
     low, high = known.quantile(0.05, 0), known.quantile(0.95, 0)
     index = range(spec.features)
-    axes.fill_between(index, low.numpy(), high.numpy(), color=GREY, alpha=0.25, lw=0, label="90 % of the data")
+    axes.fill_between(
+        index, low.numpy(), high.numpy(), color=GREY, alpha=0.25, lw=0, label="90 % of the data"
+    )
     for label, x, colour in groups:
         for i, row in enumerate(x.detach().cpu()):
             axes.plot(index, row.numpy(), color=colour, lw=0.8, alpha=0.8, label=label if i == 0 else None)

@@ -9,7 +9,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.evidence import evaluation
-from pyro_vae.objectives import is_latent
+from pyro_vae.handlers import is_latent
 from pyro_vae.pairing import Batch, Pair
 
 
@@ -59,7 +59,11 @@ class AtMean(Messenger):
 
 
 def _is_data(site: dict) -> bool:
-    return site["type"] == "sample" and site["is_observed"] and type(site["fn"]).__name__ not in ("_Subsample", "Unit")
+    return (
+        site["type"] == "sample"
+        and site["is_observed"]
+        and type(site["fn"]).__name__ not in ("_Subsample", "Unit")
+    )
 
 
 def _means(trace: Trace, *, observed: bool) -> dict[str, Tensor]:

@@ -96,4 +96,9 @@ class Counter:
         self.printed = now
         left = (now - self.begun) / self.done * (self.total - self.done)
         start, end = ("\r\033[K", "") if terminal else ("", "\n")
-        print(f"{start}{self.what}: {self.done} of {self.total} data, {left:.0f} s left", end=end, file=sys.stderr, flush=True)
+        print(
+            f"{start}{self.what}: {self.done} of {self.total} data, {left:.0f} s left",
+            end=end,
+            file=sys.stderr,
+            flush=True,
+        )

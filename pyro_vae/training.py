@@ -18,7 +18,7 @@ from pyro_vae import checkpoint
 from pyro_vae.checking import require_sound
 from pyro_vae.data import Data, load_data
 from pyro_vae.evidence import elbo
-from pyro_vae.objectives import FreeBits, PerDatum, Tempered, Wrapped
+from pyro_vae.handlers import FreeBits, PerDatum, Tempered, Wrapped
 from pyro_vae.pairing import Pair
 from pyro_vae.progress import Progress, Silent
 from pyro_vae.runs import Run
@@ -111,7 +111,9 @@ _SCHEDULES: dict[str, Callable[[int, int], float]] = {
     "inverse-time": lambda step, steps: 1 / (1 + step / 1000),
     "constant": lambda step, steps: 1.0,
     "cosine": lambda step, steps: 0.5 + 0.5 * math.cos(math.pi * step / steps),
-    "one-cycle": lambda step, steps: min(1.0, 10 * (step + 1) / steps) * (0.5 + 0.5 * math.cos(math.pi * step / steps)),
+    "one-cycle": lambda step, steps: (
+        min(1.0, 10 * (step + 1) / steps) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+    ),
 }
 
 
@@ -124,7 +126,9 @@ class Fitted:
 
     pair: Pair
     data: Data
-    history: list[dict[str, float]]  # a row an epoch: loss in training; elbo, reconstruction, kl on the validation split
+    history: list[
+        dict[str, float]
+    ]  # a row an epoch: loss in training; elbo, reconstruction, kl on the validation split
     epochs: int
     steps: int
     seconds: float
@@ -164,7 +168,11 @@ def fit(
     training = Training(**settings)
     data = data if isinstance(data, Data) else load_data(data)
     if run is not None and not isinstance(run, Run):
-        run = Run.open(run) if resume else Run.create(run, {**(config or describe(pair, data)), "training": asdict(training)})
+        run = (
+            Run.open(run)
+            if resume
+            else Run.create(run, {**(config or describe(pair, data)), "training": asdict(training)})
+        )
     observer = progress if isinstance(progress, Progress) else (Progress() if progress else Silent())
     with checkpoint.seeded(training.seed):
         return _Loop(pair, data, training, run, observer).go(resume)
@@ -178,7 +186,9 @@ def describe(pair: Pair, data: Data) -> dict[str, Any]:
 class _Loop:
     """One training run: state, and the steps that change it."""
 
-    def __init__(self, pair: Pair, data: Data, training: Training, run: Run | None, observer: Progress) -> None:
+    def __init__(
+        self, pair: Pair, data: Data, training: Training, run: Run | None, observer: Progress
+    ) -> None:
         self.pair, self.data, self.training, self.run, self.observer = pair, data, training, run, observer
         self.device = _device(training.device)
         self.dtype = torch.float64 if training.precision == "64" else torch.float32
@@ -187,7 +197,9 @@ class _Loop:
         self.steps_an_epoch = data.num_batches(training.batch_size)
         self.steps = training.epochs * self.steps_an_epoch
         self.beta = torch.tensor(training.beta, dtype=self.dtype, device=self.device)
-        self.optimizer = OPTIMIZERS[training.optimizer](list(pair.named_parameters().values()), lr=training.lr)
+        self.optimizer = OPTIMIZERS[training.optimizer](
+            list(pair.named_parameters().values()), lr=training.lr
+        )
         self.svi = SVI(
             *_weighed(pair, training, data.size("train"), self.beta, self.device),
             self.optimizer,
@@ -223,11 +235,20 @@ class _Loop:
             self.pair.load_state_dict(self.best[2])
         seconds = time.monotonic() - begun
         return Fitted(
-            self.pair, self.data, self.history, self.epoch, self.step - first, seconds, self.svi.compiled, self.run
+            self.pair,
+            self.data,
+            self.history,
+            self.epoch,
+            self.step - first,
+            seconds,
+            self.svi.compiled,
+            self.run,
         )
 
     def _one_epoch(self) -> None:
-        batches = self.data.epoch(self.epoch, self.training.batch_size, seed=self.training.seed, start=self.position)
+        batches = self.data.epoch(
+            self.epoch, self.training.batch_size, seed=self.training.seed, start=self.position
+        )
         for batch in batches:
             self._one_step(batch)
             if self.stopped_by is not None:
@@ -281,7 +302,8 @@ class _Loop:
 
     def _place(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
-            name: value.to(self.device, self.dtype if value.is_floating_point() else None) for name, value in batch.items()
+            name: value.to(self.device, self.dtype if value.is_floating_point() else None)
+            for name, value in batch.items()
         }
 
     def _save(self) -> None:
@@ -359,7 +381,9 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}; use --device cpu or auto") from None
+        raise ValueError(
+            f"device {name!r} cannot be used: {str(error).splitlines()[0]}; use --device cpu or auto"
+        ) from None
     return device
 
 
