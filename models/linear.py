@@ -96,9 +96,6 @@ def maximum_likelihood(x: Tensor, latent: int) -> MaximumLikelihood:
         )
     weight = vectors[:, :latent] * (variances[:latent] - noise).clamp(min=0).sqrt()
     log_likelihood = -0.5 * (
-        features * math.log(2 * math.pi)
-        + variances[:latent].log().sum()
-        + (features - latent) * noise.log()
-        + features
+        features * math.log(2 * math.pi) + variances[:latent].log().sum() + (features - latent) * noise.log() + features
     )
     return MaximumLikelihood(weight, loc, noise.sqrt().item(), variances, log_likelihood.item())

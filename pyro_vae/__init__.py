@@ -26,8 +26,7 @@ _MODULE_OF = {
     "log_weights": "evidence",
 }
 _MODULES = frozenset(
-    "checking checkpoint compiled conditionals data evidence guides handlers models nets objectives pairing pairs plots svi testing "
-    "training".split()
+    ["checking", "checkpoint", "compiled", "conditionals", "data", "evidence", "guides", "handlers", "models", "nets", "objectives", "pairing", "pairs", "plots", "svi", "testing", "training"]
 )
 
 __all__ = [
@@ -49,9 +48,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from pyro_vae.checking import Problem, check_pair, find_problems
     from pyro_vae.data import Data, DataError, Spec, load_data
     from pyro_vae.evidence import elbo, log_evidence, log_weights
-    from pyro_vae.checking import Problem, check_pair, find_problems
     from pyro_vae.pairing import Pair, PairError
     from pyro_vae.svi import SVI
     from pyro_vae.training import Fitted, fit

@@ -126,9 +126,7 @@ def _sites(look: _Look) -> Iterator[Problem]:
     guide, model = look.traces()
     for name, site in _samples(guide).items():
         if site["is_observed"]:
-            yield Problem(
-                name, f"guide {look.guide_name} observes site {name!r}", "A guide only draws: remove obs="
-            )
+            yield Problem(name, f"guide {look.guide_name} observes site {name!r}", "A guide only draws: remove obs=")
     mine = {n for n, s in _samples(guide).items() if not s["infer"].get("is_auxiliary")}
     latent = {n: s for n, s in _samples(model).items() if not s["is_observed"]}
     observed = {n for n, s in _samples(model).items() if s["is_observed"]}
@@ -137,12 +135,10 @@ def _sites(look: _Look) -> Iterator[Problem]:
         if is_enumerated(latent[name]):
             continue
         near = difflib.get_close_matches(name, mine - latent.keys(), 1, 0.0)
-        change = (
-            "Give the site the same name in both"
-            if near
-            else f"Add a sample statement for {name!r} to the guide"
+        change = "Give the site the same name in both" if near else f"Add a sample statement for {name!r} to the guide"
+        problem = (
+            f"guide {look.guide_name} does not sample latent site {name!r} of {look.model_name} (it samples {drawn})"
         )
-        problem = f"guide {look.guide_name} does not sample latent site {name!r} of {look.model_name} (it samples {drawn})"
         yield Problem(name, problem, change)
     has = ", ".join(map(repr, sorted(latent))) or "none"
     for name in sorted(mine - latent.keys()):
@@ -171,9 +167,7 @@ def _plates(look: _Look) -> Iterator[Problem]:
         change = f"Open it with pyro.plate({plate!r}, len(x))"
         if len(frames) == 1:
             change += f", or pass data_plate={next(iter(frames))!r}"
-        yield Problem(
-            "", f"no site of {look.model_name} lies in a plate {plate!r} (its plates: {names})", change
-        )
+        yield Problem("", f"no site of {look.model_name} lies in a plate {plate!r} (its plates: {names})", change)
         return
     frame = frames[plate]
     if frame.dim != -1:
@@ -250,9 +244,7 @@ def _supports(look: _Look) -> Iterator[Problem]:
         value, fn = site["value"], site["fn"]
         if value.is_floating_point() and not value.isfinite().all():
             whose = "the data" if site["is_observed"] else f"the draws of {look.guide_name}"
-            yield Problem(
-                name, f"{whose} at site {name!r} are not all finite", "Remove the NaN and infinite values"
-            )
+            yield Problem(name, f"{whose} at site {name!r} are not all finite", "Remove the NaN and infinite values")
             continue
         try:
             valid = fn.support.check(value)
@@ -370,8 +362,7 @@ def _peeks(look: _Look) -> Iterator[Problem]:
         name
         for name, tensor in look.pair.bound_model.arguments(look.batch).items()
         for value in observed.values()
-        if value.numel() == tensor.numel()
-        and torch.equal(value.reshape(tensor.shape).to(tensor.dtype), tensor)
+        if value.numel() == tensor.numel() and torch.equal(value.reshape(tensor.shape).to(tensor.dtype), tensor)
     }
     changed = {name: tensor.roll(1, 0) if name in fields else tensor for name, tensor in look.batch.items()}
     first, second = _drawn(look, look.batch), _drawn(look, changed)
@@ -425,9 +416,7 @@ def _family(fn: Any) -> str:
 
 
 def _example(value: Tensor, valid: Tensor, fn: Any) -> str:
-    rows = (
-        value.reshape(-1, *fn.event_shape)[~valid.reshape(-1)] if valid.dim() < value.dim() else value[~valid]
-    )
+    rows = value.reshape(-1, *fn.event_shape)[~valid.reshape(-1)] if valid.dim() < value.dim() else value[~valid]
     flat = rows.reshape(-1)
     odd = flat[(flat != 0) & (flat != 1)]
     return f"such as {(odd if len(odd) else flat)[0].item():.4g}"

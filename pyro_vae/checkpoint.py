@@ -45,9 +45,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{path} does not exist; the run may not have reached its first checkpoint"
-        ) from None
+        raise CheckpointError(f"{path} does not exist; the run may not have reached its first checkpoint") from None
     size = len(content) - len(_MARK) - hashlib.sha256().digest_size
     if size <= 0 or content[size : size + len(_MARK)] != _MARK:
         raise CheckpointError(f"{path} is not a complete checkpoint ({len(content)} bytes, no closing mark)")

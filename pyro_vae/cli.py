@@ -82,9 +82,7 @@ def _parser(command: str, description: str) -> Any:
             raise UsageError(_reword(message, self))
 
     parser = Parser(prog=f"pyro-vae {command}", description=description, default_env=False)
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object and nothing else on stdout"
-    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
     return parser
 
 
@@ -96,9 +94,7 @@ def _add_data(parser: Any) -> None:
         default="digits",
         help="a name from `pyro-vae list`, a .npz or .npy file, or a folder",
     )
-    group.add_argument(
-        "--data-dir", type=str | None, default=None, help="where data sets lie or are downloaded to"
-    )
+    group.add_argument("--data-dir", type=str | None, default=None, help="where data sets lie or are downloaded to")
     group.add_argument(
         "--binarize",
         type=str | None,
@@ -126,9 +122,7 @@ def _load_data(args: Any) -> Any:
 def _add_pair(parser: Any, name: str) -> list[str]:
     from pyro_vae.pairs import find
 
-    parser.add_argument(
-        "pair", nargs="?", default="latent", help="a name from `pyro-vae list`, or file.py:function"
-    )
+    parser.add_argument("pair", nargs="?", default="latent", help="a name from `pyro-vae list`, or file.py:function")
     build = find(name)
     description = next(iter(inspect.signature(build).parameters), None)  # what the data are is no option
     return parser.add_function_arguments(build, skip={description}, as_group=True, fail_untyped=False)
@@ -200,9 +194,7 @@ def _train(words: Sequence[str]) -> int:
     parser = _parser("train", "Train a pair and show what it reaches.")
     options = _add_pair(parser, name)
     _add_data(parser)
-    parser.add_argument(
-        "--run", type=str | None, default=None, help="folder of the run (default: runs/PAIR-DATA)"
-    )
+    parser.add_argument("--run", type=str | None, default=None, help="folder of the run (default: runs/PAIR-DATA)")
     parser.add_class_arguments(Training, as_group=True)
     args = parser.parse_args(words)
     from pyro_vae.checkpoint import seeded
@@ -327,9 +319,7 @@ def _rebuild(run: Any, allowed: str | None) -> tuple[Any, Any]:
         )
     name = recipe["name"]
     if name not in PAIRS and name != allowed:
-        raise UsageError(
-            f"{run} was trained with {name}, whose code would be run; allow it with --pair {name}"
-        )
+        raise UsageError(f"{run} was trained with {name}, whose code would be run; allow it with --pair {name}")
     data = load_data(source["name"], **source["options"])
     return find(name)(data.spec, **recipe["options"]), data
 
@@ -406,9 +396,7 @@ def _show(figures: dict[str, Any], pair: Any, data: Any) -> None:
     from pyro_vae.evaluation import pca_figures
 
     pca = pca_figures(data, figures["latent"], figures["split"]) or {}
-    table = Table(
-        title=f"{figures['split']} split, {figures['num_data']} data, nats per datum", title_justify="left"
-    )
+    table = Table(title=f"{figures['split']} split, {figures['num_data']} data, nats per datum", title_justify="left")
     table.add_column("")
     table.add_column(_title(pair), justify="right")
     if pca:
@@ -420,9 +408,7 @@ def _show(figures: dict[str, Any], pair: Any, data: Any) -> None:
         ("log p(x)", "log_evidence", f" ± {figures['log_evidence_stderr']:.2f}"),
     ]
     for label, key, error in rows:
-        table.add_row(
-            label, f"{figures[key]:.2f}{error}", *([f"{pca[key]:.2f}" if key in pca else "-"] if pca else [])
-        )
+        table.add_row(label, f"{figures[key]:.2f}{error}", *([f"{pca[key]:.2f}" if key in pca else "-"] if pca else []))
     if figures["rms_error"] is not None:
         other = [f"{pca['rms_error']:.4f}"] if pca else []
         table.add_row("RMS error a feature", f"{figures['rms_error']:.4f}", *other)

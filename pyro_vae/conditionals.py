@@ -77,9 +77,7 @@ def join(*contexts: Tensor) -> Tensor:
         ValueError: the leading dimensions do not broadcast.
     """
     if not contexts:
-        raise TypeError(
-            "a conditional needs at least one context: for a distribution of nothing use a prior."
-        )
+        raise TypeError("a conditional needs at least one context: for a distribution of nothing use a prior.")
     if len(contexts) == 1:
         return contexts[0]
     try:

@@ -56,9 +56,7 @@ class DiscretizedLogistic(TorchDistribution):
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012 (torch's own attribute)
     has_rsample = False
 
-    def __init__(
-        self, loc: Tensor, scale: Tensor, levels: int = 256, validate_args: bool | None = None
-    ) -> None:
+    def __init__(self, loc: Tensor, scale: Tensor, levels: int = 256, validate_args: bool | None = None) -> None:
         _check_levels(levels)
         self.loc, self.scale = torch.broadcast_tensors(loc, scale)
         self.levels = levels
@@ -99,9 +97,7 @@ class DiscretizedLogistic(TorchDistribution):
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 (torch's own default)
         """Return draws of shape ``sample_shape + batch_shape``."""
         with torch.no_grad():
-            uniform = torch.rand(
-                self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device
-            )
+            uniform = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
             return self.support.index(self.loc + self.scale * torch.logit(uniform)) / (self.levels - 1)
 
     def _moment(self, power: int) -> Tensor:
@@ -137,9 +133,7 @@ class CategoricalLevels(TorchDistribution):
     arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012 (torch's own attribute)
     has_rsample = False
 
-    def __init__(
-        self, logits: Tensor, highest: float | None = None, validate_args: bool | None = None
-    ) -> None:
+    def __init__(self, logits: Tensor, highest: float | None = None, validate_args: bool | None = None) -> None:
         self.levels = logits.shape[-1]
         _check_levels(self.levels)
         self.highest = float(self.levels - 1 if highest is None else highest)
@@ -262,9 +256,7 @@ class ContinuousBernoulli(TorchDistribution):
         spread = u * (1 - u)
         series = u + spread * small * (1 / 2 + small * ((1 - 2 * u) / 6 + small * (1 - 6 * spread) / 24))
         minus = -torch.where(near, 1.0, self.logits.abs())
-        from_edge = (
-            torch.log1p(u * torch.expm1(minus)) / minus
-        )  # distance from the edge that has most of the mass
+        from_edge = torch.log1p(u * torch.expm1(minus)) / minus  # distance from the edge that has most of the mass
         far = torch.where(self.logits > 0, 1 - from_edge, from_edge)
         return torch.where(near, series, far).clamp(0, 1)
 

@@ -32,9 +32,7 @@ class Evidence(NamedTuple):
     estimate: Tensor  # log of the mean weight: a lower bound in expectation, exact as draws grow
     stderr: Tensor  # Monte Carlo standard error of the estimate (delta method)
     ess: Tensor  # effective number of draws, 1 to num_samples
-    khat: (
-        Tensor  # Pareto shape of the largest weights: below 0.7 the estimate and its error are to be believed
-    )
+    khat: Tensor  # Pareto shape of the largest weights: below 0.7 the estimate and its error are to be believed
     elbo: Tensor  # mean log-weight of the same draws
 
     @property
@@ -197,20 +195,14 @@ def run(
         guide = poutine.trace(vectorize(pair.bound_guide)).get_trace(batch)
         return guide, poutine.trace(poutine.replay(vectorize(pair.bound_model), trace=guide)).get_trace(batch)
     first = -nesting - 2
-    guide = poutine.trace(poutine.enum(vectorize(pair.bound_guide), first_available_dim=first)).get_trace(
-        batch
-    )
-    enumerated = poutine.enum(
-        vectorize(pair.bound_model), first_available_dim=first - _enumerated_dims(guide)
-    )
+    guide = poutine.trace(poutine.enum(vectorize(pair.bound_guide), first_available_dim=first)).get_trace(batch)
+    enumerated = poutine.enum(vectorize(pair.bound_model), first_available_dim=first - _enumerated_dims(guide))
     model = poutine.trace(poutine.replay(enumerated, trace=guide)).get_trace(batch)
     return guide, model
 
 
 def _enumerated_dims(trace: Trace) -> int:
-    return sum(
-        is_enumerated(s) for s in trace.nodes.values() if s["type"] == "sample" and not s["is_observed"]
-    )
+    return sum(is_enumerated(s) for s in trace.nodes.values() if s["type"] == "sample" and not s["is_observed"])
 
 
 def _weigh(pair: Pair, batch: Batch, num_samples: int | None, nesting: int) -> Tensor:
@@ -218,9 +210,7 @@ def _weigh(pair: Pair, batch: Batch, num_samples: int | None, nesting: int) -> T
     return torch.stack(torch.broadcast_tensors(*terms.values())).sum(0)
 
 
-def _terms(
-    pair: Pair, batch: Batch, num_samples: int | None, nesting: int
-) -> tuple[dict[str, Tensor], set[str]]:
+def _terms(pair: Pair, batch: Batch, num_samples: int | None, nesting: int) -> tuple[dict[str, Tensor], set[str]]:
     """What each site adds to log w, each ``(num_samples or 1, batch)``, and the names of the observed ones."""
     guide, model = run(pair, batch, num_samples, nesting)
     sites = {name: site for name, site in model.nodes.items() if _counts(site)}

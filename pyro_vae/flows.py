@@ -87,9 +87,7 @@ def flow_layers(
     return nn.ModuleList(transforms)
 
 
-def _layer(
-    kind: str, features: int, context: int, hidden: list[int], bins: int, *, reverse: bool
-) -> nn.Module:
+def _layer(kind: str, features: int, context: int, hidden: list[int], bins: int, *, reverse: bool) -> nn.Module:
     numbers = [3 * bins - 1] if kind.startswith("spline") else [1, 1]
     if kind == "planar":
         dense = DenseNN(context, hidden, [1, features, features])
@@ -98,16 +96,10 @@ def _layer(
         return ConditionalPlanar(dense)
     if kind.endswith("autoregressive"):
         order = torch.arange(features).flip(0) if reverse else torch.arange(features)
-        hidden = [
-            max(width, features) for width in hidden
-        ]  # a masked net narrower than its input cannot see all of it
+        hidden = [max(width, features) for width in hidden]  # a masked net narrower than its input cannot see all of it
         net = ConditionalAutoRegressiveNN(features, context, hidden, numbers, permutation=order)
         _start(net)
-        return (
-            ConditionalSplineAutoregressive(net)
-            if len(numbers) == 1
-            else ConditionalAffineAutoregressive(net)
-        )
+        return ConditionalSplineAutoregressive(net) if len(numbers) == 1 else ConditionalAffineAutoregressive(net)
     kept = features // 2
     net = ConditionalDenseNN(kept, context, hidden, [(features - kept) * number for number in numbers])
     _start(net)
@@ -185,9 +177,7 @@ class Flow(Head):
     def forward(self, parameters: Tensor) -> TorchDistribution:
         """Return the distribution over ``(..., features)`` for ``parameters``, ``(..., size)``."""
         self.check_size(parameters)
-        loc, raw_scale, context = parameters.split(
-            [self.features, self.features, self.size - 2 * self.features], -1
-        )
+        loc, raw_scale, context = parameters.split([self.features, self.features, self.size - 2 * self.features], -1)
         base = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
         stretch = AffineTransform(loc, to_scale(raw_scale), event_dim=1, cache_size=1)
         return dist.TransformedDistribution(base, [*condition_all(self.layers, context), stretch])

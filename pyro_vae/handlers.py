@@ -17,11 +17,7 @@ Weight = float | Tensor
 
 def is_latent(message: dict[str, Any]) -> bool:
     """Whether a sample site is a latent variable that the guide draws."""
-    return (
-        message["type"] == "sample"
-        and not message["is_observed"]
-        and not message["infer"].get("is_auxiliary")
-    )
+    return message["type"] == "sample" and not message["is_observed"] and not message["infer"].get("is_auxiliary")
 
 
 def is_enumerated(message: dict[str, Any]) -> bool:
@@ -111,9 +107,7 @@ class FreeBits:
 
 def _total(msg: Any) -> Tensor:
     """A site's log-probability, weighed, added up over its plates and averaged over particles."""
-    particles = [
-        f.size for f in msg["cond_indep_stack"] if f.name == "num_particles_vectorized"
-    ]  # Pyro's own name
+    particles = [f.size for f in msg["cond_indep_stack"] if f.name == "num_particles_vectorized"]  # Pyro's own name
     return (msg["fn"].log_prob(msg["value"]) * msg["scale"]).sum() / (particles[0] if particles else 1)
 
 

@@ -124,9 +124,7 @@ class ContinuousBernoulli(Head):
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return the logits, ``(features,)``, of ``mean`` brought inside (0, 1); ``std`` is not used."""
         reach = 2 / EDGE  # the mean is about 1 - 1/l for large l
-        logits = _solve(
-            lambda logits: distributions.ContinuousBernoulli(logits).mean, _inside(mean), -reach, reach
-        )
+        logits = _solve(lambda logits: distributions.ContinuousBernoulli(logits).mean, _inside(mean), -reach, reach)
         return logits.to(mean)
 
 
@@ -152,9 +150,7 @@ class DiscretizedLogistic(Head):
         return self._logistic(raw_loc, raw_scale).to_event(1)
 
     def _logistic(self, raw_loc: Tensor, raw_scale: Tensor) -> TorchDistribution:
-        return distributions.DiscretizedLogistic(
-            self._LOC + raw_loc, self._SCALE * to_scale(raw_scale), self.levels
-        )
+        return distributions.DiscretizedLogistic(self._LOC + raw_loc, self._SCALE * to_scale(raw_scale), self.levels)
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return the parameters, ``(size,)``, of ``mean`` brought inside (0, 1); before rounding, of ``std``."""
@@ -196,9 +192,7 @@ class DiscretizedLogisticMixture(DiscretizedLogistic):
         """Return the parameters, ``(size,)``, of ``mean``; equal components side by side over ``std``."""
         spread = spread_of(std, mean, 0.2).unsqueeze(-1)
         offsets = torch.linspace(-1, 1, self.components, dtype=torch.float64) * (self.components > 1)
-        shifts = (
-            spread * offsets
-        )  # (features, components); apart, so that the components can learn different things
+        shifts = spread * offsets  # (features, components); apart, so that the components can learn different things
         raw_scale = from_scale(spread / distributions.STD_OF_LOGISTIC / self._SCALE).expand_as(shifts)
         logits = torch.zeros_like(shifts)
         reach = 1 + 10 * float(spread.max())

@@ -172,9 +172,7 @@ def _sizes(image: Sequence[int], halvings: int) -> list[tuple[int, int]]:
 
 def _check_image(image: Sequence[int]) -> None:
     if len(image) != 3 or min(image) < 1:
-        raise ValueError(
-            f"an image shape is (channels, height, width), all positive, and got {tuple(image)}."
-        )
+        raise ValueError(f"an image shape is (channels, height, width), all positive, and got {tuple(image)}.")
 
 
 class ConvEncoder(nn.Module):
@@ -301,9 +299,7 @@ class ConvDecoder(nn.Module):
             layers += [nn.ConvTranspose2d(width, next_width, 4, stride=2, padding=1, bias=False)]
             stages.append(nn.Sequential(*layers))
         if not channels:
-            stages.append(
-                nn.Sequential(activation_named(activation), nn.Conv2d(hidden, planes, 1, bias=False))
-            )
+            stages.append(nn.Sequential(activation_named(activation), nn.Conv2d(hidden, planes, 1, bias=False)))
         self.stages = nn.ModuleList(stages)
         self.bias = nn.Parameter(torch.zeros(self.outputs))
 
@@ -347,9 +343,7 @@ class Standardize(nn.Module):
         typical = std.square().mean().sqrt()
         self.register_buffer("mean", mean.detach().clone())
         # all features constant: leave their scale alone
-        self.register_buffer(
-            "std", torch.where(typical > 0, std.maximum(floor * typical), 1.0).detach().clone()
-        )
+        self.register_buffer("std", torch.where(typical > 0, std.maximum(floor * typical), 1.0).detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a tensor of the shape of ``x``, ``(..., features)``."""

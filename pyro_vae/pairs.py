@@ -93,9 +93,7 @@ def linear(spec: Spec, *, latent: int | None = None, noise: str = "scalar") -> P
     """
     if noise not in ("scalar", "per-feature"):
         raise PairError(f"noise must be scalar or per-feature, got {noise!r}")
-    model = LinearModel(
-        latent or parts.latent_size(spec), spec.features, 1 if noise == "scalar" else spec.features
-    )
+    model = LinearModel(latent or parts.latent_size(spec), spec.features, 1 if noise == "scalar" else spec.features)
     return Pair(model, LinearGuide(model))
 
 
@@ -110,9 +108,7 @@ def find(name: str) -> Builder:
     if ":" not in name:
         near = difflib.get_close_matches(name, PAIRS, 1)
         hint = (
-            f"did you mean {near[0]}?"
-            if near
-            else f"there are {', '.join(PAIRS)}; your own is named file.py:function"
+            f"did you mean {near[0]}?" if near else f"there are {', '.join(PAIRS)}; your own is named file.py:function"
         )
         raise PairError(f"there is no pair {name!r}; {hint}")
     place, function = name.rsplit(":", 1)

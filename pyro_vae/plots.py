@@ -79,9 +79,7 @@ def _curves(spec: Spec, groups: list[tuple[str, Tensor, str]], data: Data) -> Fi
     known = data.batch("test")["x"]
     low, high = known.quantile(0.05, 0), known.quantile(0.95, 0)
     index = range(spec.features)
-    axes.fill_between(
-        index, low.numpy(), high.numpy(), color=GREY, alpha=0.25, lw=0, label="90 % of the data"
-    )
+    axes.fill_between(index, low.numpy(), high.numpy(), color=GREY, alpha=0.25, lw=0, label="90 % of the data")
     for label, x, colour in groups:
         for i, row in enumerate(x.detach().cpu()):
             axes.plot(index, row.numpy(), color=colour, lw=0.8, alpha=0.8, label=label if i == 0 else None)

@@ -28,9 +28,7 @@ class LowRank(Head):
 
     def __init__(self, features: int, rank: int = 2) -> None:
         if rank < 1:
-            raise ValueError(
-                f"a low-rank covariance needs a rank of at least 1 and got {rank}: for rank 0 use Normal."
-            )
+            raise ValueError(f"a low-rank covariance needs a rank of at least 1 and got {rank}: for rank 0 use Normal.")
         super().__init__(features, (2 + rank) * features)
         self.rank = rank
 
@@ -76,9 +74,7 @@ class FullCovariance(Head):
     def forward(self, parameters: Tensor) -> TorchDistribution:
         """Return the distribution over ``(..., features)`` for ``parameters``, ``(..., size)``."""
         self.check_size(parameters)
-        loc, raw_scale, below = parameters.split(
-            [self.features, self.features, self.size - 2 * self.features], -1
-        )
+        loc, raw_scale, below = parameters.split([self.features, self.features, self.size - 2 * self.features], -1)
         lower = F.pad(bounded(below), (1, 0))[..., self._where]  # (..., features, features)
         lower = lower + torch.eye(self.features, dtype=lower.dtype, device=lower.device)
         length = lower.square().sum(-1).sqrt()

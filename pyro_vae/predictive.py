@@ -59,11 +59,7 @@ class AtMean(Messenger):
 
 
 def _is_data(site: dict) -> bool:
-    return (
-        site["type"] == "sample"
-        and site["is_observed"]
-        and type(site["fn"]).__name__ not in ("_Subsample", "Unit")
-    )
+    return site["type"] == "sample" and site["is_observed"] and type(site["fn"]).__name__ not in ("_Subsample", "Unit")
 
 
 def _means(trace: Trace, *, observed: bool) -> dict[str, Tensor]:

@@ -148,9 +148,7 @@ class FlowPrior(nn.Module):
         hidden: widths of the hidden layers of each transform's net.
     """
 
-    def __init__(
-        self, latent: int, kind: str = "coupling", *, layers: int = 4, hidden: Sequence[int] = (64,)
-    ) -> None:
+    def __init__(self, latent: int, kind: str = "coupling", *, layers: int = 4, hidden: Sequence[int] = (64,)) -> None:
         super().__init__()
         self.base = StandardNormal(latent)
         self.layers = flow_layers(kind, latent, 0, layers, hidden)
@@ -160,6 +158,4 @@ class FlowPrior(nn.Module):
         # a context of width 0 gives every call transforms of its own: a module that is itself a transform
         # keeps its last value, which is stale once the parameters have moved
         transforms = condition_all(self.layers, self.base.loc[:0])
-        return dist.TransformedDistribution(
-            self.base(), [transform.inv for transform in reversed(transforms)]
-        )
+        return dist.TransformedDistribution(self.base(), [transform.inv for transform in reversed(transforms)])

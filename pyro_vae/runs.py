@@ -45,9 +45,7 @@ class Run:
             )
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             what = "holds other files" if path.is_dir() else "is a file"
-            raise RunError(
-                f"{path} {what} and would be mixed up with the run; name an empty or new folder with --run"
-            )
+            raise RunError(f"{path} {what} and would be mixed up with the run; name an empty or new folder with --run")
         try:
             path.mkdir(parents=True, exist_ok=True)
             run = cls(path)
@@ -82,9 +80,7 @@ class Run:
         try:
             config = yaml.safe_load(path.read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise RunError(
-                f"{path} cannot be read: {str(error).splitlines()[0]}; restore it or train anew"
-            ) from None
+            raise RunError(f"{path} cannot be read: {str(error).splitlines()[0]}; restore it or train anew") from None
         if not isinstance(config, dict) or not {"format", "pair", "data", "training"} <= config.keys():
             raise RunError(f"{path} does not describe a run; restore it or train anew")
         if config["format"] != FORMAT:

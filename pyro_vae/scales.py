@@ -34,9 +34,7 @@ def check_positive(positive: str) -> str:
         ValueError: it does not.
     """
     if positive not in POSITIVE:
-        raise ValueError(
-            f"there is no positive transform called {positive!r}: choose one of {', '.join(POSITIVE)}."
-        )
+        raise ValueError(f"there is no positive transform called {positive!r}: choose one of {', '.join(POSITIVE)}.")
     return positive
 
 

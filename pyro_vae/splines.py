@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 from torch.nn import functional as F
 
-BOX = (
-    4.0  # the spline acts on [-BOX, BOX] and is the identity outside; 6e-5 of a standard normal lies outside
-)
+BOX = 4.0  # the spline acts on [-BOX, BOX] and is the identity outside; 6e-5 of a standard normal lies outside
 _SMALLEST = 1e-3  # of a bin's share of the box, and of a slope
 _UNIT_SLOPE = 0.5413248546129181  # log(e - 1): softplus of it is 1
 

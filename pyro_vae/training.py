@@ -111,9 +111,7 @@ _SCHEDULES: dict[str, Callable[[int, int], float]] = {
     "inverse-time": lambda step, steps: 1 / (1 + step / 1000),
     "constant": lambda step, steps: 1.0,
     "cosine": lambda step, steps: 0.5 + 0.5 * math.cos(math.pi * step / steps),
-    "one-cycle": lambda step, steps: (
-        min(1.0, 10 * (step + 1) / steps) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-    ),
+    "one-cycle": lambda step, steps: min(1.0, 10 * (step + 1) / steps) * (0.5 + 0.5 * math.cos(math.pi * step / steps)),
 }
 
 
@@ -186,9 +184,7 @@ def describe(pair: Pair, data: Data) -> dict[str, Any]:
 class _Loop:
     """One training run: state, and the steps that change it."""
 
-    def __init__(
-        self, pair: Pair, data: Data, training: Training, run: Run | None, observer: Progress
-    ) -> None:
+    def __init__(self, pair: Pair, data: Data, training: Training, run: Run | None, observer: Progress) -> None:
         self.pair, self.data, self.training, self.run, self.observer = pair, data, training, run, observer
         self.device = _device(training.device)
         self.dtype = torch.float64 if training.precision == "64" else torch.float32
@@ -197,9 +193,7 @@ class _Loop:
         self.steps_an_epoch = data.num_batches(training.batch_size)
         self.steps = training.epochs * self.steps_an_epoch
         self.beta = torch.tensor(training.beta, dtype=self.dtype, device=self.device)
-        self.optimizer = OPTIMIZERS[training.optimizer](
-            list(pair.named_parameters().values()), lr=training.lr
-        )
+        self.optimizer = OPTIMIZERS[training.optimizer](list(pair.named_parameters().values()), lr=training.lr)
         self.svi = SVI(
             *_weighed(pair, training, data.size("train"), self.beta, self.device),
             self.optimizer,
@@ -246,9 +240,7 @@ class _Loop:
         )
 
     def _one_epoch(self) -> None:
-        batches = self.data.epoch(
-            self.epoch, self.training.batch_size, seed=self.training.seed, start=self.position
-        )
+        batches = self.data.epoch(self.epoch, self.training.batch_size, seed=self.training.seed, start=self.position)
         for batch in batches:
             self._one_step(batch)
             if self.stopped_by is not None:
