@@ -125,7 +125,8 @@ def _load_file(path: Path) -> Any:
     if not path.is_file():
         raise PairError(f"there is no file {path}; a pair of your own is named file.py:function")
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(path.stem, module)
     try:
