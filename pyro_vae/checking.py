@@ -88,7 +88,14 @@ class _Look:
         self.guide_name = pair.bound_guide.name
         self.model_name = pair.bound_model.name
 
+    def apart(self) -> tuple[Trace, Trace]:
+        """Guide and model each by itself: their structure, when the draws of one may not suit the other."""
+        torch.manual_seed(0)
+        with pyro.validation_enabled(False):
+            return tuple(poutine.trace(b).get_trace(self.batch) for b in (self.pair.bound_guide, self.pair.bound_model))
+
     def traces(self, *, validate: bool = False) -> tuple[Trace, Trace]:
+        """Guide, and model at the guide's draws."""
         torch.manual_seed(0)
         with pyro.validation_enabled(validate):
             guide = poutine.trace(self.pair.bound_guide).get_trace(self.batch)
@@ -101,11 +108,12 @@ def _arguments(look: _Look) -> Iterator[Problem]:
         for name in bound.required:
             if name not in look.batch:
                 has = ", ".join(map(repr, look.batch))
-                yield Problem(
-                    name,
-                    f"{bound.name} needs the field {name!r} and the data have {has}",
-                    f"Use data with {name!r}, or rename the parameter",
-                )
+                problem = f"{bound.name} needs the field {name!r} and the data have {has}"
+                yield Problem(name, problem, f"Use data with {name!r}, or rename the parameter")
+    for name, value in look.batch.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            problem = f"{int((~value.isfinite()).sum())} of {value.numel()} values of the field {name!r} are not finite"
+            yield Problem(name, problem, "Remove the NaN and infinite values from the data")
 
 
 def _runs(look: _Look) -> Iterator[Problem]:
@@ -123,7 +131,7 @@ def _runs(look: _Look) -> Iterator[Problem]:
 
 
 def _sites(look: _Look) -> Iterator[Problem]:
-    guide, model = look.traces()
+    guide, model = look.apart()
     for name, site in _samples(guide).items():
         if site["is_observed"]:
             yield Problem(name, f"guide {look.guide_name} observes site {name!r}", "A guide only draws: remove obs=")
@@ -160,7 +168,7 @@ def _sites(look: _Look) -> Iterator[Problem]:
 
 def _plates(look: _Look) -> Iterator[Problem]:
     plate = look.pair.data_plate
-    guide, model = look.traces()
+    guide, model = look.apart()
     frames = {f.name: f for t in (model, guide) for s in _samples(t).values() for f in s["cond_indep_stack"]}
     if plate not in frames:
         names = ", ".join(map(repr, frames)) or "none"
@@ -210,7 +218,7 @@ def _plates_explain(name: str, site: dict, who: str) -> Iterator[Problem]:
 
 
 def _events(look: _Look) -> Iterator[Problem]:
-    guide, model = look.traces()
+    guide, model = look.apart()
     for name, site in _samples(guide).items():
         other = _samples(model).get(name)
         if other is None:
@@ -243,8 +251,8 @@ def _supports(look: _Look) -> Iterator[Problem]:
     for name, site in _samples(model).items():
         value, fn = site["value"], site["fn"]
         if value.is_floating_point() and not value.isfinite().all():
-            whose = "the data" if site["is_observed"] else f"the draws of {look.guide_name}"
-            yield Problem(name, f"{whose} at site {name!r} are not all finite", "Remove the NaN and infinite values")
+            problem = f"the draws of {look.guide_name} at site {name!r} are not all finite"
+            yield Problem(name, problem, "Keep its loc and scale finite")
             continue
         try:
             valid = fn.support.check(value)

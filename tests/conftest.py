@@ -1,0 +1,42 @@
+"""Every test must leave torch, NumPy and Pyro as it found them."""
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pyro
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def no_global_state() -> Iterator[None]:
+    """Fail a test that leaks a setting, a parameter or a seed's effect into the process."""
+    torch.manual_seed(20)
+    np.random.seed(20)
+    before = _state()
+    yield
+    assert _state() == before, "the test changed global state"
+
+
+@pytest.fixture
+def unchanged_random_state() -> Iterator[None]:
+    """Fail when the code under test draws from, or seeds, a global generator."""
+    torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    yield
+    assert torch.equal(torch.get_rng_state(), torch_before), "the global torch generator moved"
+    assert (np.random.get_state()[1] == numpy_before).all(), "the global NumPy generator moved"
+
+
+def _state() -> dict[str, object]:
+    return {
+        "dtype": torch.get_default_dtype(),
+        "grad": torch.is_grad_enabled(),
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "validation": torch.distributions.Distribution._validate_args,
+        "pyro": tuple(sorted((k, str(v)) for k, v in pyro.settings.get().items())),
+        "store": tuple(pyro.get_param_store().keys()),
+        "handlers": len(pyro.poutine.runtime._PYRO_STACK),
+        "warnings": len(warnings.filters),
+    }
