@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import pyro
 import pyro.poutine as poutine
 import torch
+from pyro.distributions import Unit
 from pyro.infer import ELBO, Trace_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.handlers import is_enumerated
+from pyro_vae.handlers import is_enumerated, is_site
 from pyro_vae.pairing import Batch, Pair, PairError
 
 
@@ -409,12 +410,8 @@ def _drawn(look: _Look, batch: Batch) -> dict[str, Tensor] | str:
 
 
 def _samples(trace: Trace) -> dict[str, dict]:
-    """Sample sites proper: no plates' subsampling, no factors."""
-    return {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and type(site["fn"]).__name__ not in ("_Subsample", "Unit")
-    }
+    """Random variables proper: no plates' subsampling, no factors."""
+    return {n: s for n, s in trace.nodes.items() if is_site(s) and not isinstance(s["fn"], Unit)}
 
 
 def _family(fn: Any) -> str:

@@ -18,7 +18,7 @@ from pyro.poutine import Trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
-from pyro_vae.handlers import is_enumerated, is_latent
+from pyro_vae.handlers import is_enumerated, is_latent, is_site
 from pyro_vae.pairing import Batch, Pair, PairError
 from pyro_vae.tails import khat_of_tail, tail_size
 
@@ -144,7 +144,7 @@ def posterior_means(
             draws = num_samples if _takes_particles(pair, batch, nesting) else None
             trace, _ = run(pair, batch, draws, nesting, enumerate_sites=False)
             for name, site in trace.nodes.items():
-                frames = {frame.name for frame in site["cond_indep_stack"]} if is_latent_site(site) else set()
+                frames = {frame.name for frame in site["cond_indep_stack"]} if is_latent(site) else set()
                 if frames - {PARTICLES} == {pair.data_plate} and site["value"].is_floating_point():
                     draws_of_mean = _mean(site).reshape(-1, _size(batch), math.prod(site["fn"].event_shape))
                     means.setdefault(name, []).append(draws_of_mean.mean(0))
@@ -154,11 +154,6 @@ def posterior_means(
 def active_units(means: Mapping[str, Tensor], threshold: float = 0.01) -> dict[str, int]:
     """Count per site the dimensions with Var_x E[z_j | x] above the threshold (Burda et al. 2015, section 5)."""
     return {name: int((mean.var(0, correction=0) > threshold).sum()) for name, mean in means.items()}
-
-
-def is_latent_site(site: Mapping) -> bool:
-    """Whether a node of a guide's trace is one of the model's latent variables."""
-    return site["type"] == "sample" and is_latent(site) and type(site["fn"]).__name__ != "_Subsample"
 
 
 def plate_nesting(pair: Pair, batch: Batch) -> int:
@@ -213,12 +208,12 @@ def _weigh(pair: Pair, batch: Batch, num_samples: int | None, nesting: int) -> T
 def _terms(pair: Pair, batch: Batch, num_samples: int | None, nesting: int) -> tuple[dict[str, Tensor], set[str]]:
     """What each site adds to log w, each ``(num_samples or 1, batch)``, and the names of the observed ones."""
     guide, model = run(pair, batch, num_samples, nesting)
-    sites = {name: site for name, site in model.nodes.items() if _counts(site)}
+    sites = {name: site for name, site in model.nodes.items() if is_site(site)}
     summed = [name for name, site in sites.items() if is_enumerated(site) and not site["is_observed"]]
     factors = {name: _log_prob(site) for name, site in sites.items()}
     for name, site in guide.nodes.items():
         # an enumerated guide site proposes nothing: its values are all there
-        if _counts(site) and not is_enumerated(site):
+        if is_site(site) and not is_enumerated(site):
             factors[f"q:{name}"] = -_log_prob(site)
             sites[f"q:{name}"] = site
     for name, site in sites.items():
@@ -242,10 +237,6 @@ def _terms(pair: Pair, batch: Batch, num_samples: int | None, nesting: int) -> t
         terms[key] = terms[key] + kept if key in terms else kept
     width = num_samples or 1
     return {name: term.expand(width, _size(batch)) for name, term in terms.items()}, observed
-
-
-def _counts(site: Mapping) -> bool:
-    return site["type"] == "sample" and type(site["fn"]).__name__ != "_Subsample"
 
 
 def _frame(site: Mapping, pair: Pair) -> CondIndepStackFrame | None:

@@ -4,23 +4,29 @@ An ELBO is a sum over sites. The handlers here change the weight of a site's log
 so they compose with every Pyro ELBO and with every pair.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
 import pyro
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 Weight = float | Tensor
 
 
-def is_latent(message: dict[str, Any]) -> bool:
-    """Whether a sample site is a latent variable that the guide draws."""
-    return message["type"] == "sample" and not message["is_observed"] and not message["infer"].get("is_auxiliary")
+def is_latent(message: Mapping[str, Any]) -> bool:
+    """Whether a message or a trace's node is a latent variable of the model, drawn or enumerated."""
+    return is_site(message) and not message["is_observed"] and not message["infer"].get("is_auxiliary")
 
 
-def is_enumerated(message: dict[str, Any]) -> bool:
+def is_site(message: Mapping[str, Any]) -> bool:
+    """Whether it is a random variable, and not a plate's choice of a subsample."""
+    return message["type"] == "sample" and not isinstance(message["fn"], _Subsample)
+
+
+def is_enumerated(message: Mapping[str, Any]) -> bool:
     """Whether a site is summed over, not drawn."""
     return message["infer"].get("enumerate") is not None
 

@@ -4,12 +4,13 @@ from typing import Any
 
 import pyro.poutine as poutine
 import torch
+from pyro.distributions import Unit
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.evidence import evaluation
-from pyro_vae.handlers import is_latent
+from pyro_vae.handlers import is_latent, is_site
 from pyro_vae.pairing import Batch, Pair
 
 
@@ -59,7 +60,7 @@ class AtMean(Messenger):
 
 
 def _is_data(site: dict) -> bool:
-    return site["type"] == "sample" and site["is_observed"] and type(site["fn"]).__name__ not in ("_Subsample", "Unit")
+    return is_site(site) and site["is_observed"] and not isinstance(site["fn"], Unit)
 
 
 def _means(trace: Trace, *, observed: bool) -> dict[str, Tensor]:

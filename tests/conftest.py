@@ -1,12 +1,13 @@
 """Every test must leave torch, NumPy and Pyro as it found them."""
 
-import warnings
 from collections.abc import Iterator
 
 import numpy as np
 import pyro
 import pytest
 import torch
+
+torch.set_num_threads(1)  # small operations on several threads wait for each other, more so beside other processes
 
 
 @pytest.fixture(autouse=True)
@@ -38,5 +39,4 @@ def _state() -> dict[str, object]:
         "pyro": tuple(sorted((k, str(v)) for k, v in pyro.settings.get().items())),
         "store": tuple(pyro.get_param_store().keys()),
         "handlers": len(pyro.poutine.runtime._PYRO_STACK),
-        "warnings": len(warnings.filters),
     }
