@@ -54,7 +54,6 @@ def spline(x: Tensor, raw: Tensor, *, inverse: bool = False) -> tuple[Tensor, Te
         t = -2 * c / (b + torch.sqrt((b.square() - 4 * a * c).clamp(min=1e-20)))
     else:
         t = (known - x0) / width
-    t = t.clamp(0, 1)  # rounding
     both = t * (1 - t)
     below = s + bend * both
     slope = s.square() * (d1 * t.square() + 2 * s * both + d0 * (1 - t).square()) / below.square()

@@ -114,7 +114,7 @@ def test_mean_and_variance_are_those_of_the_draws(name):
     error = (variance / 20_000) ** 0.5
     assert ((p.mean - draws.mean(0)).abs() < 5 * error + 1e-12).all()
     squares = (draws - p.mean).square()
-    # the draws' own error, or (where a value is so rare that it was never drawn) what it is for numbers within 1
+    # the draws' own error, or, where a value is so rare that it was not drawn, a bound for numbers within 1
     error = torch.maximum(squares.std(0) / 20_000**0.5, error * (p.stddev < 0.1))
     assert ((variance - squares.mean(0)).abs() < 5 * error + 1e-12).all()
 
