@@ -26,7 +26,25 @@ _MODULE_OF = {
     "log_weights": "evidence",
 }
 _MODULES = frozenset(
-    ["checking", "checkpoint", "compiled", "conditionals", "data", "evidence", "guides", "handlers", "models", "nets", "objectives", "pairing", "pairs", "plots", "svi", "testing", "training"]
+    [
+        "checking",
+        "checkpoint",
+        "compiled",
+        "conditionals",
+        "data",
+        "evidence",
+        "guides",
+        "handlers",
+        "models",
+        "nets",
+        "objectives",
+        "pairing",
+        "pairs",
+        "plots",
+        "svi",
+        "testing",
+        "training",
+    ]
 )
 
 __all__ = [

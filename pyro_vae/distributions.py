@@ -98,7 +98,8 @@ class DiscretizedLogistic(TorchDistribution):
         """Return draws of shape ``sample_shape + batch_shape``."""
         with torch.no_grad():
             uniform = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
-            return self.support.index(self.loc + self.scale * torch.logit(uniform)) / (self.levels - 1)
+            index = self.support.index(self.loc + self.scale * torch.logit(uniform))
+            return index.abs() / (self.levels - 1)  # no -0
 
     def _moment(self, power: int) -> Tensor:
         # E x^n = sum over levels k >= 1 of (k^n - (k-1)^n) d^n P(x >= k d)

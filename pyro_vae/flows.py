@@ -170,7 +170,7 @@ class Flow(Head):
             if fixed:
                 raise TypeError(
                     f"the flow's transforms {', '.join(fixed)} take no context, and their caches would be "
-                    "shared between distributions: use Pyro's conditional ones (conditional_spline for spline)."
+                    "shared between distributions: use Pyro's conditional ones, as conditional_spline."
                 )
             self.layers = nn.ModuleList(kind)
 

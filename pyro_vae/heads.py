@@ -65,7 +65,8 @@ class Head(nn.Module, ABC):
         if parameters.shape[-1:] != (self.size,):
             raise ValueError(
                 f"the head {type(self).__name__}({self.extra_repr()}) needs {self.size} numbers a datum "
-                f"and the net gives a tensor of shape {tuple(parameters.shape)}: build the net with outputs=head.size."
+                f"and the net gives a tensor of shape {tuple(parameters.shape)}: "
+                "build the net with outputs=head.size."
             )
 
     def extra_repr(self) -> str:
@@ -153,7 +154,7 @@ class DiscretizedLogistic(Head):
         return distributions.DiscretizedLogistic(self._LOC + raw_loc, self._SCALE * to_scale(raw_scale), self.levels)
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
-        """Return the parameters, ``(size,)``, of ``mean`` brought inside (0, 1); before rounding, of ``std``."""
+        """Return the parameters, ``(size,)``, of ``mean`` brought inside (0, 1); its logistic, of ``std``."""
         scale = spread_of(std, mean, 0.2) / distributions.STD_OF_LOGISTIC
         raw_scale = from_scale(scale / self._SCALE)
         reach = 1 + 10 * float(scale.max())

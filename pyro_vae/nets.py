@@ -170,7 +170,9 @@ def _sizes(image: Sequence[int], halvings: int) -> list[tuple[int, int]]:
     return sizes
 
 
-def _check_image(image: Sequence[int]) -> None:
+def _check_image(image: Sequence[int], channels: Sequence[int]) -> None:
+    if not channels:
+        raise ValueError("a convolutional net needs at least one entry in channels: without convolutions use MLP.")
     if len(image) != 3 or min(image) < 1:
         raise ValueError(f"an image shape is (channels, height, width), all positive, and got {tuple(image)}.")
 
@@ -207,7 +209,7 @@ class ConvEncoder(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        _check_image(image)
+        _check_image(image, channels)
         self.image, self.extra, self.outputs = tuple(image), extra, outputs
         self.inputs = prod(image) + extra
         layers: list[nn.Module] = []
@@ -217,7 +219,7 @@ class ConvEncoder(nn.Module):
             layers += [activation_named(activation)]
         self.convolutions = nn.Sequential(*layers)
         height, width = _sizes(image, len(channels))[-1]
-        self.flat = (channels[-1] if channels else image[0]) * height * width
+        self.flat = channels[-1] * height * width
         self.dense = nn.Sequential(nn.Linear(self.flat + extra, hidden), activation_named(activation))
         self.last = nn.Linear(hidden, outputs)
 
@@ -275,7 +277,7 @@ class ConvDecoder(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        _check_image(image)
+        _check_image(image, channels)
         pixels = prod(image)
         self.inputs, self.outputs = inputs, pixels if outputs is None else outputs
         if self.outputs % pixels or self.outputs < 1:
@@ -284,7 +286,7 @@ class ConvDecoder(nn.Module):
                 "give the size of a head built for that many features."
             )
         self.sizes = _sizes(image, len(channels))[::-1]  # smallest first
-        self.first = channels[0] if channels else hidden
+        self.first = channels[0]
         flat = self.first * prod(self.sizes[0])
         self.dense = nn.Sequential(
             nn.Linear(inputs, hidden),
@@ -298,8 +300,6 @@ class ConvDecoder(nn.Module):
             layers += [activation_named(activation)]
             layers += [nn.ConvTranspose2d(width, next_width, 4, stride=2, padding=1, bias=False)]
             stages.append(nn.Sequential(*layers))
-        if not channels:
-            stages.append(nn.Sequential(activation_named(activation), nn.Conv2d(hidden, planes, 1, bias=False)))
         self.stages = nn.ModuleList(stages)
         self.bias = nn.Parameter(torch.zeros(self.outputs))
 
@@ -308,7 +308,7 @@ class ConvDecoder(nn.Module):
         _check_width(self, z, self.inputs)
         lead = z.shape[:-1]
         maps = self.dense(z).reshape(-1, self.first, *self.sizes[0])  # (data, channels, height, width)
-        for stage, (height, width) in zip(self.stages, self.sizes[1:] or self.sizes, strict=True):
+        for stage, (height, width) in zip(self.stages, self.sizes[1:], strict=True):
             maps = stage(maps)[..., :height, :width]  # doubled; an odd size drops the last line
         return maps.reshape(*lead, self.outputs) + self.bias
 

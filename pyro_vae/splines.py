@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 from torch.nn import functional as F
 
-BOX = 4.0  # the spline acts on [-BOX, BOX] and is the identity outside; 6e-5 of a standard normal lies outside
+# the spline acts on [-BOX, BOX] and is the identity outside, where 6e-5 of a standard normal lies
+BOX = 4.0
 _SMALLEST = 1e-3  # of a bin's share of the box, and of a slope
 _UNIT_SLOPE = 0.5413248546129181  # log(e - 1): softplus of it is 1
 
 
 def spline(x: Tensor, raw: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
-    """Return the spline (or its inverse) at ``x``, and the logarithm of its slope there, both of the shape
-    of ``x``.
+    """Return the spline (or its inverse) at ``x``, and the logarithm of its slope there, shaped like ``x``.
 
     Args:
         x: any real numbers, ``(...)``.
@@ -54,7 +54,6 @@ def spline(x: Tensor, raw: Tensor, *, inverse: bool = False) -> tuple[Tensor, Te
         t = -2 * c / (b + torch.sqrt((b.square() - 4 * a * c).clamp(min=1e-20)))
     else:
         t = (known - x0) / width
-    t = t.clamp(0, 1)  # rounding
     both = t * (1 - t)
     below = s + bend * both
     slope = s.square() * (d1 * t.square() + 2 * s * both + d0 * (1 - t).square()) / below.square()
