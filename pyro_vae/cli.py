@@ -86,37 +86,31 @@ def _parser(command: str, description: str) -> Any:
     return parser
 
 
+DATA_OPTIONS = {
+    "data_dir": (
+        str | None,
+        "where named data sets lie or are downloaded to (default: $PYRO_VAE_DATA or ~/.cache/pyro_vae)",
+    ),
+    "binarize": (str | None, "gray: values as they are; static: one binary draw; dynamic: a fresh draw each epoch"),
+    "image_size": (int | None, "height and width for folders of images, omniglot and celeba"),
+    "levels": (int | None, "integer x are 0 .. levels-1"),
+    "valid": (float | None, "size, or below 1 fraction, of the validation split"),
+    "test": (float | None, "the same for the test split of your own data"),
+    "split_by": (str | None, "field whose equal values stay in one split, such as a patient's number"),
+}
+
+
 def _add_data(parser: Any) -> None:
     group = parser.add_argument_group("data")
-    group.add_argument(
-        "--data",
-        type=str,
-        default="digits",
-        help="a name from `pyro-vae list`, a .npz or .npy file, or a folder",
-    )
-    group.add_argument("--data-dir", type=str | None, default=None, help="where data sets lie or are downloaded to")
-    group.add_argument(
-        "--binarize",
-        type=str | None,
-        default=None,
-        help="gray: as they are; static: drawn once; dynamic: drawn anew each epoch",
-    )
-    group.add_argument(
-        "--image-size",
-        type=int | None,
-        default=None,
-        help="images of a folder are scaled to this height and width",
-    )
-
-
-def _data_options(args: Any) -> dict[str, Any]:
-    return {"data_dir": args.data_dir, "binarize": args.binarize, "image_size": args.image_size}
+    group.add_argument("--data", type=str, default="digits", help="a name from `pyro-vae list`, .npz, .npy or a folder")
+    for name, (kind, text) in DATA_OPTIONS.items():
+        group.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=kind, default=None, help=text)
 
 
 def _load_data(args: Any) -> Any:
     from pyro_vae.data import load_data
 
-    return load_data(args.data, **{k: v for k, v in _data_options(args).items() if v is not None})
+    return load_data(args.data, **{name: args[name] for name in DATA_OPTIONS if args[name] is not None})
 
 
 def _add_pair(parser: Any, name: str) -> list[str]:

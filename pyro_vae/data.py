@@ -80,6 +80,8 @@ class Data:
 
     def __init__(self, spec: Spec, splits: Mapping[str, _Split], contents: Contents) -> None:
         self.spec = spec
+        self.recipe: dict[str, Any] | None = None
+        """What `load_data` needs to load the same again, kept in run folders; None for arrays from memory."""
         self._splits = splits
         self._contents = contents
 
@@ -242,7 +244,22 @@ def load_data(
     )
     mode = _binarization(binarize, opened, contents)
     splits = _cut(opened, contents, valid, test, seed, split_by)
-    return _described(opened.name, splits, contents, mode)
+    data = _described(opened.name, splits, contents, mode)
+    options = {
+        "data_dir": data_dir and os.path.abspath(data_dir),
+        "binarize": binarize,
+        "valid": valid,
+        "test": test,
+        "seed": seed or None,
+        "image_size": image_size,
+        "image": image and list(image),
+        "levels": levels,
+        "split_by": split_by,
+    }
+    if isinstance(source, str | os.PathLike):
+        place = os.fspath(source) if source in DATASETS else os.path.abspath(source)
+        data.recipe = {"name": place, "options": {name: value for name, value in options.items() if value is not None}}
+    return data
 
 
 def _binarization(binarize: str | None, opened: Source, contents: Contents) -> str:
