@@ -389,7 +389,7 @@ def _show(figures: dict[str, Any], pair: Any, data: Any) -> None:
 
     from pyro_vae.evaluation import pca_figures
 
-    pca = pca_figures(data, figures["latent"], figures["split"]) or {}
+    pca = (pca_figures(data, figures["latent"], figures["split"]) if figures["latent"] else None) or {}
     table = Table(title=f"{figures['split']} split, {figures['num_data']} data, nats per datum", title_justify="left")
     table.add_column("")
     table.add_column(_title(pair), justify="right")
@@ -399,18 +399,19 @@ def _show(figures: dict[str, Any], pair: Any, data: Any) -> None:
         ("ELBO", "elbo", ""),
         ("  reconstruction", "reconstruction", ""),
         ("  KL", "kl", ""),
-        ("log p(x)", "log_evidence", f" ± {figures['log_evidence_stderr']:.2f}"),
     ]
+    if figures["log_evidence"] is not None:
+        rows.append(("log p(x)", "log_evidence", f" ± {figures['log_evidence_stderr']:.2f}"))
     for label, key, error in rows:
         table.add_row(label, f"{figures[key]:.2f}{error}", *([f"{pca[key]:.2f}" if key in pca else "-"] if pca else []))
     if figures["rms_error"] is not None:
         other = [f"{pca['rms_error']:.4f}"] if pca else []
         table.add_row("RMS error a feature", f"{figures['rms_error']:.4f}", *other)
     Console().print(table)
-    print(
-        f"log p(x): {figures['samples']} draws a datum, median effective number {figures['ess']:.0f}; "
-        f"{figures['active_units']} of {figures['latent']} latent dimensions active"
-    )
+    if figures["log_evidence"] is not None:
+        print(f"log p(x): {figures['samples']} draws a datum, median effective number {figures['ess']:.0f}")
+    if figures["latent"]:
+        print(f"{figures['active_units']} of {figures['latent']} latent dimensions active")
     if pca and "elbo" not in pca:
         print("PCA has no log p(x) here: it gives densities of real values, and these data are binary")
 

@@ -1,19 +1,59 @@
 """The figures of a trained pair on a split, beside those of PCA of the same size; all in nats per datum."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import pyro.poutine as poutine
 import torch
 
 from pyro_vae.data import Data
-from pyro_vae.evidence import active_units, elbo, log_evidence, posterior_means
+from pyro_vae.evidence import ElboTable, active_units, elbo, evaluation, log_evidence, posterior_means
 from pyro_vae.guides.linear import LinearGuide
+from pyro_vae.handlers import PerDatum, is_site
 from pyro_vae.models.linear import LinearModel, maximum_likelihood
-from pyro_vae.pairing import Pair
+from pyro_vae.pairing import Batch, Pair
 from pyro_vae.predictive import reconstruct
 
 ROWS = 500  # data a batch
+
+
+def bound(pair: Pair, batches: Iterable[Batch], num_data: int, *, num_samples: int = 1, seed: int = 0) -> ElboTable:
+    """Return the ELBO at beta = 1 by site, in nats per datum, also for a pair with sites outside the data plate.
+
+    Such a site is there once for all data: it counts 1/``num_data``, the size of the training split.
+    """
+    batches = list(batches)
+    if not global_sites(pair, batches[0]):
+        return elbo(pair, batches, num_samples=num_samples, seed=seed)
+    sites: dict[str, float] = {}
+    kl = 0.0
+    with evaluation(pair, seed), PerDatum(num_data, pair.data_plate):
+        size = sum(len(batch["x"]) for batch in batches)
+        for batch in (batch for batch in batches for _ in range(num_samples)):
+            guide = poutine.trace(pair.bound_guide).get_trace(batch)
+            model = poutine.trace(poutine.replay(pair.bound_model, trace=guide)).get_trace(batch)
+            share = len(batch["x"]) / size / num_samples
+            for trace, sign in ((model, 1), (guide, -1)):
+                trace.compute_log_prob()
+                for name, site in trace.nodes.items():
+                    if is_site(site):
+                        nats = sign * share * site["log_prob_sum"].item()
+                        sites[name] = sites.get(name, 0.0) + nats
+                        kl -= 0.0 if site["is_observed"] else nats
+    total = math.fsum(sites.values())
+    return ElboTable(total, total + kl, kl, sites)
+
+
+def global_sites(pair: Pair, batch: Batch) -> list[str]:
+    """Return the names of the guide's sites outside the data plate: latent variables that all data share."""
+    with torch.no_grad(), torch.random.fork_rng():
+        trace = poutine.trace(pair.bound_guide).get_trace(batch)
+    return [
+        name
+        for name, site in trace.nodes.items()
+        if is_site(site) and all(frame.name != pair.data_plate for frame in site["cond_indep_stack"])
+    ]
 
 
 def evaluate(
@@ -29,30 +69,37 @@ def evaluate(
 
     ``elbo`` = ``reconstruction`` - ``kl`` = the sum of ``sites``, at beta = 1; ``log_evidence`` is the importance-weighted log p(x) with
     ``num_samples`` draws a datum, ``log_evidence_stderr`` the Monte Carlo standard error of its mean and ``ess`` the median
-    effective sample size. ``rms_error`` is that of the reconstruction, a feature.
+    effective sample size. ``rms_error`` is that of the reconstruction, a feature. Latent variables that all data share leave
+    no datum a log p(x) of its own: the figures that rest on it are None then.
     """
 
     def batches():  # type: ignore[no-untyped-def]
         return data.batches(split, ROWS)
 
-    table = elbo(pair, batches(), num_samples=16, seed=seed)
-    evidence = log_evidence(pair, batches(), num_samples=num_samples, seed=seed, progress=progress)
-    means = posterior_means(pair, batches(), seed=seed)
-    return {
+    table = bound(pair, batches(), data.size("train"), num_samples=16, seed=seed)
+    figures: dict[str, Any] = {
         "split": split,
         "num_data": data.size(split),
         "samples": num_samples,
         "elbo": table.elbo,
         "reconstruction": table.reconstruction,
         "kl": table.kl,
+        "sites": table.sites,
+    }
+    figures["rms_error"] = _rms(pair, data, split)
+    if global_sites(pair, next(iter(batches()))):
+        return figures | dict.fromkeys(
+            ("active_units", "latent", "log_evidence", "log_evidence_stderr", "ess", "khat_above_0.7")
+        )
+    means = posterior_means(pair, batches(), seed=seed)
+    figures["active_units"] = sum(active_units(means).values())
+    figures["latent"] = sum(mean.shape[1] for mean in means.values())
+    evidence = log_evidence(pair, batches(), num_samples=num_samples, seed=seed, progress=progress)
+    return figures | {
         "log_evidence": evidence.mean,
         "log_evidence_stderr": evidence.mean_stderr,
         "ess": evidence.ess.median().item(),
         "khat_above_0.7": (evidence.khat > 0.7).double().mean().item(),
-        "sites": table.sites,
-        "active_units": sum(active_units(means).values()),
-        "latent": sum(mean.shape[1] for mean in means.values()),
-        "rms_error": _rms(pair, data, split),
     }
 
 

@@ -283,6 +283,7 @@ def _sum_out(pair: Pair, guide: Trace, model: Trace, names: list[str], nesting: 
         *(o for o, _ in operands),
         plates="".join(s for s in inner if s in present),
         backend="pyro.ops.einsum.torch_log",
+        modulo_total=True,  # data and particles are no plates here, so no factor is left open
     )
     return result if len(out) == 2 else result.unsqueeze(0)
 

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -17,7 +18,7 @@ from torch import Tensor
 from pyro_vae import checkpoint
 from pyro_vae.checking import require_sound
 from pyro_vae.data import Data, load_data
-from pyro_vae.evidence import elbo
+from pyro_vae.evaluation import bound
 from pyro_vae.handlers import FreeBits, PerDatum, Tempered, Wrapped
 from pyro_vae.pairing import Pair
 from pyro_vae.progress import Progress, Silent
@@ -207,6 +208,7 @@ class _Loop:
         self.history: list[dict[str, float]] = []
         self.best: tuple[float, int, dict[str, Tensor]] = (-math.inf, -1, {})
         self.best_written = -1
+        self.watched = "valid" if data.size("valid") else "train"
         self.saved_at = time.monotonic()
         self.stopped_by: int | None = None
 
@@ -216,7 +218,8 @@ class _Loop:
             self._restore()
         first = self.step
         self.observer.start(self.training.epochs, self.steps_an_epoch, self.epoch)
-        with _signals(self._stop), pyro.validation_enabled(False):
+        with _signals(self._stop), pyro.validation_enabled(False), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Encountered ")  # Pyro's, of a loss that is not finite: ours is an error
             self.pair.train(True)
             try:
                 while self.epoch < self.training.epochs and not self._out_of_patience():
@@ -269,9 +272,9 @@ class _Loop:
         self.observer.step(self.epoch, self.position, loss)
 
     def _validate(self) -> None:
-        """Measure the ELBO at beta = 1 on the validation split, always with the same draws."""
-        batches = (self._place(b) for b in self.data.batches("valid", 1000))
-        table = elbo(self.pair, batches, seed=0)
+        """Measure the ELBO at beta = 1 on the validation split (on the training split if it is empty), with fixed draws."""
+        batches = (self._place(b) for b in self.data.batches(self.watched, 1000))
+        table = bound(self.pair, batches, self.data.size("train"))
         row = {
             "epoch": self.epoch + 1,
             "step": self.step,
