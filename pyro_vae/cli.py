@@ -6,6 +6,7 @@ Exit status: 0 done, 2 wrong usage (one line that says what to change), 130 and 
 import difflib
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
@@ -125,7 +126,14 @@ def _add_pair(parser: Any, name: str) -> list[str]:
 def _build(args: Any, name: str, options: Iterable[str], spec: Any) -> Any:
     from pyro_vae.pairs import find
 
-    return find(name)(spec, **{option: args[option] for option in options})
+    return _with_options(find(name), spec, {option: args[option] for option in options})
+
+
+def _with_options(build: Callable, spec: Any, options: dict[str, Any]) -> Any:
+    try:
+        return build(spec, **options)
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from error
 
 
 def _named_pair(words: Sequence[str]) -> str:
@@ -315,7 +323,7 @@ def _rebuild(run: Any, allowed: str | None) -> tuple[Any, Any]:
     if name not in PAIRS and name != allowed:
         raise UsageError(f"{run} was trained with {name}, whose code would be run; allow it with --pair {name}")
     data = load_data(source["name"], **source["options"])
-    return find(name)(data.spec, **recipe["options"]), data
+    return _with_options(find(name), data.spec, recipe["options"]), data
 
 
 def _training(settings: dict[str, Any]) -> Any:
@@ -424,8 +432,9 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
 def _reword(message: str, parser: Any) -> str:
     """Say in one line what jsonargparse says in several, and suggest the option that was meant."""
     text = " ".join(message.split())
-    if "Unrecognized arguments:" in text:
-        word = text.split("Unrecognized arguments:")[1].split()[0].split("=")[0]
+    unknown = re.search(r"[Uu]nrecognized arguments: (--?[^ =]+)", text)
+    if unknown:
+        word = unknown[1]
         options = [o for action in parser._actions for o in action.option_strings]
         near = difflib.get_close_matches(word, options, 1)
         hint = f"did you mean {near[0]}?" if near else f"`{parser.prog} --help` lists the options"

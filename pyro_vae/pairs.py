@@ -68,7 +68,7 @@ def latent(
         hidden: widths of the perceptrons' hidden layers; the decoder has them in reverse.
         activation: of the nets.
     """
-    size = latent or parts.latent_size(spec)
+    size = parts.latent_size(spec, latent)
     p_x = parts.decoder(
         spec,
         size,
@@ -93,7 +93,7 @@ def linear(spec: Spec, *, latent: int | None = None, noise: str = "scalar") -> P
     """
     if noise not in ("scalar", "per-feature"):
         raise PairError(f"noise must be scalar or per-feature, got {noise!r}")
-    model = LinearModel(latent or parts.latent_size(spec), spec.features, 1 if noise == "scalar" else spec.features)
+    model = LinearModel(parts.latent_size(spec, latent), spec.features, 1 if noise == "scalar" else spec.features)
     return Pair(model, LinearGuide(model))
 
 

@@ -34,9 +34,17 @@ Covariance = Literal["diagonal", "low-rank", "full"]
 Net = Literal["mlp", "conv"]
 
 
-def latent_size(spec: Spec) -> int:
-    """Return how many latent dimensions to use when nobody says: 10 for small data, 40 from a hundred features on."""
-    return 10 if spec.features < 100 else 40
+def latent_size(spec: Spec, asked: int | None) -> int:
+    """Return the number of latent dimensions: ``asked``, or 10 for small data and 40 from a hundred features on.
+
+    Raises:
+        PairError: when fewer than one is asked for.
+    """
+    if asked is None:
+        return 10 if spec.features < 100 else 40
+    if asked < 1:
+        raise PairError(f"latent is the number of latent dimensions and must be at least 1, got {asked}")
+    return asked
 
 
 def likelihood(spec: Spec, name: Likelihood = "auto") -> Head:
