@@ -75,7 +75,8 @@ class FullCovariance(Head):
         """Return the distribution over ``(..., features)`` for ``parameters``, ``(..., size)``."""
         self.check_size(parameters)
         loc, raw_scale, below = parameters.split([self.features, self.features, self.size - 2 * self.features], -1)
-        lower = F.pad(bounded(below), (1, 0))[..., self._where]  # (..., features, features)
+        # a net's outputs are of the size of 1, and so many to a row would begin as strong correlations
+        lower = F.pad(bounded(below / self.features**0.5), (1, 0))[..., self._where]  # (..., features, features)
         lower = lower + torch.eye(self.features, dtype=lower.dtype, device=lower.device)
         length = lower.square().sum(-1).sqrt()
         return dist.MultivariateNormal(loc, scale_tril=(to_scale(raw_scale) / length).unsqueeze(-1) * lower)
