@@ -116,7 +116,7 @@ def flat(x: np.ndarray, contents: Contents) -> np.ndarray:
     """Return ``x`` as (data, features), images in the order (channels, height, width)."""
     if x.ndim == 4 and contents.channels_last:
         x = x.transpose(0, 3, 1, 2)
-    return x.reshape(len(x), -1)
+    return x.reshape(len(x), *contents.fields["x"])
 
 
 @dataclass

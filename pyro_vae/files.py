@@ -152,12 +152,12 @@ def _check_unpacked(path: Path, unpacked: int) -> None:
     packed = path.stat().st_size
     if unpacked > memory_limit():
         raise DataError(
-            f"{path} unpacks to {unpacked / 2**30:,.1f} GiB, more than half of this machine's memory: "
+            f"{path} unpacks to {unpacked / 2**30:,.3g} GiB, more than half of this machine's memory: "
             "save each array as a .npy file in one folder, which is read piece by piece."
         )
     if unpacked > max(2**30, _RATIO_LIMIT * packed):
         raise DataError(
-            f"{path} unpacks to {unpacked / packed:,.0f} times its size ({unpacked / 2**30:,.1f} GiB), as no honest data do: "
+            f"{path} unpacks to {unpacked / packed:,.0f} times its size ({unpacked / 2**30:,.3g} GiB), as no honest data do: "
             "save the arrays as .npy files in one folder."
         )
 

@@ -42,7 +42,7 @@ def read_image_folder(
     need = len(images) * height * width * channels
     if need > memory_limit():
         raise DataError(
-            f"{len(images):,} images of {height} x {width} pixels take {need / 2**30:,.1f} GiB, more than half of "
+            f"{len(images):,} images of {height} x {width} pixels take {need / 2**30:,.3g} GiB, more than half of "
             "this machine's memory: give a smaller --image-size."
         )
     tops = {top for _, top in images}
@@ -124,19 +124,11 @@ def _decode(picture: "Image", height: int, width: int, channels: int, crop: int 
         warnings.simplefilter("ignore")  # of metadata that we do not use
         plain = picture.convert("L" if channels == 1 else "RGB")
     if crop is not None:
-        plain = (
-            ImageOps.fit(plain, (crop, crop), Image.Resampling.NEAREST)
-            if min(plain.size) < crop
-            else _middle(plain, crop)
-        )
+        left, top = (plain.width - crop) // 2, (plain.height - crop) // 2
+        plain = plain.crop((left, top, left + crop, top + crop))
     if plain.size != (width, height):
         plain = ImageOps.fit(plain, (width, height), Image.Resampling.BILINEAR)
     return np.asarray(plain).reshape(height, width, channels)
-
-
-def _middle(picture: "Image", crop: int) -> "Image":
-    left, top = (picture.width - crop) // 2, (picture.height - crop) // 2
-    return picture.crop((left, top, left + crop, top + crop))
 
 
 def _image(path: Path) -> "Image":
@@ -147,16 +139,16 @@ def _image(path: Path) -> "Image":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the size is checked here, more strictly than Pillow warns
             picture = Image.open(path, formats=_FORMATS)
-    except (
-        Exception
-    ) as error:  # a damaged header raises OSError, SyntaxError, struct.error, DecompressionBombError, ...
+    except Exception as error:  # a damaged header raises OSError, SyntaxError, DecompressionBombError, ...
         raise _unreadable(path, error) from error
+    problem = None
     if picture.width * picture.height > _PIXEL_LIMIT:
-        raise DataError(
-            f"{path} is an image of {_by(picture.size[::-1])}, more than {_PIXEL_LIMIT:,} pixels: make it smaller."
-        )
-    if picture.mode.startswith(("I", "F")):
-        raise DataError(f"{path} is an image of more than 8 bits a channel (mode {picture.mode}): save it with 8 bits.")
+        problem = f"of {_by(picture.size[::-1])}, more than {_PIXEL_LIMIT:,} pixels: make it smaller."
+    elif picture.mode.startswith(("I", "F")):
+        problem = f"of more than 8 bits a channel (mode {picture.mode}): save it with 8 bits."
+    if problem:
+        picture.close()
+        raise DataError(f"{path} is an image {problem}")
     return picture
 
 

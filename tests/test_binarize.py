@@ -24,7 +24,9 @@ def test_the_probability_is_exact_when_every_random_byte_comes_up_equally_often(
 def test_frequencies_of_codes(top):
     k = np.arange(top + 1, dtype=np.uint8)
     n = 2000 * 500
-    ones = sum(draw(np.tile(k, (2000, 1)), top, key=key(top, i), positions=PLACES).sum(0, dtype=int) for i in range(500))
+    ones = sum(
+        draw(np.tile(k, (2000, 1)), top, key=key(top, i), positions=PLACES).sum(0, dtype=int) for i in range(500)
+    )
     assert ones[0] == 0
     assert ones[-1] == n
     p = k[1:-1] / top
