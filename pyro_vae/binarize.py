@@ -75,4 +75,5 @@ def draw(values: NDArray, top: int | None, *, key: int, positions: NDArray[np.in
 def _row_words(key: int, places: Words, features: int, *, size: int) -> Words:
     """Return enough random words for ``features`` numbers of ``size`` bytes in each row: ``(batch, words)``."""
     words = -(-features * size // 8)
-    return random_words(key, places * np.uint64(words) + np.arange(words, dtype=np.uint64)).astype("<u8", copy=False)
+    counters: Words = np.add(places * np.uint64(words), np.arange(words, dtype=np.uint64), dtype=np.uint64)
+    return random_words(key, counters).astype("<u8", copy=False)

@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pyro_vae.binarize import Words, mix
 from pyro_vae.files import DataError
 
 Arrays = Mapping[str, np.ndarray]
 
 _PIECE = 2**23  # bytes read at a time
 _GRID_ERROR = 1e-6  # float32 keeps k/255 to 3e-8; real measurements are not this close to a grid by chance
-_COPIES = 0.05
 
 
 @dataclass(frozen=True)
@@ -105,8 +103,10 @@ def in_memory(array: np.ndarray, key: str, contents: Contents) -> np.ndarray:
         wanted = {"class": np.int64, "integer": np.int64, "boolean": np.bool_, "float": np.float32}[kind]
         return array.astype(wanted, copy=False).reshape(len(array), *contents.fields[key])
     x = flat(array, contents)
-    if contents.top is None or contents.top > 255:
+    if contents.top is None:
         return np.ascontiguousarray(x, np.float32)
+    if contents.top > 255:
+        return (x if x.dtype.kind == "f" else x / contents.top).astype(np.float32)
     if x.dtype.kind == "f":
         return np.rint(x * contents.top).astype(np.uint8)
     return np.ascontiguousarray(x, np.uint8)
@@ -116,18 +116,7 @@ def flat(x: np.ndarray, contents: Contents) -> np.ndarray:
     """Return ``x`` as (data, features), images in the order (channels, height, width)."""
     if x.ndim == 4 and contents.channels_last:
         x = x.transpose(0, 3, 1, 2)
-    return x.reshape(len(x), -1)
-
-
-def copies(x: np.ndarray) -> np.ndarray | None:
-    """Return a number for each datum, the same for equal ones, when a few are copies of others; else None.
-
-    A few copies are accidents of collecting, which must not lie in two splits. Many (over 5%) mean that the space is
-    small and repeats are honest draws: keeping those together would leave whole patterns out of the training split.
-    """
-    hashes = np.concatenate([_row_hashes(piece) for piece in pieces(x)])
-    distinct, number = np.unique(hashes, return_inverse=True)
-    return number if 0 < len(x) - len(distinct) <= _COPIES * len(x) else None
+    return x.reshape(len(x), *contents.fields["x"])
 
 
 @dataclass
@@ -308,14 +297,6 @@ def _classes(highest: int, known: int | None, data: int, name: str) -> int:
             f"{name}: y holds the class {highest:,} among {data:,} data: number the classes from 0, or give y as floats."
         )
     return known or highest + 1
-
-
-def _row_hashes(piece: np.ndarray) -> Words:
-    data = np.ascontiguousarray(piece).reshape(len(piece), -1).view(np.uint8)
-    words = np.zeros((len(data), -(-data.shape[1] // 8)), np.uint64)
-    words.view(np.uint8)[:, : data.shape[1]] = data
-    words += np.arange(1, words.shape[1] + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    return mix(words).sum(axis=1, dtype=np.uint64)
 
 
 def _spell(dtype: np.dtype) -> str:

@@ -4,10 +4,10 @@ The order of an epoch and every binary draw are pure functions of (seed, epoch, 
 epoch without saved state, and each of several processes computes its share of the same global batch.
 """
 
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from pyro_vae.binarize import draw, key
-from pyro_vae.contents import Contents, copies, flat, in_memory, inspect
+from pyro_vae.contents import Contents, flat, inspect
 from pyro_vae.files import DataError
 from pyro_vae.sources import DATASETS, Source, open_source
+from pyro_vae.splits import SPLITS, Split, cut
 
 __all__ = ["DATASETS", "Data", "DataError", "Spec", "load_data"]
 
 _BINARIZE = ("gray", "static", "dynamic")
-_SPLITS = ("train", "valid", "test")
 
 Batch = dict[str, Tensor]
 Device = torch.device | str | None
@@ -56,21 +56,6 @@ class Spec:
     description: str
 
 
-@dataclass(frozen=True)
-class _Split:
-    """Raw arrays and the rows of them that belong to a split (None: all, in order)."""
-
-    arrays: Mapping[str, np.ndarray]
-    rows: np.ndarray | None
-
-    def __len__(self) -> int:
-        return len(self.arrays["x"]) if self.rows is None else len(self.rows)
-
-    def take(self, name: str, positions: np.ndarray) -> np.ndarray:
-        rows = positions if self.rows is None else self.rows[positions]
-        return np.asarray(self.arrays[name]).take(rows, axis=0)
-
-
 class Data:
     """The training, validation and test split of one data set, as batches: ``dict`` of fields of the same leading size.
 
@@ -78,7 +63,7 @@ class Data:
     binary draws made once and for all; training (`epoch`) reads the training split in an order drawn for each epoch.
     """
 
-    def __init__(self, spec: Spec, splits: Mapping[str, _Split], contents: Contents) -> None:
+    def __init__(self, spec: Spec, splits: Mapping[str, Split], contents: Contents) -> None:
         self.spec = spec
         self.recipe: dict[str, Any] | None = None
         """What `load_data` needs to load the same again, kept in run folders; None for arrays from memory."""
@@ -170,7 +155,7 @@ class Data:
     def _evaluation(self, split: str, positions: np.ndarray, device: Device) -> Batch:
         return self._collate(self._split(split), positions, key("evaluation", split), positions, device)
 
-    def _collate(self, split: _Split, positions: np.ndarray, noise: int, places: np.ndarray, device: Device) -> Batch:
+    def _collate(self, split: Split, positions: np.ndarray, noise: int, places: np.ndarray, device: Device) -> Batch:
         """Return the data at ``positions``; datum i's binary draws are those at ``places[i]`` of the stream ``noise``."""
         batch = {}
         for name in split.arrays:
@@ -188,7 +173,7 @@ class Data:
         """Return the raw value that means 1.0: floats of [0, 1] in a memory-mapped file mean what they say."""
         return None if raw.dtype.kind == "f" else self._contents.top
 
-    def _split(self, split: str) -> _Split:
+    def _split(self, split: str) -> Split:
         if split not in self._splits:
             raise DataError(f"There is no split {split!r}: choose train, valid or test.")
         return self._splits[split]
@@ -243,10 +228,10 @@ def load_data(
         classes=opened.classes,
     )
     mode = _binarization(binarize, opened, contents)
-    splits = _cut(opened, contents, valid, test, seed, split_by)
+    splits = cut(opened, contents, valid, test, seed, split_by)
     data = _described(opened.name, splits, contents, mode)
     options = {
-        "data_dir": data_dir and os.path.abspath(data_dir),
+        "data_dir": data_dir and os.path.abspath(Path(data_dir).expanduser()),
         "binarize": binarize,
         "valid": valid,
         "test": test,
@@ -257,7 +242,7 @@ def load_data(
         "split_by": split_by,
     }
     if isinstance(source, str | os.PathLike):
-        place = os.fspath(source) if source in DATASETS else os.path.abspath(source)
+        place = os.fspath(source) if source in DATASETS else os.path.abspath(Path(source).expanduser())
         data.recipe = {"name": place, "options": {name: value for name, value in options.items() if value is not None}}
     return data
 
@@ -271,76 +256,9 @@ def _binarization(binarize: str | None, opened: Source, contents: Contents) -> s
     return "gray" if contents.support == "binary" else binarize or opened.binarize
 
 
-def _cut(
-    opened: Source, contents: Contents, valid: float | None, test: float | None, seed: int, split_by: str | None
-) -> dict[str, _Split]:
-    """Return the splits: those given, and the others cut from the training part (or from all there is)."""
-    parts = {
-        part: {name: in_memory(array, name, contents) for name, array in arrays.items()}
-        for part, arrays in opened.parts.items()
-    }
-    sizes = {}
-    for split, asked, usual in (("valid", valid, opened.valid), ("test", test, opened.test)):
-        if split not in parts:
-            sizes[split] = usual if asked is None else asked
-        elif asked is not None:
-            raise DataError(f"{opened.name} has its own {split} split: leave {split}={asked} out.")
-    whole = parts.pop("all", None) or parts.pop("train")
-    groups = _groups(opened, whole, split_by)
-    rows = _divide(len(whole["x"]), sizes, groups, seed, opened.name)
-    splits = {split: _Split(arrays, None) for split, arrays in parts.items()}
-    splits |= {split: _Split(whole, rows[split]) for split in rows}
-    return {split: splits[split] for split in _SPLITS}
-
-
-def _groups(opened: Source, arrays: Mapping[str, np.ndarray], split_by: str | None) -> np.ndarray | None:
-    """Return a number for each datum; data with the same number may not be divided between splits."""
-    if split_by is None:
-        return None if opened.curated else copies(arrays["x"])
-    if split_by not in arrays or arrays[split_by].ndim != 1:
-        raise DataError(
-            f"split_by={split_by!r} is no field of one number a datum of {opened.name} (it has {', '.join(arrays)})."
-        )
-    return np.unique(arrays[split_by], return_inverse=True)[1]
-
-
-def _divide(
-    n: int, sizes: Mapping[str, float], groups: np.ndarray | None, seed: int, name: str
-) -> dict[str, np.ndarray]:
-    """Return the rows of each split of ``n`` data, in random order; without anything to cut, all rows in order."""
-    counts = {split: _count(size, n, split) for split, size in sizes.items()}
-    if sum(counts.values()) >= n:
-        cut = " and ".join(f"{count:,} for {split}" for split, count in counts.items())
-        raise DataError(f"{name} has {n:,} data, and {cut} leave none for training: give smaller splits or more data.")
-    if not any(counts.values()):
-        return {"train": np.arange(n)} | {split: np.empty(0, np.int64) for split in counts}
-    generator = torch.Generator().manual_seed(key("split", seed) >> 1)
-    order = torch.randperm(n, generator=generator).numpy()
-    if groups is not None:
-        shuffled = torch.randperm(int(groups.max()) + 1, generator=generator).numpy()
-        order = order[np.argsort(shuffled[groups[order]], kind="stable")]
-    rows, start = {}, 0
-    for split, count in counts.items():
-        stop = start + count
-        while groups is not None and 0 < stop < n and start < stop and groups[order[stop - 1]] == groups[order[stop]]:
-            stop += 1  # the group belongs to this split as a whole
-        rows[split], start = order[start:stop], stop
-    if start >= n:
-        raise DataError(
-            f"{name} has groups too large to leave any for training: give smaller splits or another split_by."
-        )
-    return {"train": np.sort(order[start:])} | rows
-
-
-def _count(size: float, n: int, split: str) -> int:
-    if isinstance(size, bool) or not 0 <= size < math.inf or (size >= 1 and size != int(size)):
-        raise DataError(f"{split}={size} is no size of a split: give a fraction below 1 or a whole number of data.")
-    return int(size) if size >= 1 or size == 0 else max(1, round(n * size))
-
-
-def _described(name: str, splits: dict[str, _Split], contents: Contents, mode: str) -> Data:
+def _described(name: str, splits: dict[str, Split], contents: Contents, mode: str) -> Data:
     """Return the data with their `Spec`, for which the training split is read once."""
-    sizes = [len(splits[split]) for split in _SPLITS]
+    sizes = [len(splits[split]) for split in SPLITS]
     features = contents.fields["x"][0]
     kind = f"images {'x'.join(map(str, contents.image))}" if contents.image else f"data of {features} features"
     support = "binary" if mode != "gray" else contents.support

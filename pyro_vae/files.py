@@ -1,4 +1,4 @@
-"""Arrays and pictures from files that nobody vouches for: .npy, .npz, IDX, images.
+"""Arrays from files that nobody vouches for: .npy, .npz, IDX.
 
 No reader runs code from a file or trusts its header: what the header announces is compared with what the file holds, and
 with this machine's memory, before anything is allocated. Whatever is wrong comes out as one sentence in a `DataError`.
@@ -11,21 +11,13 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 _HEADER_LIMIT = 10_000  # bytes; numpy's own limit for a .npy header
 _RATIO_LIMIT = 100  # real data rarely shrink more than this; deflate reaches 1,000 on a zip bomb
-_PIXEL_LIMIT = 64_000_000  # of one image: 8,000 x 8,000
-_SUFFIXES = frozenset(".png .jpg .jpeg .bmp .gif .webp .tif .tiff .pgm .ppm".split())
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-_GREY = frozenset({"1", "L", "LA", "La"})
 
 
 class DataError(ValueError):
@@ -84,7 +76,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     except DataError:
         raise
     except Exception as error:  # a damaged zip raises BadZipFile, zlib.error, EOFError, struct.error, ...
-        raise DataError(f"{path} is damaged and cannot be unpacked ({_brief(error)}): save it again.") from error
+        raise DataError(f"{path} is damaged and cannot be unpacked ({brief(error)}): save it again.") from error
 
 
 def read_idx(path: Path, *, dims: int) -> np.ndarray:
@@ -102,102 +94,6 @@ def read_idx(path: Path, *, dims: int) -> np.ndarray:
         if math.prod(shape) == 0:
             raise DataError(f"{path} is empty: its header announces the shape {shape}.")
         return np.frombuffer(stream.read(), np.uint8).reshape(shape)
-
-
-def list_images(folder: Path) -> list[tuple[Path, str | None]]:
-    """Return each image file of ``folder`` with its class, the first folder on the way to it (None if directly inside)."""
-    found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(place, name)
-            if path.suffix.lower() in _SUFFIXES and not name.startswith("."):
-                inside = path.relative_to(folder).parts
-                found.append((path, inside[0] if len(inside) > 1 else None))
-    return found
-
-
-def image_shape(paths: Sequence[Path], image_size: int | None) -> tuple[int, int, int]:
-    """Return (height, width, channels) that hold every image: one channel if all are grey, else three.
-
-    Only the images' headers are read. With ``image_size`` None they must agree in size.
-    """
-    shape, first, grey = None, None, True
-    for path in paths:
-        with _image(path) as picture:
-            size = (picture.height, picture.width)
-            grey = grey and picture.mode in _GREY
-        if image_size is None and shape not in (None, size):
-            raise DataError(
-                f"Images differ in size ({first} is {_by(shape)}, {path} is {_by(size)}): give --image-size."
-            )
-        shape, first = size, first or path
-    height, width = (image_size, image_size) if image_size else shape or (0, 0)
-    return height, width, 1 if grey else 3
-
-
-def read_images(paths: Iterable[Path], into: np.ndarray, *, crop: int | None = None) -> None:
-    """Fill ``into``, uint8 of (images, height, width, channels), with the decoded images.
-
-    Args:
-        paths: the image files.
-        into: gets image after image; an image of another size is cut to the middle in the wanted proportions and resized.
-        crop: cut this many pixels square from the middle first.
-    """
-    height, width, channels = into.shape[1:]
-    for row, path in zip(into, paths, strict=True):
-        with _image(path) as picture:
-            try:
-                row[...] = _decode(picture, height, width, channels, crop)
-            except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, IndexError, ...
-                raise _unreadable(path, error) from error
-
-
-def _decode(picture: "Image", height: int, width: int, channels: int, crop: int | None) -> np.ndarray:
-    from PIL import Image, ImageOps
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of metadata that we do not use
-        plain = picture.convert("L" if channels == 1 else "RGB")
-    if crop is not None:
-        plain = (
-            ImageOps.fit(plain, (crop, crop), Image.Resampling.NEAREST)
-            if min(plain.size) < crop
-            else _middle(plain, crop)
-        )
-    if plain.size != (width, height):
-        plain = ImageOps.fit(plain, (width, height), Image.Resampling.BILINEAR)
-    return np.asarray(plain).reshape(height, width, channels)
-
-
-def _middle(picture: "Image", crop: int) -> "Image":
-    left, top = (picture.width - crop) // 2, (picture.height - crop) // 2
-    return picture.crop((left, top, left + crop, top + crop))
-
-
-def _image(path: Path) -> "Image":
-    """Return the opened image, its header read and its size checked, nothing decoded yet."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the size is checked here, more strictly than Pillow warns
-            picture = Image.open(path, formats=_FORMATS)
-    except (
-        Exception
-    ) as error:  # a damaged header raises OSError, SyntaxError, struct.error, DecompressionBombError, ...
-        raise _unreadable(path, error) from error
-    if picture.width * picture.height > _PIXEL_LIMIT:
-        raise DataError(
-            f"{path} is an image of {_by(picture.size[::-1])}, more than {_PIXEL_LIMIT:,} pixels: make it smaller."
-        )
-    if picture.mode.startswith(("I", "F")):
-        raise DataError(f"{path} is an image of more than 8 bits a channel (mode {picture.mode}): save it with 8 bits.")
-    return picture
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path} is not a readable image ({_brief(error)}): replace it or take it out of the folder.")
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -256,12 +152,12 @@ def _check_unpacked(path: Path, unpacked: int) -> None:
     packed = path.stat().st_size
     if unpacked > memory_limit():
         raise DataError(
-            f"{path} unpacks to {unpacked / 2**30:,.1f} GiB, more than half of this machine's memory: "
+            f"{path} unpacks to {unpacked / 2**30:,.3g} GiB, more than half of this machine's memory: "
             "save each array as a .npy file in one folder, which is read piece by piece."
         )
     if unpacked > max(2**30, _RATIO_LIMIT * packed):
         raise DataError(
-            f"{path} unpacks to {unpacked / packed:,.0f} times its size ({unpacked / 2**30:,.1f} GiB), as no honest data do: "
+            f"{path} unpacks to {unpacked / packed:,.0f} times its size ({unpacked / 2**30:,.3g} GiB), as no honest data do: "
             "save the arrays as .npy files in one folder."
         )
 
@@ -273,11 +169,8 @@ def _check_length(path: Path, announced: int) -> None:
         raise DataError(f"{path} is {how}: its header announces {announced:,} bytes, the file has {actual:,}.")
 
 
-def _by(size: Iterable[int] | None) -> str:
-    return " x ".join(map(str, size or ()))
-
-
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
+    """Return the message of ``error`` on one line, cut to a readable length."""
     return _cut(" ".join(str(error).split()) or type(error).__name__)
 
 

@@ -4,27 +4,18 @@ Named sets lie in torchvision's layout, and torchvision downloads those that are
 """
 
 import difflib
-import math
+import importlib.util
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pyro_vae.files import (
-    DataError,
-    image_shape,
-    list_images,
-    memory_limit,
-    read_idx,
-    read_images,
-    read_npy,
-    read_npy_folder,
-    read_npz,
-)
+from pyro_vae.files import DataError, read_idx, read_npy, read_npy_folder, read_npz
+from pyro_vae.images import progress, read_image_folder, read_images
 
 DATASETS: dict[str, str] = {
     "digits": "1,797 handwritten digits, 8x8, 17 grey levels; comes with scikit-learn, nothing to download",
@@ -45,7 +36,10 @@ _IDX = {  # torchvision's class, start of the file names for training and test, 
     "kmnist": ("KMNIST", "train", "t10k", 10),
     "emnist": ("EMNIST", "emnist-balanced-train", "emnist-balanced-test", 47),
 }
-_SPLITS = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
+
+
+SPLIT_NAMES = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
+"""Endings of arrays' names, and names of folders of images, that mean a split."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,9 @@ def open_source(source: object, *, data_dir: str | os.PathLike | None = None, im
     elif isinstance(source, str | os.PathLike):
         path = Path(source).expanduser()
         if path.is_dir() and not any(path.glob("*.npy")):
-            return _image_folder(path, image_size)
+            parts = read_image_folder(path, image_size, SPLIT_NAMES)
+            height, width, channels = next(iter(parts.values()))["x"].shape[1:]
+            return Source(path.name, _ordered(parts), image=(channels, height, width))
         opened = _from_path(path, str(source))
     else:
         raise DataError(
@@ -130,8 +126,10 @@ def _parts(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, dict[str, 
     parts: dict[str, dict[str, np.ndarray]] = {}
     for name, array in arrays.items():
         field, _, ending = name.rpartition("_")
-        whole = not field or ending not in _SPLITS
-        parts.setdefault("all" if whole else _SPLITS[ending], {})[name if whole else field] = array
+        part, key = (SPLIT_NAMES[ending], field) if field and ending in SPLIT_NAMES else ("all", name)
+        if key in parts.setdefault(part, {}):
+            raise DataError(f"{where} has {key} of the {part} split twice: leave {name} out.")
+        parts[part][key] = array
     if not any("x" in part for part in parts.values()):
         raise DataError(f"{where} has no array x (it has {', '.join(arrays) or 'none'}): name the data x.")
     if "all" in parts and len(parts) > 1:
@@ -139,56 +137,31 @@ def _parts(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, dict[str, 
         raise DataError(f"{where} has both {names} and arrays of single splits such as x_train: give one or the other.")
     if "all" not in parts and not all("x" in part for part in (*parts.values(), parts.get("train", {}))):
         raise DataError(f"{where} has {', '.join(arrays)}: every split needs its x, and x_train must be there.")
-    order = ("all", "train", "valid", "test")
-    return {part: parts[part] for part in order if part in parts}
+    return _ordered(parts)
 
 
-def _image_folder(folder: Path, image_size: int | None) -> Source:
-    images = list_images(folder)
-    if not images:
-        raise DataError(f"{folder} holds neither .npy files nor images: check the name.")
-    shape = image_shape([path for path, _ in images], image_size)
-    need = len(images) * math.prod(shape)
-    if need > memory_limit():
-        raise DataError(
-            f"{len(images):,} images of {shape[0]} x {shape[1]} pixels take {need / 2**30:,.1f} GiB, more than half of "
-            "this machine's memory: give a smaller --image-size."
-        )
-    tops = {top for _, top in images}
-    if "train" in tops and tops <= _SPLITS.keys():
-        found = {_SPLITS[top]: list_images(folder / top) for top in sorted(t for t in tops if t is not None)}
-    else:
-        found = {"all": images}
-    names = {label for listed in found.values() for _, label in listed}
-    if None in names and len(names) > 1:
-        raise DataError(
-            f"{folder} holds images both inside and beside its subfolders: give every image a class, or none."
-        )
-    number = {label: i for i, label in enumerate(sorted(label for label in names if label is not None))}
-    parts = {}
-    for part in ("all", "train", "valid", "test"):
-        if part in found:
-            listed = found[part]
-            x = np.empty((len(listed), *shape), np.uint8)
-            read_images((path for path, _ in _progress(listed, f"reading {folder.name}")), x)
-            parts[part] = {"x": x}
-            if number:
-                parts[part]["y"] = np.array([number[label] for _, label in listed if label is not None])
-    return Source(folder.name, parts, image=(shape[2], shape[0], shape[1]))
+def _ordered(parts: Mapping[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+    return {part: parts[part] for part in ("all", "train", "valid", "test") if part in parts}
 
 
 def _named(name: str, folder: Path) -> Source:
     if name == "digits":
-        from sklearn.datasets import load_digits
-
-        bunch = load_digits()
-        arrays = {"x": bunch.data.astype(np.uint8), "y": bunch.target}
-        return Source(name, {"all": arrays}, levels=17, image=(1, 8, 8), classes=10)
+        x, y = _bundled_digits()
+        return Source(name, {"all": {"x": x, "y": y}}, levels=17, image=(1, 8, 8), classes=10)
     if name in _IDX:
         return _idx(name, folder)
     if name == "cifar10":
         return _cifar10(folder)
     return _svhn(folder)
+
+
+def _bundled_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels, 0 to 16, and the labels that scikit-learn ships, without the seconds that its import takes."""
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise DataError("digits come with scikit-learn, which is not installed: install it, or choose other data.")
+    table = np.loadtxt(Path(package.origin).parent / "datasets/data/digits.csv.gz", np.uint8, delimiter=",")
+    return table[:, :-1], table[:, -1]
 
 
 def _idx(name: str, folder: Path) -> Source:
@@ -201,7 +174,7 @@ def _idx(name: str, folder: Path) -> Source:
     }
     if not all(path.exists() for path in files.values()):
         options = {"split": "balanced"} if name == "emnist" else {}
-        _torchvision(name, folder, lambda sets: getattr(sets, kind)(folder, download=True, **options))
+        _torchvision(name, folder, kind, **options)
     parts = {}
     for part in ("train", "test"):
         try:
@@ -221,7 +194,7 @@ def _idx(name: str, folder: Path) -> Source:
 def _cifar10(folder: Path) -> Source:
     parts = {}
     for part in ("train", "test"):
-        found = _torchvision("cifar10", folder, lambda sets, p=part: sets.CIFAR10(folder, p == "train", download=True))
+        found = _torchvision("cifar10", folder, "CIFAR10", train=part == "train")
         parts[part] = {"x": found.data, "y": np.asarray(found.targets)}
     return Source("cifar10", parts, valid=5000, classes=10, curated=True)
 
@@ -229,7 +202,7 @@ def _cifar10(folder: Path) -> Source:
 def _svhn(folder: Path) -> Source:
     parts = {}
     for part in ("train", "test"):
-        found = _torchvision("svhn", folder, lambda sets, p=part: sets.SVHN(folder, p, download=True))
+        found = _torchvision("svhn", folder, "SVHN", split=part)
         parts[part] = {"x": found.data, "y": found.labels}
     return Source("svhn", parts, valid=5000, classes=10, curated=True)
 
@@ -238,9 +211,7 @@ def _omniglot(folder: Path, image_size: int | None) -> Source:
     size = image_size or 28
     parts, known = {}, 0
     for part in ("train", "test"):
-        found = _torchvision(
-            "omniglot", folder, lambda sets, p=part: sets.Omniglot(folder, background=p == "train", download=True)
-        )
+        found = _torchvision("omniglot", folder, "Omniglot", background=part == "train")
         place = Path(found.target_folder)
         paths = [place / found._characters[label] / name for name, label in found._flat_character_images]
         labels = np.array([label for _, label in found._flat_character_images])
@@ -256,7 +227,7 @@ def _celeba(folder: Path, image_size: int | None) -> Source:
     size = image_size or 64
     parts = {}
     for part in ("train", "valid", "test"):
-        found = _torchvision("celeba", folder, lambda sets, p=part: sets.CelebA(folder, p, download=True))
+        found = _torchvision("celeba", folder, "CelebA", split=part)
         paths = [folder / "celeba/img_align_celeba" / name for name in found.filename]
         # 148 pixels from the middle of the aligned 218 x 178 hold the face: the crop of most published figures
         x = _decoded(paths, folder / f"celeba/pyro_vae_{size}_{part}.npy", (size, size, 3), crop=148)
@@ -279,7 +250,7 @@ def _decoded(paths: Sequence[Path], cache: Path, shape: tuple[int, ...], *, crop
     partial = cache.with_name(f"{cache.name}.{os.getpid()}.part")
     try:
         x = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(paths), *shape))
-        read_images(_progress(paths, f"decoding {cache.parent.name}"), x, crop=crop)
+        read_images(progress(paths, f"decoding {cache.parent.name}"), x, crop=crop)
         x.flush()
         partial.replace(cache)
     except OSError as error:
@@ -291,26 +262,17 @@ def _decoded(paths: Sequence[Path], cache: Path, shape: tuple[int, ...], *, crop
     return read_npy(cache)
 
 
-def _torchvision(name: str, folder: Path, build: Callable[[Any], Any]) -> Any:
-    """Return ``build(torchvision.datasets)``, which downloads what is absent and compares checksums."""
+def _torchvision(name: str, folder: Path, kind: str, **options: Any) -> Any:
+    """Return torchvision's data set ``kind``, which downloads what is absent and compares checksums."""
     import torchvision.datasets
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of numpy about the pickles inside published sets
-            return build(torchvision.datasets)
+            return getattr(torchvision.datasets, kind)(folder, download=True, **options)
     except Exception as error:  # urllib, zipfile, pickle, scipy and torchvision raise whatever they like
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(
             f"{name} is not complete in {folder} and could not be downloaded ({reason}): "
             "put its files there, or name the folder that has them with --data-dir."
         ) from error
-
-
-def _progress[T](items: Sequence[T], what: str) -> Iterable[T]:
-    if len(items) < 5000:
-        return items
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, what, console=Console(stderr=True))  # stdout is for results
