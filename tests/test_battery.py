@@ -1,0 +1,139 @@
+"""What holds for every pair in the registry."""
+
+import math
+from typing import Any
+
+import pyro
+import pyro.poutine as poutine
+import pytest
+import torch
+from pairs import ROWS, Row
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyro_vae import elbo, find_problems, log_weights
+from pyro_vae.evidence import PARTICLES, plate_nesting, run
+from pyro_vae.handlers import is_enumerated, is_latent
+from pyro_vae.pairing import Pair
+from pyro_vae.pairs import PAIRS
+
+
+@pytest.fixture(params=ROWS)
+def row(request: pytest.FixtureRequest) -> Row:
+    return ROWS[request.param]
+
+
+def loss(pair: Pair, batch: dict[str, Tensor]) -> Tensor:
+    torch.manual_seed(1)
+    return pair.objective.differentiable_loss(pair.bound_model, pair.bound_guide, batch)
+
+
+def test_every_pair_of_the_zoo_has_a_row() -> None:
+    assert {row.pair for row in ROWS.values()} == set(PAIRS.values())
+
+
+def test_the_contract_is_kept(row: Row) -> None:
+    assert find_problems(row.build(), row.batch()) == []
+
+
+def test_the_elbo_is_finite_and_the_sum_of_its_sites(row: Row) -> None:
+    table = elbo(row.build(), row.batch(), num_samples=2)
+    assert math.isfinite(table.elbo)
+    assert table.elbo == pytest.approx(table.reconstruction - table.kl)
+
+
+def test_an_exact_guide_makes_every_draw_give_the_evidence(row: Row) -> None:
+    if not row.exact:
+        return
+    log_w = log_weights(row.build(), row.batch(), 5)
+    torch.testing.assert_close(log_w, log_w[:1].expand_as(log_w), rtol=0, atol=1e-10)
+
+
+def test_a_step_moves_every_parameter(row: Row) -> None:
+    pair = row.build()
+    loss(pair, row.batch())  # creates the parameters that programs make on their first run
+    parameters = pair.named_parameters()
+    before = {name: p.detach().clone() for name, p in parameters.items()}
+    optimizer = torch.optim.Adam(list(parameters.values()), lr=1e-3)
+    loss(pair, row.batch()).backward()
+    optimizer.step()
+    assert [name for name, p in parameters.items() if torch.equal(p, before[name])] == []
+
+
+def test_particles_are_worth_as_much_together_as_one_by_one(row: Row) -> None:
+    pair, batch = row.build(), row.batch()
+    nesting = plate_nesting(pair, batch)
+    guide, _ = run(pair, batch, 3, nesting)
+    draws = {n: s for n, s in guide.nodes.items() if s["type"] == "sample" and _is_drawn(s)}
+    with _Fixed(draws, slice(0, 3), nesting):
+        together = log_weights(pair, batch, 3)
+    one_by_one = []
+    for k in range(3):
+        with _Fixed(draws, slice(k, k + 1), nesting):
+            one_by_one.append(log_weights(pair, batch, 1))
+    torch.testing.assert_close(together, torch.cat(one_by_one), rtol=1e-12, atol=1e-12)
+
+
+def test_log_weights_do_not_depend_on_the_other_data(row: Row) -> None:
+    pair, batch = row.build(), row.batch()
+    nesting = plate_nesting(pair, batch)
+    guide, _ = run(pair, batch, 3, nesting)
+    draws = {n: s for n, s in guide.nodes.items() if s["type"] == "sample" and _is_drawn(s)}
+    with _Fixed(draws, slice(0, 3), nesting):
+        whole = log_weights(pair, batch, 3)
+    half = {name: {**s, "value": _data(s, slice(0, 5))} for name, s in draws.items()}
+    with _Fixed(half, slice(0, 3), nesting):
+        part = log_weights(pair, {name: tensor[:5] for name, tensor in batch.items()}, 3)
+    torch.testing.assert_close(part, whole[:, :5], rtol=1e-9, atol=1e-9)
+
+
+def test_draws_of_the_model_are_valid_data(row: Row) -> None:
+    pair, batch = row.build(), row.batch()
+    observed = poutine.trace(pair.bound_model).get_trace(batch)
+    drawn = poutine.trace(poutine.uncondition(pair.bound_model)).get_trace(batch)
+    for name, site in observed.nodes.items():
+        if site["type"] == "sample" and site["is_observed"] and type(site["fn"]).__name__ not in ("_Subsample", "Unit"):
+            value, fn = drawn.nodes[name]["value"], drawn.nodes[name]["fn"]
+            assert value.shape == site["value"].shape
+            assert value.isfinite().all()
+            assert fn.support.check(value).all()
+
+
+def test_a_loaded_state_gives_the_same_loss(row: Row, tmp_path: Any) -> None:
+    pair, other, batch = row.build(0), row.build(1), row.batch()
+    expected = loss(pair, batch)
+    assert not torch.equal(loss(other, batch), expected)
+    torch.save(pair.state_dict(), tmp_path / "state")
+    other.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    assert torch.equal(loss(other, batch), expected)
+
+
+def test_the_graphical_model_can_be_drawn(row: Row) -> None:
+    pair, batch = row.build(), row.batch()
+    structure = pyro.infer.inspect.get_model_relations(pair.bound_model, model_args=(batch,))
+    assert structure["observed"]
+
+
+def _is_drawn(site: dict[str, Any]) -> bool:
+    return is_latent(site) and not is_enumerated(site) and type(site["fn"]).__name__ != "_Subsample"
+
+
+def _data(site: dict[str, Any], keep: slice) -> Tensor:
+    dim = site["value"].dim() - len(site["fn"].event_shape) - 1
+    return site["value"][(slice(None),) * dim + (keep,)]
+
+
+class _Fixed(Messenger):
+    """Give the guide's sites, where there are particles, the draws of an earlier run."""
+
+    def __init__(self, draws: dict[str, dict[str, Any]], keep: slice, nesting: int) -> None:
+        super().__init__()
+        self.draws, self.keep, self.nesting = draws, keep, nesting
+
+    def _pyro_sample(self, msg: Any) -> None:
+        sizes = [frame.size for frame in msg["cond_indep_stack"] if frame.name == PARTICLES]
+        if msg["name"] in self.draws and msg["value"] is None and sizes == [self.keep.stop - self.keep.start]:
+            site = self.draws[msg["name"]]
+            dim = site["value"].dim() - len(site["fn"].event_shape) - self.nesting - 1
+            msg["value"] = site["value"][(slice(None),) * dim + (self.keep,)]
+            msg["done"] = True
