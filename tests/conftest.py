@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyro
 import pytest
+import sympy  # noqa: F401 (torch loads it on first use of some operations, and it adds a filter for its warnings)
 import torch
 
 torch.set_num_threads(1)  # small operations on several threads wait for each other, more so beside other processes
