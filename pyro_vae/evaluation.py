@@ -138,7 +138,7 @@ def quick_samples(num_data: int) -> int:
 
 
 def _rms(pair: Pair, data: Data, split: str) -> float | None:
-    total = count = 0
+    total, count = 0.0, 0
     for batch in data.batches(split, ROWS):
         means = reconstruct(pair, batch)
         if "x" not in means or means["x"].shape != batch["x"].shape:

@@ -1,5 +1,6 @@
 """The usual decoder and encoder for given data: a net and a head chosen by name."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from torch import nn
@@ -71,10 +72,9 @@ def likelihood(spec: Spec, name: Likelihood = "auto") -> Head:
         return Bernoulli(features)
     if name == "continuous-bernoulli":
         return ContinuousBernoulli(features)
-    return Normal(
-        features,
-        {"normal": "learned", "normal-per-feature": "per_feature", "normal-predicted": "predicted"}[name],
-    )
+    if name == "normal":
+        return Normal(features, "learned")
+    return Normal(features, "per_feature" if name == "normal-per-feature" else "predicted")
 
 
 def decoder(
@@ -114,7 +114,7 @@ def encoder(
 
 def posterior_head(latent: int, covariance: Covariance = "diagonal") -> Head:
     """Return the head of a Gaussian q(z | ...)."""
-    heads: dict[str, type[Head]] = {"diagonal": Normal, "low-rank": LowRank, "full": FullCovariance}
+    heads: dict[str, Callable[[int], Head]] = {"diagonal": Normal, "low-rank": LowRank, "full": FullCovariance}
     return heads[covariance](latent)
 
 

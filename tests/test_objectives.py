@@ -340,7 +340,7 @@ def test_reweighted_wake_sleep_trains_the_guide_on_the_posterior() -> None:
     second = (posterior.mean - loc).square() + posterior.variance
     expected = -(-guide.log_spread - 0.5 * second / scale.square()).sum(-1).mean()
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(expected, wanted)])
-    mean, error = mean_and_error(lambda: gradients(ReweightedWakeSleep(4000), model, guide, x, wanted))
+    mean, _error = mean_and_error(lambda: gradients(ReweightedWakeSleep(4000), model, guide, x, wanted))
     # normalising the weights biases by about 1 / draws
     torch.testing.assert_close(mean.detach(), expected, rtol=0.02, atol=0.02)
 
@@ -378,7 +378,7 @@ def test_total_correlation_of_beta_one_is_the_elbo() -> None:
 
 
 def test_stratified_weights_estimate_the_aggregate_posterior_without_bias() -> None:
-    model, guide, _ = pair()
+    _model, guide, _ = pair()
     data = torch.randn(40, FEATURES).double()
     loc, scale = guide.net(data).detach(), guide.log_spread.exp().detach()
     z = (loc[0] + scale * 0.3).detach()
