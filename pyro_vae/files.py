@@ -97,6 +97,8 @@ def read_idx(path: Path, *, dims: int) -> np.ndarray:
 
 
 def _opened(path: Path) -> BinaryIO:
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is no ordinary file: check the name.")  # opening a pipe would wait for ever
     try:
         return path.open("rb")
     except OSError as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_vae.files import DataError, read_idx, read_npy, read_npy_folder, read_npz
+from pyro_vae.files import DataError, brief, read_idx, read_npy, read_npy_folder, read_npz
 from pyro_vae.images import progress, read_image_folder, read_images
 
 DATASETS: dict[str, str] = {
@@ -74,7 +74,7 @@ def open_source(source: object, *, data_dir: str | os.PathLike | None = None, im
             return _SIZED[source](folder, image_size)
         opened = _named(source, folder)
     elif isinstance(source, str | os.PathLike):
-        path = Path(source).expanduser()
+        path = _path(source)
         if path.is_dir() and not any(path.glob("*.npy")):
             parts = read_image_folder(path, image_size, SPLIT_NAMES)
             height, width, channels = next(iter(parts.values()))["x"].shape[1:]
@@ -88,6 +88,17 @@ def open_source(source: object, *, data_dir: str | os.PathLike | None = None, im
     if image_size is not None:
         raise DataError(f"image_size={image_size} resizes folders of images, omniglot and celeba, not {opened.name}.")
     return opened
+
+
+def _path(source: str | os.PathLike) -> Path:
+    try:
+        path = Path(source).expanduser()
+        path.stat()
+    except FileNotFoundError:
+        pass  # the caller knows what else the name may mean
+    except (OSError, ValueError, RuntimeError) as error:  # too long, with a null character, of an unknown user, ...
+        raise DataError(f"{brief(Exception(source))} cannot be opened ({brief(error)}): check the name.") from None
+    return path
 
 
 def _from_path(path: Path, given: str) -> Source:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pyro_vae as pv
@@ -177,6 +177,7 @@ def test_moments_hold_far_from_zero():
 # --- splits --------------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=50, deadline=None)
 @given(n=st.integers(3, 200), valid=st.floats(0, 0.4), test=st.floats(0, 0.4), seed=st.integers(0, 5))
 def test_splits_are_disjoint_and_cover(n, valid, test, seed):
     data = numbered(n, valid=valid, test=test, seed=seed)
@@ -187,6 +188,7 @@ def test_splits_are_disjoint_and_cover(n, valid, test, seed):
     assert sorted(ids(data.epoch(0, 1, seed=0))) == sorted(parts["train"])
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.integers(0, 9), min_size=12, max_size=80).filter(lambda groups: len(set(groups)) > 4), st.integers(0, 9)
 )
@@ -256,6 +258,7 @@ def test_evaluation_is_fixed_whatever_the_batch_size(binarize):
         assert same(whole, numbered(300, binarize=binarize).batch(split))
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     n=st.integers(4, 90),
     size=st.integers(1, 100),
@@ -367,6 +370,25 @@ def test_importing_and_loading_digits_is_quick_of_imports():
     assert out.strip() == "[]"
 
 
+def test_the_recipe_loads_the_same_again(tmp_path, monkeypatch):
+    np.savez(tmp_path / "a.npz", x=RNG.random((50, 12)))
+    monkeypatch.chdir(tmp_path)
+    for source, options in (
+        ("digits", {}),
+        ("digits", {"binarize": "static", "valid": 0.2, "test": 7, "seed": 3}),
+        ("a.npz", {"image": (3, 2, 2)}),
+    ):
+        data = load_data(source, **options)
+        assert data.recipe is not None
+        with monkeypatch.context() as elsewhere:
+            elsewhere.chdir("/")
+            again = load_data(data.recipe["name"], **data.recipe["options"])
+        assert again.recipe == data.recipe
+        assert again.spec.image == data.spec.image
+        assert same(again.batch("test"), data.batch("test"))
+    assert load_data({"x": RNG.random((50, 12))}).recipe is None
+
+
 def test_the_package_offers_it():
     assert pv.load_data is load_data
     assert set(DATASETS) == set("digits mnist fashion_mnist kmnist emnist omniglot cifar10 svhn celeba".split())
@@ -394,6 +416,9 @@ X = np.random.default_rng(0).normal(size=(20, 3))
         ("mnits", {}, "There is no data set called 'mnits': did you mean 'mnist'?"),
         ("zebra", {}, "There is no data set called 'zebra': choose from digits, mnist,"),
         ("no/such/folder", {}, "There is no file or folder no/such/folder: check the name."),
+        ("a" * 5000, {}, "cannot be opened ([Errno 36] File name too long"),
+        ("a\0b", {}, "cannot be opened (embedded null byte): check the name."),
+        ("~nobody-of-this-name/x.npy", {}, "cannot be opened (Could not determine home directory.): check the name."),
         ("gone.npz", {}, "gone.npz cannot be opened (No such file or directory)"),
         (5, {}, "Data cannot be loaded from int: give a name such as 'digits'"),
         ("digits", {"binarize": "both"}, "There is no binarize='both': choose gray, static or dynamic."),

@@ -256,6 +256,7 @@ def test_files_that_cannot_be_used(tmp_path):
     (tmp_path / "a.csv").write_text("1,2")
     (tmp_path / "a.npz").write_text("no zip")
     (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe.npy")
     with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
         archive.writestr("readme.txt", "hello")
     for name, message in (
@@ -263,6 +264,7 @@ def test_files_that_cannot_be_used(tmp_path):
         ("a.npz", "is damaged and cannot be unpacked (File is not a zip file): save it again."),
         ("text.npz", "array 'readme.txt' of"),
         ("empty", "holds neither .npy files nor images: check the name."),
+        ("pipe.npy", "is no ordinary file: check the name."),
         ("gone.npy", "cannot be opened (No such file or directory)"),
     ):
         with pytest.raises(DataError) as caught:
