@@ -5,25 +5,48 @@ their log-mean-exp estimates log p(x) from below, and their tail tells how far t
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-import pyro
 import pyro.poutine as poutine
 import torch
-from pyro.distributions.util import scale_and_mask, sum_rightmost
-from pyro.ops.contract import einsum
-from pyro.poutine import Trace
-from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
-from pyro_vae.handlers import is_enumerated, is_latent, is_site
-from pyro_vae.pairing import Batch, Pair, PairError
+from pyro_vae.handlers import is_latent
+from pyro_vae.pairing import Batch, Pair
 from pyro_vae.tails import khat_of_tail, tail_size
+from pyro_vae.weights import (
+    PARTICLES,
+    evaluation,
+    log_weights,
+    particles,
+    pieces,
+    plate_nesting,
+    run,
+    size_of,
+    takes_particles,
+    terms,
+    weigh,
+)
 
-PARTICLES = "_particles"
+__all__ = [
+    "PARTICLES",
+    "ElboTable",
+    "Evidence",
+    "active_units",
+    "elbo",
+    "evaluation",
+    "log_evidence",
+    "log_weights",
+    "plate_nesting",
+    "posterior_means",
+    "run",
+]
+
 ROWS = 4096  # draws decoded at a time: activations of this many rows stay near the processor's caches
+DRAWS_OF_MEAN = (
+    1024  # for guides whose mean has no closed form: adds a thousandth of the posterior variance to Var_x E[z | x]
+)
 
 
 class Evidence(NamedTuple):
@@ -33,7 +56,7 @@ class Evidence(NamedTuple):
     stderr: Tensor  # Monte Carlo standard error of the estimate (delta method)
     ess: Tensor  # effective number of draws, 1 to num_samples
     khat: Tensor  # Pareto shape of the largest weights: below 0.7 the estimate and its error are to be believed
-    elbo: Tensor  # mean log-weight of the same draws
+    elbo: Tensor  # mean log-weight of the same draws, enumerated sites summed out
 
     @property
     def mean(self) -> float:
@@ -55,22 +78,6 @@ class ElboTable(NamedTuple):
     sites: dict[str, float]  # what each site adds to the ELBO: -KL for a latent site
 
 
-def log_weights(pair: Pair, batch: Batch, num_samples: int = 1) -> Tensor:
-    """Log importance weights log p(x, z) - log q(z | x) of ``num_samples`` draws: ``(num_samples, batch)``.
-
-    Enumerated sites are summed over exactly. Plates inside the data plate are summed, subsampling and ``poutine.scale`` are
-    not counted (these are densities), masks are. Differentiable: handlers and gradients work as in any Pyro program.
-
-    Raises:
-        PairError: for a pair whose latent variables lie outside the data plate: the data then depend on each other
-            and no datum has a weight of its own.
-    """
-    nesting = plate_nesting(pair, batch)
-    if not _takes_particles(pair, batch, nesting):
-        return torch.cat([_weigh(pair, batch, None, nesting) for _ in range(num_samples)])
-    return _weigh(pair, batch, num_samples, nesting)
-
-
 def log_evidence(
     pair: Pair,
     data: Batch | Iterable[Batch],
@@ -83,7 +90,8 @@ def log_evidence(
     """Estimate log p(x) of every datum, in nats, with standard error, effective sample size and k-hat.
 
     Burda et al. (2015), arXiv 1509.00519, eq. 8 with ``num_samples`` = K (5000 for figures to report). Runs in chunks
-    of about ``rows`` draws whatever K and the number of data, adding up in float64, so memory stays bounded.
+    of about ``rows`` draws whatever K and the number of data, adding up in float64, so memory stays bounded; the data's batches
+    make no difference.
 
     Args:
         data: one batch, or an iterable of batches such as ``data.batches("test", 500)``.
@@ -94,36 +102,33 @@ def log_evidence(
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     done: list[Evidence] = []
     with evaluation(pair, seed):
-        for batch in _batches(data):
-            size = _size(batch)
-            width = max(1, min(size, rows // min(num_samples, 64)))
-            for start in range(0, size, width):
-                part = {name: tensor[start : start + width] for name, tensor in batch.items()}
-                done.append(_estimate(pair, part, num_samples, rows))
-                if progress is not None:
-                    progress(_size(part))
+        for part in pieces(data, max(1, rows // min(num_samples, 64))):
+            done.append(_estimate(pair, part, num_samples, rows))
+            if progress is not None:
+                progress(size_of(part))
     return Evidence(*(torch.cat(column) for column in zip(*done, strict=True)))
 
 
 def elbo(pair: Pair, data: Batch | Iterable[Batch], *, num_samples: int = 1, seed: int = 0) -> ElboTable:
     """Return the ELBO (beta = 1) by site, averaged over the data and ``num_samples`` draws each.
 
-    Factors of enumerated sites are summed out together and appear under the joined names of their sites.
+    Sites that the guide enumerates are averaged over exactly. Those that only the model enumerates are summed out: they and what
+    depends on them appear as one observed term, under the joined names of the sites.
     """
     sums: dict[str, float] = {}
     observed: set[str] = set()
     count = 0
     with evaluation(pair, seed):
-        for batch in _batches(data):
+        for batch in pieces(data, max(1, ROWS // num_samples)):
             nesting = plate_nesting(pair, batch)
-            vectorized = _takes_particles(pair, batch, nesting)
+            vectorized = takes_particles(pair, batch, nesting)
             for _ in range(1 if vectorized else num_samples):
-                terms, names = _terms(pair, batch, num_samples if vectorized else None, nesting)
-                observed |= names
-                for name, term in terms.items():
+                parts = terms(pair, batch, num_samples if vectorized else None, nesting, marginal=False)
+                observed |= parts.observed
+                for name, term in parts.sites.items():
                     share = term.double().sum().item() / (num_samples if not vectorized else term.shape[0])
                     sums[name] = sums.get(name, 0.0) + share
-            count += _size(batch)
+            count += size_of(batch)
     sites = {name: value / count for name, value in sums.items()}
     reconstruction = math.fsum(value for name, value in sites.items() if name in observed)
     total = math.fsum(sites.values())
@@ -131,23 +136,20 @@ def elbo(pair: Pair, data: Batch | Iterable[Batch], *, num_samples: int = 1, see
 
 
 def posterior_means(
-    pair: Pair, data: Batch | Iterable[Batch], *, num_samples: int = 16, seed: int = 0
+    pair: Pair, data: Batch | Iterable[Batch], *, num_samples: int | None = None, seed: int = 0
 ) -> dict[str, Tensor]:
-    """E[z | x] under the guide for every latent vector site in the data plate: ``(data, latent)``.
+    """E[z | x] under the guide for every continuous latent site in the data plate alone: ``(data, latent)``.
 
-    The mean of the site's distribution averaged over ``num_samples`` draws of the sites above it.
+    The mean of the site's distribution (a draw where it has none) averaged over ``num_samples`` runs of the guide: by default
+    one where that mean is the same every run, else 1024.
     """
     means: dict[str, list[Tensor]] = {}
     with evaluation(pair, seed):
-        for batch in _batches(data):
+        for batch in pieces(data, 64):
             nesting = plate_nesting(pair, batch)
-            draws = num_samples if _takes_particles(pair, batch, nesting) else None
-            trace, _ = run(pair, batch, draws, nesting, enumerate_sites=False)
-            for name, site in trace.nodes.items():
-                frames = {frame.name for frame in site["cond_indep_stack"]} if is_latent(site) else set()
-                if frames - {PARTICLES} == {pair.data_plate} and site["value"].is_floating_point():
-                    draws_of_mean = _mean(site).reshape(-1, _size(batch), math.prod(site["fn"].event_shape))
-                    means.setdefault(name, []).append(draws_of_mean.mean(0))
+            runs = num_samples or (DRAWS_OF_MEAN if _varies(pair, batch, nesting) else 1)
+            for name, mean in _site_means(pair, batch, runs, nesting).items():
+                means.setdefault(name, []).append(mean)
     return {name: torch.cat(parts) for name, parts in means.items()}
 
 
@@ -156,192 +158,22 @@ def active_units(means: Mapping[str, Tensor], threshold: float = 0.01) -> dict[s
     return {name: int((mean.var(0, correction=0) > threshold).sum()) for name, mean in means.items()}
 
 
-def plate_nesting(pair: Pair, batch: Batch) -> int:
-    """How many batch dimensions the pair's plates use, counted from the right."""
-    with torch.no_grad(), poutine.block(), _quiet_random():
-        guide = poutine.trace(pair.bound_guide).get_trace(batch)
-        model = poutine.trace(poutine.replay(pair.bound_model, trace=guide)).get_trace(batch)
-    dims = [
-        -frame.dim
-        for trace in (guide, model)
-        for site in trace.nodes.values()
-        if site["type"] == "sample"
-        for frame in site["cond_indep_stack"]
-        if frame.vectorized
-    ]
-    return max(dims, default=0)
+def _varies(pair: Pair, batch: Batch, nesting: int) -> bool:
+    first, second = (_site_means(pair, batch, 1, nesting) for _ in range(2))
+    return any(not torch.equal(first[name], second[name]) for name in first)
 
 
-def run(
-    pair: Pair, batch: Batch, num_samples: int | None, nesting: int, *, enumerate_sites: bool = True
-) -> tuple[Trace, Trace]:
-    """Trace guide and model, with ``num_samples`` particles on the left when given.
-
-    Sites marked for enumeration take all their values in parallel, on dims left of the particles, or are drawn
-    like any other when ``enumerate_sites`` is false.
-    """
-
-    def vectorize(program: Callable) -> Callable:
-        if num_samples is None:
-            return program
-        return pyro.plate(PARTICLES, num_samples, dim=-nesting - 1)(program)
-
-    if not enumerate_sites:
-        guide = poutine.trace(vectorize(pair.bound_guide)).get_trace(batch)
-        return guide, poutine.trace(poutine.replay(vectorize(pair.bound_model), trace=guide)).get_trace(batch)
-    first = -nesting - 2
-    guide = poutine.trace(poutine.enum(vectorize(pair.bound_guide), first_available_dim=first)).get_trace(batch)
-    enumerated = poutine.enum(vectorize(pair.bound_model), first_available_dim=first - _enumerated_dims(guide))
-    model = poutine.trace(poutine.replay(enumerated, trace=guide)).get_trace(batch)
-    return guide, model
-
-
-def _enumerated_dims(trace: Trace) -> int:
-    return sum(is_enumerated(s) for s in trace.nodes.values() if s["type"] == "sample" and not s["is_observed"])
-
-
-def _weigh(pair: Pair, batch: Batch, num_samples: int | None, nesting: int) -> Tensor:
-    terms, _ = _terms(pair, batch, num_samples, nesting)
-    return torch.stack(torch.broadcast_tensors(*terms.values())).sum(0)
-
-
-def _terms(pair: Pair, batch: Batch, num_samples: int | None, nesting: int) -> tuple[dict[str, Tensor], set[str]]:
-    """What each site adds to log w, each ``(num_samples or 1, batch)``, and the names of the observed ones."""
-    guide, model = run(pair, batch, num_samples, nesting)
-    sites = {name: site for name, site in model.nodes.items() if is_site(site)}
-    summed = [name for name, site in sites.items() if is_enumerated(site) and not site["is_observed"]]
-    factors = {name: _log_prob(site) for name, site in sites.items()}
-    for name, site in guide.nodes.items():
-        # an enumerated guide site proposes nothing: its values are all there
-        if is_site(site) and not is_enumerated(site):
-            factors[f"q:{name}"] = -_log_prob(site)
-            sites[f"q:{name}"] = site
-    for name, site in sites.items():
-        if _frame(site, pair) is None:
-            raise PairError(
-                f"site {name.removeprefix('q:')!r} lies outside the plate {pair.data_plate!r}, so the data depend on each "
-                "other and no datum has a log p(x) of its own; move it inside, or name the data's plate with data_plate="
-            )
-    terms: dict[str, Tensor] = {}
-    observed = {name for name, site in sites.items() if site["is_observed"] and not name.startswith("q:")}
-    if summed:
-        name = ",".join(sorted({n.removeprefix("q:") for n in factors if _enumerated(factors[n], nesting)}))
-        joint = {n: f for n, f in factors.items() if _enumerated(f, nesting)}
-        terms[name] = _sum_out(pair, guide, model, list(joint), nesting)
-        observed.add(name)
-        factors = {n: f for n, f in factors.items() if n not in joint}
-    data_dim = next(f.dim for f in (_frame(s, pair) for s in sites.values()) if f is not None)
-    for name, factor in factors.items():
-        kept = _keep(factor, data_dim, nesting)
-        key = name.removeprefix("q:")
-        terms[key] = terms[key] + kept if key in terms else kept
-    width = num_samples or 1
-    return {name: term.expand(width, _size(batch)) for name, term in terms.items()}, observed
-
-
-def _frame(site: Mapping, pair: Pair) -> CondIndepStackFrame | None:
-    return next((f for f in site["cond_indep_stack"] if f.name == pair.data_plate), None)
-
-
-def _log_prob(site: Mapping) -> Tensor:
-    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    return scale_and_mask(log_prob, 1.0, site["mask"])
-
-
-def _enumerated(factor: Tensor, nesting: int) -> bool:
-    return factor.dim() > nesting + 1
-
-
-def _keep(factor: Tensor, data_dim: int, nesting: int) -> Tensor:
-    """Sum over every plate but the data's and the particles': ``(particles or 1, batch)``."""
-    factor = factor.reshape((1,) * (nesting + 1 - factor.dim()) + factor.shape)
-    factor = factor.movedim(data_dim, 0).movedim(1 if nesting else 0, 0)  # particles, data, inner plates
-    return sum_rightmost(factor, factor.dim() - 2)
-
-
-def _sum_out(pair: Pair, guide: Trace, model: Trace, names: list[str], nesting: int) -> Tensor:
-    """log sum exp over the enumerated sites of the product of the named factors: ``(particles or 1, batch)``."""
-    guide.compute_log_prob()
-    model.compute_log_prob()
-    guide.pack_tensors()
-    model.pack_tensors(guide.plate_to_symbol)
-    symbols = guide.plate_to_symbol | model.plate_to_symbol
-    outer = "".join(symbols[name] for name in (PARTICLES, pair.data_plate) if name in symbols)
-    inner = "".join(symbol for name, symbol in symbols.items() if symbol not in outer)
-    operands = []
-    for name in names:
-        trace = guide if name.startswith("q:") else model
-        packed = trace.nodes[name.removeprefix("q:")]["packed"]
-        log_prob = scale_and_mask(packed["unscaled_log_prob"], 1.0, packed["mask"])
-        dims = packed["unscaled_log_prob"]._pyro_dims
-        operands.append((-log_prob if trace is guide else log_prob, dims))
-    present = set("".join(dims for _, dims in operands))
-    out = "".join(s for s in outer if s in present)
-    equation = ",".join(dims for _, dims in operands) + "->" + out
-    (result,) = einsum(
-        equation,
-        *(o for o, _ in operands),
-        plates="".join(s for s in inner if s in present),
-        backend="pyro.ops.einsum.torch_log",
-        modulo_total=True,  # data and particles are no plates here, so no factor is left open
-    )
-    return result if len(out) == 2 else result.unsqueeze(0)
-
-
-def _takes_particles(pair: Pair, batch: Batch, nesting: int) -> bool:
-    """Whether the programs accept particles on the left; those that reshape by hand may not and are run in a loop."""
-    try:
-        with torch.no_grad(), poutine.block(), _quiet_random():
-            _terms(pair, batch, 2, nesting)
-    except PairError:
-        raise
-    except (RuntimeError, ValueError, IndexError, TypeError):
-        return False
-    return True
-
-
-def _estimate(pair: Pair, batch: Batch, num_samples: int, rows: int) -> Evidence:
-    stream = _Stream(num_samples)
-    nesting = plate_nesting(pair, batch)
-    together = max(1, rows // _size(batch)) if _takes_particles(pair, batch, nesting) else None
-    left = num_samples
-    while left:
-        now = 1 if together is None else min(left, together)
-        stream.add(_weigh(pair, batch, None if together is None else now, nesting).double())
-        left -= now
-    return stream.result()
-
-
-class _Stream:
-    """Log-weights added up in float64, chunk by chunk: only sums and the largest weights are kept."""
-
-    def __init__(self, num_samples: int) -> None:
-        self.num_samples = num_samples
-        self.tail = tail_size(num_samples)
-        self.log_sum = self.log_squares = self.total = torch.tensor(0.0)
-        self.largest = torch.empty(0)
-        self.started = False
-
-    def add(self, log_w: Tensor) -> None:
-        log_sum, log_squares = log_w.logsumexp(0), (2 * log_w).logsumexp(0)
-        keep = min(self.tail + 1, self.num_samples)
-        if not self.started:
-            self.log_sum, self.log_squares, self.total = log_sum, log_squares, log_w.sum(0)
-            self.largest = log_w.topk(min(keep, len(log_w)), 0).values
-            self.started = True
-            return
-        self.log_sum = torch.logaddexp(self.log_sum, log_sum)
-        self.log_squares = torch.logaddexp(self.log_squares, log_squares)
-        self.total = self.total + log_w.sum(0)
-        both = torch.cat([self.largest, log_w])
-        self.largest = both.topk(min(keep, len(both)), 0).values
-
-    def result(self) -> Evidence:
-        k = self.num_samples
-        ess = torch.exp(2 * self.log_sum - self.log_squares).clamp(1, k)
-        stderr = (1 / ess - 1 / k).clamp(min=0).sqrt()
-        khat = khat_of_tail(self.largest, k)
-        return Evidence(self.log_sum - math.log(k), stderr, ess, khat, self.total / k)
+def _site_means(pair: Pair, batch: Batch, num_samples: int, nesting: int) -> dict[str, Tensor]:
+    vectorized = num_samples > 1 and takes_particles(pair, batch, nesting)
+    guide = particles(pair.bound_guide, num_samples if vectorized else None, nesting)
+    sums: dict[str, Tensor] = {}
+    for _ in range(1 if vectorized else num_samples):
+        for name, site in poutine.trace(guide).get_trace(batch).nodes.items():
+            frames = {frame.name for frame in site["cond_indep_stack"]} if is_latent(site) else set()
+            if frames - {PARTICLES} == {pair.data_plate} and site["value"].is_floating_point():
+                mean = _mean(site).reshape(-1, size_of(batch), math.prod(site["fn"].event_shape))
+                sums[name] = sums.get(name, 0) + mean.mean(0)
+    return {name: total if vectorized else total / num_samples for name, total in sums.items()}
 
 
 def _mean(site: Mapping) -> Tensor:
@@ -351,29 +183,38 @@ def _mean(site: Mapping) -> Tensor:
         return site["value"]
 
 
-def _size(batch: Batch) -> int:
-    return len(next(iter(batch.values())))
+def _estimate(pair: Pair, batch: Batch, num_samples: int, rows: int) -> Evidence:
+    stream = _Stream(num_samples)
+    nesting = plate_nesting(pair, batch)
+    together = max(1, rows // size_of(batch)) if takes_particles(pair, batch, nesting) else None
+    left = num_samples
+    while left:
+        now = 1 if together is None else min(left, together)
+        stream.add(weigh(pair, batch, None if together is None else now, nesting).double())
+        left -= now
+    return stream.result()
 
 
-def _batches(data: Batch | Iterable[Batch]) -> Iterable[Batch]:
-    return [data] if isinstance(data, Mapping) else data
+class _Stream:
+    """Log-weights added up in float64, chunk by chunk: only sums and the largest weights are kept."""
 
+    def __init__(self, num_samples: int) -> None:
+        self.num_samples = num_samples
+        self.keep = min(tail_size(num_samples) + 1, num_samples)
+        self.log_sum = self.log_squares = torch.tensor(-math.inf, dtype=torch.float64)
+        self.total = torch.tensor(0.0, dtype=torch.float64)
+        self.largest = torch.empty(0)
 
-@contextmanager
-def _quiet_random() -> Iterator[None]:
-    """Leave torch's random state as it was."""
-    with torch.random.fork_rng():
-        yield
+    def add(self, log_w: Tensor) -> None:
+        self.log_sum = torch.logaddexp(self.log_sum.to(log_w.device), log_w.logsumexp(0))
+        self.log_squares = torch.logaddexp(self.log_squares.to(log_w.device), (2 * log_w).logsumexp(0))
+        self.total = self.total.to(log_w.device) + log_w.sum(0)
+        both = torch.cat([self.largest, log_w]) if len(self.largest) else log_w
+        self.largest = both.topk(min(self.keep, len(both)), 0).values
 
-
-@contextmanager
-def evaluation(pair: Pair, seed: int) -> Iterator[None]:
-    """No gradients, evaluation mode, seeded draws; everything as it was afterwards."""
-    training = pair.training
-    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
-        torch.manual_seed(seed)
-        pair.train(False)
-        try:
-            yield
-        finally:
-            pair.train(training)
+    def result(self) -> Evidence:
+        k = self.num_samples
+        ess = torch.exp(2 * self.log_sum - self.log_squares).clamp(1, k)
+        stderr = (1 / ess - 1 / k).clamp(min=0).sqrt()
+        khat = khat_of_tail(self.largest, k)
+        return Evidence(self.log_sum - math.log(k), stderr, ess, khat, self.total / k)
