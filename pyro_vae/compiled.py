@@ -1,12 +1,14 @@
 """Run a callable that runs Pyro programs once, and replay the tensor operations that it did, without Python.
 
-`record(fn, *args)` runs `fn` under `make_fx`: what remains is a flat graph of ATen operations with every Pyro handler gone.
-Whatever tensors `fn` uses but was not given (parameters, buffers, a schedule's beta) become inputs of the graph, found by
-identity, and are read anew at each call. Draws stay draws, in the same order from the same random state as Pyro's.
+`record(fn, *args)` runs `fn` under `make_fx`: what remains is a flat graph of ATen operations with every Pyro
+handler gone. Whatever tensors `fn` uses but was not given (parameters, buffers, a schedule's beta) become
+inputs of the graph, found by identity, and are read anew at each call. Draws stay draws, in the same order
+from the same random state as Pyro's.
 
-A recording is never trusted before it is checked: it is made twice and both must agree (a Python counter or NumPy's noise
-differ), nothing in it may depend on a value that Python read, and it must give what `fn` gives on other data and other draws.
-What fails raises `NotRecordable` with one sentence that names the reason and the line. docs/compiled.md tells the rest.
+A recording is never trusted before it is checked: it is made twice and both must agree (a Python counter or
+NumPy's noise differ), nothing in it may depend on a value that Python read, and it must give what `fn` gives
+on other data and other draws. What fails raises `RecordingError` with one sentence that names the reason and
+the line. docs/compiled.md tells the rest.
 """
 
 import functools
@@ -20,21 +22,22 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pyro_vae.recording import Guard, NotRecordable, Observe, Reads, differences, trace, undisturbed
+from pyro_vae.recording import Guard, Observe, Reads, RecordingError, differences, trace, undisturbed
 
-__all__ = ["NotRecordable", "Observe", "Recording", "Watch", "inductor", "record", "signature"]
+__all__ = ["Observe", "Recording", "RecordingError", "Watch", "inductor", "record", "signature"]
 
-# How far a recording may be from eager Pyro: relative, in the norm of each output. The operations are the same, so this
-# is for sums that several threads add in another order; a wrong recording is off by far more.
+# How far a recording may be from eager Pyro: relative, in the norm of each output. The operations are the
+# same, so this is for sums that several threads add in another order; a wrong recording is off by far more.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, Enum)
 
 
 def signature(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], list[Tensor]]:
-    """Return what must be equal for one recording to serve two calls, and the tensors among the arguments in order.
+    """Return what must be equal for one recording to serve two calls, and the tensors among the arguments in
+    order.
 
     Raises:
-        NotRecordable: an argument is an object that cannot be compared by value.
+        RecordingError: an argument is an object that cannot be compared by value.
     """
     key: list[Any] = []
     tensors: list[Tensor] = []
@@ -59,8 +62,9 @@ def _describe(value: Any, key: list[Any], tensors: list[Tensor]) -> None:
     elif isinstance(value, _PLAIN):
         key += (type(value), value)
     else:
-        raise NotRecordable(
-            f"an argument is a {type(value).__name__}, which may change without notice; pass tensors, numbers and strings"
+        raise RecordingError(
+            f"an argument is a {type(value).__name__}, which may change without notice; "
+            "pass tensors, numbers and strings"
         )
 
 
@@ -77,10 +81,12 @@ def _rebuild(value: Any, tensors: Iterator[Tensor]) -> Any:
 
 
 class Watch:
-    """The Python state of programs that a recording holds fast: numbers, strings, flags and which tensor or module is where.
+    """The Python state of programs that a recording holds fast: numbers, strings, flags and which tensor or
+    module is where.
 
-    Looks at modules and their attributes (so also at train or eval mode), at bound methods, partials, wrapped functions,
-    `.program`, closures, and the globals that a function names. `changed()` tells whether one of them is no longer what it was.
+    Looks at modules and their attributes (so also at train or eval mode), at bound methods, partials, wrapped
+    functions, `.program`, closures, and the globals that a function names. `changed()` tells whether one of
+    them is no longer what it was.
     """
 
     def __init__(self, *programs: Any) -> None:
@@ -193,7 +199,7 @@ class Recording:
         return self.assemble(self.run(*tensors))
 
     def valid(self) -> bool:
-        """Tell whether the outside tensors are still where they were in memory (`module.to(device)` moves them)."""
+        """Tell whether the outside tensors are where they were in memory (`module.to(device)` moves them)."""
         return all(map(Tensor.is_set_to, self._held, self.outside))
 
     def run(self, *tensors: Tensor) -> Sequence[Tensor]:
@@ -245,12 +251,12 @@ def record(
         args: data; tensors in any nest of lists, tuples and dicts, numbers and strings.
         kwargs: the same, by name.
         reference: what the recording is checked against, `fn` itself by default. It returns the same nest.
-        params: tensors whose gradients `fn` collects through `backward`; `fn` is then called with the list of gradients,
-            which `backward` fills, as its first argument.
+        params: tensors whose gradients `fn` collects through `backward`; `fn` is then called with the list of
+            gradients, which `backward` fills, as its first argument.
         check: compare with `reference` on resampled data and other draws.
 
     Raises:
-        NotRecordable: with the reason and the line.
+        RecordingError: with the reason and the line.
     """
     kwargs = kwargs or {}
     _, given = signature(args, kwargs)
@@ -285,9 +291,9 @@ def record(
             shapes.append(shape)
     difference = differences(*graphs)
     if difference or shapes[0] != shapes[1]:
-        raise NotRecordable(
-            f"{difference or 'two recordings of one call return different constants'}, so it depends on something that "
-            "changes from call to call outside torch, such as a Python counter"
+        raise RecordingError(
+            f"{difference or 'two recordings of one call return different constants'}, so it depends on "
+            "something that changes from call to call outside torch, such as a Python counter"
         )
     recording = Recording(_pruned(graphs[0], outside), outside, shapes[0])
     if check:
@@ -317,7 +323,7 @@ def _pruned(graph: GraphModule, outside: list[Tensor]) -> GraphModule:
 
 
 def resampled(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return data of the same shapes that is as valid: each datum of the second half of the batch twice, in reverse."""
+    """Return data that is as valid: each datum of the second half of the batch twice, in reverse."""
     sizes = [len(t) for t in tensors if t.dim()]
     batch = max(set(sizes), key=sizes.count) if sizes else 0
     rows = batch - 1 - torch.arange(batch) // 2
@@ -332,7 +338,7 @@ def _check(
     leaves: list[Tensor],
     saved: Sequence[tuple[Tensor, Tensor]],
 ) -> None:
-    """Compare the recording with eager runs on resampled data and other draws, in outputs and in what they write."""
+    """Compare with eager runs on resampled data and other draws, in outputs and in what they write."""
     tensors = resampled(leaves)
     seed = 8_191  # any other draws will do
     with undisturbed(saved):
@@ -347,16 +353,18 @@ def _check(
         got = [*recording.run(*tensors), *(t.detach().clone() for t, _ in saved)]
     distance = furthest(wanted, got)
     if distance > 1:
-        raise NotRecordable(
-            f"its recording differs from eager Pyro on other data and draws by {distance:.0e} times what rounding explains"
+        raise RecordingError(
+            "its recording differs from eager Pyro on other data and draws "
+            f"by {distance:.0e} times what rounding explains"
         )
 
 
 def furthest(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> float:
     """Return the largest distance between two lists of tensors in units of `TOLERANCE`: up to 1 is rounding.
 
-    Relative to each tensor's own norm, with one hundredth of the largest norm as floor (a gradient that cancels to nothing
-    has only rounding left); numbers on their own are compared on their own. NaN equals NaN.
+    Relative to each tensor's own norm, with one hundredth of the largest norm as floor (a gradient that
+    cancels to nothing has only rounding left); numbers on their own are compared on their own. NaN equals
+    NaN.
     """
     if len(wanted) != len(got) or any(a.shape != b.shape for a, b in zip(wanted, got, strict=True)):
         return float("inf")

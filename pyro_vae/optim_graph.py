@@ -1,8 +1,10 @@
-"""Optimizers as part of a recorded graph: the update in tensor operations, on the torch optimizer's own state.
+"""Optimizers as part of a recorded graph: the update in tensor operations, on the torch optimizer's own
+state.
 
-The graph reads and writes `exp_avg` and the like where the optimizer keeps them, so its `state_dict()` stays true. What
-changes from step to step and is the same for all elements (learning rate, bias corrections) is computed on the host in
-float64 and enters as a small tensor: written into the graph, every element would compute the powers of the step count anew.
+The graph reads and writes `exp_avg` and the like where the optimizer keeps them, so its `state_dict()` stays
+true. What changes from step to step and is the same for all elements (learning rate, bias corrections) is
+computed on the host in float64 and enters as a small tensor: written into the graph, every element would
+compute the powers of the step count anew.
 """
 
 import math
@@ -15,6 +17,10 @@ from torch import Tensor
 from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer
 
 _FEATURES_LEFT_TO_TORCH = ("amsgrad", "maximize", "capturable", "differentiable")
+_HYPERPARAMETERS = (
+    *("betas", "eps", "weight_decay", "momentum", "dampening", "nesterov"),
+    *("clip_norm", "centered_variance", "lrd", "decoupled_weight_decay"),
+)
 _STATE: dict[type[Optimizer], tuple[str, ...]] = {
     Adam: ("exp_avg", "exp_avg_sq"),
     AdamW: ("exp_avg", "exp_avg_sq"),
@@ -25,7 +31,8 @@ _STATE: dict[type[Optimizer], tuple[str, ...]] = {
 
 
 class Update:
-    """The update of some parameters by their torch optimizers, in two halves: `prepare` on the host, `apply` in the graph.
+    """The update of some parameters by their torch optimizers, in two halves: `prepare` on the host, `apply`
+    in the graph.
 
     Args:
         owned: `(parameter, its optimizer, its group)` for each parameter that has a gradient.
@@ -66,7 +73,7 @@ class Update:
                 self._members.append([])
             self._members[row].append((parameter, optimizer, group))
             self._cohort.append(row)
-        self._keys = [key for key in cohorts]
+        self._keys = list(cohorts)
         self._groups = [list({id(g): g for _, _, g in members}.values()) for members in self._members]
         self._first_steps = [
             fresh and issubclass(key[0], SGD) for key, fresh in ((k, k[4]) for k in self._keys)
@@ -91,7 +98,7 @@ class Update:
         return None
 
     def valid(self) -> bool:
-        """Tell whether the optimizers still hold the tensors and hyperparameters that the graph was made for."""
+        """Tell whether the optimizers hold the tensors and hyperparameters that the graph was made for."""
         for optimizer, state in self._kept:
             if optimizer.state is not state:  # load_state_dict puts another in its place
                 return False
@@ -130,7 +137,7 @@ class Update:
         numbers: Tensor,
         loss: Tensor,
     ) -> Tensor:
-        """Write the updated parameters and state in place unless the loss or the clipped norm is not finite; return whether it is."""
+        """Write parameters and state in place if the loss (and clipped norm) is finite; return whether it is."""
         finite = loss.isfinite().all()
         grads = [grad.detach() for grad in grads]
         if self.clip is not None:
@@ -151,8 +158,7 @@ class Update:
 
 def _fixed(group: dict[str, Any]) -> tuple[Any, ...]:
     """The hyperparameters that are constants of the graph."""
-    return tuple(group.get(name) for name in ("betas", "eps", "weight_decay", "momentum", "dampening", "nesterov", "clip_norm",
-                                              "centered_variance", "lrd", "decoupled_weight_decay"))  # fmt: skip
+    return tuple(map(group.get, _HYPERPARAMETERS))
 
 
 def _age(state: dict[str, Any]) -> int:

@@ -1,12 +1,15 @@
-"""The modes under which a Pyro program is watched and recorded: the only file that leans on torch's private interfaces.
+"""The modes under which a Pyro program is watched and recorded: the only file that leans on torch's private
+interfaces.
 
-Written for torch 2.11 to 2.15 and pyro-ppl 1.9.1 to 1.9.2. Nothing is patched: both kinds of mode are torch's own, hold for
-one thread and end with their `with` block.
+Written for torch 2.11 to 2.15 and pyro-ppl 1.9.1 to 1.9.2. Nothing is patched: both kinds of mode are torch's
+own, hold for one thread and end with their `with` block.
 
-* `Observe` watches an ordinary eager run: which tensors come from outside the call, and which of them it writes.
-* `Guard` and `Reads` lie under `make_fx` while a run is recorded. A value that depends on an input or on a draw must not be
-  read by Python, and must not decide a shape: both would be frozen into the recording. Values that depend on constants only
-  (`torch.arange(5) > 2`) may be read, since they are the same every time.
+* `Observe` watches an ordinary eager run: which tensors come from outside the call, and which of them it
+  writes.
+* `Guard` and `Reads` lie under `make_fx` while a run is recorded. A value that depends on an input or on a
+  draw must not be read by Python, and must not decide a shape: both would be frozen into the recording.
+  Values that depend on constants only (`torch.arange(5) > 2`) may be read, since they are the same every
+  time.
 """
 
 import random
@@ -33,20 +36,26 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 _aten = torch.ops.aten
-_LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (torch, pyro, np) if module.__file__) + (
-    str(Path(__file__).parent / "recording.py"),
-    str(Path(__file__).parent / "compiled.py"),
+_LIBRARIES = (
+    *(str(Path(module.__file__).parent) for module in (torch, pyro, np) if module.__file__),
+    *(
+        str(Path(__file__).with_name(name))
+        for name in ("recording.py", "compiled.py", "step_graph.py", "svi.py")
+    ),
     "<",
+)
+_NO_FIXED_SHAPE = (
+    "it indexes by a boolean mask that depends on data or draws, so the result has no fixed shape"
 )
 _BATCH_NORMS = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
 
 
-class NotRecordable(RuntimeError):
+class RecordingError(RuntimeError):
     """What a program does that a recording cannot repeat; the text is one sentence that names the line."""
 
 
 def _line_of_program() -> str:
-    """Return `file.py:12, in model: the line` of the innermost frame that belongs to neither torch nor Pyro."""
+    """Return `file.py:12, in model: the line` of the innermost frame outside torch, Pyro and this engine."""
     frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
         frame = frame.f_back  # type: ignore[assignment]
@@ -58,8 +67,8 @@ def _line_of_program() -> str:
     return f"{Path(code.co_filename).name}:{frame.f_lineno}, in {code.co_name}: {line}"
 
 
-def _refuse(what: str) -> NotRecordable:
-    return NotRecordable(f"{what} ({_line_of_program()})")
+def _refuse(what: str) -> RecordingError:
+    return RecordingError(f"{what} ({_line_of_program()})")
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -158,9 +167,7 @@ class Guard(TorchDispatchMode):
                 return (args[0], self._positions(indices), *args[2:]), False
             if func is not _aten.index.Tensor and args[2].numel() == 1:
                 return args, False
-            raise _refuse(
-                "it indexes by a boolean mask that depends on data or draws, so the result has no fixed shape"
-            )
+            raise _refuse(_NO_FIXED_SHAPE)
         if torch.Tag.dynamic_output_shape in func.tags:
             if constant:
                 return args, True
@@ -187,12 +194,12 @@ class Guard(TorchDispatchMode):
 
 
 # Places in the libraries that read a value and whose answer is known, by the code that asks.
+_WARNS = {pyro.util.warn_if_nan.__code__, pyro.util.warn_if_inf.__code__}
 _TRUE_OR_FALSE: dict[CodeType, bool] = {
     # "are the arguments valid?": asked and answered in the eager run before
     torch.distributions.distribution._all_true_or_runtime_assert.__code__: True,
     # "is it NaN?": only warns
-    pyro.util.warn_if_nan.__code__: False,
-    pyro.util.warn_if_inf.__code__: False,
+    **dict.fromkeys(_WARNS, False),
     # "are all probabilities positive?": if not, `masked_select` drops the others before a dot product
     pyro.infer.util.Dice.compute_expectation.__code__: False,
 }
@@ -204,6 +211,7 @@ _IS_IDENTICALLY = {
 }
 # compares the scales of enumerated sites, which the eager run did with the same tensors
 _COMPARES_SCALES = pyro.infer.traceenum_elbo._get_common_scale.__wrapped__.__code__
+_GO_BETWEENS = {torch.overrides.__file__, torch.Tensor.backward.__code__.co_filename}
 _LEAVE_TORCH = {
     torch.Tensor.numpy,
     torch.Tensor.__array__,
@@ -221,13 +229,20 @@ class _Selected:
         self.tensor, self.mask = tensor, mask
 
     def __getattr__(self, name: str) -> Any:
-        raise _refuse(
-            "it indexes by a boolean mask that depends on data or draws, so the result has no fixed shape"
-        )
+        raise _refuse(_NO_FIXED_SHAPE)
+
+
+def _caller() -> CodeType:
+    """Return the code that called the function which a mode is asked about."""
+    frame = sys._getframe(2)
+    while frame.f_code.co_filename in _GO_BETWEENS and frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_code
 
 
 class Reads(TorchFunctionMode):
-    """Answer, while recording, the reads of values whose answer is known, and give fixed shapes to what can have them.
+    """Answer, while recording, the reads of values whose answer is known, and give fixed shapes to what can
+    have them.
 
     Args:
         guard: knows which tensors are constants.
@@ -244,7 +259,7 @@ class Reads(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        caller = sys._getframe(1).f_code
+        caller = _caller()
         if func is torch.Tensor.item:
             return float("nan") if caller in _IS_IDENTICALLY else args[0].detach()
         if func is torch.Tensor.__bool__ and caller in _TRUE_OR_FALSE:
@@ -254,8 +269,10 @@ class Reads(TorchFunctionMode):
                 return args[0].detach().item()
         if func is torch.Tensor.masked_select and caller is _DOT_OF_SELECTED:
             return torch.where(args[1], args[0], torch.zeros((), dtype=args[0].dtype, device=args[0].device))
+        if func is torch.Tensor.register_hook and caller in _WARNS:  # the same question of the gradient
+            return None
         if func is torch.Tensor.backward:
-            return self._backward(args[0])
+            return self._backward(*args, **kwargs)
         if func is torch._C._nn.one_hot:  # it reads its input to check it
             classes = kwargs.get("num_classes", args[1] if len(args) > 1 else -1)
             if classes >= 0:
@@ -269,10 +286,8 @@ class Reads(TorchFunctionMode):
             raise _refuse("it takes the value of a tensor out of torch")
         return func(*args, **kwargs)
 
-    def _backward(self, loss: Tensor) -> None:
-        if not loss.requires_grad:
-            return
-        grads = torch.autograd.grad(loss, self.params, allow_unused=True, retain_graph=True)
+    def _backward(self, loss: Tensor, gradient: Tensor | None = None, **_: Any) -> None:
+        grads = torch.autograd.grad(loss, self.params, gradient, allow_unused=True, retain_graph=True)
         for i, grad in enumerate(grads):
             old = self.grads[i]
             if grad is not None:
@@ -301,7 +316,7 @@ class Reads(TorchFunctionMode):
 
 @contextmanager
 def undisturbed(saved: Sequence[tuple[Tensor, Tensor]] = ()) -> Iterator[None]:
-    """Leave torch's random state, and the saved tensors, as they were; refuse draws from other random states."""
+    """Leave torch's random state and the saved tensors as they were; refuse draws from other states."""
     cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     state = torch.get_rng_state(), torch.cuda.get_rng_state_all() if cuda else []
     others = random.getstate(), np.random.get_state(legacy=False)
@@ -319,9 +334,9 @@ def undisturbed(saved: Sequence[tuple[Tensor, Tensor]] = ()) -> Iterator[None]:
             for tensor, copy in saved:
                 tensor.copy_(copy)
     if numpy_drawn or python_drawn:
-        raise NotRecordable(
-            f"it draws from {'NumPy' if numpy_drawn else 'Python'}'s random state, and a recording would repeat the first draw; "
-            "draw with torch"
+        raise RecordingError(
+            f"it draws from {'NumPy' if numpy_drawn else 'Python'}'s random state, and a recording would repeat "
+            "the first draw; draw with torch"
         )
 
 
@@ -335,16 +350,16 @@ def trace(fn: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> GraphMod
     """Record `fn(*inputs)` as one flat graph of ATen operations.
 
     Raises:
-        NotRecordable: the call reads varying values, or what torch could not record, as one sentence.
+        RecordingError: the call reads varying values, or what torch could not record, as one sentence.
     """
     try:
         with pyro.validation_enabled(False):
             return make_fx(fn, tracing_mode="real", record_module_stack=False)(*inputs)
-    except NotRecordable:
+    except RecordingError:
         raise
     except Exception as error:
         text = str(error).strip().splitlines() or [""]
-        raise NotRecordable(f"recording it raised {type(error).__name__}: {text[0][:200]}") from error
+        raise RecordingError(f"recording it raised {type(error).__name__}: {text[0][:200]}") from error
 
 
 def differences(one: GraphModule, other: GraphModule) -> str | None:
@@ -358,7 +373,7 @@ def differences(one: GraphModule, other: GraphModule) -> str | None:
             x, y = getattr(one, a.target), getattr(other, b.target)
             if isinstance(x, Tensor) and not (x.shape == y.shape and torch.equal(x, y)):
                 return f"two recordings of one call hold different constants: {_short(x)} and {_short(y)}"
-        elif a.op != b.op or a.op == "call_function" and a.target is not b.target:
+        elif a.op != b.op or (a.op == "call_function" and a.target is not b.target):
             return f"two recordings of one call differ: {a.target} and {b.target}"
         elif not _same((a.args, a.kwargs), (b.args, b.kwargs), number):
             return f"two recordings of one call hold different constants in {a.target}: {_numbers(a)} and {_numbers(b)}"

@@ -10,7 +10,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.compiled import NotRecordable, Watch, furthest, inductor, record
+from pyro_vae.compiled import RecordingError, Watch, furthest, inductor, record
 from pyro_vae.optim_graph import Update
 from pyro_vae.recording import trace, undisturbed
 
@@ -52,7 +52,7 @@ class StepGraph:
         tried: whether inductor was tried on it.
 
     Raises:
-        NotRecordable: with the reason and the line.
+        RecordingError: with the reason and the line.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class StepGraph:
         self._bind(tensors)
 
     def valid(self) -> bool:
-        """Tell whether the recording still holds: the same Python state, and the same tensors where they were."""
+        """Tell whether the recording holds: the same Python state, and the same tensors where they were."""
         store = pyro.get_param_store()._params
         return (
             self._recording.valid()
@@ -109,7 +109,7 @@ class StepGraph:
         """Compare the recording with an eager run on this batch and these draws, and leave no trace.
 
         Raises:
-            NotRecordable: they differ.
+            RecordingError: they differ.
         """
         outside = self._recording.outside
         written = [(t, t.detach().clone()) for t in outside if not t.requires_grad and t.is_floating_point()]
@@ -119,9 +119,9 @@ class StepGraph:
             got = self._recording.graph(*(t.detach() for t in outside), *tensors)
         distance = furthest([*parts(loss), *(g for g in grads if g is not None)], got)
         if distance > 1:
-            raise NotRecordable(
-                f"at call {self.calls} its recording no longer gave what eager Pyro gives ({distance:.0e} times what rounding "
-                "explains), so the program depends on something that was changed outside torch"
+            raise RecordingError(
+                f"at call {self.calls} its recording no longer gave what eager Pyro gives ({distance:.0e} times what "
+                "rounding explains), so the program depends on something that was changed outside torch"
             )
 
     def compile(self, tensors: Sequence[Tensor]) -> str | None:
@@ -142,9 +142,11 @@ class StepGraph:
         return None
 
     def _distance(self, compiled: Callable[..., Any], tensors: Sequence[Tensor]) -> float:
-        """Compare compiled code with the recorded graph on copies: the loss, buffers and the optimizer's averages.
+        """Compare compiled code with the recorded graph on copies: the loss, buffers and the optimizer's
+        averages.
 
-        Not the parameters: where a gradient is nothing but rounding, Adam's first steps make a full step of it.
+        Not the parameters: where a gradient is nothing but rounding, Adam's first steps make a full step of
+        it.
         """
         results = []
         for run in (self._graph, compiled):
@@ -164,7 +166,7 @@ class StepGraph:
         if len(params) != len(self._params) or any(
             p is not q for p, q in zip(params, self._params, strict=True)
         ):
-            raise NotRecordable(
+            raise RecordingError(
                 "its parameters are not the same tensors at every step, as with a running average in Pyro's store"
             )
         grads = [p.grad for p in params]
@@ -178,7 +180,8 @@ class StepGraph:
         if isinstance(optim, PyroOptim):
             _create_optimizers(optim, self._params)
         owner = _owners(optim)
-        # A parameter that a gradient once reached and now does not has a gradient of zero under Pyro's optimizers.
+        # A parameter that a gradient once reached and now does not has a gradient of zero under Pyro's
+        # optimizers.
         zero = [isinstance(optim, PyroOptim) and not r and bool(owner[id(p)][0].state.get(p))
                 for p, r in zip(self._params, self._reached, strict=True)]  # fmt: skip
         trained = [

@@ -1,4 +1,4 @@
-"""Stochastic variational inference with pyro.infer.SVI's signature, compiled where that can be done without changing a number."""
+"""Stochastic variational inference with pyro.infer.SVI's signature, compiled where that changes no number."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.compiled import NotRecordable, Watch, signature
+from pyro_vae.compiled import RecordingError, Watch, signature
 from pyro_vae.recording import Observe
 from pyro_vae.step_graph import StepGraph, as_tensors, parts
 
@@ -36,27 +36,32 @@ class EagerWarning(UserWarning):
 
 
 class SVI:
-    """Drop-in for `pyro.infer.SVI`: `step` returns the same loss, and takes a fraction of the time where Python is the cost.
+    """Drop-in for `pyro.infer.SVI`: `step` returns the same loss, and takes a fraction of the time where
+    Python is the cost.
 
-    The first call records the step (loss, gradients, optimizer) as one graph of tensor operations, checks it against eager
-    Pyro, and later calls replay it. A program that cannot be recorded soundly runs eagerly: one warning names the reason.
+    The first call records the step (loss, gradients, optimizer) as one graph of tensor operations, checks it
+    against eager Pyro, and later calls replay it. A program that cannot be recorded soundly runs eagerly: one
+    warning names the reason.
 
     Args:
         model: any Pyro program.
         guide: any Pyro program.
-        optim: a Pyro optimizer, which trains every parameter that the programs announce, or a torch optimizer, which trains
-            the parameters it was given. Learning rates may change from step to step.
+        optim: a Pyro optimizer, which trains every parameter that the programs announce, or a torch
+            optimizer, which trains the parameters it was given. Learning rates may change from step to step.
         loss: a Pyro ELBO, or `loss(model, guide, *args)` that returns a scalar tensor.
-        compile: "on" compiles before the first step; "recorded" replays the recorded graph and never compiles; "off" runs
-            eagerly; "auto" chooses by the number of steps only, so that a resumed run takes the same path (docs/compiled.md).
-        clip: largest norm of the gradient over all parameters; torch optimizers only (a Pyro optimizer has `clip_args`).
+        compile: "on" compiles before the first step; "recorded" replays the recorded graph and never
+            compiles; "off" runs eagerly; "auto" chooses by the number of steps only, so that a resumed run
+            takes the same path (docs/compiled.md).
+        clip: largest norm of the gradient over all parameters; torch optimizers only (a Pyro optimizer has
+            `clip_args`).
         steps: how many steps are planned, which "auto" goes by.
         loss_and_grads: as in Pyro, for a `loss` that is a function.
 
     Attributes:
         engine: "eager", "recorded" or "inductor": what ran the last step.
         why_not: why the last step ran eagerly, or None.
-        finite: whether the last step's loss (and clipped norm) was finite, a 0-dim bool tensor. If not, no parameter was changed.
+        finite: whether the last step's loss (and clipped norm) was finite, a 0-dim bool tensor. If not, no
+            parameter was changed.
         count: steps taken, part of `state_dict`.
     """
 
@@ -74,11 +79,12 @@ class SVI:
     ) -> None:
         if not isinstance(optim, PyroOptim | Optimizer):
             raise TypeError(
-                f"optim is a {type(optim).__name__}; give a Pyro optimizer (pyro.optim) or a torch optimizer (torch.optim)"
+                f"optim is a {type(optim).__name__}; "
+                "give a Pyro optimizer (pyro.optim) or a torch optimizer (torch.optim)"
             )
         if clip is not None and isinstance(optim, PyroOptim):
             raise ValueError(
-                "clip needs a torch optimizer, and optim is a Pyro one; give clip_args to the Pyro optimizer"
+                "clip needs a torch optimizer, and optim is a Pyro one; give it clip_args instead"
             )
         if compile not in ("auto", "on", "off", "recorded"):
             raise ValueError(f"compile is {compile!r}; give 'auto', 'on', 'off' or 'recorded'")
@@ -88,7 +94,9 @@ class SVI:
             self.loss, self._loss_and_grads = loss.loss, loss.loss_and_grads
         else:
             self.loss, self._loss_and_grads = loss, loss_and_grads or _differentiate(loss)
-        self._announced: bool | None = None  # whether parameters announce themselves to Pyro; known after a step
+        self._announced: bool | None = (
+            None  # whether parameters announce themselves to Pyro; known after a step
+        )
         self.mode: Mode = compile
         self.planned = steps
         self.count = 0
@@ -107,7 +115,7 @@ class SVI:
         return self.engine != "eager"
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
-        """Take a gradient step and return the loss as a number (a tuple of numbers where the ELBO returns a tuple)."""
+        """Take a gradient step; return the loss as a number (a tuple of them where the ELBO returns one)."""
         return _numbers(self.update(*args, **kwargs))
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
@@ -116,12 +124,12 @@ class SVI:
             return _numbers(self.loss(self.model, self.guide, *args, **kwargs))
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
-        """Take a gradient step and return the loss as a detached tensor, which does not wait for the device."""
+        """Take a gradient step; return the loss as a detached tensor, without waiting for the device."""
         self.count += 1
         if self._given_up is None and not _PYRO_STACK:
             try:
                 return self._replay(args, kwargs)
-            except NotRecordable as refusal:
+            except RecordingError as refusal:
                 self._give_up(str(refusal))
         self.engine = "eager"
         self.why_not = self._given_up or "the step was called inside a Pyro handler"
@@ -132,11 +140,12 @@ class SVI:
         return {"count": self.count, "calls": dict(self._calls)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue counting where `state` was taken, so that a resumed run repeats the uninterrupted one bit for bit."""
+        """Continue counting from `state`, so that a resumed run repeats the uninterrupted one bit for bit."""
         self.count = state["count"]
         self._calls = dict(state["calls"])
 
-    # --- eager -------------------------------------------------------------------------------------------------------
+    # --- eager
+    # -------------------------------------------------------------------------------------------------------
 
     def _eager(self, args: Any, kwargs: Any) -> Any:
         loss, params = self.gradients(args, kwargs)
@@ -181,7 +190,8 @@ class SVI:
             pyro.infer.util.zero_grads(params)
         return loss
 
-    # --- replayed ----------------------------------------------------------------------------------------------------
+    # --- replayed
+    # ----------------------------------------------------------------------------------------------------
 
     def _replay(self, args: Any, kwargs: Any) -> Any:
         key, tensors = signature(args, kwargs)
@@ -223,10 +233,10 @@ class SVI:
         return name == next(iter(self._calls)) or calls > OTHER_SHAPES_COMPILE_AT
 
     def _record(self, key: tuple[Any, ...], args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
-        """Return the graph of a step with this signature, or the loss of a first step that had to be taken eagerly."""
+        """Return the graph of such a step, or the loss of a first step that had to be taken eagerly."""
         if sum(map(len, self._graphs.values())) >= MOST_RECORDINGS:
             changed = [graph.watch.changed() for graph in self._graphs.get(key, ())]
-            raise NotRecordable(
+            raise RecordingError(
                 f"after {MOST_RECORDINGS} recordings "
                 + (
                     f"{changed[-1]!r} has changed again; make it a tensor"
@@ -241,7 +251,8 @@ class SVI:
         new = key not in self._graphs
         graphs = self._graphs.setdefault(key, [])
         if new and (watch.changed() or any(watching.made(p) for p in params)):
-            # It drew initial values, or settled something else once for all: taken again it would be another step.
+            # It drew initial values, or settled something else once for all: taken again it would be another
+            # step.
             self.engine, self.why_not = "eager", "the first step creates parameters"
             return self.finish(as_tensors(loss), params)
         for p in params:
@@ -275,7 +286,7 @@ def _store_kept() -> Iterator[None]:
 
 
 def _differentiate(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that calls `backward` on a loss and returns its value, as Pyro makes of a loss that is a function."""
+    """Return a function that calls `backward` on a loss and returns its value, as Pyro does."""
 
     def loss_and_grads(*args: Any, **kwargs: Any) -> Any:
         value = loss(*args, **kwargs)
