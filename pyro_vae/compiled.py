@@ -15,7 +15,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +104,7 @@ class Watch:
         if isinstance(thing, nn.Module):
             for module in thing.modules():
                 self.modules.append(module)
-                self._keep({name: value for name, value in vars(module).items() if value is not None})
+                self._keep(vars(module), unless_none=True)
                 self._keep(module._parameters)
                 self._keep(module._buffers)
         elif inspect.isfunction(thing):
@@ -147,8 +147,10 @@ class Watch:
         ):
             self._visit(value)
 
-    def _keep(self, holder: dict[str, Any]) -> None:
-        self._items += [(holder, name, value) for name, value in holder.items() if self._interesting(value)]
+    def _keep(self, holder: dict[str, Any], unless_none: bool = False) -> None:
+        for name, value in holder.items():
+            if self._interesting(value) and not (unless_none and value is None):
+                self._items.append((holder, name, value))
 
     @staticmethod
     def _interesting(value: Any) -> bool:
@@ -207,6 +209,11 @@ class Recording:
         with torch.no_grad():
             return self._run(*self._held, *tensors)
 
+    def recorded(self, *tensors: Tensor) -> Sequence[Tensor]:
+        """Return what `run` returns, by the recorded graph also when it is compiled."""
+        with torch.no_grad():
+            return self.graph(*self._held, *tensors)
+
     def assemble(self, outputs: Sequence[Tensor]) -> Any:
         """Return the outputs in the structure that `fn` returned."""
         values = iter(outputs)
@@ -232,7 +239,7 @@ def inductor(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]
     from torch._inductor.compile_fx import compile_fx
 
     with torch.no_grad(), undisturbed(), torch._inductor.config.patch(fallback_random=True):
-        return compile_fx(graph, list(inputs))
+        return cast(Callable[..., Any], compile_fx(graph, list(inputs)))
 
 
 def record(
@@ -267,12 +274,15 @@ def record(
     watching = Observe(leaves)
     with undisturbed(), watching:
         reference(*_rebuild(args, iter(leaves)), **_rebuild(kwargs, iter(leaves[_count(args) :])))
-    saved = watching.saved
-    _restore(saved)
+    _restore(watching.saved)
+    # gradients pile up on parameters that `params` leaves out; that is no business of the recording
+    piles = {id(t.grad) for t in watching.outside if t.is_leaf and t.grad is not None}
+    saved = [(t, copy) for t, copy in watching.saved if id(t) not in piles]
     outside = [t for t in watching.outside if not watching.made(t)]
 
+    shapes: list[tuple[list[Any], Any]] = []
+
     def flat(*inputs: Tensor) -> list[Tensor]:
-        nonlocal shape
         guard = Guard()
         reads = Reads(guard, params)
         tensors = iter(inputs[len(outside) :])
@@ -280,15 +290,13 @@ def record(
             first = (reads.grads,) if params else ()
             out = fn(*first, *_rebuild(list(args), tensors), **_rebuild(kwargs, tensors))
             found, spec = tree_flatten(out)
-            shape = [_TENSOR if isinstance(v, Tensor) else v for v in found], spec
+            shapes.append(([_TENSOR if isinstance(v, Tensor) else v for v in found], spec))
             return [v.detach() for v in found if isinstance(v, Tensor)]
 
-    shape: tuple[Any, Any] = ([], None)
-    graphs, shapes = [], []
+    graphs = []
     for _ in range(2):
         with undisturbed(saved):
             graphs.append(trace(flat, [*outside, *leaves]))
-            shapes.append(shape)
     difference = differences(*graphs)
     if difference or shapes[0] != shapes[1]:
         raise RecordingError(

@@ -39,6 +39,7 @@ class Update:
         clip: largest norm of the gradient of all parameters together, or None.
 
     Attributes:
+        plan: what the graph depends on; two updates of the same parameters with the same plan can share it.
         state: the optimizers' tensors, in the order in which `apply` takes them.
         numbers: `(cohorts, 4)` float64, filled by `prepare`.
     """
@@ -82,6 +83,7 @@ class Update:
             [o.state[p]["step"] for p, o, _ in members if isinstance(o.state[p].get("step"), Tensor)]
             for members in self._members
         ]
+        self.plan = [(key[0], key[1]) for key in self._keys], self._cohort
         self._host = torch.zeros(len(cohorts), 4, dtype=torch.float64)
         self._rows = self._host.numpy()
         device = self._owned[0][0].device if self._owned else torch.device("cpu")
@@ -137,7 +139,7 @@ class Update:
         numbers: Tensor,
         loss: Tensor,
     ) -> Tensor:
-        """Write parameters and state in place if the loss (and clipped norm) is finite; return whether it is."""
+        """Write parameters and state in place if the loss (and clipped norm) is finite; tell whether."""
         finite = loss.isfinite().all()
         grads = [grad.detach() for grad in grads]
         if self.clip is not None:

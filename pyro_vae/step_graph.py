@@ -1,4 +1,4 @@
-"""One SVI step as one graph: the recorded loss and gradients, then the optimizer's update."""
+"""One SVI step, replayed: the recorded loss and gradients; once compiled, with the optimizer's update."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -8,6 +8,7 @@ import pyro
 import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
+from torch.fx import GraphModule
 from torch.optim import Optimizer
 
 from pyro_vae.compiled import RecordingError, Watch, furthest, inductor, record
@@ -42,7 +43,6 @@ class StepGraph:
         svi: whose step it is.
         args: data, as given to the step.
         kwargs: the same, by name.
-        tensors: the tensors among them, in order.
         params: the parameters that the step trains.
         watch: the Python state that the recording holds fast.
 
@@ -55,31 +55,23 @@ class StepGraph:
         RecordingError: with the reason and the line.
     """
 
-    def __init__(
-        self,
-        svi: Steps,
-        args: Any,
-        kwargs: Any,
-        tensors: Sequence[Tensor],
-        params: list[Tensor],
-        watch: Watch,
-    ) -> None:
+    def __init__(self, svi: Steps, args: Any, kwargs: Any, params: list[Tensor], watch: Watch) -> None:
         self._svi, self.watch, self._params = svi, watch, params
         self.calls, self.engine, self.tried = 0, "recorded", False
+        self._whole: _WholeStep | None = None
 
         def loss_and_grads(grads: list[Tensor | None], *args: Any, **kwargs: Any) -> Any:
             return as_tensors(svi.loss_of(args, kwargs)), list(grads)
 
         self._recording = record(loss_and_grads, args, kwargs, reference=self._eager, params=params)
         watch.settle()
-        leaves = self._recording.present
-        self._reached = leaves[len(leaves) - len(params) :]
-        self._losses = sum(leaves[: len(leaves) - len(params)])
+        present = self._recording.present
+        self._reached = present[len(present) - len(params) :]
+        self._losses = sum(present[: len(present) - len(params)])
         store = pyro.get_param_store()._params
         self._stored = [
             (name, p) for name, p in store.items() if any(p is q for q in self._recording.outside)
         ]
-        self._bind(tensors)
 
     def valid(self) -> bool:
         """Tell whether the recording holds: the same Python state, and the same tensors where they were."""
@@ -92,18 +84,21 @@ class StepGraph:
 
     def run(self, tensors: Sequence[Tensor]) -> Any:
         """Take the step; return the loss."""
-        if self._update is None:
-            out = self._recording.run(*tensors)
-            for p, grad in zip(self._params, self._scatter(out[self._losses :]), strict=True):
+        if self._whole is not None:
+            if not self._whole.update.valid():
+                self._whole = self._make_whole(tensors, self._whole)
+            if self._whole is not None:
+                out = self._whole(tensors)
+                self._svi.finite = out[self._losses]
+                return self._loss(out)
+        out = self._recording.run(*tensors)
+        pyros = isinstance(self._svi.optim, PyroOptim)
+        for p, grad in zip(self._params, self._scatter(out[self._losses :]), strict=True):
+            if (
+                grad is not None or not pyros
+            ):  # Pyro's optimizers leave zeros where no gradient arrives any more
                 p.grad = grad
-            return self._svi.finish(self._loss(out), self._params)
-        if not self._update.valid():
-            self._bind(tensors)
-        self._update.prepare()
-        with torch.no_grad():
-            out = self._run(*self._held, *tensors)
-        self._svi.finite = out[self._losses]
-        return self._loss(out)
+        return self._svi.finish(self._loss(out), self._params)
 
     def audit(self, args: Any, kwargs: Any, tensors: Sequence[Tensor]) -> None:
         """Compare the recording with an eager run on this batch and these draws, and leave no trace.
@@ -112,50 +107,34 @@ class StepGraph:
             RecordingError: they differ.
         """
         outside = self._recording.outside
-        written = [(t, t.detach().clone()) for t in outside if not t.requires_grad and t.is_floating_point()]
+        written = [(t, t.detach().clone()) for t in outside if not t.requires_grad]
         with undisturbed(written):
             loss, grads = self._eager(*args, **kwargs)
-        with undisturbed(written), torch.no_grad():
-            got = self._recording.graph(*(t.detach() for t in outside), *tensors)
+        with undisturbed(written):
+            got = self._recording.recorded(*tensors)
         distance = furthest([*parts(loss), *(g for g in grads if g is not None)], got)
         if distance > 1:
             raise RecordingError(
-                f"at call {self.calls} its recording no longer gave what eager Pyro gives ({distance:.0e} times what "
-                "rounding explains), so the program depends on something that was changed outside torch"
+                f"at call {self.calls} its recording no longer gave what eager Pyro gives ({distance:.0e} times "
+                "what rounding explains), so the program depends on something that was changed outside torch"
             )
 
     def compile(self, tensors: Sequence[Tensor]) -> str | None:
         """Run inductor's code from now on, if it agrees with the recorded graph; return why not."""
         self.tried = True
         try:
-            if self._update is None:
+            self._whole = self._make_whole(tensors)
+            if self._whole is None:
                 self._recording.compile(*tensors)
-            else:
-                compiled = inductor(self._graph, [*self._held, *tensors])
-                distance = self._distance(compiled, tensors)
-                if distance > INDUCTOR_SLACK:
-                    return f"its code differs from the recorded graph by {distance:.0e} times what rounding explains"
-                self._run = compiled
+            elif (distance := self._whole.distance(self._losses, tensors)) > INDUCTOR_SLACK:
+                self._whole = None
+                return (
+                    f"its code differs from the recorded graph by {distance:.0e} times what rounding explains"
+                )
         except Exception as error:  # whatever goes wrong in a compiler, the recorded graph is there
             return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
         self.engine = "inductor"
         return None
-
-    def _distance(self, compiled: Callable[..., Any], tensors: Sequence[Tensor]) -> float:
-        """Compare compiled code with the recorded graph on copies: the loss, buffers and the optimizer's
-        averages.
-
-        Not the parameters: where a gradient is nothing but rounding, Adam's first steps make a full step of
-        it.
-        """
-        results = []
-        for run in (self._graph, compiled):
-            held = [t.clone() for t in self._held]
-            with undisturbed(), torch.no_grad():
-                out = run(*held, *tensors)
-            trained = set(self._places)
-            results.append([*out[: self._losses], *(t for i, t in enumerate(held) if i not in trained)])
-        return furthest(*results)
 
     def _eager(self, *args: Any, **kwargs: Any) -> Any:
         """Run eager Pyro and return what the recording returns."""
@@ -174,49 +153,47 @@ class StepGraph:
             p.grad = grad
         return as_tensors(loss), grads
 
-    def _bind(self, tensors: Sequence[Tensor]) -> None:
-        """Make the graph of the whole step, on the optimizer's present tensors."""
+    def _make_whole(self, tensors: Sequence[Tensor], old: "_WholeStep | None" = None) -> "_WholeStep | None":
+        """Return the whole step as compiled code on the optimizer's tensors, None if there is no such form."""
         optim, recording = self._svi.optim, self._recording
         if isinstance(optim, PyroOptim):
             _create_optimizers(optim, self._params)
         owner = _owners(optim)
-        # A parameter that a gradient once reached and now does not has a gradient of zero under Pyro's
-        # optimizers.
-        zero = [isinstance(optim, PyroOptim) and not r and bool(owner[id(p)][0].state.get(p))
-                for p, r in zip(self._params, self._reached, strict=True)]  # fmt: skip
-        trained = [
-            p
-            for p, r, z in zip(self._params, self._reached, zero, strict=True)
-            if (r or z) and id(p) in owner
-        ]
+        trained = []
+        for p, reached in zip(self._params, self._reached, strict=True):
+            if (
+                id(p) in owner
+                and not reached
+                and isinstance(optim, PyroOptim)
+                and owner[id(p)][0].state.get(p)
+            ):
+                return None  # a gradient reached it in other steps, so Pyro's optimizers go on moving it
+            if id(p) in owner and reached:
+                trained.append(p)
         clipped = isinstance(optim, PyroOptim) and any(map(optim.grad_clip.get, trained))
-        self._update: Update | None = None
         if not trained or clipped or any(Update.why_not(*owner[id(p)]) for p in trained):
-            return
-        update = self._update = Update([(p, *owner[id(p)]) for p in trained], self._svi.clip)
+            return None
+        update = Update([(p, *owner[id(p)]) for p in trained], self._svi.clip)
+        if old is not None and old.update.plan == update.plan:
+            return old.moved(update)
+        places = [next(i for i, t in enumerate(recording.outside) if t is p) for p in trained]
+        wanted = {id(p) for p in trained}
         n, s = len(recording.outside), len(update.state)
-        place = {id(t): i for i, t in enumerate(recording.outside)}
-        extra = [p for p in trained if id(p) not in place]
-        place |= {id(p): n + i for i, p in enumerate(extra)}
-        self._places = [place[id(p)] for p in trained]
-        first = n + len(extra)
 
         def step(*inputs: Tensor) -> list[Tensor]:
-            out = recording.graph(*inputs[:n], *inputs[first + s + 1 :])
-            grads = self._scatter(out[self._losses :])
-            found = [g if g is not None else torch.zeros_like(p) for p, g in zip(self._params, grads, strict=True)
-                     if any(p is q for q in trained)]  # fmt: skip
+            out = recording.graph(*inputs[:n], *inputs[n + s + 1 :])
+            losses = out[: self._losses]
+            pairs = zip(self._params, self._scatter(out[self._losses :]), strict=True)
             finite = update.apply(
-                [inputs[i] for i in self._places], found, inputs[first : first + s], inputs[first + s],
-                torch.stack([loss.reshape(()) for loss in out[: self._losses]]),
-            )  # fmt: skip
-            return [*out[: self._losses], finite]
+                [inputs[i] for i in places],
+                [grad for p, grad in pairs if id(p) in wanted and grad is not None],
+                inputs[n : n + s],
+                inputs[n + s],
+                torch.stack([loss.reshape(()) for loss in losses]),
+            )
+            return [*losses, finite]
 
-        self._held = [t.detach() for t in (*recording.outside, *extra, *update.state, update.numbers)]
-        with undisturbed(), torch.no_grad():
-            self._graph = trace(step, [*(t.clone() for t in self._held), *tensors])
-        self._run: Callable[..., Any] = self._graph
-        self.engine, self.tried = "recorded", False
+        return _WholeStep(step, update, recording.outside, places, tensors)
 
     def _scatter(self, grads: Sequence[Tensor]) -> list[Tensor | None]:
         found = iter(grads)
@@ -224,7 +201,54 @@ class StepGraph:
 
     def _loss(self, out: Sequence[Tensor]) -> Any:
         """Return the loss as the ELBO returns it: a tensor, or a tuple of them."""
-        return self._recording.assemble([*out[: self._losses], *([None] * sum(self._reached))])[0]
+        return self._recording.assemble([*out[: self._losses], *[out[0]] * sum(self._reached)])[0]
+
+
+class _WholeStep:
+    """Loss, gradients and update as one piece of inductor's code."""
+
+    def __init__(
+        self,
+        step: Callable[..., list[Tensor]],
+        update: Update,
+        outside: list[Tensor],
+        places: list[int],
+        tensors: Sequence[Tensor],
+    ) -> None:
+        self._outside, self._places = outside, set(places)
+        self._hold(update)
+        with undisturbed(), torch.no_grad():
+            self._graph: GraphModule = trace(step, [*(t.clone() for t in self._held), *tensors])
+        self._run = inductor(self._graph, [*self._held, *tensors])
+
+    def _hold(self, update: Update) -> None:
+        self.update = update
+        self._held = [t.detach() for t in (*self._outside, *update.state, update.numbers)]
+
+    def moved(self, update: Update) -> "_WholeStep":
+        """Return the same code on other tensors of the optimizer."""
+        self._hold(update)
+        return self
+
+    def __call__(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        self.update.prepare()
+        with torch.no_grad():
+            return self._run(*self._held, *tensors)
+
+    def distance(self, losses: int, tensors: Sequence[Tensor]) -> float:
+        """Compare compiled code with the recorded graph on copies: the loss, buffers and the optimizer's
+        averages.
+
+        Not the parameters: where a gradient is nothing but rounding, Adam's first steps make a full step of
+        it.
+        """
+        results = []
+        for run in (self._graph, self._run):
+            held = [t.clone() for t in self._held]
+            with undisturbed(), torch.no_grad():
+                out = run(*held, *tensors)
+            results.append([*out[:losses], *(t for i, t in enumerate(held) if i not in self._places)])
+        return furthest(*results)
 
 
 def as_tensors(loss: Any) -> Any:
@@ -243,9 +267,7 @@ def _owners(optim: PyroOptim | Optimizer) -> dict[int, tuple[Optimizer, dict[str
     """Return for each parameter its torch optimizer and its group there."""
     if isinstance(optim, Optimizer):
         return {id(p): (optim, group) for group in optim.param_groups for p in group["params"]}
-    inner = {
-        p: getattr(one, "optimizer", one) for p, one in optim.optim_objs.items()
-    }  # a schedule wraps its optimizer
+    inner = {p: getattr(one, "optimizer", one) for p, one in optim.optim_objs.items()}  # a schedule wraps it
     return {id(p): (one, one.param_groups[0]) for p, one in inner.items()}
 
 

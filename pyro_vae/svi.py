@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pyro
 import torch
@@ -185,7 +185,7 @@ class SVI:
         if finite and isinstance(self.optim, Optimizer):
             self.optim.step()
         elif finite:
-            self.optim(params)
+            cast(PyroOptim, self.optim)(params)
         if isinstance(self.optim, PyroOptim):
             pyro.infer.util.zero_grads(params)
         return loss
@@ -202,7 +202,7 @@ class SVI:
         )
         graph = next((graph for graph in self._graphs.get(key, ()) if graph.valid()), None)
         if graph is None:
-            made = self._record(key, args, kwargs, tensors)
+            made = self._record(key, args, kwargs)
             if not isinstance(made, StepGraph):
                 return made
             graph = made
@@ -232,7 +232,7 @@ class SVI:
             return False
         return name == next(iter(self._calls)) or calls > OTHER_SHAPES_COMPILE_AT
 
-    def _record(self, key: tuple[Any, ...], args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
+    def _record(self, key: tuple[Any, ...], args: Any, kwargs: Any) -> Any:
         """Return the graph of such a step, or the loss of a first step that had to be taken eagerly."""
         if sum(map(len, self._graphs.values())) >= MOST_RECORDINGS:
             changed = [graph.watch.changed() for graph in self._graphs.get(key, ())]
@@ -262,7 +262,7 @@ class SVI:
             for tensor, copy in watching.saved:
                 tensor.copy_(copy)
         with _store_kept():
-            graphs.append(StepGraph(self, args, kwargs, tensors, params, watch))
+            graphs.append(StepGraph(self, args, kwargs, params, watch))
         return graphs[-1]
 
     def _give_up(self, reason: str) -> None:

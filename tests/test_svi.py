@@ -23,16 +23,25 @@ def fresh():
     pyro.clear_param_store()
 
 
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Compiling takes seconds; the graph that inductor would be given runs as it is."""
+    monkeypatch.setattr("pyro_vae.step_graph.inductor", lambda graph, inputs: graph)
+    monkeypatch.setattr("pyro_vae.compiled.inductor", lambda graph, inputs: graph)
+
+
 def net(n_in: int, n_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(n_in, 8), nn.Tanh(), nn.Linear(8, n_out))
+    return nn.Sequential(nn.Linear(n_in, n_out), nn.Tanh())
 
 
 class Programs(nn.Module):
     """A VAE in the style of Pyro's examples: bound methods that register their nets in the store."""
 
-    def __init__(self, encoder: nn.Module | None = None):
+    def __init__(self, *first: nn.Module):
         super().__init__()
-        self.encoder, self.decoder = encoder or net(FEATURES, 2 * LATENT), net(LATENT, FEATURES)
+        self.encoder = nn.Sequential(*first, *net(FEATURES, 2 * LATENT))
+        self.decoder = net(LATENT, FEATURES)
+        self.bonus = torch.tensor(0.0)
         self.weight = 1.0
         self.beta = torch.tensor(1.0)
 
@@ -43,6 +52,7 @@ class Programs(nn.Module):
             with pyro.poutine.scale(scale=self.beta):
                 z = pyro.sample("z", dist.Normal(x.new_zeros(x.shape[0], LATENT), 1.0).to_event(1))
             pyro.sample("x", dist.Bernoulli(logits=self.decoder(z) + shift).to_event(1), obs=x)
+        pyro.factor("bonus", self.bonus)
 
     def guide(self, x: Tensor) -> None:
         pyro.module("encoder", self.encoder)
@@ -56,11 +66,11 @@ def batches(count: int, seed: int = 1) -> list[Tensor]:
     return [torch.rand(BATCH, FEATURES, generator=generator).round() for _ in range(count)]
 
 
-def programs(**kwargs) -> Programs:
+def programs(*first: nn.Module) -> Programs:
     pyro.clear_param_store()
     torch.manual_seed(0)
-    one = Programs(**kwargs)
-    one.model(batches(1)[0])  # so that `shift` exists
+    one = Programs(*first)
+    pyro.poutine.trace(one.model).get_trace(batches(1)[0])  # so that `shift` exists
     return one
 
 
@@ -95,8 +105,8 @@ PYRO_OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", PYRO_OPTIMIZERS)
-@pytest.mark.parametrize("mode", ["off", "recorded"])
-def test_same_numbers_as_pyro(name, mode):
+@pytest.mark.parametrize("mode", ["off", "recorded", "on"])
+def test_same_numbers_as_pyro(name, mode, uncompiled):
     results = []
     for make in (pyro.infer.SVI, lambda *a: SVI(*a, compile=mode)):
         one, optim = programs(), PYRO_OPTIMIZERS[name]()
@@ -110,13 +120,13 @@ def test_same_numbers_as_pyro(name, mode):
         results.append((torch.tensor(losses), values(one), optim.get_state(), svi))
     (losses, params, state, _), (losses_2, params_2, state_2, svi) = results
     assert all(isinstance(loss, float) for loss in losses.tolist())
-    if mode == "off":
-        assert torch.equal(losses, losses_2)
+    if mode != "on":  # recorded gradients are Pyro's bit for bit
+        assert losses.tolist() == pytest.approx(losses_2.tolist(), rel=0 if mode == "off" else 1e-6)
         assert torch.equal(params, params_2)
     torch.testing.assert_close(losses, losses_2, rtol=1e-5, atol=0)
     torch.testing.assert_close(params, params_2, rtol=1e-4, atol=1e-6)
     assert state.keys() == state_2.keys()
-    assert svi.compiled == (mode == "recorded")
+    assert svi.compiled == (mode != "off")
 
 
 TORCH_OPTIMIZERS = {
@@ -133,9 +143,9 @@ TORCH_OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("clip", [None, 5.0])
+@pytest.mark.parametrize(("mode", "clip"), [("recorded", 5.0), ("on", None), ("on", 5.0)])
 @pytest.mark.parametrize("name", TORCH_OPTIMIZERS)
-def test_same_numbers_as_a_hand_written_loop(name, clip):
+def test_same_numbers_as_a_hand_written_loop(name, mode, clip, uncompiled):
     one = programs()
     optim = TORCH_OPTIMIZERS[name](everything(one))
     expected = []
@@ -151,7 +161,7 @@ def test_same_numbers_as_a_hand_written_loop(name, clip):
 
     one = programs()
     optim = TORCH_OPTIMIZERS[name](everything(one))
-    svi = SVI(one.model, one.guide, optim, Trace_ELBO(), compile="recorded", clip=clip)
+    svi = SVI(one.model, one.guide, optim, Trace_ELBO(), compile=mode, clip=clip)
     found = []
     torch.manual_seed(2)
     for step, x in enumerate(batches(12)):
@@ -203,17 +213,13 @@ def interrupted_and_not(mode: str) -> None:
     torch.set_rng_state(random)
     for x in data[7:]:
         svi.step(x)
-    assert svi.compiled
+    assert svi.compiled == (mode != "off")
     assert torch.equal(values(one), expected)
 
 
-@pytest.mark.parametrize("mode", ["recorded", "off"])
-def test_resumed_run_is_the_same_bit_for_bit(mode):
-    if mode == "off":
-        with pytest.raises(AssertionError, match="compiled"):
-            interrupted_and_not(mode)
-    else:
-        interrupted_and_not(mode)
+@pytest.mark.parametrize("mode", ["off", "recorded", "on"])
+def test_resumed_run_is_the_same_bit_for_bit(mode, uncompiled):
+    interrupted_and_not(mode)
 
 
 @pytest.mark.slow
@@ -221,10 +227,11 @@ def test_resumed_compiled_run_is_the_same_bit_for_bit():
     interrupted_and_not("on")
 
 
-def test_loading_into_a_running_optimizer_takes_effect():
+@pytest.mark.parametrize("mode", ["recorded", "on"])
+def test_loading_into_a_running_optimizer_takes_effect(mode, uncompiled):
     one = programs()
     optim = torch.optim.Adam(everything(one), lr=1e-2)
-    svi = SVI(one.model, one.guide, optim, Trace_ELBO(), compile="recorded")
+    svi = SVI(one.model, one.guide, optim, Trace_ELBO(), compile=mode)
     data = batches(9)
     run(svi, data[:3])
     saved = copy.deepcopy((one.state_dict(), optim.state_dict()))
@@ -264,18 +271,15 @@ def test_what_changes_between_steps_takes_effect():
 def test_train_and_eval_mode_and_running_statistics():
     results = []
     for make in (pyro.infer.SVI, lambda *a: SVI(*a, compile="recorded")):
-        one = programs(
-            encoder=nn.Sequential(nn.BatchNorm1d(FEATURES), nn.Dropout(0.5), nn.Linear(FEATURES, 2 * LATENT))
-        )
+        one = programs(nn.BatchNorm1d(FEATURES), nn.Dropout(0.5))
         svi = make(one.model, one.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
         torch.manual_seed(2)
         losses = []
         for step, x in enumerate(batches(8)):
             one.train(step % 4 < 2)
             losses.append(svi.step(x))
-        results.append((torch.tensor(losses), one.encoder[0].running_var, one.encoder[0].num_batches_tracked))
+        results.append((torch.tensor(losses), one.encoder[0].running_var))
     torch.testing.assert_close(*results, rtol=1e-5, atol=0)
-    assert results[0][2] == 4
 
 
 def test_too_many_shapes_run_eagerly():
@@ -305,9 +309,9 @@ def test_audit_notices_what_no_check_can_foresee():
     assert not svi.compiled
 
 
-@pytest.mark.parametrize("mode", ["off", "recorded"])
+@pytest.mark.parametrize("mode", ["off", "recorded", "on"])
 @pytest.mark.parametrize("clip", [None, 1.0])
-def test_no_parameter_changes_when_the_loss_is_not_finite(mode, clip):
+def test_no_parameter_changes_when_the_loss_is_not_finite(mode, clip, uncompiled):
     one = programs()
     svi = SVI(
         one.model,
@@ -320,11 +324,12 @@ def test_no_parameter_changes_when_the_loss_is_not_finite(mode, clip):
     run(svi, batches(3))
     assert bool(svi.finite)
     before = values(one)
-    one.beta.fill_(float("nan"))
-    svi.step(batches(1)[0])
+    one.bonus.fill_(float("inf"))
+    with warnings.catch_warnings(action="ignore"):
+        svi.step(batches(1)[0])
     assert not bool(svi.finite)
     assert torch.equal(values(one), before)
-    one.beta.fill_(1.0)
+    one.bonus.fill_(0.0)
     svi.step(batches(1)[0])
     assert bool(svi.finite)
     assert not torch.equal(values(one), before)
@@ -346,21 +351,21 @@ def test_loss_may_be_a_function():
 
 def test_losses_may_be_several():
     def model(x, observations=None):
-        pyro.sample(
-            "x", dist.Normal(pyro.param("loc", torch.zeros(())), 1.0).expand([len(x)]).to_event(1), obs=x
-        )
+        z = pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(())), 1.0))
+        pyro.sample("x", dist.Normal(z.unsqueeze(-1), 1.0).expand([*z.shape, len(x)]).to_event(1), obs=x)
 
     def guide(x, observations=None):
-        pass
+        pyro.sample("z", dist.Normal(pyro.param("mean", torch.zeros(())), 1.0))
 
     results = []
     for make in (pyro.infer.SVI, lambda *a: SVI(*a, compile="recorded")):
         pyro.clear_param_store()
+        torch.manual_seed(2)
         loss = ReweightedWakeSleep(num_particles=2, max_plate_nesting=0)
         svi = make(model, guide, pyro.optim.SGD({"lr": 1e-2}), loss)
         results.append([svi.step(torch.ones(3)) for _ in range(4)])
     assert isinstance(results[1][0], tuple)
-    assert results[0] == pytest.approx(results[1])
+    torch.testing.assert_close(torch.tensor(results[0]), torch.tensor(results[1]))
 
 
 def test_parameters_of_plain_modules_train():
@@ -390,7 +395,6 @@ def test_parameters_of_plain_modules_train():
 
 def test_programs_may_run_in_a_scope_of_the_store():
     """As `fit` runs them: parameters live in a scope that is entered at each call."""
-    one = programs()
 
     class Bound:
         def __init__(self, program):
@@ -439,15 +443,14 @@ def test_recording_leaves_no_trace():
 
     import numpy as np
 
-    one = programs(encoder=nn.Sequential(nn.BatchNorm1d(FEATURES), nn.Linear(FEATURES, 2 * LATENT)))
+    one = programs(nn.BatchNorm1d(FEATURES))
     svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
-    names, states = (
-        list(pyro.get_param_store().keys()),
-        (random.getstate(), np.random.get_state()[1].tolist()),
-    )
+    states = random.getstate(), np.random.get_state()[1].tolist()
+
     torch.manual_seed(2)
     svi.step(batches(1)[0])
     after = torch.get_rng_state()
+    names = list(pyro.get_param_store().keys())
     torch.manual_seed(2)
     Trace_ELBO().loss_and_grads(one.model, one.guide, batches(1)[0])
     assert torch.equal(torch.get_rng_state(), after)
