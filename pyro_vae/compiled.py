@@ -1,0 +1,391 @@
+"""Run a callable that runs Pyro programs once, and replay the tensor operations that it did, without Python.
+
+`record(fn, *args)` runs `fn` under `make_fx`: what remains is a flat graph of ATen operations with every Pyro
+handler gone. Whatever tensors `fn` uses but was not given (parameters, buffers, a schedule's beta) become
+inputs of the graph, found by identity, and are read anew at each call. Draws stay draws, in the same order
+from the same random state as Pyro's.
+
+A recording is never trusted before it is checked: it is made twice and both must agree (a Python counter or
+NumPy's noise differ), nothing in it may depend on a value that Python read, and it must give what `fn` gives
+on other data and other draws. What fails raises `RecordingError` with one sentence that names the reason and
+the line. docs/compiled.md tells the rest.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from pyro_vae.recording import Guard, Observe, Reads, RecordingError, differences, trace, undisturbed
+
+__all__ = ["Observe", "Recording", "RecordingError", "Watch", "inductor", "record", "signature"]
+
+# How far a recording may be from eager Pyro: relative, in the norm of each output. The operations are the
+# same, so this is for sums that several threads add in another order; a wrong recording is off by far more.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+_PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, Enum)
+
+
+def signature(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], list[Tensor]]:
+    """Return what must be equal for one recording to serve two calls, and the tensors among the arguments in
+    order.
+
+    Raises:
+        RecordingError: an argument is an object that cannot be compared by value.
+    """
+    key: list[Any] = []
+    tensors: list[Tensor] = []
+    _describe(args, key, tensors)
+    if kwargs:
+        _describe(kwargs, key, tensors)
+    return tuple(key), tensors
+
+
+def _describe(value: Any, key: list[Any], tensors: list[Tensor]) -> None:
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        key += (value.shape, value.stride(), value.dtype, value.device)
+    elif isinstance(value, dict):
+        key.append(tuple(value))
+        for item in value.values():
+            _describe(item, key, tensors)
+    elif isinstance(value, tuple | list):
+        key += (type(value), len(value))
+        for item in value:
+            _describe(item, key, tensors)
+    elif isinstance(value, _PLAIN):
+        key += (type(value), value)
+    else:
+        raise RecordingError(
+            f"an argument is a {type(value).__name__}, which may change without notice; "
+            "pass tensors, numbers and strings"
+        )
+
+
+def _rebuild(value: Any, tensors: Iterator[Tensor]) -> Any:
+    """Return the arguments with the next of `tensors` in place of each tensor."""
+    if isinstance(value, Tensor):
+        return next(tensors)
+    if isinstance(value, dict):
+        return {name: _rebuild(item, tensors) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        items = [_rebuild(item, tensors) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
+
+
+class Watch:
+    """The Python state of programs that a recording holds fast: numbers, strings, flags and which tensor or
+    module is where.
+
+    Looks at modules and their attributes (so also at train or eval mode), at bound methods, partials, wrapped
+    functions, `.program`, closures, and the globals that a function names. `changed()` tells whether one of
+    them is no longer what it was.
+    """
+
+    def __init__(self, *programs: Any) -> None:
+        self.modules: list[nn.Module] = []
+        self._items: list[tuple[dict[str, Any], str, Any]] = []
+        self._cells: list[tuple[Any, Any]] = []
+        self._seen: set[int] = set()
+        for program in programs:
+            self._visit(program)
+
+    def _visit(self, thing: Any) -> None:
+        if id(thing) in self._seen:
+            return
+        self._seen.add(id(thing))
+        if isinstance(thing, nn.Module):
+            for module in thing.modules():
+                self.modules.append(module)
+                self._keep(vars(module), unless_none=True)
+                self._keep(module._parameters)
+                self._keep(module._buffers)
+        elif inspect.isfunction(thing):
+            for cell in thing.__closure__ or ():
+                try:
+                    value = cell.cell_contents
+                except ValueError:  # a name that is not assigned yet
+                    continue
+                if self._interesting(value):
+                    self._cells.append((cell, value))
+                self._follow(value, thing)
+            names = {
+                name: thing.__globals__[name] for name in thing.__code__.co_names if name in thing.__globals__
+            }
+            for name, value in names.items():
+                if self._interesting(value):
+                    self._items.append((thing.__globals__, name, value))
+                self._follow(value, thing)
+            self._visit(getattr(thing, "__wrapped__", None))
+        elif inspect.ismethod(thing):
+            self._visit(thing.__self__)
+            self._visit(thing.__func__)
+        elif isinstance(thing, functools.partial):
+            for part in (thing.func, *thing.args, *thing.keywords.values()):
+                self._visit(part)
+        elif hasattr(thing, "__dict__") and not inspect.isclass(thing) and not inspect.ismodule(thing):
+            self._keep(vars(thing))
+            for value in list(vars(thing).values()):
+                self._follow(value, thing)
+
+    def _follow(self, value: Any, owner: Any) -> None:
+        """Go on into modules, and into callables of the same file."""
+        if isinstance(value, nn.Module) or (
+            callable(value)
+            and not inspect.isclass(value)
+            and (
+                getattr(value, "__module__", None) == getattr(owner, "__module__", "")
+                or not inspect.isfunction(value)
+            )
+        ):
+            self._visit(value)
+
+    def _keep(self, holder: dict[str, Any], unless_none: bool = False) -> None:
+        for name, value in holder.items():
+            if self._interesting(value) and not (unless_none and value is None):
+                self._items.append((holder, name, value))
+
+    @staticmethod
+    def _interesting(value: Any) -> bool:
+        return isinstance(value, int | float | str | bool | type(None) | Tensor)
+
+    def changed(self) -> str | None:
+        """Return the name of a value that is not what it was, or None."""
+        for holder, name, value in self._items:
+            now = holder.get(name)
+            if now is not value and (
+                isinstance(value, Tensor) or type(now) is not type(value) or now != value
+            ):
+                return name
+        for cell, value in self._cells:
+            now = cell.cell_contents
+            if now is not value and (
+                isinstance(value, Tensor) or type(now) is not type(value) or now != value
+            ):
+                return "a variable of an enclosing function"
+        return None
+
+    def settle(self) -> None:
+        """Watch no longer what has changed since: the programs change it themselves."""
+        self._items = [(h, n, v) for h, n, v in self._items if h.get(n) is v]
+        self._cells = [(c, v) for c, v in self._cells if c.cell_contents is v]
+
+
+class Recording:
+    """A recorded call: `recording(*args)` returns what `fn(*args)` would, by replaying its tensor operations.
+
+    Attributes:
+        graph: the operations; its inputs are `outside`, then the tensors among the arguments.
+        outside: the tensors that the call used without being given them, by identity.
+        present: for each leaf of what `fn` returned whether it is a tensor; if not, it is a constant.
+    """
+
+    def __init__(self, graph: GraphModule, outside: list[Tensor], rest: tuple[Any, Any]) -> None:
+        self.graph = graph
+        self.outside = outside
+        self._held = [t.detach() for t in outside]
+        self._leaves, self._spec = rest
+        self.present = [leaf is _TENSOR for leaf in self._leaves]
+        self._run: Callable[..., Any] = graph
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the outputs for other data, which must have the recorded signature."""
+        _, tensors = signature(args, kwargs)
+        return self.assemble(self.run(*tensors))
+
+    def valid(self) -> bool:
+        """Tell whether the outside tensors are where they were in memory (`module.to(device)` moves them)."""
+        return all(map(Tensor.is_set_to, self._held, self.outside))
+
+    def run(self, *tensors: Tensor) -> Sequence[Tensor]:
+        """Return the tensors among the outputs, given the tensors among the arguments."""
+        with torch.no_grad():
+            return self._run(*self._held, *tensors)
+
+    def recorded(self, *tensors: Tensor) -> Sequence[Tensor]:
+        """Return what `run` returns, by the recorded graph also when it is compiled."""
+        with torch.no_grad():
+            return self.graph(*self._held, *tensors)
+
+    def assemble(self, outputs: Sequence[Tensor]) -> Any:
+        """Return the outputs in the structure that `fn` returned."""
+        values = iter(outputs)
+        return tree_unflatten(
+            [next(values) if leaf is _TENSOR else leaf for leaf in self._leaves], self._spec
+        )
+
+    def compile(self, *tensors: Tensor) -> None:
+        """Replace the recorded graph by inductor's code for it, made for arguments like `tensors`."""
+        self._run = inductor(self.graph, [*self._held, *tensors])
+
+
+class _Tensor:
+    """Marks where a tensor stands among the outputs."""
+
+
+_TENSOR = _Tensor()
+
+
+def inductor(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    """Return inductor's code for a recorded graph; its draws are the same as the graph's."""
+    import torch._inductor.config
+    from torch._inductor.compile_fx import compile_fx
+
+    with torch.no_grad(), undisturbed(), torch._inductor.config.patch(fallback_random=True):
+        return cast(Callable[..., Any], compile_fx(graph, list(inputs)))
+
+
+def record(
+    fn: Callable[..., Any],
+    args: Sequence[Any] = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    reference: Callable[..., Any] | None = None,
+    params: Sequence[Tensor] = (),
+    check: bool = True,
+) -> Recording:
+    """Return a checked recording of `fn(*args, **kwargs)`.
+
+    Args:
+        fn: returns any nest of tensors (and constants). It may run Pyro programs and call `backward`.
+        args: data; tensors in any nest of lists, tuples and dicts, numbers and strings.
+        kwargs: the same, by name.
+        reference: what the recording is checked against, `fn` itself by default. It returns the same nest.
+        params: tensors whose gradients `fn` collects through `backward`; `fn` is then called with the list of
+            gradients, which `backward` fills, as its first argument.
+        check: compare with `reference` on resampled data and other draws.
+
+    Raises:
+        RecordingError: with the reason and the line.
+    """
+    kwargs = kwargs or {}
+    _, given = signature(args, kwargs)
+    leaves = [
+        t.detach() for t in given
+    ]  # other objects, so that f(x, x) is not taken for a function of one argument
+    reference = reference or fn
+    watching = Observe(leaves)
+    with undisturbed(), watching:
+        reference(*_rebuild(args, iter(leaves)), **_rebuild(kwargs, iter(leaves[_count(args) :])))
+    _restore(watching.saved)
+    # gradients pile up on parameters that `params` leaves out; that is no business of the recording
+    piles = {id(t.grad) for t in watching.outside if t.is_leaf and t.grad is not None}
+    saved = [(t, copy) for t, copy in watching.saved if id(t) not in piles]
+    outside = [t for t in watching.outside if not watching.made(t)]
+
+    shapes: list[tuple[list[Any], Any]] = []
+
+    def flat(*inputs: Tensor) -> list[Tensor]:
+        guard = Guard()
+        reads = Reads(guard, params)
+        tensors = iter(inputs[len(outside) :])
+        with guard, reads, torch.enable_grad() if params else torch.no_grad():
+            first = (reads.grads,) if params else ()
+            out = fn(*first, *_rebuild(list(args), tensors), **_rebuild(kwargs, tensors))
+            found, spec = tree_flatten(out)
+            shapes.append(([_TENSOR if isinstance(v, Tensor) else v for v in found], spec))
+            return [v.detach() for v in found if isinstance(v, Tensor)]
+
+    graphs = []
+    for _ in range(2):
+        with undisturbed(saved):
+            graphs.append(trace(flat, [*outside, *leaves]))
+    difference = differences(*graphs)
+    if difference or shapes[0] != shapes[1]:
+        raise RecordingError(
+            f"{difference or 'two recordings of one call return different constants'}, so it depends on "
+            "something that changes from call to call outside torch, such as a Python counter"
+        )
+    recording = Recording(_pruned(graphs[0], outside), outside, shapes[0])
+    if check:
+        _check(recording, reference, args, kwargs, leaves, saved)
+    return recording
+
+
+def _count(args: Any) -> int:
+    return len(signature(args, {})[1])
+
+
+def _restore(saved: Sequence[tuple[Tensor, Tensor]]) -> None:
+    with torch.no_grad():
+        for tensor, copy in saved:
+            tensor.copy_(copy)
+
+
+def _pruned(graph: GraphModule, outside: list[Tensor]) -> GraphModule:
+    """Drop, in place, the outside tensors that no operation uses."""
+    holders = [node for node in graph.graph.nodes if node.op == "placeholder"][: len(outside)]
+    for i in reversed(range(len(outside))):
+        if not holders[i].users:
+            graph.graph.erase_node(holders[i])
+            del outside[i]
+    graph.recompile()
+    return graph
+
+
+def resampled(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return data that is as valid: each datum of the second half of the batch twice, in reverse."""
+    sizes = [len(t) for t in tensors if t.dim()]
+    batch = max(set(sizes), key=sizes.count) if sizes else 0
+    rows = batch - 1 - torch.arange(batch) // 2
+    return [t[rows.to(t.device)] if t.dim() and len(t) == batch else t.clone() for t in tensors]
+
+
+def _check(
+    recording: Recording,
+    reference: Callable[..., Any],
+    args: Any,
+    kwargs: dict[str, Any],
+    leaves: list[Tensor],
+    saved: Sequence[tuple[Tensor, Tensor]],
+) -> None:
+    """Compare with eager runs on resampled data and other draws, in outputs and in what they write."""
+    tensors = resampled(leaves)
+    seed = 8_191  # any other draws will do
+    with undisturbed(saved):
+        torch.manual_seed(seed)
+        expected = reference(
+            *_rebuild(list(args), iter(tensors)), **_rebuild(kwargs, iter(tensors[_count(args) :]))
+        )
+        wanted = [v.detach() for v in tree_flatten(expected)[0] if isinstance(v, Tensor)]
+        wanted += [t.detach().clone() for t, _ in saved]
+    with undisturbed(saved):
+        torch.manual_seed(seed)
+        got = [*recording.run(*tensors), *(t.detach().clone() for t, _ in saved)]
+    distance = furthest(wanted, got)
+    if distance > 1:
+        raise RecordingError(
+            "its recording differs from eager Pyro on other data and draws "
+            f"by {distance:.0e} times what rounding explains"
+        )
+
+
+def furthest(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> float:
+    """Return the largest distance between two lists of tensors in units of `TOLERANCE`: up to 1 is rounding.
+
+    Relative to each tensor's own norm, with one hundredth of the largest norm as floor (a gradient that
+    cancels to nothing has only rounding left); numbers on their own are compared on their own. NaN equals
+    NaN.
+    """
+    if len(wanted) != len(got) or any(a.shape != b.shape for a, b in zip(wanted, got, strict=True)):
+        return float("inf")
+    norms = [float(a.double().nan_to_num(0.0).norm()) for a in wanted]
+    floor = max((n for n, a in zip(norms, wanted, strict=True) if a.dim()), default=0.0) / 100
+    worst = 0.0
+    for a, b, norm in zip(wanted, got, norms, strict=True):
+        if not a.is_floating_point():
+            worst = max(worst, 0.0 if torch.equal(a, b) else float("inf"))
+            continue
+        if not torch.equal(a.isfinite(), b.isfinite()):
+            return float("inf")
+        gap = float((a - b).double().nan_to_num(0.0, 0.0, 0.0).norm())
+        scale = max(norm, floor if a.dim() else 0.0)
+        worst = max(worst, gap / (TOLERANCE[a.dtype] * scale) if gap else 0.0)
+    return worst

@@ -1,0 +1,243 @@
+"""Optimizers as part of a recorded graph: the update in tensor operations, on the torch optimizer's own
+state.
+
+The graph reads and writes `exp_avg` and the like where the optimizer keeps them, so its `state_dict()` stays
+true. What changes from step to step and is the same for all elements (learning rate, bias corrections) is
+computed on the host in float64 and enters as a small tensor: written into the graph, every element would
+compute the powers of the step count anew.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyro.optim.clipped_adam import ClippedAdam
+from torch import Tensor
+from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer
+
+_FEATURES_LEFT_TO_TORCH = ("amsgrad", "maximize", "capturable", "differentiable")
+_HYPERPARAMETERS = (
+    *("betas", "eps", "weight_decay", "momentum", "dampening", "nesterov"),
+    *("clip_norm", "centered_variance", "lrd", "decoupled_weight_decay"),
+)
+_STATE: dict[type[Optimizer], tuple[str, ...]] = {
+    Adam: ("exp_avg", "exp_avg_sq"),
+    AdamW: ("exp_avg", "exp_avg_sq"),
+    ClippedAdam: ("exp_avg", "exp_avg_sq"),
+    Adamax: ("exp_avg", "exp_inf"),
+    SGD: ("momentum_buffer",),
+}
+
+
+class Update:
+    """The update of some parameters by their torch optimizers, in two halves: `prepare` on the host, `apply`
+    in the graph.
+
+    Args:
+        owned: `(parameter, its optimizer, its group)` for each parameter that has a gradient.
+        clip: largest norm of the gradient of all parameters together, or None.
+
+    Attributes:
+        plan: what the graph depends on; two updates of the same parameters with the same plan can share it.
+        state: the optimizers' tensors, in the order in which `apply` takes them.
+        numbers: `(cohorts, 4)` float64, filled by `prepare`.
+    """
+
+    def __init__(
+        self, owned: Sequence[tuple[Tensor, Optimizer, dict[str, Any]]], clip: float | None = None
+    ) -> None:
+        self.clip = clip
+        self._owned = list(owned)
+        self._fresh = [_begin(parameter, optimizer, group) for parameter, optimizer, group in self._owned]
+        self._slots = [
+            [name for name in _STATE[type(optimizer)] if name != "momentum_buffer" or group["momentum"]]
+            for _, optimizer, group in self._owned
+        ]
+        self.state = [
+            o.state[p][name]
+            for (p, o, _), names in zip(self._owned, self._slots, strict=True)
+            for name in names
+        ]
+        self._kept = [
+            (optimizer, optimizer.state) for optimizer in dict.fromkeys(o for _, o, _ in self._owned)
+        ]
+        # Parameters that share hyperparameters and age share their numbers.
+        self._cohort: list[int] = []
+        self._members: list[list[tuple[Tensor, Optimizer, dict[str, Any]]]] = []
+        cohorts: dict[Any, int] = {}
+        for (parameter, optimizer, group), fresh in zip(self._owned, self._fresh, strict=True):
+            age = _age(optimizer.state[parameter])
+            key = (type(optimizer), _fixed(group), float(group["lr"]), age, fresh)
+            row = cohorts.setdefault(key, len(cohorts))
+            if row == len(self._members):
+                self._members.append([])
+            self._members[row].append((parameter, optimizer, group))
+            self._cohort.append(row)
+        self._keys = list(cohorts)
+        self._groups = [list({id(g): g for _, _, g in members}.values()) for members in self._members]
+        self._first_steps = [
+            fresh and issubclass(key[0], SGD) for key, fresh in ((k, k[4]) for k in self._keys)
+        ]
+        self._steps = [
+            [o.state[p]["step"] for p, o, _ in members if isinstance(o.state[p].get("step"), Tensor)]
+            for members in self._members
+        ]
+        self.plan = [(key[0], key[1]) for key in self._keys], self._cohort
+        self._host = torch.zeros(len(cohorts), 4, dtype=torch.float64)
+        self._rows = self._host.numpy()
+        device = self._owned[0][0].device if self._owned else torch.device("cpu")
+        self.numbers = self._host if device.type == "cpu" else self._host.to(device)
+
+    @staticmethod
+    def why_not(optimizer: Optimizer, group: dict[str, Any]) -> str | None:
+        """Return why the group's update cannot be part of a graph, None if it can."""
+        if type(optimizer) not in _STATE:
+            return f"{type(optimizer).__name__} is not one of {', '.join(kind.__name__ for kind in _STATE)}"
+        for feature in _FEATURES_LEFT_TO_TORCH:
+            if group.get(feature):
+                return f"{type(optimizer).__name__} has {feature} on"
+        return None
+
+    def valid(self) -> bool:
+        """Tell whether the optimizers hold the tensors and hyperparameters that the graph was made for."""
+        for optimizer, state in self._kept:
+            if optimizer.state is not state:  # load_state_dict puts another in its place
+                return False
+        for groups, key in zip(self._groups, self._keys, strict=True):
+            rate = groups[0]["lr"]
+            for group in groups:
+                if group["lr"] != rate or _fixed(group) != key[1]:
+                    return False
+        return True
+
+    def prepare(self) -> None:
+        """Count the step and compute its numbers."""
+        for row, (members, groups, (kind, *_)) in enumerate(
+            zip(self._members, self._groups, self._keys, strict=True)
+        ):
+            if kind is ClippedAdam:
+                for group in groups:
+                    group["lr"] *= group["lrd"]
+                for parameter, optimizer, _ in members:
+                    optimizer.state[parameter]["step"] += 1
+            elif self._steps[row]:
+                torch._foreach_add_(self._steps[row], 1)
+            parameter, optimizer, group = members[0]
+            self._rows[row] = _numbers(kind, group, _age(optimizer.state[parameter]), self._first_steps[row])
+            self._first_steps[row] = False
+        for optimizer, _ in self._kept:
+            optimizer._opt_called = True  # type: ignore[attr-defined]  # learning-rate schedules ask whether a step was taken
+        if self.numbers is not self._host:
+            self.numbers.copy_(self._host, non_blocking=True)
+
+    def apply(
+        self,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        state: Sequence[Tensor],
+        numbers: Tensor,
+        loss: Tensor,
+    ) -> Tensor:
+        """Write parameters and state in place if the loss (and clipped norm) is finite; tell whether."""
+        finite = loss.isfinite().all()
+        grads = [grad.detach() for grad in grads]
+        if self.clip is not None:
+            norm = torch.stack([grad.norm() for grad in grads]).norm()
+            finite = finite & norm.isfinite()
+            factor = (self.clip / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
+            grads = [grad * factor for grad in grads]
+        slots = iter(state)
+        for parameter, grad, (_, optimizer, group), row, names in zip(
+            params, grads, self._owned, self._cohort, self._slots, strict=True
+        ):
+            old = [next(slots) for _ in names]
+            new = _RULES[type(optimizer)](parameter, grad, old, numbers[row].to(parameter.dtype), group)
+            for tensor, value in zip([parameter, *old], new, strict=True):
+                tensor.copy_(torch.where(finite, value, tensor))
+        return finite
+
+
+def _fixed(group: dict[str, Any]) -> tuple[Any, ...]:
+    """The hyperparameters that are constants of the graph."""
+    return tuple(map(group.get, _HYPERPARAMETERS))
+
+
+def _age(state: dict[str, Any]) -> int:
+    return int(state.get("step", 0))
+
+
+def _begin(parameter: Tensor, optimizer: Optimizer, group: dict[str, Any]) -> bool:
+    """Create the parameter's state as its optimizer would at its first step; tell whether there was none."""
+    state = optimizer.state[parameter]
+    fresh = not state or (type(optimizer) is SGD and state.get("momentum_buffer") is None)
+    if fresh:
+        for name in _STATE[type(optimizer)]:
+            if name != "momentum_buffer" or group["momentum"]:
+                state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        if type(optimizer) is ClippedAdam:
+            state["step"] = 0
+        elif type(optimizer) is not SGD:
+            wide = torch.get_default_dtype() == torch.float64
+            device = parameter.device if group.get("fused") else "cpu"
+            state["step"] = torch.zeros((), dtype=torch.float64 if wide else torch.float32, device=device)
+    return fresh
+
+
+def _numbers(kind: type[Optimizer], group: dict[str, Any], age: int, first: bool) -> tuple[float, ...]:
+    """The numbers that `_RULES` takes for one step; `age` counts from 1."""
+    rate = float(group["lr"])
+    if kind is SGD:  # the first momentum is the gradient itself, undamped
+        return rate, 0.0 if first else group["momentum"], 1.0 if first else 1 - group["dampening"], 0.0
+    beta1, beta2 = group["betas"]
+    if kind is Adamax:
+        return rate / (1 - beta1**age), 0.0, 0.0, 0.0
+    correction = math.sqrt(1 - beta2**age)
+    if kind is ClippedAdam:
+        return rate * correction / (1 - beta1**age), 1.0, 0.0, 0.0
+    return rate / (1 - beta1**age), 1 / correction, 1 - rate * group["weight_decay"], 0.0
+
+
+def _adam(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str, Any]) -> list[Tensor]:
+    beta1, beta2 = group["betas"]
+    if group["weight_decay"]:
+        if group.get("decoupled_weight_decay"):
+            p = p * n[2]
+        else:
+            g = g + group["weight_decay"] * p
+    mean = old[0] + (1 - beta1) * (g - old[0])
+    square = beta2 * old[1] + (1 - beta2) * g * g
+    return [p - n[0] * mean / (square.sqrt() * n[1] + group["eps"]), mean, square]
+
+
+def _clipped_adam(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str, Any]) -> list[Tensor]:
+    beta1, beta2 = group["betas"]
+    g = g.clamp(-group["clip_norm"], group["clip_norm"])
+    if group["weight_decay"]:
+        g = g + group["weight_decay"] * p
+    mean = beta1 * old[0] + (1 - beta1) * g
+    spread = g - mean if group["centered_variance"] else g
+    square = beta2 * old[1] + (1 - beta2) * spread * spread
+    return [p - n[0] * mean / (square.sqrt() + group["eps"]), mean, square]
+
+
+def _adamax(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str, Any]) -> list[Tensor]:
+    beta1, beta2 = group["betas"]
+    if group["weight_decay"]:
+        g = g + group["weight_decay"] * p
+    mean = old[0] + (1 - beta1) * (g - old[0])
+    largest = torch.maximum(beta2 * old[1], g.abs() + group["eps"])
+    return [p - n[0] * mean / largest, mean, largest]
+
+
+def _sgd(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str, Any]) -> list[Tensor]:
+    if group["weight_decay"]:
+        g = g + group["weight_decay"] * p
+    if not group["momentum"]:
+        return [p - n[0] * g]
+    momentum = n[1] * old[0] + n[2] * g
+    step = g + group["momentum"] * momentum if group["nesterov"] else momentum
+    return [p - n[0] * step, momentum]
+
+
+_RULES = {Adam: _adam, AdamW: _adam, ClippedAdam: _clipped_adam, Adamax: _adamax, SGD: _sgd}

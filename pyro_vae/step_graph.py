@@ -1,0 +1,282 @@
+"""One SVI step, replayed: the recorded loss and gradients; once compiled, with the optimizer's update."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import pyro
+import torch
+from pyro.optim import PyroOptim
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.optim import Optimizer
+
+from pyro_vae.compiled import RecordingError, Watch, furthest, inductor, record
+from pyro_vae.optim_graph import Update
+from pyro_vae.recording import trace, undisturbed
+
+# Inductor fuses and reorders sums, so it is further from the recorded graph than that is from eager Pyro.
+INDUCTOR_SLACK = 100.0
+
+
+class Steps(Protocol):
+    """What a step graph needs to know of its SVI."""
+
+    optim: PyroOptim | Optimizer
+    clip: float | None
+    finite: Tensor
+
+    def gradients(self, args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:
+        """Run the ELBO eagerly; return its loss and the parameters to train, whose `grad` is filled."""
+
+    def loss_of(self, args: Any, kwargs: Any) -> Any:
+        """Run the ELBO, which calls `backward`; return its loss."""
+
+    def finish(self, loss: Any, params: list[Tensor]) -> Any:
+        """Step the optimizer eagerly; return the loss as a tensor."""
+
+
+class StepGraph:
+    """A step for one signature of the arguments.
+
+    Args:
+        svi: whose step it is.
+        args: data, as given to the step.
+        kwargs: the same, by name.
+        params: the parameters that the step trains.
+        watch: the Python state that the recording holds fast.
+
+    Attributes:
+        engine: "recorded" or "inductor".
+        calls: how often it was run.
+        tried: whether inductor was tried on it.
+
+    Raises:
+        RecordingError: with the reason and the line.
+    """
+
+    def __init__(self, svi: Steps, args: Any, kwargs: Any, params: list[Tensor], watch: Watch) -> None:
+        self._svi, self.watch, self._params = svi, watch, params
+        self.calls, self.engine, self.tried = 0, "recorded", False
+        self._whole: _WholeStep | None = None
+
+        def loss_and_grads(grads: list[Tensor | None], *args: Any, **kwargs: Any) -> Any:
+            return as_tensors(svi.loss_of(args, kwargs)), list(grads)
+
+        self._recording = record(loss_and_grads, args, kwargs, reference=self._eager, params=params)
+        watch.settle()
+        present = self._recording.present
+        self._reached = present[len(present) - len(params) :]
+        self._losses = sum(present[: len(present) - len(params)])
+        store = pyro.get_param_store()._params
+        self._stored = [
+            (name, p) for name, p in store.items() if any(p is q for q in self._recording.outside)
+        ]
+
+    def valid(self) -> bool:
+        """Tell whether the recording holds: the same Python state, and the same tensors where they were."""
+        store = pyro.get_param_store()._params
+        return (
+            self._recording.valid()
+            and all(store.get(name) is p for name, p in self._stored)
+            and self.watch.changed() is None
+        )
+
+    def run(self, tensors: Sequence[Tensor]) -> Any:
+        """Take the step; return the loss."""
+        if self._whole is not None:
+            if not self._whole.update.valid():
+                self._whole = self._make_whole(tensors, self._whole)
+            if self._whole is not None:
+                out = self._whole(tensors)
+                self._svi.finite = out[self._losses]
+                return self._loss(out)
+        out = self._recording.run(*tensors)
+        pyros = isinstance(self._svi.optim, PyroOptim)
+        for p, grad in zip(self._params, self._scatter(out[self._losses :]), strict=True):
+            if (
+                grad is not None or not pyros
+            ):  # Pyro's optimizers leave zeros where no gradient arrives any more
+                p.grad = grad
+        return self._svi.finish(self._loss(out), self._params)
+
+    def audit(self, args: Any, kwargs: Any, tensors: Sequence[Tensor]) -> None:
+        """Compare the recording with an eager run on this batch and these draws, and leave no trace.
+
+        Raises:
+            RecordingError: they differ.
+        """
+        outside = self._recording.outside
+        written = [(t, t.detach().clone()) for t in outside if not t.requires_grad]
+        with undisturbed(written):
+            loss, grads = self._eager(*args, **kwargs)
+        with undisturbed(written):
+            got = self._recording.recorded(*tensors)
+        distance = furthest([*parts(loss), *(g for g in grads if g is not None)], got)
+        if distance > 1:
+            raise RecordingError(
+                f"at call {self.calls} its recording no longer gave what eager Pyro gives ({distance:.0e} times "
+                "what rounding explains), so the program depends on something that was changed outside torch"
+            )
+
+    def compile(self, tensors: Sequence[Tensor]) -> str | None:
+        """Run inductor's code from now on, if it agrees with the recorded graph; return why not."""
+        self.tried = True
+        try:
+            self._whole = self._make_whole(tensors)
+            if self._whole is None:
+                self._recording.compile(*tensors)
+            elif (distance := self._whole.distance(self._losses, tensors)) > INDUCTOR_SLACK:
+                self._whole = None
+                return (
+                    f"its code differs from the recorded graph by {distance:.0e} times what rounding explains"
+                )
+        except Exception as error:  # whatever goes wrong in a compiler, the recorded graph is there
+            return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+        self.engine = "inductor"
+        return None
+
+    def _eager(self, *args: Any, **kwargs: Any) -> Any:
+        """Run eager Pyro and return what the recording returns."""
+        before = [p.grad for p in self._params]
+        for p in self._params:
+            p.grad = None
+        loss, params = self._svi.gradients(args, kwargs)
+        if len(params) != len(self._params) or any(
+            p is not q for p, q in zip(params, self._params, strict=True)
+        ):
+            raise RecordingError(
+                "its parameters are not the same tensors at every step, as with a running average in Pyro's store"
+            )
+        grads = [p.grad for p in params]
+        for p, grad in zip(params, before, strict=True):
+            p.grad = grad
+        return as_tensors(loss), grads
+
+    def _make_whole(self, tensors: Sequence[Tensor], old: "_WholeStep | None" = None) -> "_WholeStep | None":
+        """Return the whole step as compiled code on the optimizer's tensors, None if there is no such form."""
+        optim, recording = self._svi.optim, self._recording
+        if isinstance(optim, PyroOptim):
+            _create_optimizers(optim, self._params)
+        owner = _owners(optim)
+        trained = []
+        for p, reached in zip(self._params, self._reached, strict=True):
+            if (
+                id(p) in owner
+                and not reached
+                and isinstance(optim, PyroOptim)
+                and owner[id(p)][0].state.get(p)
+            ):
+                return None  # a gradient reached it in other steps, so Pyro's optimizers go on moving it
+            if id(p) in owner and reached:
+                trained.append(p)
+        clipped = isinstance(optim, PyroOptim) and any(map(optim.grad_clip.get, trained))
+        if not trained or clipped or any(Update.why_not(*owner[id(p)]) for p in trained):
+            return None
+        update = Update([(p, *owner[id(p)]) for p in trained], self._svi.clip)
+        if old is not None and old.update.plan == update.plan:
+            return old.moved(update)
+        places = [next(i for i, t in enumerate(recording.outside) if t is p) for p in trained]
+        wanted = {id(p) for p in trained}
+        n, s = len(recording.outside), len(update.state)
+
+        def step(*inputs: Tensor) -> list[Tensor]:
+            out = recording.graph(*inputs[:n], *inputs[n + s + 1 :])
+            losses = out[: self._losses]
+            pairs = zip(self._params, self._scatter(out[self._losses :]), strict=True)
+            finite = update.apply(
+                [inputs[i] for i in places],
+                [grad for p, grad in pairs if id(p) in wanted and grad is not None],
+                inputs[n : n + s],
+                inputs[n + s],
+                torch.stack([loss.reshape(()) for loss in losses]),
+            )
+            return [*losses, finite]
+
+        return _WholeStep(step, update, recording.outside, places, tensors)
+
+    def _scatter(self, grads: Sequence[Tensor]) -> list[Tensor | None]:
+        found = iter(grads)
+        return [next(found) if reached else None for reached in self._reached]
+
+    def _loss(self, out: Sequence[Tensor]) -> Any:
+        """Return the loss as the ELBO returns it: a tensor, or a tuple of them."""
+        return self._recording.assemble([*out[: self._losses], *[out[0]] * sum(self._reached)])[0]
+
+
+class _WholeStep:
+    """Loss, gradients and update as one piece of inductor's code."""
+
+    def __init__(
+        self,
+        step: Callable[..., list[Tensor]],
+        update: Update,
+        outside: list[Tensor],
+        places: list[int],
+        tensors: Sequence[Tensor],
+    ) -> None:
+        self._outside, self._places = outside, set(places)
+        self._hold(update)
+        with undisturbed(), torch.no_grad():
+            self._graph: GraphModule = trace(step, [*(t.clone() for t in self._held), *tensors])
+        self._run = inductor(self._graph, [*self._held, *tensors])
+
+    def _hold(self, update: Update) -> None:
+        self.update = update
+        self._held = [t.detach() for t in (*self._outside, *update.state, update.numbers)]
+
+    def moved(self, update: Update) -> "_WholeStep":
+        """Return the same code on other tensors of the optimizer."""
+        self._hold(update)
+        return self
+
+    def __call__(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        self.update.prepare()
+        with torch.no_grad():
+            return self._run(*self._held, *tensors)
+
+    def distance(self, losses: int, tensors: Sequence[Tensor]) -> float:
+        """Compare compiled code with the recorded graph on copies: the loss, buffers and the optimizer's
+        averages.
+
+        Not the parameters: where a gradient is nothing but rounding, Adam's first steps make a full step of
+        it.
+        """
+        results = []
+        for run in (self._graph, self._run):
+            held = [t.clone() for t in self._held]
+            with undisturbed(), torch.no_grad():
+                out = run(*held, *tensors)
+            results.append([*out[:losses], *(t for i, t in enumerate(held) if i not in self._places)])
+        return furthest(*results)
+
+
+def as_tensors(loss: Any) -> Any:
+    """Return a loss with its numbers as detached tensors; some ELBOs return a tuple of losses."""
+    if isinstance(loss, tuple):
+        return tuple(as_tensors(part) for part in loss)
+    return loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(loss))
+
+
+def parts(loss: Any) -> tuple[Tensor, ...]:
+    """Return the loss, or the losses, as a tuple."""
+    return loss if isinstance(loss, tuple) else (loss,)
+
+
+def _owners(optim: PyroOptim | Optimizer) -> dict[int, tuple[Optimizer, dict[str, Any]]]:
+    """Return for each parameter its torch optimizer and its group there."""
+    if isinstance(optim, Optimizer):
+        return {id(p): (optim, group) for group in optim.param_groups for p in group["params"]}
+    inner = {p: getattr(one, "optimizer", one) for p, one in optim.optim_objs.items()}  # a schedule wraps it
+    return {id(p): (one, one.param_groups[0]) for p, one in inner.items()}
+
+
+def _create_optimizers(optim: PyroOptim, params: Sequence[Tensor]) -> None:
+    """Create the optimizer of each new parameter as PyroOptim does at its first step, without a step."""
+    for p in params:
+        if p not in optim.optim_objs:
+            optim.optim_objs[p] = optim._get_optim(p)
+            optim.grad_clip[p] = optim._get_grad_clip(p)
+            with contextlib.suppress(KeyError):  # nothing loaded is waiting for it
+                state = optim._state_waiting_to_be_consumed.pop(pyro.get_param_store().param_name(p))
+                pyro.optim.optim._load_state_dict(optim.optim_objs[p], state)

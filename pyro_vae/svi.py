@@ -1,0 +1,307 @@
+"""Stochastic variational inference with pyro.infer.SVI's signature, compiled where that changes no number."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from pyro.optim import PyroOptim
+from pyro.poutine.runtime import _PYRO_STACK
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pyro_vae.compiled import RecordingError, Watch, signature
+from pyro_vae.recording import Observe
+from pyro_vae.step_graph import StepGraph, as_tensors, parts
+
+Mode = Literal["auto", "on", "off", "recorded"]
+
+WORTH_RECORDING = 100  # steps after which recording has paid for itself, about
+WORTH_COMPILING = 2_000  # the same for inductor with a cold cache, on a small VAE
+COMPILES_AT = 1_000  # call at which "auto" compiles when it does not know how many steps are planned
+OTHER_SHAPES_COMPILE_AT = (
+    50  # calls of a second signature before it is compiled too: a last, smaller batch is not
+)
+MOST_RECORDINGS = 8
+AUDITS = frozenset([2, 10, 100])  # calls replayed eagerly and compared, then every AUDIT_EVERY-th
+AUDIT_EVERY = 1_000
+
+
+class EagerWarning(UserWarning):
+    """A program that could not be recorded, or not compiled, runs without."""
+
+
+class SVI:
+    """Drop-in for `pyro.infer.SVI`: `step` returns the same loss, and takes a fraction of the time where
+    Python is the cost.
+
+    The first call records the step (loss, gradients, optimizer) as one graph of tensor operations, checks it
+    against eager Pyro, and later calls replay it. A program that cannot be recorded soundly runs eagerly: one
+    warning names the reason.
+
+    Args:
+        model: any Pyro program.
+        guide: any Pyro program.
+        optim: a Pyro optimizer, which trains every parameter that the programs announce, or a torch
+            optimizer, which trains the parameters it was given. Learning rates may change from step to step.
+        loss: a Pyro ELBO, or `loss(model, guide, *args)` that returns a scalar tensor.
+        compile: "on" compiles before the first step; "recorded" replays the recorded graph and never
+            compiles; "off" runs eagerly; "auto" chooses by the number of steps only, so that a resumed run
+            takes the same path (docs/compiled.md).
+        clip: largest norm of the gradient over all parameters; torch optimizers only (a Pyro optimizer has
+            `clip_args`).
+        steps: how many steps are planned, which "auto" goes by.
+        loss_and_grads: as in Pyro, for a `loss` that is a function.
+
+    Attributes:
+        engine: "eager", "recorded" or "inductor": what ran the last step.
+        why_not: why the last step ran eagerly, or None.
+        finite: whether the last step's loss (and clipped norm) was finite, a 0-dim bool tensor. If not, no
+            parameter was changed.
+        count: steps taken, part of `state_dict`.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        optim: PyroOptim | Optimizer,
+        loss: ELBO | Callable[..., Any],
+        *,
+        compile: Mode = "auto",
+        clip: float | None = None,
+        steps: int | None = None,
+        loss_and_grads: Callable[..., Any] | None = None,
+    ) -> None:
+        if not isinstance(optim, PyroOptim | Optimizer):
+            raise TypeError(
+                f"optim is a {type(optim).__name__}; "
+                "give a Pyro optimizer (pyro.optim) or a torch optimizer (torch.optim)"
+            )
+        if clip is not None and isinstance(optim, PyroOptim):
+            raise ValueError(
+                "clip needs a torch optimizer, and optim is a Pyro one; give it clip_args instead"
+            )
+        if compile not in ("auto", "on", "off", "recorded"):
+            raise ValueError(f"compile is {compile!r}; give 'auto', 'on', 'off' or 'recorded'")
+        self.model, self.guide, self.optim, self.clip = model, guide, optim, clip
+        self.objective = loss
+        if isinstance(loss, ELBO):
+            self.loss, self._loss_and_grads = loss.loss, loss.loss_and_grads
+        else:
+            self.loss, self._loss_and_grads = loss, loss_and_grads or _differentiate(loss)
+        self._announced: bool | None = (
+            None  # whether parameters announce themselves to Pyro; known after a step
+        )
+        self.mode: Mode = compile
+        self.planned = steps
+        self.count = 0
+        self.engine = "eager"
+        self.why_not: str | None = None
+        self.finite = torch.tensor(True)
+        self._calls: dict[str, int] = {}
+        self._graphs: dict[tuple[Any, ...], list[StepGraph]] = {}
+        self._given_up: str | None = "compile is 'off'" if compile == "off" else None
+        if compile == "auto" and steps is not None and steps < WORTH_RECORDING:
+            self._given_up = f"{steps} steps are too few to earn a recording"
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the last step was a replayed graph (recorded or compiled by inductor)."""
+        return self.engine != "eager"
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        """Take a gradient step; return the loss as a number (a tuple of them where the ELBO returns one)."""
+        return _numbers(self.update(*args, **kwargs))
+
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the loss as a number, without a step."""
+        with torch.no_grad():
+            return _numbers(self.loss(self.model, self.guide, *args, **kwargs))
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        """Take a gradient step; return the loss as a detached tensor, without waiting for the device."""
+        self.count += 1
+        if self._given_up is None and not _PYRO_STACK:
+            try:
+                return self._replay(args, kwargs)
+            except RecordingError as refusal:
+                self._give_up(str(refusal))
+        self.engine = "eager"
+        self.why_not = self._given_up or "the step was called inside a Pyro handler"
+        return self._eager(args, kwargs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts that decide when a graph is compiled; parameters and optimizer have their own."""
+        return {"count": self.count, "calls": dict(self._calls)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue counting from `state`, so that a resumed run repeats the uninterrupted one bit for bit."""
+        self.count = state["count"]
+        self._calls = dict(state["calls"])
+
+    # --- eager
+    # -------------------------------------------------------------------------------------------------------
+
+    def _eager(self, args: Any, kwargs: Any) -> Any:
+        loss, params = self.gradients(args, kwargs)
+        return self.finish(as_tensors(loss), params)
+
+    def loss_of(self, args: Any, kwargs: Any) -> Any:
+        """Run the ELBO, which calls `backward`; return its loss."""
+        return self._loss_and_grads(self.model, self.guide, *args, **kwargs)
+
+    def gradients(self, args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:
+        """Run the ELBO as Pyro does; return its loss and the parameters to train, whose `grad` is filled."""
+        if isinstance(self.optim, Optimizer):
+            self.optim.zero_grad()
+        state = torch.get_rng_state() if self._announced is None else None
+        with poutine.trace(param_only=True) as capture:
+            loss = self.loss_of(args, kwargs)
+        if isinstance(self.optim, PyroOptim):
+            sites = map(_unconstrained, capture.trace.nodes.values())
+            return loss, list({id(p): p for p in sites}.values())
+        params = [p for group in self.optim.param_groups for p in group["params"]]
+        if state is not None:
+            self._announced = bool(capture.trace.nodes) or any(p.grad is not None for p in params)
+            if not self._announced and hasattr(self.objective, "differentiable_loss"):
+                # Pyro's ELBOs take no gradient where no parameter announces itself, as in plain modules
+                torch.set_rng_state(state)
+                self._loss_and_grads = _differentiate(self.objective.differentiable_loss)
+                return self.gradients(args, kwargs)
+        return loss, params
+
+    def finish(self, loss: Any, params: list[Tensor]) -> Any:
+        """Step the optimizer eagerly if the loss is finite; return the loss as a tensor."""
+        finite = torch.stack([part.isfinite().all() for part in parts(loss)]).all()
+        if self.clip is not None:
+            norm = torch.nn.utils.clip_grad_norm_([p for p in params if p.grad is not None], self.clip)
+            finite = finite & norm.isfinite()
+        self.finite = finite
+        if finite and isinstance(self.optim, Optimizer):
+            self.optim.step()
+        elif finite:
+            cast(PyroOptim, self.optim)(params)
+        if isinstance(self.optim, PyroOptim):
+            pyro.infer.util.zero_grads(params)
+        return loss
+
+    # --- replayed
+    # ----------------------------------------------------------------------------------------------------
+
+    def _replay(self, args: Any, kwargs: Any) -> Any:
+        key, tensors = signature(args, kwargs)
+        key += (
+            torch.get_default_dtype(),
+            torch.is_autocast_enabled("cpu"),
+            torch.is_autocast_enabled("cuda"),
+        )
+        graph = next((graph for graph in self._graphs.get(key, ()) if graph.valid()), None)
+        if graph is None:
+            made = self._record(key, args, kwargs)
+            if not isinstance(made, StepGraph):
+                return made
+            graph = made
+        name = repr(key)
+        calls = self._calls[name] = self._calls.get(name, 0) + 1
+        graph.calls += 1
+        if graph.calls in AUDITS or graph.calls % AUDIT_EVERY == 0:
+            graph.audit(args, kwargs, tensors)
+        if not graph.tried and self._worth_compiling(name, calls):
+            why_not = graph.compile(tensors)
+            if why_not:
+                warnings.warn(
+                    f"SVI replays its recording uncompiled: inductor failed ({why_not}).",
+                    EagerWarning,
+                    stacklevel=4,
+                )
+        self.engine, self.why_not = graph.engine, None
+        return graph.run(tensors)
+
+    def _worth_compiling(self, name: str, calls: int) -> bool:
+        """Decide by counts alone, so that a resumed run decides alike."""
+        if self.mode == "recorded":
+            return False
+        if self.mode == "auto" and self.planned is None:
+            return calls > COMPILES_AT
+        if self.mode == "auto" and self.planned is not None and self.planned < WORTH_COMPILING:
+            return False
+        return name == next(iter(self._calls)) or calls > OTHER_SHAPES_COMPILE_AT
+
+    def _record(self, key: tuple[Any, ...], args: Any, kwargs: Any) -> Any:
+        """Return the graph of such a step, or the loss of a first step that had to be taken eagerly."""
+        if sum(map(len, self._graphs.values())) >= MOST_RECORDINGS:
+            changed = [graph.watch.changed() for graph in self._graphs.get(key, ())]
+            raise RecordingError(
+                f"after {MOST_RECORDINGS} recordings "
+                + (
+                    f"{changed[-1]!r} has changed again; make it a tensor"
+                    if any(changed)
+                    else "another shape has come; pad them"
+                )
+            )
+        watch = Watch(self.model, self.guide, self.objective)
+        state = torch.get_rng_state()
+        with Observe() as watching:
+            loss, params = self.gradients(args, kwargs)
+        new = key not in self._graphs
+        graphs = self._graphs.setdefault(key, [])
+        if new and (watch.changed() or any(watching.made(p) for p in params)):
+            # It drew initial values, or settled something else once for all: taken again it would be another
+            # step.
+            self.engine, self.why_not = "eager", "the first step creates parameters"
+            return self.finish(as_tensors(loss), params)
+        for p in params:
+            p.grad = None
+        torch.set_rng_state(state)
+        with torch.no_grad():
+            for tensor, copy in watching.saved:
+                tensor.copy_(copy)
+        with _store_kept():
+            graphs.append(StepGraph(self, args, kwargs, params, watch))
+        return graphs[-1]
+
+    def _give_up(self, reason: str) -> None:
+        self._given_up = reason
+        self._graphs.clear()
+        warnings.warn(f"SVI runs eagerly: {reason}.", EagerWarning, stacklevel=4)
+
+
+@contextmanager
+def _store_kept() -> Iterator[None]:
+    """Refuse programs that replace tensors in Pyro's parameter store, and put the old ones back."""
+    store = pyro.get_param_store()
+    kept = dict(store._params)
+    try:
+        yield
+    finally:
+        replaced = [name for name, p in kept.items() if store._params.get(name) is not p]
+        for name in replaced:
+            store._params[name] = kept[name]
+            store._param_to_name[kept[name]] = name
+
+
+def _differentiate(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that calls `backward` on a loss and returns its value, as Pyro does."""
+
+    def loss_and_grads(*args: Any, **kwargs: Any) -> Any:
+        value = loss(*args, **kwargs)
+        if getattr(value, "requires_grad", False):
+            value.backward(retain_graph=True)
+        return value
+
+    return loss_and_grads
+
+
+def _unconstrained(site: dict[str, Any]) -> Tensor:
+    return site["value"].unconstrained()
+
+
+def _numbers(loss: Any) -> Any:
+    if isinstance(loss, tuple):
+        return tuple(_numbers(part) for part in loss)
+    return loss.item() if isinstance(loss, Tensor) else loss

@@ -1,0 +1,520 @@
+"""SVI: Pyro's numbers, eager and replayed, with Pyro's and torch's optimizers."""
+
+import copy
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import ReweightedWakeSleep, Trace_ELBO, TraceEnum_ELBO
+from torch import Tensor, nn
+
+from pyro_vae.svi import MOST_RECORDINGS, SVI, EagerWarning
+
+FEATURES, LATENT, BATCH = 7, 2, 10
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    yield
+    pyro.clear_param_store()
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Compiling takes seconds; the graph that inductor would be given runs as it is."""
+    monkeypatch.setattr("pyro_vae.step_graph.inductor", lambda graph, inputs: graph)
+    monkeypatch.setattr("pyro_vae.compiled.inductor", lambda graph, inputs: graph)
+
+
+def net(n_in: int, n_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(n_in, n_out), nn.Tanh())
+
+
+class Programs(nn.Module):
+    """A VAE in the style of Pyro's examples: bound methods that register their nets in the store."""
+
+    def __init__(self, *first: nn.Module):
+        super().__init__()
+        self.encoder = nn.Sequential(*first, *net(FEATURES, 2 * LATENT))
+        self.decoder = net(LATENT, FEATURES)
+        self.bonus = torch.tensor(0.0)
+        self.weight = 1.0
+        self.beta = torch.tensor(1.0)
+
+    def model(self, x: Tensor) -> None:
+        pyro.module("decoder", self.decoder)
+        shift = pyro.param("shift", torch.zeros(FEATURES))
+        with pyro.plate("data", x.shape[0]), pyro.poutine.scale(scale=self.weight):
+            with pyro.poutine.scale(scale=self.beta):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(x.shape[0], LATENT), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z) + shift).to_event(1), obs=x)
+        pyro.factor("bonus", self.bonus)
+
+    def guide(self, x: Tensor) -> None:
+        pyro.module("encoder", self.encoder)
+        with pyro.plate("data", x.shape[0]), pyro.poutine.scale(scale=self.beta * self.weight):
+            loc, log_scale = self.encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+def batches(count: int, seed: int = 1) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand(BATCH, FEATURES, generator=generator).round() for _ in range(count)]
+
+
+def programs(*first: nn.Module) -> Programs:
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    one = Programs(*first)
+    pyro.poutine.trace(one.model).get_trace(batches(1)[0])  # so that `shift` exists
+    return one
+
+
+def everything(one: Programs) -> list[Tensor]:
+    shift = pyro.get_param_store()["shift"].unconstrained()
+    return [*one.parameters(), shift]
+
+
+def run(svi, data: list[Tensor], seed: int = 2) -> list[float]:
+    torch.manual_seed(seed)
+    return [svi.step(x) for x in data]
+
+
+def values(one: Programs) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in everything(one)])
+
+
+PYRO_OPTIMIZERS = {
+    "Adam": lambda: pyro.optim.Adam({"lr": 1e-2}),
+    "AdamW": lambda: pyro.optim.AdamW({"lr": 1e-2, "weight_decay": 0.1}),
+    "ClippedAdam": lambda: pyro.optim.ClippedAdam({"lr": 1e-2, "clip_norm": 0.5, "lrd": 0.9}),
+    "centered": lambda: pyro.optim.ClippedAdam({"lr": 1e-2, "centered_variance": True, "weight_decay": 0.1}),
+    "SGD": lambda: pyro.optim.SGD({"lr": 1e-3, "momentum": 0.9}),
+    "Adamax": lambda: pyro.optim.Adamax({"lr": 1e-2}),
+    "Rprop": lambda: pyro.optim.Rprop({"lr": 1e-3}),
+    "clip_args": lambda: pyro.optim.Adam({"lr": 1e-2}, {"clip_norm": 0.1}),
+    "per_parameter": lambda: pyro.optim.Adam(lambda name: {"lr": 1e-2 if "encoder" in name else 1e-3}),
+    "schedule": lambda: pyro.optim.ExponentialLR(
+        {"optimizer": torch.optim.Adam, "optim_args": {"lr": 1e-2}, "gamma": 0.8}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PYRO_OPTIMIZERS)
+@pytest.mark.parametrize("mode", ["off", "recorded", "on"])
+def test_same_numbers_as_pyro(name, mode, uncompiled):
+    results = []
+    for make in (pyro.infer.SVI, lambda *a: SVI(*a, compile=mode)):
+        one, optim = programs(), PYRO_OPTIMIZERS[name]()
+        svi = make(one.model, one.guide, optim, Trace_ELBO())
+        losses = []
+        torch.manual_seed(2)
+        for x in batches(12):
+            losses.append(svi.step(x))
+            if name == "schedule":
+                optim.step()
+        results.append((torch.tensor(losses), values(one), optim.get_state(), svi))
+    (losses, params, state, _), (losses_2, params_2, state_2, svi) = results
+    assert all(isinstance(loss, float) for loss in losses.tolist())
+    if mode != "on":  # recorded gradients are Pyro's bit for bit
+        assert losses.tolist() == pytest.approx(losses_2.tolist(), rel=0 if mode == "off" else 1e-6)
+        assert torch.equal(params, params_2)
+    torch.testing.assert_close(losses, losses_2, rtol=1e-5, atol=0)
+    torch.testing.assert_close(params, params_2, rtol=1e-4, atol=1e-6)
+    assert state.keys() == state_2.keys()
+    assert svi.compiled == (mode != "off")
+
+
+TORCH_OPTIMIZERS = {
+    "Adam": lambda p: torch.optim.Adam(p, lr=1e-2),
+    "Adam with decay": lambda p: torch.optim.Adam(p, lr=1e-2, weight_decay=0.1),
+    "fused": lambda p: torch.optim.Adam(p, lr=1e-2, fused=True),
+    "amsgrad": lambda p: torch.optim.Adam(p, lr=1e-2, amsgrad=True),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=1e-2),
+    "SGD": lambda p: torch.optim.SGD(p, lr=1e-3),
+    "Nesterov": lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9, nesterov=True, weight_decay=0.1),
+    "damped": lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9, dampening=0.3),
+    "Adamax": lambda p: torch.optim.Adamax(p, lr=1e-2),
+    "Adagrad": lambda p: torch.optim.Adagrad(p, lr=1e-2),
+}
+
+
+@pytest.mark.parametrize(("mode", "clip"), [("recorded", 5.0), ("on", None), ("on", 5.0)])
+@pytest.mark.parametrize("name", TORCH_OPTIMIZERS)
+def test_same_numbers_as_a_hand_written_loop(name, mode, clip, uncompiled):
+    one = programs()
+    optim = TORCH_OPTIMIZERS[name](everything(one))
+    expected = []
+    torch.manual_seed(2)
+    for step, x in enumerate(batches(12)):
+        optim.param_groups[0]["lr"] *= 0.9 if step > 5 else 1.0
+        optim.zero_grad()
+        expected.append(Trace_ELBO().loss_and_grads(one.model, one.guide, x))
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(everything(one), clip)
+        optim.step()
+    params, state = values(one), optim.state_dict()["state"]
+
+    one = programs()
+    optim = TORCH_OPTIMIZERS[name](everything(one))
+    svi = SVI(one.model, one.guide, optim, Trace_ELBO(), compile=mode, clip=clip)
+    found = []
+    torch.manual_seed(2)
+    for step, x in enumerate(batches(12)):
+        optim.param_groups[0]["lr"] *= 0.9 if step > 5 else 1.0
+        found.append(svi.step(x))
+    assert svi.compiled
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=1e-5, atol=0)
+    torch.testing.assert_close(values(one), params, rtol=1e-4, atol=1e-6)
+    for key, slots in optim.state_dict()["state"].items():
+        for slot, value in slots.items():
+            torch.testing.assert_close(value, state[key][slot], rtol=1e-4, atol=1e-5)
+
+
+def test_parameters_outside_the_optimizer_stay():
+    one = programs()
+    svi = SVI(
+        one.model, one.guide, torch.optim.Adam(one.encoder.parameters()), Trace_ELBO(), compile="recorded"
+    )
+    before = [p.detach().clone() for p in one.decoder.parameters()]
+    run(svi, batches(3))
+    assert all(torch.equal(p, q) for p, q in zip(one.decoder.parameters(), before, strict=True))
+
+
+def interrupted_and_not(mode: str) -> None:
+    data = batches(10)
+    data[4] = data[4][:6]  # a smaller batch in between
+    one = programs()
+    optim = torch.optim.Adam(everything(one), lr=1e-2)
+    run(SVI(one.model, one.guide, optim, Trace_ELBO(), compile=mode, clip=50.0), data)
+    expected = values(one)
+
+    one = programs()
+    optim = torch.optim.Adam(everything(one), lr=1e-2)
+    svi = SVI(one.model, one.guide, optim, Trace_ELBO(), compile=mode, clip=50.0)
+    run(svi, data[:7])
+    random, saved = (
+        torch.get_rng_state(),
+        copy.deepcopy((one.state_dict(), optim.state_dict(), svi.state_dict())),
+    )
+    shift = pyro.get_param_store()["shift"].detach().clone()
+
+    one = programs()
+    one.load_state_dict(saved[0])
+    pyro.get_param_store()["shift"].data.copy_(shift)
+    optim = torch.optim.Adam(everything(one), lr=1e-2)
+    optim.load_state_dict(saved[1])
+    svi = SVI(one.model, one.guide, optim, Trace_ELBO(), compile=mode, clip=50.0)
+    svi.load_state_dict(saved[2])
+    torch.set_rng_state(random)
+    for x in data[7:]:
+        svi.step(x)
+    assert svi.compiled == (mode != "off")
+    assert torch.equal(values(one), expected)
+
+
+@pytest.mark.parametrize("mode", ["off", "recorded", "on"])
+def test_resumed_run_is_the_same_bit_for_bit(mode, uncompiled):
+    interrupted_and_not(mode)
+
+
+@pytest.mark.slow
+def test_resumed_compiled_run_is_the_same_bit_for_bit():
+    interrupted_and_not("on")
+
+
+@pytest.mark.parametrize("mode", ["recorded", "on"])
+def test_loading_into_a_running_optimizer_takes_effect(mode, uncompiled):
+    one = programs()
+    optim = torch.optim.Adam(everything(one), lr=1e-2)
+    svi = SVI(one.model, one.guide, optim, Trace_ELBO(), compile=mode)
+    data = batches(9)
+    run(svi, data[:3])
+    saved = copy.deepcopy((one.state_dict(), optim.state_dict()))
+    shift = pyro.get_param_store()["shift"].detach().clone()
+    run(svi, data[3:], seed=5)
+    expected = values(one)
+    one.load_state_dict(saved[0])
+    optim.load_state_dict(saved[1])
+    pyro.get_param_store()["shift"].data.copy_(shift)
+    run(svi, data[3:], seed=5)
+    assert torch.equal(values(one), expected)
+
+
+def test_what_changes_between_steps_takes_effect():
+    """A tensor changed in place, a tensor put in its place, a Python number: each as in Pyro."""
+    results = []
+    for make in (pyro.infer.SVI, lambda *a: SVI(*a, compile="recorded")):
+        one = programs()
+        svi = make(one.model, one.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+        torch.manual_seed(2)
+        losses = []
+        for step, x in enumerate(batches(9)):
+            if step == 2:
+                one.beta.fill_(0.1)
+            if step == 4:
+                one.beta = torch.tensor(0.5)
+            if step == 6:
+                one.weight = 3.0
+            if step == 8:
+                x = x[:4]
+            losses.append(svi.step(x))
+        results.append(torch.tensor(losses))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=0)
+    assert svi.compiled
+
+
+def test_train_and_eval_mode_and_running_statistics():
+    results = []
+    for make in (pyro.infer.SVI, lambda *a: SVI(*a, compile="recorded")):
+        one = programs(nn.BatchNorm1d(FEATURES), nn.Dropout(0.5))
+        svi = make(one.model, one.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+        torch.manual_seed(2)
+        losses = []
+        for step, x in enumerate(batches(8)):
+            one.train(step % 4 < 2)
+            losses.append(svi.step(x))
+        results.append((torch.tensor(losses), one.encoder[0].running_var))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=0)
+
+
+def test_too_many_shapes_run_eagerly():
+    one = programs()
+    svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
+    x = torch.rand(30, FEATURES).round()
+    for size in range(1, MOST_RECORDINGS + 1):
+        svi.step(x[:size])
+    assert svi.compiled
+    with pytest.warns(EagerWarning, match="another shape"):
+        svi.step(x)
+    assert not svi.compiled
+
+
+def test_audit_notices_what_no_check_can_foresee():
+    one, hidden = programs(), {"scale": 1.0}
+
+    def model(x):
+        with pyro.poutine.scale(scale=hidden["scale"]):
+            one.model(x)
+
+    svi = SVI(model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
+    run(svi, batches(5))
+    hidden["scale"] = 2.0
+    with pytest.warns(EagerWarning, match="at call 10 its recording no longer gave what eager Pyro gives"):
+        run(svi, batches(6))
+    assert not svi.compiled
+
+
+@pytest.mark.parametrize("mode", ["off", "recorded", "on"])
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_no_parameter_changes_when_the_loss_is_not_finite(mode, clip, uncompiled):
+    one = programs()
+    svi = SVI(
+        one.model,
+        one.guide,
+        torch.optim.Adam(everything(one), lr=1e-2),
+        Trace_ELBO(),
+        compile=mode,
+        clip=clip,
+    )
+    run(svi, batches(3))
+    assert bool(svi.finite)
+    before = values(one)
+    one.bonus.fill_(float("inf"))
+    with warnings.catch_warnings(action="ignore"):
+        svi.step(batches(1)[0])
+    assert not bool(svi.finite)
+    assert torch.equal(values(one), before)
+    one.bonus.fill_(0.0)
+    svi.step(batches(1)[0])
+    assert bool(svi.finite)
+    assert not torch.equal(values(one), before)
+    assert bool(values(one).isfinite().all())
+
+
+def test_loss_may_be_a_function():
+    def loss(model, guide, x):
+        return Trace_ELBO().differentiable_loss(model, guide, x)
+
+    results = []
+    for make in (pyro.infer.SVI, lambda *a: SVI(*a, compile="recorded")):
+        one = programs()
+        results.append(
+            torch.tensor(run(make(one.model, one.guide, pyro.optim.Adam({"lr": 1e-2}), loss), batches(6)))
+        )
+    torch.testing.assert_close(*results, rtol=1e-5, atol=0)
+
+
+def test_losses_may_be_several():
+    def model(x, observations=None):
+        z = pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(())), 1.0))
+        pyro.sample("x", dist.Normal(z.unsqueeze(-1), 1.0).expand([*z.shape, len(x)]).to_event(1), obs=x)
+
+    def guide(x, observations=None):
+        pyro.sample("z", dist.Normal(pyro.param("mean", torch.zeros(())), 1.0))
+
+    results = []
+    for make in (pyro.infer.SVI, lambda *a: SVI(*a, compile="recorded")):
+        pyro.clear_param_store()
+        torch.manual_seed(2)
+        loss = ReweightedWakeSleep(num_particles=2, max_plate_nesting=0)
+        svi = make(model, guide, pyro.optim.SGD({"lr": 1e-2}), loss)
+        results.append([svi.step(torch.ones(3)) for _ in range(4)])
+    assert isinstance(results[1][0], tuple)
+    torch.testing.assert_close(torch.tensor(results[0]), torch.tensor(results[1]))
+
+
+def test_parameters_of_plain_modules_train():
+    encoder, decoder = net(FEATURES, 2 * LATENT), net(LATENT, FEATURES)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).expand([len(x), LATENT]).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(encoder(x)[:, :LATENT], 1.0).to_event(1))
+
+    for mode in ("off", "recorded"):
+        svi = SVI(
+            model,
+            guide,
+            torch.optim.Adam([*encoder.parameters(), *decoder.parameters()]),
+            Trace_ELBO(),
+            compile=mode,
+        )
+        before = [p.detach().clone() for p in encoder.parameters()]
+        run(svi, batches(2))
+        assert not any(torch.equal(p, q) for p, q in zip(encoder.parameters(), before, strict=True))
+
+
+def test_programs_may_run_in_a_scope_of_the_store():
+    """As `fit` runs them: parameters live in a scope that is entered at each call."""
+
+    class Bound:
+        def __init__(self, program):
+            self.program, self.state = program, None
+
+        def __call__(self, batch):
+            with pyro.get_param_store().scope(self.state) as self.state:
+                return self.program(batch["x"])
+
+    results = []
+    for mode in ("off", "recorded"):
+        one = programs()
+        pyro.clear_param_store()
+        model, guide = Bound(one.model), Bound(one.guide)
+        svi = SVI(model, guide, torch.optim.Adam(one.parameters(), lr=1e-2), Trace_ELBO(), compile=mode)
+        torch.manual_seed(2)
+        results.append(torch.tensor([svi.step({"x": x}) for x in batches(6)]))
+    assert svi.compiled
+    torch.testing.assert_close(*results, rtol=1e-5, atol=0)
+
+
+def test_evaluate_loss_is_pyros():
+    one = programs()
+    svi = SVI(one.model, one.guide, pyro.optim.Adam({}), Trace_ELBO())
+    theirs = pyro.infer.SVI(one.model, one.guide, pyro.optim.Adam({}), Trace_ELBO())
+    x = batches(1)[0]
+    torch.manual_seed(3)
+    a = svi.evaluate_loss(x)
+    torch.manual_seed(3)
+    assert a == theirs.evaluate_loss(x)
+
+
+def test_auto_goes_by_the_number_of_steps():
+    for planned, compiled in ((10, False), (500, True)):
+        one = programs()
+        svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), steps=planned)
+        run(svi, batches(2))
+        assert svi.compiled == compiled
+        assert svi.engine == ("recorded" if compiled else "eager")
+    assert svi.why_not is None
+
+
+def test_recording_leaves_no_trace():
+    """Random states, buffers, gradients and the store are after the first step what Pyro leaves."""
+    import random
+
+    import numpy as np
+
+    one = programs(nn.BatchNorm1d(FEATURES))
+    svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
+    states = random.getstate(), np.random.get_state()[1].tolist()
+
+    torch.manual_seed(2)
+    svi.step(batches(1)[0])
+    after = torch.get_rng_state()
+    names = list(pyro.get_param_store().keys())
+    torch.manual_seed(2)
+    Trace_ELBO().loss_and_grads(one.model, one.guide, batches(1)[0])
+    assert torch.equal(torch.get_rng_state(), after)
+    assert list(pyro.get_param_store().keys()) == names
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states
+    assert one.encoder[0].num_batches_tracked == 2  # the step's, and the line above
+
+
+def test_a_step_inside_a_pyro_handler_is_eager():
+    one = programs()
+    svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
+    with pyro.poutine.scale(scale=2.0), warnings.catch_warnings():
+        svi.step(batches(1)[0])
+    assert svi.why_not == "the step was called inside a Pyro handler"
+    svi.step(batches(1)[0])
+    assert svi.compiled
+
+
+def test_arguments_that_cannot_be_compared_are_refused():
+    class Batch:
+        x = torch.ones(3, FEATURES)
+
+    one = programs()
+    svi = SVI(
+        lambda b: one.model(b.x), lambda b: one.guide(b.x), torch.optim.Adam(everything(one)), Trace_ELBO()
+    )
+    with pytest.warns(EagerWarning, match="an argument is a Batch, which may change without notice"):
+        svi.step(Batch())
+
+
+def test_mistakes_are_answered():
+    one = programs()
+    with pytest.raises(TypeError, match="optim is a float; give a Pyro optimizer"):
+        SVI(one.model, one.guide, 1e-3, Trace_ELBO())
+    with pytest.raises(ValueError, match="clip needs a torch optimizer, and optim is a Pyro one"):
+        SVI(one.model, one.guide, pyro.optim.Adam({}), Trace_ELBO(), clip=1.0)
+    with pytest.raises(ValueError, match="compile is 'yes'; give 'auto', 'on', 'off' or 'recorded'"):
+        SVI(one.model, one.guide, pyro.optim.Adam({}), Trace_ELBO(), compile="yes")
+
+
+@pytest.mark.slow
+def test_inductor_follows_pyro():
+    data = batches(30)
+    one = programs()
+    expected = run(pyro.infer.SVI(one.model, one.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO()), data)
+    one = programs()
+    svi = SVI(one.model, one.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO(), compile="on")
+    found = run(svi, data)
+    assert svi.engine == "inductor"
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_enumerated_mixture_compiles():
+    def model(x):
+        locs = pyro.param("locs", lambda: torch.randn(3, x.shape[1]))
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(torch.ones(3)), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(locs[c], 1.0).to_event(1), obs=x)
+
+    results = []
+    for make in (pyro.infer.SVI, lambda *a: SVI(*a, compile="on")):
+        pyro.clear_param_store()
+        svi = make(model, lambda x: None, pyro.optim.Adam({"lr": 1e-2}), TraceEnum_ELBO(max_plate_nesting=1))
+        results.append(run(svi, batches(10)))
+    assert svi.engine == "inductor"
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
