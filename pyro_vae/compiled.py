@@ -116,9 +116,7 @@ class Watch:
                 if self._interesting(value):
                     self._cells.append((cell, value))
                 self._follow(value, thing)
-            names = {
-                name: thing.__globals__[name] for name in thing.__code__.co_names if name in thing.__globals__
-            }
+            names = {name: thing.__globals__[name] for name in thing.__code__.co_names if name in thing.__globals__}
             for name, value in names.items():
                 if self._interesting(value):
                     self._items.append((thing.__globals__, name, value))
@@ -141,8 +139,7 @@ class Watch:
             callable(value)
             and not inspect.isclass(value)
             and (
-                getattr(value, "__module__", None) == getattr(owner, "__module__", "")
-                or not inspect.isfunction(value)
+                getattr(value, "__module__", None) == getattr(owner, "__module__", "") or not inspect.isfunction(value)
             )
         ):
             self._visit(value)
@@ -160,15 +157,11 @@ class Watch:
         """Return the name of a value that is not what it was, or None."""
         for holder, name, value in self._items:
             now = holder.get(name)
-            if now is not value and (
-                isinstance(value, Tensor) or type(now) is not type(value) or now != value
-            ):
+            if now is not value and (isinstance(value, Tensor) or type(now) is not type(value) or now != value):
                 return name
         for cell, value in self._cells:
             now = cell.cell_contents
-            if now is not value and (
-                isinstance(value, Tensor) or type(now) is not type(value) or now != value
-            ):
+            if now is not value and (isinstance(value, Tensor) or type(now) is not type(value) or now != value):
                 return "a variable of an enclosing function"
         return None
 
@@ -217,9 +210,7 @@ class Recording:
     def assemble(self, outputs: Sequence[Tensor]) -> Any:
         """Return the outputs in the structure that `fn` returned."""
         values = iter(outputs)
-        return tree_unflatten(
-            [next(values) if leaf is _TENSOR else leaf for leaf in self._leaves], self._spec
-        )
+        return tree_unflatten([next(values) if leaf is _TENSOR else leaf for leaf in self._leaves], self._spec)
 
     def compile(self, *tensors: Tensor) -> None:
         """Replace the recorded graph by inductor's code for it, made for arguments like `tensors`."""
@@ -267,9 +258,7 @@ def record(
     """
     kwargs = kwargs or {}
     _, given = signature(args, kwargs)
-    leaves = [
-        t.detach() for t in given
-    ]  # other objects, so that f(x, x) is not taken for a function of one argument
+    leaves = [t.detach() for t in given]  # other objects, so that f(x, x) is not taken for a function of one argument
     reference = reference or fn
     watching = Observe(leaves)
     with undisturbed(), watching:
@@ -351,9 +340,7 @@ def _check(
     seed = 8_191  # any other draws will do
     with undisturbed(saved):
         torch.manual_seed(seed)
-        expected = reference(
-            *_rebuild(list(args), iter(tensors)), **_rebuild(kwargs, iter(tensors[_count(args) :]))
-        )
+        expected = reference(*_rebuild(list(args), iter(tensors)), **_rebuild(kwargs, iter(tensors[_count(args) :])))
         wanted = [v.detach() for v in tree_flatten(expected)[0] if isinstance(v, Tensor)]
         wanted += [t.detach().clone() for t, _ in saved]
     with undisturbed(saved):

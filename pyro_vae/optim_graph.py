@@ -44,9 +44,7 @@ class Update:
         numbers: `(cohorts, 4)` float64, filled by `prepare`.
     """
 
-    def __init__(
-        self, owned: Sequence[tuple[Tensor, Optimizer, dict[str, Any]]], clip: float | None = None
-    ) -> None:
+    def __init__(self, owned: Sequence[tuple[Tensor, Optimizer, dict[str, Any]]], clip: float | None = None) -> None:
         self.clip = clip
         self._owned = list(owned)
         self._fresh = [_begin(parameter, optimizer, group) for parameter, optimizer, group in self._owned]
@@ -55,13 +53,9 @@ class Update:
             for _, optimizer, group in self._owned
         ]
         self.state = [
-            o.state[p][name]
-            for (p, o, _), names in zip(self._owned, self._slots, strict=True)
-            for name in names
+            o.state[p][name] for (p, o, _), names in zip(self._owned, self._slots, strict=True) for name in names
         ]
-        self._kept = [
-            (optimizer, optimizer.state) for optimizer in dict.fromkeys(o for _, o, _ in self._owned)
-        ]
+        self._kept = [(optimizer, optimizer.state) for optimizer in dict.fromkeys(o for _, o, _ in self._owned)]
         # Parameters that share hyperparameters and age share their numbers.
         self._cohort: list[int] = []
         self._members: list[list[tuple[Tensor, Optimizer, dict[str, Any]]]] = []
@@ -76,9 +70,7 @@ class Update:
             self._cohort.append(row)
         self._keys = list(cohorts)
         self._groups = [list({id(g): g for _, _, g in members}.values()) for members in self._members]
-        self._first_steps = [
-            fresh and issubclass(key[0], SGD) for key, fresh in ((k, k[4]) for k in self._keys)
-        ]
+        self._first_steps = [fresh and issubclass(key[0], SGD) for key, fresh in ((k, k[4]) for k in self._keys)]
         self._steps = [
             [o.state[p]["step"] for p, o, _ in members if isinstance(o.state[p].get("step"), Tensor)]
             for members in self._members
@@ -113,9 +105,7 @@ class Update:
 
     def prepare(self) -> None:
         """Count the step and compute its numbers."""
-        for row, (members, groups, (kind, *_)) in enumerate(
-            zip(self._members, self._groups, self._keys, strict=True)
-        ):
+        for row, (members, groups, (kind, *_)) in enumerate(zip(self._members, self._groups, self._keys, strict=True)):
             if kind is ClippedAdam:
                 for group in groups:
                     group["lr"] *= group["lrd"]

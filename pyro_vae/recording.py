@@ -40,15 +40,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 _aten = torch.ops.aten
 _LIBRARIES = (
     *(str(Path(module.__file__).parent) for module in (torch, pyro, np) if module.__file__),
-    *(
-        str(Path(__file__).with_name(name))
-        for name in ("recording.py", "compiled.py", "step_graph.py", "svi.py")
-    ),
+    *(str(Path(__file__).with_name(name)) for name in ("recording.py", "compiled.py", "step_graph.py", "svi.py")),
     "<",
 )
-_NO_FIXED_SHAPE = (
-    "it indexes by a boolean mask that depends on data or draws, so the result has no fixed shape"
-)
+_NO_FIXED_SHAPE = "it indexes by a boolean mask that depends on data or draws, so the result has no fixed shape"
 _BATCH_NORMS = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
 
 
@@ -397,14 +392,9 @@ def _same(a: Any, b: Any, number: dict[Any, int]) -> bool:
 
 def _numbers(node: torch.fx.Node) -> str:
     return (
-        ", ".join(f"{v:.6g}" for v in tree_leaves((node.args, node.kwargs)) if isinstance(v, int | float))
-        or "others"
+        ", ".join(f"{v:.6g}" for v in tree_leaves((node.args, node.kwargs)) if isinstance(v, int | float)) or "others"
     )
 
 
 def _short(tensor: Tensor) -> str:
-    return (
-        f"{tensor.reshape(-1)[0].item():.6g}{', ...' if tensor.numel() > 1 else ''}"
-        if tensor.numel()
-        else "[]"
-    )
+    return f"{tensor.reshape(-1)[0].item():.6g}{', ...' if tensor.numel() > 1 else ''}" if tensor.numel() else "[]"

@@ -69,9 +69,7 @@ class StepGraph:
         self._reached = present[len(present) - len(params) :]
         self._losses = sum(present[: len(present) - len(params)])
         store = pyro.get_param_store()._params
-        self._stored = [
-            (name, p) for name, p in store.items() if any(p is q for q in self._recording.outside)
-        ]
+        self._stored = [(name, p) for name, p in store.items() if any(p is q for q in self._recording.outside)]
 
     def valid(self) -> bool:
         """Tell whether the recording holds: the same Python state, and the same tensors where they were."""
@@ -94,9 +92,7 @@ class StepGraph:
         out = self._recording.run(*tensors)
         pyros = isinstance(self._svi.optim, PyroOptim)
         for p, grad in zip(self._params, self._scatter(out[self._losses :]), strict=True):
-            if (
-                grad is not None or not pyros
-            ):  # Pyro's optimizers leave zeros where no gradient arrives any more
+            if grad is not None or not pyros:  # Pyro's optimizers leave zeros where no gradient arrives any more
                 p.grad = grad
         return self._svi.finish(self._loss(out), self._params)
 
@@ -128,9 +124,7 @@ class StepGraph:
                 self._recording.compile(*tensors)
             elif (distance := self._whole.distance(self._losses, tensors)) > INDUCTOR_SLACK:
                 self._whole = None
-                return (
-                    f"its code differs from the recorded graph by {distance:.0e} times what rounding explains"
-                )
+                return f"its code differs from the recorded graph by {distance:.0e} times what rounding explains"
         except Exception as error:  # whatever goes wrong in a compiler, the recorded graph is there
             return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
         self.engine = "inductor"
@@ -142,9 +136,7 @@ class StepGraph:
         for p in self._params:
             p.grad = None
         loss, params = self._svi.gradients(args, kwargs)
-        if len(params) != len(self._params) or any(
-            p is not q for p, q in zip(params, self._params, strict=True)
-        ):
+        if len(params) != len(self._params) or any(p is not q for p, q in zip(params, self._params, strict=True)):
             raise RecordingError(
                 "its parameters are not the same tensors at every step, as with a running average in Pyro's store"
             )
@@ -161,12 +153,7 @@ class StepGraph:
         owner = _owners(optim)
         trained = []
         for p, reached in zip(self._params, self._reached, strict=True):
-            if (
-                id(p) in owner
-                and not reached
-                and isinstance(optim, PyroOptim)
-                and owner[id(p)][0].state.get(p)
-            ):
+            if id(p) in owner and not reached and isinstance(optim, PyroOptim) and owner[id(p)][0].state.get(p):
                 return None  # a gradient reached it in other steps, so Pyro's optimizers go on moving it
             if id(p) in owner and reached:
                 trained.append(p)

@@ -23,9 +23,7 @@ Mode = Literal["auto", "on", "off", "recorded"]
 WORTH_RECORDING = 100  # steps after which recording has paid for itself, about
 WORTH_COMPILING = 2_000  # the same for inductor with a cold cache, on a small VAE
 COMPILES_AT = 1_000  # call at which "auto" compiles when it does not know how many steps are planned
-OTHER_SHAPES_COMPILE_AT = (
-    50  # calls of a second signature before it is compiled too: a last, smaller batch is not
-)
+OTHER_SHAPES_COMPILE_AT = 50  # calls of a second signature before it is compiled too: a last, smaller batch is not
 MOST_RECORDINGS = 8
 AUDITS = frozenset([2, 10, 100])  # calls replayed eagerly and compared, then every AUDIT_EVERY-th
 AUDIT_EVERY = 1_000
@@ -83,9 +81,7 @@ class SVI:
                 "give a Pyro optimizer (pyro.optim) or a torch optimizer (torch.optim)"
             )
         if clip is not None and isinstance(optim, PyroOptim):
-            raise ValueError(
-                "clip needs a torch optimizer, and optim is a Pyro one; give it clip_args instead"
-            )
+            raise ValueError("clip needs a torch optimizer, and optim is a Pyro one; give it clip_args instead")
         if compile not in ("auto", "on", "off", "recorded"):
             raise ValueError(f"compile is {compile!r}; give 'auto', 'on', 'off' or 'recorded'")
         self.model, self.guide, self.optim, self.clip = model, guide, optim, clip
@@ -94,9 +90,7 @@ class SVI:
             self.loss, self._loss_and_grads = loss.loss, loss.loss_and_grads
         else:
             self.loss, self._loss_and_grads = loss, loss_and_grads or _differentiate(loss)
-        self._announced: bool | None = (
-            None  # whether parameters announce themselves to Pyro; known after a step
-        )
+        self._announced: bool | None = None  # whether parameters announce themselves to Pyro; known after a step
         self.mode: Mode = compile
         self.planned = steps
         self.count = 0

@@ -137,9 +137,7 @@ def renyi_looped() -> Case:
 
 @case
 def probabilities() -> Case:
-    return vae(
-        decoder=nn.Sequential(net(LATENT, FEATURES), nn.Sigmoid()), likelihood=lambda p: dist.Bernoulli(p)
-    )
+    return vae(decoder=nn.Sequential(net(LATENT, FEATURES), nn.Sigmoid()), likelihood=lambda p: dist.Bernoulli(p))
 
 
 @case
@@ -263,9 +261,7 @@ def subsampled_by_argument() -> Case:
 
         return run
 
-    return Case(
-        Trace_ELBO(), scaled(inner.model), scaled(inner.guide), lambda: (*bits(), torch.randperm(600)[:BATCH])
-    )
+    return Case(Trace_ELBO(), scaled(inner.model), scaled(inner.guide), lambda: (*bits(), torch.randperm(600)[:BATCH]))
 
 
 @case
@@ -277,9 +273,7 @@ def masked_and_scaled() -> Case:
         with pyro.plate("data", x.shape[0]):
             with poutine.scale(scale=beta):
                 z = pyro.sample("z", standard(x))
-            pyro.sample(
-                "x", dist.Bernoulli(logits=decoder(z)).mask(x.sum(-1, keepdim=True) > 4).to_event(1), obs=x
-            )
+            pyro.sample("x", dist.Bernoulli(logits=decoder(z)).mask(x.sum(-1, keepdim=True) > 4).to_event(1), obs=x)
 
     def guide(x, beta):
         pyro.module("encoder", encoder)
@@ -344,9 +338,7 @@ def hidden_markov() -> Case:
         with pyro.plate("sequences", x.shape[0]):
             state = 0
             for t in pyro.markov(range(x.shape[1])):
-                state = pyro.sample(
-                    f"state{t}", dist.Categorical(rows[state]), infer={"enumerate": "parallel"}
-                )
+                state = pyro.sample(f"state{t}", dist.Categorical(rows[state]), infer={"enumerate": "parallel"})
                 pyro.sample(f"x{t}", dist.Normal(locs[state], 1.0), obs=x[:, t])
 
     return Case(TraceEnum_ELBO(max_plate_nesting=1), model, lambda x: None, reals())
@@ -376,10 +368,7 @@ def discrete(elbo: Any, baseline: dict[str, Any] | None = None) -> Case:
         pyro.module("encoder", encoder)
         infer = {}
         if baseline is not None:
-            infer = {
-                "baseline": baseline
-                or {"nn_baseline": pyro.module("baseline", learned), "nn_baseline_input": x}
-            }
+            infer = {"baseline": baseline or {"nn_baseline": pyro.module("baseline", learned), "nn_baseline_input": x}}
         with pyro.plate("data", x.shape[0]):
             pyro.sample("c", dist.Bernoulli(logits=encoder(x)).to_event(1), infer=infer)
 
@@ -512,9 +501,7 @@ def correlation() -> Case:
         corr = pyro.sample("corr", dist.LKJCholesky(4, torch.tensor(2.0)))
         scale = pyro.sample("scale", dist.LogNormal(torch.zeros(4), 1.0).to_event(1))
         with pyro.plate("data", x.shape[0]):
-            pyro.sample(
-                "x", dist.MultivariateNormal(x.new_zeros(4), scale_tril=scale.unsqueeze(-1) * corr), obs=x
-            )
+            pyro.sample("x", dist.MultivariateNormal(x.new_zeros(4), scale_tril=scale.unsqueeze(-1) * corr), obs=x)
 
     return Case(Trace_ELBO(), model, AutoNormal(model), reals())
 
@@ -631,9 +618,7 @@ def random_structure() -> Case:
         pyro.sample("x", dist.Normal(total, torch.tensor(1.0)), obs=torch.tensor(1.0))
 
     def guide(x):
-        n = pyro.sample(
-            "n", dist.Geometric(pyro.param("p", torch.tensor(0.5), constraint=constraints.unit_interval))
-        )
+        n = pyro.sample("n", dist.Geometric(pyro.param("p", torch.tensor(0.5), constraint=constraints.unit_interval)))
         for i in range(int(n)):
             pyro.sample(f"t{i}", dist.Normal(pyro.param("m", torch.tensor(0.0)), 1.0))
 
@@ -678,15 +663,11 @@ def settle(one: Case, args: tuple[Any, ...]) -> list[Tensor]:
     """Create what the programs create at their first step; return the parameters."""
     with poutine.trace(param_only=True) as capture:
         one.elbo.loss_and_grads(one.model, one.guide, *args)
-    return list(
-        {id(p): p for p in (s["value"].unconstrained() for s in capture.trace.nodes.values())}.values()
-    )
+    return list({id(p): p for p in (s["value"].unconstrained() for s in capture.trace.nodes.values())}.values())
 
 
 def buffers(one: Case) -> list[Tensor]:
-    return [
-        b for module in Watch(one.model, one.guide).modules for b in module._buffers.values() if b is not None
-    ]
+    return [b for module in Watch(one.model, one.guide).modules for b in module._buffers.values() if b is not None]
 
 
 def assert_equals_eager(one: Case, compile: bool, tolerance: float, steps: int = 10) -> None:

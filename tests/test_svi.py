@@ -177,9 +177,7 @@ def test_same_numbers_as_a_hand_written_loop(name, mode, clip, uncompiled):
 
 def test_parameters_outside_the_optimizer_stay():
     one = programs()
-    svi = SVI(
-        one.model, one.guide, torch.optim.Adam(one.encoder.parameters()), Trace_ELBO(), compile="recorded"
-    )
+    svi = SVI(one.model, one.guide, torch.optim.Adam(one.encoder.parameters()), Trace_ELBO(), compile="recorded")
     before = [p.detach().clone() for p in one.decoder.parameters()]
     run(svi, batches(3))
     assert all(torch.equal(p, q) for p, q in zip(one.decoder.parameters(), before, strict=True))
@@ -343,9 +341,7 @@ def test_loss_may_be_a_function():
     results = []
     for make in (pyro.infer.SVI, lambda *a: SVI(*a, compile="recorded")):
         one = programs()
-        results.append(
-            torch.tensor(run(make(one.model, one.guide, pyro.optim.Adam({"lr": 1e-2}), loss), batches(6)))
-        )
+        results.append(torch.tensor(run(make(one.model, one.guide, pyro.optim.Adam({"lr": 1e-2}), loss), batches(6))))
     torch.testing.assert_close(*results, rtol=1e-5, atol=0)
 
 
@@ -474,9 +470,7 @@ def test_arguments_that_cannot_be_compared_are_refused():
         x = torch.ones(3, FEATURES)
 
     one = programs()
-    svi = SVI(
-        lambda b: one.model(b.x), lambda b: one.guide(b.x), torch.optim.Adam(everything(one)), Trace_ELBO()
-    )
+    svi = SVI(lambda b: one.model(b.x), lambda b: one.guide(b.x), torch.optim.Adam(everything(one)), Trace_ELBO())
     with pytest.warns(EagerWarning, match="an argument is a Batch, which may change without notice"):
         svi.step(Batch())
 
