@@ -116,16 +116,22 @@ class Conditional(nn.Module):
         """Return the distribution given ``contexts``, each ``(..., width)``; batch shape ``(...)``."""
         return self.head(self.net(join(*contexts)))
 
-    def start_at(self, mean: Tensor, std: Tensor | None = None) -> Self:
-        """Begin, for every context, near a distribution with this mean and, where the head has a free
-        scale, this standard deviation.
+    def start_at(self, mean: Tensor, std: Tensor | None = None, *, shrink: float = 1.0) -> Self:
+        """Begin, for every context, near a distribution with this mean and standard deviation.
+
+        A decoder begins at the data's mean: 14 nats better after four epochs on MNIST than from random
+        biases. An encoder of a convolutional or ReLU net begins at mean 0 and std 0.1: its draws then say
+        something about x before the KL term has made them say nothing (after two short epochs -139 nats,
+        against -200 from std 1).
 
         Args:
             mean: of the data, ``(features,)``.
             std: of the data, ``(features,)``; a feature that does not vary gets a hundredth of the largest.
+            shrink: what the net's last weights are multiplied by, to begin closer: see
+                `pyro_vae.nets.start_at`.
 
         Returns:
             this conditional, changed in place.
         """
-        start_at(self.net, self.head.start(mean, std))  # type: ignore[operator]
+        start_at(self.net, self.head.start(mean, std), shrink)  # type: ignore[operator]
         return self

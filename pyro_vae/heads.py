@@ -138,8 +138,9 @@ class DiscretizedLogistic(Head):
         levels: values that a feature takes: 256 for 8-bit images, 17 for scikit-learn's digits.
     """
 
-    # of the parameters 0: the middle of the range, about as wide as uniform levels
-    _LOC, _SCALE = 0.5, 0.16
+    # at the parameters 0: the middle of the range, about as wide as uniform levels; and that width is the
+    # net's unit
+    _LOC, _UNIT = 0.5, 0.16
 
     def __init__(self, features: int, levels: int = 256) -> None:
         super().__init__(features, 2 * features)
@@ -151,13 +152,15 @@ class DiscretizedLogistic(Head):
         return self._logistic(raw_loc, raw_scale).to_event(1)
 
     def _logistic(self, raw_loc: Tensor, raw_scale: Tensor) -> TorchDistribution:
-        return distributions.DiscretizedLogistic(self._LOC + raw_loc, self._SCALE * to_scale(raw_scale), self.levels)
+        return distributions.DiscretizedLogistic(
+            self._LOC + self._UNIT * raw_loc, self._UNIT * to_scale(raw_scale), self.levels
+        )
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return the parameters, ``(size,)``, of ``mean`` brought inside (0, 1); its logistic, of ``std``."""
         scale = spread_of(std, mean, 0.2) / distributions.STD_OF_LOGISTIC
-        raw_scale = from_scale(scale / self._SCALE)
-        reach = 1 + 10 * float(scale.max())
+        raw_scale = from_scale(scale / self._UNIT)
+        reach = (1 + 10 * float(scale.max())) / self._UNIT
         raw_loc = _solve(lambda loc: self._logistic(loc, raw_scale).mean, _inside(mean), -reach, reach)
         return torch.cat([raw_loc, raw_scale]).to(mean)
 
@@ -193,10 +196,11 @@ class DiscretizedLogisticMixture(DiscretizedLogistic):
         """Return the parameters, ``(size,)``, of ``mean``; equal components side by side over ``std``."""
         spread = spread_of(std, mean, 0.2).unsqueeze(-1)
         offsets = torch.linspace(-1, 1, self.components, dtype=torch.float64) * (self.components > 1)
-        shifts = spread * offsets  # (features, components); apart, so that the components can learn different things
-        raw_scale = from_scale(spread / distributions.STD_OF_LOGISTIC / self._SCALE).expand_as(shifts)
+        # side by side, so that the components can learn different things
+        shifts = spread / self._UNIT * offsets  # (features, components)
+        raw_scale = from_scale(spread / distributions.STD_OF_LOGISTIC / self._UNIT).expand_as(shifts)
         logits = torch.zeros_like(shifts)
-        reach = 1 + 10 * float(spread.max())
+        reach = (1 + 10 * float(spread.max())) / self._UNIT
 
         def mean_at(centre: Tensor) -> Tensor:
             return self._mixture(logits, centre.unsqueeze(-1) + shifts, raw_scale).mean

@@ -68,10 +68,17 @@ def test_a_decoder_starts_near_the_data(make, convolutional):
     net = ConvDecoder(3, (2, 4, 4), head.size, (8,)) if convolutional else MLP(3, head.size)
     mean, std = torch.linspace(0.05, 0.95, 32), torch.full((32,), 0.2)
     decoder = Conditional(net, head)
-    assert decoder.start_at(mean, std) is decoder
-    p = decoder(torch.randn(200, 3))
-    assert (p.mean.mean(0) - mean).abs().max() < 0.1
+    assert decoder.start_at(mean, std, shrink=0.1) is decoder
+    p = decoder(torch.randn(500, 3))
+    assert (p.mean.mean(0) - mean).abs().max() < 0.15
     assert p.mean.std(0).max() > 0  # still listens to z
+
+
+def test_an_encoder_starts_narrow():
+    for head in (Normal(3), LowRank(3), FullCovariance(3)):
+        encoder = Conditional(ConvEncoder((1, 4, 4), head.size, (4,)), head)
+        q = encoder.start_at(torch.zeros(3), torch.full((3,), 0.1))(torch.rand(20, 16))
+        assert (q.stddev.log().mean() - torch.tensor(0.1).log()).abs() < 0.5
 
 
 def batch_for(head, size=6):
