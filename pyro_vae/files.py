@@ -46,7 +46,7 @@ def read_npy(path: Path) -> np.ndarray:
     Raises:
         DataError: the file is missing, damaged, of Python objects, or not as long as its header says.
     """
-    with _opened(path) as stream:
+    with open_file(path) as stream:
         header = _npy_header(stream, str(path))
     _check_length(path, header.length + header.size)
     if header.size == 0:
@@ -67,7 +67,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         DataError: the file is missing, damaged, of Python objects, or unpacks to more than memory or 100 times its size
             (past 1 GiB).
     """
-    _opened(path).close()
+    open_file(path).close()
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -85,7 +85,7 @@ def read_idx(path: Path, *, dims: int) -> np.ndarray:
     Raises:
         DataError: the file is missing, of another kind, or not as long as its header says.
     """
-    with _opened(path) as stream:
+    with open_file(path) as stream:
         start = stream.read(4 + 4 * dims)
         if len(start) < 4 + 4 * dims or start[:4] != bytes((0, 0, 8, dims)):
             raise DataError(f"{path} is damaged: it does not begin as an IDX file of bytes with {dims} dimensions.")
@@ -96,7 +96,8 @@ def read_idx(path: Path, *, dims: int) -> np.ndarray:
         return np.frombuffer(stream.read(), np.uint8).reshape(shape)
 
 
-def _opened(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BinaryIO:
+    """Return ``path`` opened for reading, or raise `DataError` if it is no ordinary file that may be read."""
     if path.exists() and not path.is_file():
         raise DataError(f"{path} is no ordinary file: check the name.")  # opening a pipe would wait for ever
     try:

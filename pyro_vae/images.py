@@ -1,5 +1,6 @@
 """Folders of images: found, measured by their headers, then decoded straight into one array of bytes."""
 
+import io
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyro_vae.files import DataError, brief, memory_limit
+from pyro_vae.files import DataError, brief, memory_limit, open_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _PIXEL_LIMIT = 64_000_000  # of one image: 8,000 x 8,000
+_FILE_LIMIT = 2**28  # bytes of one image: more than 64 million pixels of three bytes
 _SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"])
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _GREY = frozenset({"1", "L", "LA", "La"})
@@ -133,12 +135,18 @@ def _decode(picture: "Image", height: int, width: int, channels: int, crop: int 
 
 def _image(path: Path) -> "Image":
     """Return the opened image, its header read and its size checked, nothing decoded yet."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
+    if path.is_file() and path.stat().st_size > _FILE_LIMIT:
+        raise DataError(f"{path} is larger than {_FILE_LIMIT // 2**20} MiB: make the image smaller.")
+    with open_file(path) as stream:
+        raw = stream.read()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the size is checked here, more strictly than Pillow warns
-            picture = Image.open(path, formats=_FORMATS)
+            picture = Image.open(io.BytesIO(raw), formats=_FORMATS)  # a file would let it allocate what headers claim
+    except UnidentifiedImageError:
+        raise _unreadable(path, ValueError("its beginning is that of no image")) from None
     except Exception as error:  # a damaged header raises OSError, SyntaxError, DecompressionBombError, ...
         raise _unreadable(path, error) from error
     problem = None
