@@ -57,8 +57,12 @@ class Objective(ELBO):
         return model_trace, guide_trace
 
     def _guess_max_plate_nesting(self, model: Callable, guide: Callable, args: Any, kwargs: Any) -> None:
-        with torch.no_grad(), torch.random.fork_rng():  # Pyro's look at the plates must not move the draws
-            super()._guess_max_plate_nesting(model, guide, args, kwargs)
+        """Look at the plates as Pyro does, without moving the draws to come and without a line on the screen."""
+        with torch.no_grad(), torch.random.fork_rng(), poutine.block():
+            traces = self._get_trace(model, guide, args, kwargs)
+        sites = [site for trace in traces for _, site in self._sites(trace)]
+        dims = [-frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
+        self.max_plate_nesting = max(dims, default=0) + (self.num_particles > 1)
 
     def _with_particles(self, model: Callable, guide: Callable, args: Any, kwargs: Any) -> tuple[Callable, Callable]:
         """Both programs with the particles' plate around."""

@@ -37,7 +37,7 @@ from pyro_vae.heads import (
 )
 from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, OneHot, Standardize, start_at
 from pyro_vae.posteriors import FullCovariance, LowRank, PointMass
-from pyro_vae.priors import FlowPrior, MixturePrior, NormalPrior, StandardNormal, VampPrior
+from pyro_vae.priors import FixedPrior, FlowPrior, MixturePrior, NormalPrior, StandardNormal, VampPrior
 
 __all__ = [
     "MLP",
@@ -49,6 +49,7 @@ __all__ = [
     "ConvEncoder",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
+    "FixedPrior",
     "Flow",
     "FlowPrior",
     "FullCovariance",

@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 OBJECTIVES: dict[str, Callable[[int, int], ELBO]] = {
-    "elbo": lambda particles, num_data: Trace_ELBO(num_particles=particles, vectorize_particles=particles > 1),
+    "elbo": lambda particles, num_data: Trace_ELBO(num_particles=particles),
     "analytic-kl": lambda particles, num_data: AnalyticKL(particles),
     "stl": lambda particles, num_data: StickingTheLanding(particles),
     "iwae": lambda particles, num_data: ImportanceWeighted(particles),
@@ -53,8 +53,6 @@ OBJECTIVES: dict[str, Callable[[int, int], ELBO]] = {
     "rws": lambda particles, num_data: ReweightedWakeSleep(particles),
     "total-correlation": lambda particles, num_data: TotalCorrelation(particles, num_data=num_data),
     "mmd": lambda particles, num_data: MaximumMeanDiscrepancy(particles),
-    "enumeration": lambda particles, num_data: TraceEnum_ELBO(
-        num_particles=particles, vectorize_particles=particles > 1
-    ),
+    "enumeration": lambda particles, num_data: TraceEnum_ELBO(num_particles=particles, max_plate_nesting=1),
 }
 """Objectives by name, made for a number of draws a datum and a number of data."""

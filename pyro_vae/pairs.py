@@ -11,13 +11,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pyro_vae import parts
-from pyro_vae.conditionals import StandardNormal
+from pyro_vae.conditionals import FixedPrior, Flow, Normal, PointMass, StandardNormal
 from pyro_vae.data import Spec
+from pyro_vae.guides.bottom_up import BottomUpGuide
+from pyro_vae.guides.conditional import ConditionalGuide
+from pyro_vae.guides.hierarchical import HierarchicalGuide
 from pyro_vae.guides.latent import LatentGuide
 from pyro_vae.guides.linear import LinearGuide
+from pyro_vae.models.conditional import ConditionalModel
+from pyro_vae.models.hierarchical import HierarchicalModel
 from pyro_vae.models.latent import LatentModel
 from pyro_vae.models.linear import LinearModel
 from pyro_vae.pairing import Pair, PairError
@@ -53,34 +58,184 @@ def latent(
     *,
     latent: int | None = None,
     likelihood: parts.Likelihood = "auto",
+    prior: parts.Prior = "normal",
+    components: int = 100,
     covariance: parts.Covariance = "diagonal",
     net: parts.Net = "mlp",
     hidden: list[int] = [500, 500],  # noqa: B006 (read only; jsonargparse shows it)
     activation: str = "silu",
+    objective: parts.Objective = "elbo",
+    particles: int = 1,
 ) -> Pair:
     """The variational autoencoder: z -> x, with an encoder for q(z | x).
 
     Args:
         latent: size of z; 10 for small data and 40 from a hundred features on.
         likelihood: p(x | z); auto is Bernoulli for binary data, else Normal with one learned scale.
+        prior: p(z); standard normal, or learned (mixture of Gaussians, of the encoder's posteriors, or a flow).
+        components: of a mixture or vamp prior.
         covariance: of the Gaussian q(z | x).
         net: multilayer perceptrons, or convolutions for images.
         hidden: widths of the perceptrons' hidden layers; the decoder has them in reverse.
         activation: of the nets.
+        objective: what training maximises; see pyro_vae.objectives.
+        particles: draws a datum that the objective takes.
     """
     size = parts.latent_size(spec, latent)
-    p_x = parts.decoder(
-        spec,
-        size,
-        parts.likelihood(spec, likelihood),
-        net=net,
-        hidden=tuple(hidden[::-1]),
-        activation=activation,
-    )
-    q_z = parts.encoder(
-        spec, parts.posterior_head(size, covariance), net=net, hidden=tuple(hidden), activation=activation
-    )
+    nets: dict[str, Any] = {"net": net, "activation": activation}
+    p_x = parts.decoder(spec, size, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]), **nets)
+    q_z = parts.encoder(spec, parts.posterior_head(size, covariance), hidden=tuple(hidden), **nets)
+    p_z = parts.prior(spec, prior, size, q_z, components)
+    return Pair(LatentModel(p_z, p_x), LatentGuide(q_z), parts.objective(spec, objective, particles))
+
+
+@pair
+def flow(
+    spec: Spec,
+    *,
+    latent: int | None = None,
+    likelihood: parts.Likelihood = "auto",
+    kind: Literal[
+        "planar", "autoregressive", "coupling", "spline_autoregressive", "spline_coupling"
+    ] = "autoregressive",
+    layers: int = 4,
+    hidden: list[int] = [500, 500],  # noqa: B006
+    objective: parts.Objective = "elbo",
+    particles: int = 1,
+) -> Pair:
+    """The latent model with a flow for q(z | x), which can bend where a Gaussian cannot.
+
+    Args:
+        latent: size of z; 10 for small data and 40 from a hundred features on.
+        likelihood: p(x | z).
+        kind: of the transforms; see pyro_vae.flows.
+        layers: how many transforms.
+        hidden: widths of the hidden layers.
+        objective: what training maximises.
+        particles: draws a datum that the objective takes.
+    """
+    size = parts.latent_size(spec, latent)
+    p_x = parts.decoder(spec, size, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
+    q_z = parts.encoder(spec, Flow(size, kind, layers=layers), hidden=tuple(hidden))
+    return Pair(LatentModel(StandardNormal(size), p_x), LatentGuide(q_z), parts.objective(spec, objective, particles))
+
+
+@pair
+def autoencoder(
+    spec: Spec,
+    *,
+    latent: int | None = None,
+    likelihood: parts.Likelihood = "auto",
+    hidden: list[int] = [500, 500],  # noqa: B006
+) -> Pair:
+    """The latent model with a point for q(z | x): the deterministic limit, and with --hidden [] PCA.
+
+    Its "elbo" is log p(x, z) at that point, the point's (infinite) entropy left out: no bound on log p(x).
+
+    Args:
+        latent: size of z; 10 for small data and 40 from a hundred features on.
+        likelihood: p(x | z).
+        hidden: widths of the hidden layers; [] for linear nets.
+    """
+    size = parts.latent_size(spec, latent)
+    p_x = parts.decoder(spec, size, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
+    q_z = parts.encoder(spec, PointMass(size), hidden=tuple(hidden))
     return Pair(LatentModel(StandardNormal(size), p_x), LatentGuide(q_z))
+
+
+@pair
+def conditional(
+    spec: Spec,
+    *,
+    latent: int | None = None,
+    likelihood: parts.Likelihood = "auto",
+    prior: Literal["fixed", "learned"] = "fixed",
+    hidden: list[int] = [500, 500],  # noqa: B006
+    objective: parts.Objective = "elbo",
+    particles: int = 1,
+) -> Pair:
+    """z, y -> x: given class labels or attributes y, with an encoder for q(z | x, y).
+
+    Args:
+        latent: size of z; 10 for small data and 40 from a hundred features on.
+        likelihood: p(x | z, y).
+        prior: p(z | y); fixed is standard normal whatever y, learned a Gaussian a y.
+        hidden: widths of the hidden layers.
+        objective: what training maximises.
+        particles: draws a datum that the objective takes.
+    """
+    size = parts.latent_size(spec, latent)
+    embed, width = parts.condition(spec)
+    fixed = FixedPrior(StandardNormal(size))
+    p_z = fixed if prior == "fixed" else parts.between(width, Normal(size), hidden=(), start=True)
+    p_x = parts.decoder(spec, size + width, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
+    q_z = parts.encoder(spec, Normal(size), context=width, hidden=tuple(hidden))
+    model, guide = ConditionalModel(embed, p_z, p_x), ConditionalGuide(embed, q_z)
+    return Pair(model, guide, parts.objective(spec, objective, particles))
+
+
+@pair
+def attribute(
+    spec: Spec,
+    *,
+    latent: int | None = None,
+    likelihood: parts.Likelihood = "auto",
+    hidden: list[int] = [500, 500],  # noqa: B006
+    objective: parts.Objective = "elbo",
+    particles: int = 1,
+) -> Pair:
+    """z, y -> x with an encoder for q(z | x) that is not told y: decode a datum's z with another y to edit it.
+
+    Args:
+        latent: size of z; 10 for small data and 40 from a hundred features on.
+        likelihood: p(x | z, y).
+        hidden: widths of the hidden layers.
+        objective: what training maximises.
+        particles: draws a datum that the objective takes.
+    """
+    size = parts.latent_size(spec, latent)
+    embed, width = parts.condition(spec)
+    p_x = parts.decoder(spec, size + width, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
+    q_z = parts.encoder(spec, Normal(size), hidden=tuple(hidden))
+    model = ConditionalModel(embed, FixedPrior(StandardNormal(size)), p_x)
+    return Pair(model, LatentGuide(q_z), parts.objective(spec, objective, particles))
+
+
+@pair
+def hierarchical(
+    spec: Spec,
+    *,
+    latent: list[int] | None = None,
+    likelihood: parts.Likelihood = "auto",
+    guide: Literal["top-down", "bottom-up"] = "top-down",
+    hidden: list[int] = [500, 500],  # noqa: B006
+    objective: parts.Objective = "elbo",
+    particles: int = 1,
+) -> Pair:
+    """zL -> ... -> z1 -> x, levels of latent vectors; q draws them from the top down after one pass up.
+
+    Args:
+        latent: sizes of z1, z2, ...; [10, 5] for small data and [40, 20] from a hundred features on.
+        likelihood: p(x | z1).
+        guide: top-down, which can be the posterior, or bottom-up, to compare.
+        hidden: widths of the hidden layers next to x; between levels there is one layer of the first width.
+        objective: what training maximises.
+        particles: draws a datum that the objective takes.
+    """
+    sizes = latent or [parts.latent_size(spec, None), parts.latent_size(spec, None) // 2]
+    wide = (hidden[0],)
+    above = list(zip(sizes[1:], sizes[:-1], strict=True))[::-1]  # (size of zl+1, size of zl), from the top down
+    p_z = [parts.between(up, Normal(size), hidden=wide, start=True) for up, size in above]
+    p_x = parts.decoder(spec, sizes[0], parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
+    model = HierarchicalModel(StandardNormal(sizes[-1]), p_z, p_x)
+    if guide == "bottom-up":
+        steps = [parts.between(size, Normal(up), hidden=wide) for up, size in above[::-1]]
+        q = BottomUpGuide([parts.encoder(spec, Normal(sizes[0]), hidden=tuple(hidden)), *steps])
+        return Pair(model, q, parts.objective(spec, objective, particles))
+    nets = [parts.up(spec, hidden=tuple(hidden)), *(parts.step(hidden[-1]) for _ in above)]
+    q_top = parts.between(hidden[-1], Normal(sizes[-1]), hidden=())
+    q_z = [parts.between(hidden[-1] + up, Normal(size), hidden=wide) for up, size in above]
+    return Pair(model, HierarchicalGuide(nets, q_top, q_z), parts.objective(spec, objective, particles))
 
 
 @pair

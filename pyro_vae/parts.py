@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from typing import Literal
 
+import torch
+from pyro.infer import ELBO
 from torch import nn
+from torch.nn import functional as F
 
 from pyro_vae.conditionals import Conditional
 from pyro_vae.data import Spec
@@ -16,9 +19,11 @@ from pyro_vae.heads import (
     Head,
     Normal,
 )
-from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, Standardize
+from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, OneHot, Standardize, activation_named
+from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.pairing import PairError
 from pyro_vae.posteriors import FullCovariance, LowRank
+from pyro_vae.priors import FlowPrior, MixturePrior, StandardNormal, VampPrior
 
 Likelihood = Literal[
     "auto",
@@ -33,6 +38,8 @@ Likelihood = Literal[
 ]
 Covariance = Literal["diagonal", "low-rank", "full"]
 Net = Literal["mlp", "conv"]
+Prior = Literal["normal", "mixture", "vamp", "flow"]
+Objective = Literal["elbo", "analytic-kl", "stl", "iwae", "dreg", "renyi", "rws", "total-correlation", "mmd"]
 
 
 def latent_size(spec: Spec, asked: int | None) -> int:
@@ -107,15 +114,77 @@ def encoder(
     if net == "conv":
         return Conditional(ConvEncoder(_image(spec), head.size, extra=context, activation=activation), head)
     body: nn.Module = MLP(spec.features + context, head.size, hidden, activation)
-    if spec.support == "real" and not context:
-        body = nn.Sequential(Standardize(spec.mean, spec.std), body)
-    return Conditional(body, head)
+    return Conditional(nn.Sequential(*_standardize(spec, context), body), head)
+
+
+def up(spec: Spec, *, hidden: tuple[int, ...] = (500, 500), activation: str = "silu") -> nn.Module:
+    """Return a net ``x -> h``, ``(..., hidden[-1])``, for a guide whose parts share it."""
+    body = MLP(spec.features, hidden[-1], hidden[:-1], activation)
+    return nn.Sequential(*_standardize(spec, 0), body, activation_named(activation))
+
+
+def step(width: int, activation: str = "silu") -> nn.Module:
+    """Return a net ``h -> h`` of one layer: the way up from one level to the next."""
+    return nn.Sequential(MLP(width, width, (), activation), activation_named(activation))
+
+
+def between(
+    inputs: int, head: Head, *, hidden: tuple[int, ...] = (500,), activation: str = "silu", start: bool = False
+) -> Conditional:
+    """Return a conditional of vectors given vectors; with ``start`` it begins near N(0, I), as a prior should."""
+    conditional = Conditional(MLP(inputs, head.size, hidden, activation), head)
+    return conditional.start_at(torch.zeros(head.features), torch.ones(head.features)) if start else conditional
+
+
+def condition(spec: Spec) -> tuple[nn.Module, int]:
+    """Return what makes a vector of ``y``, and the vector's size: class labels one-hot, attributes as they are.
+
+    Raises:
+        PairError: the data have no ``y``.
+    """
+    if "y" not in spec.fields:
+        raise PairError(
+            f"this pair is given labels or attributes, and {spec.name} has no field 'y', only "
+            f"{', '.join(map(repr, spec.fields))}; use data with y, or the pair latent"
+        )
+    if spec.classes is not None:
+        return OneHot(spec.classes), spec.classes
+    return nn.Identity(), spec.fields["y"][0]
+
+
+def prior(spec: Spec, name: Prior, latent: int, encoder: nn.Module, components: int) -> nn.Module:
+    """Return p(z); ``vamp`` mixes what ``encoder``, the guide's, says of ``components`` pseudo-data."""
+    if name == "mixture":
+        return MixturePrior(latent, components)
+    if name == "vamp":
+        return VampPrior.around(encoder, spec.mean, spec.std, components)
+    return FlowPrior(latent) if name == "flow" else StandardNormal(latent)
+
+
+def objective(spec: Spec, name: Objective, particles: int = 1) -> ELBO:
+    """Return the objective called ``name`` with ``particles`` draws a datum.
+
+    Raises:
+        PairError: it cannot be made with so few draws.
+    """
+    try:
+        return OBJECTIVES[name](particles, spec.num_data)
+    except ValueError as error:
+        raise PairError(f"{error}; set --particles") from None
 
 
 def posterior_head(latent: int, covariance: Covariance = "diagonal") -> Head:
     """Return the head of a Gaussian q(z | ...)."""
     heads: dict[str, Callable[[int], Head]] = {"diagonal": Normal, "low-rank": LowRank, "full": FullCovariance}
     return heads[covariance](latent)
+
+
+def _standardize(spec: Spec, context: int) -> list[nn.Module]:
+    """The first layer of an encoder of real data; the ``context`` numbers behind x pass unchanged."""
+    if spec.support != "real":
+        return []
+    std = Standardize(spec.mean, spec.std).std  # not too small anywhere
+    return [Standardize(F.pad(spec.mean, (0, context)), F.pad(std, (0, context), value=1.0), floor=0.0)]
 
 
 def _image(spec: Spec) -> tuple[int, int, int]:

@@ -34,6 +34,22 @@ class StandardNormal(nn.Module):
         return dist.Normal(self.loc, self.scale).to_event(1)
 
 
+class FixedPrior(nn.Module):
+    """p(z | y) = p(z): a prior where a model asks for one given ``y``, which says nothing about z.
+
+    Args:
+        prior: ``() -> p(z)``.
+    """
+
+    def __init__(self, prior: nn.Module) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, y: Tensor) -> TorchDistribution:
+        """Return p(z), whatever ``y``."""
+        return self.prior()
+
+
 class NormalPrior(nn.Module):
     """N(loc, diag(scale)^2), both learned; it begins at N(0, I).
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae import Pair, Spec, pairs
+from pyro_vae.flows import KINDS as FLOWS
+from pyro_vae.objectives import OBJECTIVES
 
 BATCH = 12
 FEATURES = 16
@@ -49,13 +51,15 @@ def batch(spec: Spec, size: int = BATCH) -> dict[str, Tensor]:
 class Row:
     """A pair, and the data that it is tried on.
 
-    ``options`` keep its nets small. ``exact`` says that the guide claims to be the posterior.
+    ``options`` keep its nets small. ``exact`` says that the guide claims to be the posterior,
+    ``density`` that its density is known at any value, not only at its own draws.
     """
 
     pair: Callable[..., Pair]
     options: Mapping[str, Any] = field(default_factory=dict)
     spec: Spec = field(default_factory=spec)
     exact: bool = False
+    density: bool = True
 
     def build(self, seed: int = 0) -> Pair:
         """Build the pair in float64, with parameters drawn from ``seed``."""
@@ -73,6 +77,8 @@ class Row:
 
 SMALL = {"latent": 3, "hidden": [8]}
 BINARY = spec(support="binary")
+LABELS = spec(classes=3, y=())
+ATTRIBUTES = spec(support="binary", y=(2,))
 
 ROWS: dict[str, Row] = {
     "latent": Row(pairs.latent, SMALL),
@@ -80,6 +86,26 @@ ROWS: dict[str, Row] = {
     "latent-conv": Row(pairs.latent, {"latent": 3, "net": "conv"}, BINARY),
     "latent-full": Row(pairs.latent, {**SMALL, "covariance": "full"}),
     "latent-low-rank": Row(pairs.latent, {**SMALL, "covariance": "low-rank"}),
+    **{f"latent-{p}": Row(pairs.latent, {**SMALL, "prior": p, "components": 4}) for p in ("mixture", "vamp", "flow")},
+    **{
+        f"latent-{o}": Row(pairs.latent, {**SMALL, "objective": o, "particles": 3})
+        for o in OBJECTIVES
+        if o != "enumeration"
+    },
+    **{f"flow-{k}": Row(pairs.flow, {**SMALL, "kind": k, "layers": 2}, density=k != "planar") for k in FLOWS},
+    "autoencoder": Row(pairs.autoencoder, SMALL),
+    "conditional": Row(pairs.conditional, SMALL, LABELS),
+    "conditional-learned": Row(pairs.conditional, {**SMALL, "prior": "learned"}, LABELS),
+    "conditional-attributes": Row(pairs.conditional, SMALL, ATTRIBUTES),
+    "attribute": Row(pairs.attribute, SMALL, ATTRIBUTES),
+    "attribute-labels": Row(pairs.attribute, SMALL, LABELS),
+    "hierarchical": Row(pairs.hierarchical, {"latent": [3, 2], "hidden": [8]}),
+    "hierarchical-1": Row(pairs.hierarchical, {"latent": [3], "hidden": [8]}),
+    "hierarchical-3": Row(pairs.hierarchical, {"latent": [4, 3, 2], "hidden": [8, 7]}, BINARY),
+    "hierarchical-bottom-up": Row(pairs.hierarchical, {"latent": [4, 3, 2], "hidden": [8], "guide": "bottom-up"}),
+    "hierarchical-dreg": Row(
+        pairs.hierarchical, {"latent": [3, 2], "hidden": [8], "objective": "dreg", "particles": 3}
+    ),
     "linear": Row(pairs.linear, {"latent": 3}, exact=True),
     "linear-per-feature": Row(pairs.linear, {"latent": 3, "noise": "per-feature"}, exact=True),
 }
