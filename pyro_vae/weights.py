@@ -6,7 +6,7 @@ enumerated values summed out, so that each datum keeps a number of its own.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pyro
 import pyro.poutine as poutine
@@ -88,17 +88,26 @@ def particles(program: Callable, num_samples: int | None, nesting: int) -> Calla
 
 
 def run(
-    pair: Pair, batch: Batch, num_samples: int | None, nesting: int, *, enumerate_sites: bool = True
+    pair: Pair,
+    batch: Batch,
+    num_samples: int | None,
+    nesting: int,
+    *,
+    enumerate_sites: bool | Literal["model"] = True,
 ) -> tuple[Trace, Trace]:
     """Trace guide and model, with ``num_samples`` particles on the left when given.
 
     Sites marked for enumeration take all their values in parallel, on dims left of the particles, or are drawn
-    like any other when ``enumerate_sites`` is false.
+    like any other when ``enumerate_sites`` is false; with "model" those that the guide has are drawn by it.
     """
     q, p = (particles(program, num_samples, nesting) for program in (pair.bound_guide, pair.bound_model))
     if not enumerate_sites:
         guide = poutine.trace(q).get_trace(batch)
         return guide, poutine.trace(poutine.replay(p, trace=guide)).get_trace(batch)
+    if enumerate_sites == "model":
+        guide = poutine.trace(q).get_trace(batch)
+        drawn = poutine.enum(p, first_available_dim=-nesting - 2)
+        return guide, poutine.trace(poutine.replay(drawn, trace=guide)).get_trace(batch)
     guide = poutine.trace(poutine.enum(q, first_available_dim=-nesting - 2)).get_trace(batch)
     # without a first dim, Pyro goes on with the dims where the guide stopped, and knows the guide's
     return guide, poutine.trace(poutine.replay(poutine.enum(p), trace=guide)).get_trace(batch)
@@ -111,6 +120,13 @@ def terms(pair: Pair, batch: Batch, num_samples: int | None, nesting: int, *, ma
     them. So are the guide's with ``marginal``; without it the term of every site is its expectation under q, as in the ELBO.
     """
     guide, model = run(pair, batch, num_samples, nesting)
+    return add_up(pair, guide, model, num_samples or 1, size_of(batch), nesting, marginal=marginal)
+
+
+def add_up(
+    pair: Pair, guide: Trace, model: Trace, num_samples: int, size: int, nesting: int, *, marginal: bool = True
+) -> Terms:
+    """Return the terms of two traces that ``run`` made, of ``num_samples`` particles and ``size`` data; see ``terms``."""
     sites = {name: site for name, site in model.nodes.items() if is_site(site)}
     proposed = _enumerated_dims(guide)
     factors = {name: log_prob(site) for name, site in sites.items()}
@@ -142,11 +158,10 @@ def terms(pair: Pair, batch: Batch, num_samples: int | None, nesting: int, *, ma
     data_dim = next(f.dim for f in (data_frame(s, pair) for s in sites.values()) if f is not None)
     result: dict[str, Tensor] = {}
     for name, factor in factors.items():
-        kept_term = _keep(factor, data_dim, nesting)
+        kept_term = per_datum(factor, data_dim, nesting)
         key = name.removeprefix("q:")
         result[key] = result[key] + kept_term if key in result else kept_term
-    width = num_samples or 1
-    return Terms({name: term.expand(width, size_of(batch)) for name, term in result.items()}, observed)
+    return Terms({name: term.expand(num_samples, size) for name, term in result.items()}, observed)
 
 
 def data_frame(site: Mapping, pair: Pair) -> CondIndepStackFrame | None:
@@ -171,8 +186,8 @@ def _has(factor: Tensor, dim: int) -> bool:
     return factor.dim() >= -dim and factor.shape[dim] > 1
 
 
-def _keep(factor: Tensor, data_dim: int, nesting: int) -> Tensor:
-    """Sum over every plate but the data's and the particles': ``(particles or 1, batch)``."""
+def per_datum(factor: Tensor, data_dim: int, nesting: int) -> Tensor:
+    """Return a factor summed over every plate but the data's and the particles': ``(particles or 1, batch)``."""
     factor = factor.reshape((1,) * (nesting + 1 - factor.dim()) + factor.shape)
     factor = factor.movedim(data_dim, 0).movedim(1 if nesting else 0, 0)  # particles, data, inner plates
     return sum_rightmost(factor, factor.dim() - 2)
