@@ -70,7 +70,7 @@ class Training:
         compile: record the pair once and replay it without Pyro; auto does so when the run is long enough to earn it.
     """
 
-    epochs: int = 50
+    epochs: int = 100
     batch_size: int = 128
     lr: float = 2e-3
     schedule: Literal["inverse-time", "constant", "cosine", "one-cycle"] = "inverse-time"
