@@ -38,7 +38,7 @@ def generate(pair: Pair, batch: Batch, *, seed: int = 0, draw: bool = False) -> 
         model = poutine.trace(poutine.uncondition(pair.bound_model)).get_trace(batch)
     if draw:
         return {name: model.nodes[name]["value"] for name in names}
-    return {name: _mean(model.nodes[name]) for name in names}
+    return {name: mean_of(model.nodes[name]) for name in names}
 
 
 def observed_sites(pair: Pair, batch: Batch) -> list[str]:
@@ -64,14 +64,15 @@ def _is_data(site: dict) -> bool:
 
 
 def _means(trace: Trace, *, observed: bool) -> dict[str, Tensor]:
-    return {name: _mean(site) for name, site in trace.nodes.items() if _is_data(site) is observed}
+    return {name: mean_of(site) for name, site in trace.nodes.items() if _is_data(site) is observed}
 
 
-def _mean(site: dict) -> Tensor:
+def mean_of(site: Any) -> Tensor:
+    """Return the mean of a site's distribution, or a draw where it has none: never the value that it observes."""
     try:
         return site["fn"].mean
     except NotImplementedError:
-        return site["value"]
+        return site["fn"].sample() if site["is_observed"] else site["value"]
 
 
 def spread_over(batch: Batch, count: int) -> dict[str, Tensor]:
