@@ -124,6 +124,22 @@ class Run:
         """Return what ``save_best`` wrote."""
         return checkpoint.load(self.folder / "best.ckpt")
 
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """What ``write_history`` wrote; empty before the first epoch's end.
+
+        Raises:
+            RunError: when the file is damaged.
+        """
+        path = self.folder / "history.csv"
+        if not path.exists():
+            return []
+        try:
+            with path.open(newline="") as lines:
+                return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
+        except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
+            raise RunError(f"{path} cannot be read: {error}; `pyro-vae resume {self.folder}` writes it anew") from None
+
     def write_history(self, history: list[dict[str, float]]) -> None:
         """Write ``history.csv``, one line an epoch."""
         if not history:
