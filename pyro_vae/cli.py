@@ -3,12 +3,13 @@
 Exit status: 0 done, 2 wrong usage (one line that says what to change), 130 and 143 stopped by a signal, 1 anything else.
 """
 
+import contextlib
 import difflib
 import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,7 +22,7 @@ usage: pyro-vae COMMAND ...
   train    [PAIR]             train a pair (default: latent, on the bundled digits)
   resume   RUN                go on with a run that stopped
   evaluate RUN                ELBO, log p(x) and more on the test split
-  draw     RUN WHAT           pictures: samples, reconstructions
+  draw     RUN WHAT           pictures: samples, reconstructions, manifold, traversal, curves, graph, ...
 
 PAIR is a name from `pyro-vae list`, or your own file.py:function; RUN is a folder that train made.
 `pyro-vae COMMAND --help` shows the options, `pyro-vae train PAIR --help` also those of the pair.
@@ -138,13 +139,16 @@ def _with_options(build: Callable, spec: Any, options: dict[str, Any]) -> Any:
 
 def _named_pair(words: Sequence[str]) -> str:
     """Return the PAIR among the words: every option takes one value, but for --json and --help."""
+    return next(_positionals(words), "latent")
+
+
+def _positionals(words: Sequence[str]) -> Iterator[str]:
     rest = iter(words)
     for word in rest:
         if not word.startswith("-"):
-            return word
-        if "=" not in word and word not in ("--json", "--help", "-h"):
+            yield word
+        elif "=" not in word and word not in ("--json", "--help", "-h"):
             next(rest, None)
-    return "latent"
 
 
 def _list(words: Sequence[str]) -> int:
@@ -262,31 +266,53 @@ def _evaluate(words: Sequence[str]) -> int:
 
 
 def _draw(words: Sequence[str]) -> int:
+    from pyro_vae.plots import PICTURES
+
     parser = _parser("draw", "Draw a picture of a trained pair.")
     _add_run(parser)
     parser.add_argument("what", type=str, help=", ".join(PICTURES))
     parser.add_argument(
         "--out", type=str | None, default=None, help=".png, .svg or .pdf (default: RUN/figures/WHAT.png)"
     )
-    parser.add_argument("--split", type=str, default="test", help="train, valid or test")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    what = dict(enumerate(_positionals(words))).get(1, "")
+    options = []
+    if what in PICTURES:
+        options = parser.add_function_arguments(
+            PICTURES[what], skip={"pair", "data", "history", "points"}, as_group=True
+        )
+    if what == "rate-distortion":
+        parser.add_argument("--others", type=list[str], default=[], help="further runs: '[runs/a, runs/b]'")
+    elif what and what not in PICTURES:
+        raise UsageError(_unknown("picture", what, PICTURES))
     args = parser.parse_args(words)
-    if args.what not in PICTURES:
-        raise UsageError(_unknown("picture", args.what, PICTURES))
     from pyro_vae.runs import Run
 
     run = Run.open(args.run)
     out = Path(args.out) if args.out else run.figures / f"{args.what}.png"
     if out.suffix not in (".png", ".svg", ".pdf"):
         raise UsageError(f"--out must end in .png, .svg or .pdf, got {out}")
-    pair, data = _rebuild(run, args.pair)
-    pair.load_state_dict(run.load_best()["parameters"])
-    _save_picture(args.what, pair, data, out, args.seed)
+    given: tuple[Any, ...] = (run.history,)
+    if what == "rate-distortion":
+        given = ([_rate(Run.open(folder), args.pair) for folder in (args.run, *args.others)],)
+    elif what != "curves":
+        given = _rebuild(run, args.pair)
+        given[0].load_state_dict(run.load_best()["parameters"])
+    _save(PICTURES[what](*given, **{option: args[option] for option in options}), out)
     print(json.dumps({"figure": str(out)}) if args.json else out)
     return 0
 
 
-PICTURES = ("samples", "reconstructions")
+def _rate(run: Any, allowed: str | None) -> dict[str, float]:
+    """Return what a run's pair reaches on the test split at beta = 1, and the beta that trained it."""
+    from pyro_vae.evaluation import ROWS, bound
+
+    pair, data = _rebuild(run, allowed)
+    pair.load_state_dict(run.load_best()["parameters"])
+    table = bound(pair, data.batches("test", ROWS), data.size("train"))
+    return {"beta": run.config["training"]["beta"], "kl": table.kl, "reconstruction": table.reconstruction}
+
+
+AFTER_TRAINING = ("samples", "reconstructions", "curves", "graph")
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "list": _list,
@@ -354,8 +380,7 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
         print(f"pyro-vae: {stop}; go on with `pyro-vae resume {run}`", file=sys.stderr)
         return 128 + stop.signum
     figures = evaluate(pair, data, num_samples=quick_samples(data.size("test")))
-    for what in PICTURES:
-        _save_picture(what, pair, data, run.figures / f"{what}.png", 0)
+    _draw_all(pair, data, run)
     summary = {
         "run": str(run),
         "epochs": fitted.epochs,
@@ -370,7 +395,7 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
     print(
         f"{fitted.epochs} epochs, {fitted.steps:,} steps in {fitted.seconds:.0f} s{' (compiled)' if fitted.compiled else ''}"
     )
-    print(f"pictures: {run.figures}/samples.png, {run.figures}/reconstructions.png")
+    print(f"pictures: {run.figures} (more with `pyro-vae draw {run} WHAT`)")
     print(f"next:     pyro-vae evaluate {run}")
     return 0
 
@@ -382,10 +407,17 @@ def _title(pair: Any) -> str:
     return pair.recipe["name"] if pair.recipe else "pair"
 
 
-def _save_picture(what: str, pair: Any, data: Any, out: Path, seed: int) -> None:
-    from pyro_vae import plots
+def _draw_all(pair: Any, data: Any, run: Any) -> None:
+    """Draw what every run gets; a picture that does not apply is left out."""
+    from pyro_vae.plots import PICTURES, NotDrawable
 
-    figure = getattr(plots, what)(pair, data, seed=seed)
+    for what in AFTER_TRAINING:
+        with contextlib.suppress(NotDrawable):
+            figure = PICTURES[what](run.history) if what == "curves" else PICTURES[what](pair, data)
+            _save(figure, run.figures / f"{what}.png")
+
+
+def _save(figure: Any, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out)
 

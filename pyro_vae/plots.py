@@ -1,89 +1,137 @@
-"""Pictures of a trained pair; each function returns a matplotlib figure and needs no display."""
+"""Pictures of a trained pair: each function returns a matplotlib figure, needs no display and knows no variant by name.
+
+A picture that does not apply to a pair or its data raises ``NotDrawable`` and says why. Images are shown as tiles, tables and
+sequences as curves.
+"""
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from pyro_vae.data import Data, Spec
+from pyro_vae.charts import curves, kl, rate_distortion, scatter
+from pyro_vae.data import Data
+from pyro_vae.diagram import graph
+from pyro_vae.labelled import analogies, attributes, classes
+from pyro_vae.latents import NotDrawable, decode, draw_latents, latent_vectors
 from pyro_vae.pairing import Pair
 from pyro_vae.predictive import generate, reconstruct, spread_over
+from pyro_vae.sheets import at_least, is_image, mean_of_x, sheet
+from pyro_vae.structure import structure
+from pyro_vae.walks import interpolation, manifold, traversal
 
-INCHES = 7.0  # width of a figure: a page's column, legible at half size
-BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"  # told apart by colour-blind eyes (Okabe & Ito)
+__all__ = [
+    "PICTURES",
+    "NotDrawable",
+    "analogies",
+    "attributes",
+    "classes",
+    "curves",
+    "graph",
+    "interpolation",
+    "kl",
+    "levels",
+    "manifold",
+    "rate_distortion",
+    "reconstructions",
+    "samples",
+    "scatter",
+    "traversal",
+]
 
 
 def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure:
-    """Draw data from the model: the mean of p(x | z) at z ~ p(z), a tile or a curve each."""
-    batch = spread_over(data.batch("test"), count)
-    x = generate(pair, batch, seed=seed)["x"]
-    if data.spec.image is None:
-        return _curves(data.spec, [("samples: mean of p(x | z), z ~ p(z)", x[:20], BLUE)], data)
-    columns = 16
-    figure, axes = _page(math.ceil(count / columns) / columns)
-    _tiles(axes, x, data.spec, columns)
-    axes.set_title("Samples: mean of p(x | z) at z ~ p(z)", fontsize=10)
-    return figure
+    """Draw new data from the model: the mean of p(x | z) at z ~ p(z).
+
+    Args:
+        count: number of draws.
+        seed: of the draws.
+    """
+    at_least(1, count=count)
+    x = mean_of_x(generate(pair, spread_over(data.batch("test", count), count), seed=seed))
+    across = min(count, 16 if is_image(data.spec) else 20)
+    down = math.ceil(count / across) if is_image(data.spec) else 1
+    x = torch.cat([x, torch.ones(max(0, down * across - count), x.shape[1])])[: down * across]
+    return sheet(x.unflatten(0, (down, across)), data, title="Samples: mean of p(x | z) at z ~ p(z)")
 
 
 def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str = "test", seed: int = 0) -> Figure:
-    """Draw data (upper rows) and their reconstructions (lower rows): the mean of p(x | z) at the centre of q(z | x)."""
+    """Draw data and, below each, its reconstruction: the mean of p(x | z) at the centre of q(z | x).
+
+    Args:
+        count: number of data.
+        split: train, valid or test.
+        seed: of the draws, for guides without a mean.
+    """
+    at_least(1, count=count)
     batch = data.batch(split, count)
-    x, mean = batch["x"], reconstruct(pair, batch, seed=seed)["x"]
-    if data.spec.image is None:
-        pairs = [("data", x[:6], GREY), ("reconstructions", mean[:6], ORANGE)]
-        return _curves(data.spec, pairs, data)
-    columns = min(16, len(x))
+    x, mean = batch["x"], mean_of_x(reconstruct(pair, batch, seed=seed))
+    title = f"Data ({split} split) and reconstructions: mean of p(x | z) at the centre of q(z | x)"
+    if not is_image(data.spec):
+        both = torch.stack([x, mean], 1)[:6]
+        return sheet(both, data, title=title, columns=["data", "reconstruction"])
+    across = min(count, 16, len(x))
     rows = [
-        part
-        for start in range(0, len(x), columns)
-        for part in (x[start : start + columns], mean[start : start + columns])
+        part for start in range(0, len(x) - across + 1, across) for part in (x[start:][:across], mean[start:][:across])
     ]
-    figure, axes = _page(len(rows) / columns)
-    _tiles(axes, torch.cat(rows), data.spec, columns)
-    axes.set_title(
-        f"Data of the {split} split, and below each its reconstruction: mean of p(x | z) at the centre of q(z | x)",
-        fontsize=8,
+    return sheet(torch.stack(rows), data, title=title, rows=["data", "mean"] * (len(rows) // 2))
+
+
+def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: int = 0) -> Figure:
+    """Draw what each level of a hierarchy decides: a level is drawn anew while all above it stays.
+
+    Every row has one draw of the levels above; below the level drawn, means are taken.
+
+    Args:
+        rows: draws of what stands above, a level.
+        columns: draws of the level.
+        seed: of the draws.
+    """
+    at_least(1, rows=rows)
+    at_least(2, columns=columns)
+    few = data.batch("test", 2)
+    order = list(latent_vectors(pair, few))
+    nodes = {node.name: node for node in structure(pair, pair.bound_model, few)}
+    if len(order) < 2 or not any(set(nodes[name].parents) & set(order) for name in order):
+        raise NotDrawable(
+            f"levels need a latent vector that depends on another, and here there {'is' if len(order) == 1 else 'are'} "
+            f"{' and '.join(map(repr, order))}; draw `samples` or `traversal`"
+        )
+    row = torch.arange(rows).repeat_interleave(columns)
+    batch = {name: field[row] for name, field in spread_over(data.batch("test", rows), rows).items()}
+    base = draw_latents(pair, batch, {}, seed=seed)
+    held = {name: base[name][row] for name in order}
+    pictures, labels = [], []
+    for depth, name in enumerate(order):
+        above = {other: held[other] for other in order[:depth]}
+        fresh = draw_latents(pair, batch, above, seed=seed + 1 + depth)
+        x = mean_of_x(decode(pair, batch, {**above, name: fresh[name]}, seed=seed))
+        pictures.append(x.unflatten(0, (rows, columns)))
+        labels += [name] * rows
+    return sheet(
+        torch.cat(pictures),
+        data,
+        title="Levels: the named level is drawn anew across, all above it stays along a row, below it means",
+        rows=labels,
+        xlabel="draws of the level",
     )
-    return figure
 
 
-def _page(ratio: float) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(INCHES, INCHES * ratio + 0.3), dpi=160, layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_axis_off()
-    return figure, axes
-
-
-def _tiles(axes: Any, x: Tensor, spec: Spec, columns: int) -> None:
-    """Lay images ``(count, features)`` out in a grid with a thin line between them."""
-    assert spec.image is not None
-    channels, height, width = spec.image
-    rows = math.ceil(len(x) / columns)
-    gap = max(1, height // 14)
-    sheet = torch.ones(rows * (height + gap) - gap, columns * (width + gap) - gap, channels)
-    for i, image in enumerate(x.detach().cpu().float().clamp(0, 1).reshape(-1, channels, height, width)):
-        top, left = i // columns * (height + gap), i % columns * (width + gap)
-        sheet[top : top + height, left : left + width] = image.permute(1, 2, 0)
-    if channels == 1:
-        sheet = sheet[..., 0]
-    axes.imshow(sheet.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-
-
-def _curves(spec: Spec, groups: list[tuple[str, Tensor, str]], data: Data) -> Figure:
-    """Show rows of a table as curves over the features, on the data's own range."""
-    figure = Figure(figsize=(INCHES, INCHES * 0.45), dpi=160, layout="constrained")
-    axes = figure.add_subplot()
-    known = data.batch("test")["x"]
-    low, high = known.quantile(0.05, 0), known.quantile(0.95, 0)
-    index = range(spec.features)
-    axes.fill_between(index, low.numpy(), high.numpy(), color=GREY, alpha=0.25, lw=0, label="90 % of the data")
-    for label, x, colour in groups:
-        for i, row in enumerate(x.detach().cpu()):
-            axes.plot(index, row.numpy(), color=colour, lw=0.8, alpha=0.8, label=label if i == 0 else None)
-    axes.set_xlabel("feature")
-    axes.set_ylabel("value, in the data's unit")
-    axes.legend(fontsize=7, frameon=False)
-    return figure
+PICTURES: dict[str, Callable[..., Figure]] = {
+    "samples": samples,
+    "reconstructions": reconstructions,
+    "manifold": manifold,
+    "scatter": scatter,
+    "interpolation": interpolation,
+    "traversal": traversal,
+    "classes": classes,
+    "analogies": analogies,
+    "attributes": attributes,
+    "levels": levels,
+    "curves": curves,
+    "kl": kl,
+    "rate-distortion": rate_distortion,
+    "graph": graph,
+}
+"""Every picture by the name that the command line knows; what is given by position is "pair" and "data", "history" or "points"."""
