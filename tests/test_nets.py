@@ -51,7 +51,7 @@ def test_a_deep_net_passes_its_input_on(activation, blocks):
     torch.manual_seed(0)
     x = torch.randn(200, 64)
     for net in (
-        MLP(64, 64, (64,) * 6, activation),
+        MLP(64, 64, (64,) * 3, activation),
         ConvEncoder((1, 8, 8), 64, (8, 8, 8), blocks=blocks, activation=activation),
         ConvDecoder(64, (1, 8, 8), channels=(8, 8, 8), blocks=blocks, activation=activation),
     ):
