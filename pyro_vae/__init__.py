@@ -23,7 +23,8 @@ _MODULE_OF = {
     "fit": "training",
     "elbo": "evidence",
     "log_evidence": "evidence",
-    "log_weights": "evidence",
+    "log_weights": "weights",
+    "to_datatree": "datatree",
 }
 _MODULES = frozenset(
     [
@@ -42,7 +43,6 @@ _MODULES = frozenset(
         "pairs",
         "plots",
         "svi",
-        "testing",
         "training",
     ]
 )
@@ -63,11 +63,13 @@ __all__ = [
     "load_data",
     "log_evidence",
     "log_weights",
+    "to_datatree",
 ]
 
 if TYPE_CHECKING:
     from pyro_vae.checking import Problem, check_pair, find_problems
     from pyro_vae.data import Data, DataError, Spec, load_data
+    from pyro_vae.datatree import to_datatree
     from pyro_vae.evidence import elbo, log_evidence, log_weights
     from pyro_vae.pairing import Pair, PairError
     from pyro_vae.svi import SVI
