@@ -201,7 +201,6 @@ class _Loop:
             pair.objective,
             clip=training.clip,
             compile=training.compile,
-            steps=self.steps,
         )
         self.epoch = self.position = self.step = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64)
