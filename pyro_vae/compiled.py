@@ -13,6 +13,7 @@ the line. docs/compiled.md tells the rest.
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Any, cast
@@ -186,7 +187,7 @@ class Recording:
         self._held = [t.detach() for t in outside]
         self._leaves, self._spec = rest
         self.present = [leaf is _TENSOR for leaf in self._leaves]
-        self._run: Callable[..., Any] = graph
+        self._run: Callable[..., Any] = graph.forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs for other data, which must have the recorded signature."""
@@ -229,7 +230,10 @@ def inductor(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]
     import torch._inductor.config
     from torch._inductor.compile_fx import compile_fx
 
-    with torch.no_grad(), undisturbed(), torch._inductor.config.patch(fallback_random=True):
+    same_draws = torch._inductor.config.patch(fallback_random=True)
+    with torch.no_grad(), undisturbed(), same_draws, warnings.catch_warnings():
+        for kind in (FutureWarning, DeprecationWarning):  # of torch about torch
+            warnings.simplefilter("ignore", kind)
         return cast(Callable[..., Any], compile_fx(graph, list(inputs)))
 
 

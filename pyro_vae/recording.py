@@ -350,7 +350,7 @@ def trace(fn: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> GraphMod
         RecordingError: the call reads varying values, or what torch could not record, as one sentence.
     """
     try:
-        # make_fx describes each value by a fake tensor; given one mode for all of them, it takes half the time
+        # make_fx describes each value by a fake tensor; with one mode for all it takes half the time
         fake = TracingContext(FakeTensorMode(allow_fallback_kernels=True))
         with pyro.validation_enabled(False), tracing(fake):
             return make_fx(fn, tracing_mode="real", record_module_stack=False)(*inputs)

@@ -45,6 +45,7 @@ class StepGraph:
         kwargs: the same, by name.
         params: the parameters that the step trains.
         watch: the Python state that the recording holds fast.
+        name: tells this signature from others, also in another process.
 
     Attributes:
         engine: "recorded" or "inductor".
@@ -55,8 +56,10 @@ class StepGraph:
         RecordingError: with the reason and the line.
     """
 
-    def __init__(self, svi: Steps, args: Any, kwargs: Any, params: list[Tensor], watch: Watch) -> None:
-        self._svi, self.watch, self._params = svi, watch, params
+    def __init__(
+        self, svi: Steps, args: Any, kwargs: Any, params: list[Tensor], watch: Watch, name: str
+    ) -> None:
+        self._svi, self.watch, self._params, self.name = svi, watch, params, name
         self.calls, self.engine, self.tried = 0, "recorded", False
         self._whole: _WholeStep | None = None
 
@@ -68,6 +71,7 @@ class StepGraph:
         present = self._recording.present
         self._reached = present[len(present) - len(params) :]
         self._losses = sum(present[: len(present) - len(params)])
+        self._one_loss = len(present) == 1 + len(params)
         store = pyro.get_param_store()._params
         self._stored = [(name, p) for name, p in store.items() if any(p is q for q in self._recording.outside)]
 
@@ -111,8 +115,8 @@ class StepGraph:
         distance = furthest([*parts(loss), *(g for g in grads if g is not None)], got)
         if distance > 1:
             raise RecordingError(
-                f"at call {self.calls} its recording no longer gave what eager Pyro gives ({distance:.0e} times "
-                "what rounding explains), so the program depends on something that was changed outside torch"
+                f"at call {self.calls} its recording no longer gave what eager Pyro gives "
+                f"({distance:.0e} times what rounding explains), so something was changed outside torch"
             )
 
     def compile(self, tensors: Sequence[Tensor]) -> str | None:
@@ -138,7 +142,7 @@ class StepGraph:
         loss, params = self._svi.gradients(args, kwargs)
         if len(params) != len(self._params) or any(p is not q for p, q in zip(params, self._params, strict=True)):
             raise RecordingError(
-                "its parameters are not the same tensors at every step, as with a running average in Pyro's store"
+                "its parameters are not the same tensors at every step, like a running average in the store"
             )
         grads = [p.grad for p in params]
         for p, grad in zip(params, before, strict=True):
@@ -146,7 +150,7 @@ class StepGraph:
         return as_tensors(loss), grads
 
     def _make_whole(self, tensors: Sequence[Tensor], old: "_WholeStep | None" = None) -> "_WholeStep | None":
-        """Return the whole step as compiled code on the optimizer's tensors, None if there is no such form."""
+        """Return the whole step as compiled code on the optimizer's tensors, None if it has no such form."""
         optim, recording = self._svi.optim, self._recording
         if isinstance(optim, PyroOptim):
             _create_optimizers(optim, self._params)
@@ -188,6 +192,8 @@ class StepGraph:
 
     def _loss(self, out: Sequence[Tensor]) -> Any:
         """Return the loss as the ELBO returns it: a tensor, or a tuple of them."""
+        if self._one_loss:
+            return out[0]
         return self._recording.assemble([*out[: self._losses], *[out[0]] * sum(self._reached)])[0]
 
 

@@ -200,7 +200,7 @@ class SVI:
             if not isinstance(made, StepGraph):
                 return made
             graph = made
-        name = repr(key)
+        name = graph.name
         calls = self._calls[name] = self._calls.get(name, 0) + 1
         graph.calls += 1
         if graph.calls in AUDITS or graph.calls % AUDIT_EVERY == 0:
@@ -256,7 +256,7 @@ class SVI:
             for tensor, copy in watching.saved:
                 tensor.copy_(copy)
         with _store_kept():
-            graphs.append(StepGraph(self, args, kwargs, params, watch))
+            graphs.append(StepGraph(self, args, kwargs, params, watch, repr(key)))
         return graphs[-1]
 
     def _give_up(self, reason: str) -> None:
