@@ -56,9 +56,7 @@ class StepGraph:
         RecordingError: with the reason and the line.
     """
 
-    def __init__(
-        self, svi: Steps, args: Any, kwargs: Any, params: list[Tensor], watch: Watch, name: str
-    ) -> None:
+    def __init__(self, svi: Steps, args: Any, kwargs: Any, params: list[Tensor], watch: Watch, name: str) -> None:
         self._svi, self.watch, self._params, self.name = svi, watch, params, name
         self.calls, self.engine, self.tried = 0, "recorded", False
         self._whole: _WholeStep | None = None
