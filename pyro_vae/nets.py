@@ -142,7 +142,8 @@ class MLP(nn.Module):
             layers += [nn.LayerNorm(next_width)] if normalize else []
             layers += [activation_named(activation)]
         self.body = nn.Sequential(*layers)
-        _initialise(self.body, activation)
+        if not normalize:  # under layer normalization the size of weights only slows their learning
+            _initialise(self.body, activation)
         self.last = nn.Linear(widths[-1], outputs)
 
     def features(self, x: Tensor) -> Tensor:
