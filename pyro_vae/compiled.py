@@ -378,5 +378,5 @@ def furthest(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> float:
             return float("inf")
         gap = float((a - b).double().nan_to_num(0.0, 0.0, 0.0).norm())
         scale = max(norm, floor if a.dim() else 0.0)
-        worst = max(worst, gap / (TOLERANCE[a.dtype] * scale) if gap else 0.0)
+        worst = max(worst, gap / (max(TOLERANCE[a.dtype], TOLERANCE[b.dtype]) * scale) if gap else 0.0)
     return worst

@@ -246,7 +246,7 @@ def as_tensors(loss: Any) -> Any:
     """Return a loss with its numbers as detached tensors; some ELBOs return a tuple of losses."""
     if isinstance(loss, tuple):
         return tuple(as_tensors(part) for part in loss)
-    return loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(loss))
+    return loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(loss), dtype=torch.float64)
 
 
 def parts(loss: Any) -> tuple[Tensor, ...]:

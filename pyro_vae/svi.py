@@ -21,8 +21,8 @@ from pyro_vae.step_graph import StepGraph, as_tensors, parts
 Mode = Literal["auto", "on", "off", "recorded"]
 
 WORTH_RECORDING = 100  # steps after which recording has paid for itself, about
-WORTH_COMPILING = 2_000  # the same for inductor with a cold cache, on a small VAE
-COMPILES_AT = 2_000  # call at which "auto" compiles when it does not know how many steps are planned
+WORTH_COMPILING = 10_000  # the same for inductor with a cold cache, on a small VAE
+COMPILES_AT = 5_000  # call at which "auto" compiles when it does not know how many steps are planned
 OTHER_SHAPES_COMPILE_AT = 50  # calls of a second signature before it is compiled too: a last, smaller batch is not
 MOST_RECORDINGS = 8
 AUDITS = frozenset([2, 10, 100])  # calls replayed eagerly and compared, then every AUDIT_EVERY-th

@@ -12,6 +12,7 @@ import pyro.distributions.transforms as transforms
 import pytest
 import torch
 import torch.nn.functional as F
+from pairs import ROWS
 from pyro import poutine
 from pyro.distributions import constraints
 from pyro.infer import (
@@ -736,3 +737,19 @@ def test_refused_programs_run_eagerly_and_say_why(name):
     assert re.search(reason, said), said
     assert not svi.compiled
     assert svi.why_not is not None
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_every_pair_of_the_zoo_trains_the_same_recorded(row):
+    found = []
+    for mode in ("off", "recorded"):
+        pair, data = row.build().train(True), row.batch()
+        optim = torch.optim.Adam(pair.named_parameters().values(), lr=1e-3)
+        svi = SVI(pair.bound_model, pair.bound_guide, optim, pair.objective, compile=mode)
+        torch.manual_seed(1)
+        for step in range(4):
+            loss = svi.step({name: values.roll(step, 0) for name, values in data.items()})
+        found.append((loss, torch.cat([p.detach().flatten() for p in pair.named_parameters().values()])))
+    assert svi.compiled, svi.why_not
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-10)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-9, atol=1e-11)
