@@ -99,6 +99,8 @@ DATA_OPTIONS = {
     "valid": (float | None, "size, or below 1 fraction, of the validation split"),
     "test": (float | None, "the same for the test split of your own data"),
     "split_by": (str | None, "field whose equal values stay in one split, such as a patient's number"),
+    "labels": (int | None, "training data that keep their class, equally many a class; the others' are hidden"),
+    "label_seed": (int | None, "decides which data keep theirs"),
 }
 
 

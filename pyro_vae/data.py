@@ -17,6 +17,7 @@ from torch import Tensor
 from pyro_vae.binarize import draw, key
 from pyro_vae.contents import Contents, flat, inspect
 from pyro_vae.files import DataError
+from pyro_vae.labels import hide_labels
 from pyro_vae.sources import DATASETS, Source, open_source
 from pyro_vae.splits import SPLITS, Split, cut
 
@@ -191,6 +192,8 @@ def load_data(
     image: tuple[int, int, int] | None = None,
     levels: int | None = None,
     split_by: str | None = None,
+    labels: int | None = None,
+    label_seed: int = 0,
 ) -> Data:
     """Return a data set, split and checked.
 
@@ -210,6 +213,9 @@ def load_data(
         image: (channels, height, width) of ``x`` that is given as (data, features).
         levels: integer ``x`` are 0 .. levels-1; 256 by default for uint8.
         split_by: name of a field, such as a patient's number; data that agree in it stay in one split.
+        labels: how many training data keep their class, equally many a class; the others' are hidden, and a field
+            ``labelled`` tells which: see `pyro_vae.labels`.
+        label_seed: decides which.
 
     Raises:
         DataError: one sentence about a name, file, array or option that cannot be used.
@@ -229,6 +235,8 @@ def load_data(
     )
     mode = _binarization(binarize, opened, contents)
     splits = cut(opened, contents, valid, test, seed, split_by)
+    if labels is not None:
+        splits, contents = hide_labels(splits, contents, labels, label_seed, opened.name)
     data = _described(opened.name, splits, contents, mode)
     options = {
         "data_dir": data_dir and os.path.abspath(Path(data_dir).expanduser()),
@@ -240,6 +248,8 @@ def load_data(
         "image": image and list(image),
         "levels": levels,
         "split_by": split_by,
+        "labels": labels,
+        "label_seed": label_seed or None,
     }
     if isinstance(source, str | os.PathLike):
         place = os.fspath(source) if source in DATASETS else os.path.abspath(Path(source).expanduser())
