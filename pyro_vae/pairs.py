@@ -13,18 +13,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from pyro_vae import parts
-from pyro_vae.conditionals import FixedPrior, Flow, Normal, PointMass, StandardNormal
+from pyro_vae.conditionals import FixedPrior, Flow, Normal, OneHot, PointMass, StandardNormal
 from pyro_vae.data import Spec
 from pyro_vae.guides.bottom_up import BottomUpGuide
 from pyro_vae.guides.conditional import ConditionalGuide
+from pyro_vae.guides.grouped import GroupedGuide
 from pyro_vae.guides.hierarchical import HierarchicalGuide
 from pyro_vae.guides.latent import LatentGuide
 from pyro_vae.guides.linear import LinearGuide
+from pyro_vae.guides.semi_amortized import SemiAmortizedGuide
+from pyro_vae.guides.semi_supervised import SemiSupervisedGuide
 from pyro_vae.models.conditional import ConditionalModel
+from pyro_vae.models.grouped import GroupedModel
 from pyro_vae.models.hierarchical import HierarchicalModel
 from pyro_vae.models.latent import LatentModel
 from pyro_vae.models.linear import LinearModel
+from pyro_vae.models.semi_supervised import SemiSupervisedModel
+from pyro_vae.models.structured import StructuredModel
+from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.pairing import Pair, PairError
 
 Builder = Callable[..., Pair]
@@ -236,6 +245,130 @@ def hierarchical(
     q_top = parts.between(hidden[-1], Normal(sizes[-1]), hidden=())
     q_z = [parts.between(hidden[-1] + up, Normal(size), hidden=wide) for up, size in above]
     return Pair(model, HierarchicalGuide(nets, q_top, q_z), parts.objective(spec, objective, particles))
+
+
+@pair
+def semi_supervised(
+    spec: Spec,
+    *,
+    latent: int | None = None,
+    likelihood: parts.Likelihood = "auto",
+    weight: float = 50.0,
+    classes: Literal["enumerated", "drawn"] = "enumerated",
+    hidden: list[int] = [500, 500],  # noqa: B006
+) -> Pair:
+    """y, z -> x: classes y known of few data (--labels 100), inferred of the others.
+
+    Args:
+        latent: size of z; 10 for small data and 40 from a hundred features on.
+        likelihood: p(x | z, y).
+        weight: of the auxiliary classification term on labelled data.
+        classes: y summed over exactly, or drawn.
+        hidden: widths of the hidden layers.
+    """
+    size, known = parts.latent_size(spec, latent), parts.classes(spec)
+    p_x = parts.decoder(spec, size + known, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
+    q_z = parts.encoder(spec, Normal(size), context=known, hidden=tuple(hidden))
+    classifier = parts.to_numbers(spec, known, hidden=tuple(hidden))
+    enumerated = classes == "enumerated"
+    guide = SemiSupervisedGuide(OneHot(known), classifier, q_z, weight=weight, enumerate_y=enumerated)
+    objective = OBJECTIVES["enumeration" if enumerated else "elbo"](1, spec.num_data)
+    return Pair(SemiSupervisedModel(known, StandardNormal(size), p_x), guide, objective)
+
+
+@pair
+def structured(
+    spec: Spec,
+    *,
+    latent: int | None = None,
+    likelihood: parts.Likelihood = "auto",
+    quadrants: int = 1,
+    hidden: list[int] = [500, 500],  # noqa: B006
+    objective: parts.Objective = "elbo",
+    particles: int = 1,
+) -> Pair:
+    """x_in -> z, x_in, z -> x_out: complete an image of which 1, 2 or 3 quadrants are given.
+
+    Args:
+        latent: size of z; 10 for small data and 40 from a hundred features on.
+        likelihood: p(x_out | x_in, z).
+        quadrants: how many are given.
+        hidden: widths of the hidden layers.
+        objective: what training maximises.
+        particles: draws a datum that the objective takes.
+    """
+    size = parts.latent_size(spec, latent)
+    given = parts.quadrants(spec, quadrants)
+    x_in, x_out = parts.selected(spec, given), parts.selected(spec, ~given)
+    p_z = parts.encoder(x_in, Normal(size), hidden=tuple(hidden)).start_at(torch.zeros(size), torch.ones(size))
+    inputs = size + x_in.features
+    p_x = parts.decoder(x_out, inputs, parts.likelihood(x_out, likelihood), hidden=tuple(hidden[::-1]))
+    q_z = parts.encoder(spec, Normal(size), hidden=tuple(hidden))
+    return Pair(StructuredModel(given, p_z, p_x), LatentGuide(q_z), parts.objective(spec, objective, particles))
+
+
+@pair
+def grouped(
+    spec: Spec,
+    *,
+    items: int | None = None,
+    group_latent: int | None = None,
+    latent: int | None = None,
+    likelihood: parts.Likelihood = "auto",
+    hidden: list[int] = [200, 200],  # noqa: B006
+    objective: parts.Objective = "elbo",
+    particles: int = 1,
+) -> Pair:
+    """v, w -> x: a datum is a group of items, v is what they share and w each item's own.
+
+    Args:
+        items: items a group, which x holds side by side; the size of the data's field mask if there is one.
+        group_latent: size of v; 10 for small data and 40 from a hundred features on.
+        latent: size of w; likewise.
+        likelihood: p(x | v, w) of an item.
+        hidden: widths of the hidden layers.
+        objective: what training maximises.
+        particles: draws a group that the objective takes.
+    """
+    count, item = parts.items(spec, items)
+    shared, own = parts.latent_size(item, group_latent), parts.latent_size(item, latent)
+    p_x = parts.decoder(item, shared + own, parts.likelihood(item, likelihood), hidden=tuple(hidden[::-1]))
+    q_v = parts.between(hidden[-1] + 1, Normal(shared), hidden=tuple(hidden[:1]))
+    q_w = parts.encoder(item, Normal(own), context=shared, hidden=tuple(hidden))
+    model = GroupedModel(count, StandardNormal(shared), StandardNormal(own), p_x)
+    guide = GroupedGuide(count, parts.up(item, hidden=tuple(hidden)), q_v, q_w)
+    return Pair(model, guide, parts.objective(spec, objective, particles))
+
+
+@pair
+def semi_amortized(
+    spec: Spec,
+    *,
+    latent: int | None = None,
+    likelihood: parts.Likelihood = "auto",
+    steps: int = 5,
+    rate: float = 0.2,
+    hidden: list[int] = [500, 500],  # noqa: B006
+    objective: parts.Objective = "elbo",
+    particles: int = 1,
+) -> Pair:
+    """The latent model with an encoder whose answer is refined by a few gradient steps for each datum.
+
+    Args:
+        latent: size of z; 10 for small data and 40 from a hundred features on.
+        likelihood: p(x | z).
+        steps: of refinement; 0 is the latent pair.
+        rate: of the steps.
+        hidden: widths of the hidden layers.
+        objective: what training maximises.
+        particles: draws a datum that the objective takes.
+    """
+    size = parts.latent_size(spec, latent)
+    p_x = parts.decoder(spec, size, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
+    model = LatentModel(StandardNormal(size), p_x)
+    net = parts.to_numbers(spec, 2 * size, hidden=tuple(hidden))
+    guide = SemiAmortizedGuide(model, net, size, steps=steps, rate=rate)
+    return Pair(model, guide, parts.objective(spec, objective, particles))
 
 
 @pair

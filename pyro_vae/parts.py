@@ -1,11 +1,12 @@
 """The usual decoder and encoder for given data: a net and a head chosen by name."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from pyro.infer import ELBO
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vae.conditionals import Conditional
@@ -123,6 +124,11 @@ def up(spec: Spec, *, hidden: tuple[int, ...] = (500, 500), activation: str = "s
     return nn.Sequential(*_standardize(spec, 0), body, activation_named(activation))
 
 
+def to_numbers(spec: Spec, count: int, *, hidden: tuple[int, ...] = (500, 500), activation: str = "silu") -> nn.Module:
+    """Return a net ``x -> count numbers``: a classifier's logits, or parameters of a distribution."""
+    return nn.Sequential(*_standardize(spec, 0), MLP(spec.features, count, hidden, activation))
+
+
 def step(width: int, activation: str = "silu") -> nn.Module:
     """Return a net ``h -> h`` of one layer: the way up from one level to the next."""
     return nn.Sequential(MLP(width, width, (), activation), activation_named(activation))
@@ -150,6 +156,62 @@ def condition(spec: Spec) -> tuple[nn.Module, int]:
     if spec.classes is not None:
         return OneHot(spec.classes), spec.classes
     return nn.Identity(), spec.fields["y"][0]
+
+
+def classes(spec: Spec) -> int:
+    """Return the number of classes of data of which few are labelled.
+
+    Raises:
+        PairError: the data have no classes, or nothing says which are labelled.
+    """
+    if spec.classes is None:
+        raise PairError(f"this pair infers classes, and {spec.name} has none in 'y'; use data with class labels")
+    if "labelled" not in spec.fields:
+        raise PairError(
+            f"this pair learns from few labels, and {spec.name} has no field 'labelled' to tell which count; "
+            f"set --labels, such as --labels {10 * spec.classes}"
+        )
+    return spec.classes
+
+
+def selected(spec: Spec, features: Tensor) -> Spec:
+    """Return the description of some of x's ``features``, bool ``(features,)``."""
+    return replace(spec, features=int(features.sum()), image=None, mean=spec.mean[features], std=spec.std[features])
+
+
+def quadrants(spec: Spec, count: int) -> Tensor:
+    """Return which features are given, bool ``(features,)``: the lower left quadrant of an image, the left half, all but the
+    upper right.
+
+    Raises:
+        PairError: ``count`` is not 1, 2 or 3, or the data are no images.
+    """
+    channels, height, width = _image(spec)
+    if count not in (1, 2, 3):
+        raise PairError(f"quadrants is how many quarters of an image are given, 1, 2 or 3, got {count}")
+    row = torch.arange(height).unsqueeze(-1) >= height // 2  # lower
+    column = torch.arange(width) < width // 2  # left
+    given = {1: row & column, 2: column.expand(height, width), 3: row | column}[count]
+    return given.expand(channels, height, width).flatten()
+
+
+def items(spec: Spec, count: int | None) -> tuple[int, Spec]:
+    """Return the items a group, and the description of one; the data's field ``mask`` says how many when nobody does.
+
+    Raises:
+        PairError: nobody says, or x cannot be divided so.
+    """
+    count = count or (spec.fields["mask"][0] if "mask" in spec.fields else None)
+    if count is None:
+        raise PairError(
+            f"a grouped pair needs to know how many items of x a group has, and {spec.name} has no field 'mask' to tell; set --items"
+        )
+    if count < 1 or spec.features % count:
+        raise PairError(f"{spec.features} features cannot be {count} items of equal size; set --items to a divisor")
+    size = spec.features // count
+    mean, std = spec.mean.reshape(count, size), spec.std.reshape(count, size)
+    spread = (std.square().mean(0) + mean.var(0, correction=0)).sqrt()
+    return count, replace(spec, features=size, image=None, mean=mean.mean(0), std=spread)
 
 
 def prior(spec: Spec, name: Prior, latent: int, encoder: nn.Module, components: int) -> nn.Module:

@@ -42,6 +42,9 @@ def batch(spec: Spec, size: int = BATCH) -> dict[str, Tensor]:
         drawn[name] = torch.randn(size, *shape, generator=generator, dtype=torch.float64)
         if name == "x" and spec.support == "binary":
             drawn[name] = (drawn[name] > 0).double()
+        if name in ("mask", "labelled"):
+            drawn[name] = drawn[name] > -0.5
+            drawn[name].reshape(size, -1)[:, 0] |= shape != ()  # no group without an item
         if name == "y" and spec.classes is not None:
             drawn[name] = torch.arange(size) % spec.classes
     return drawn
@@ -78,6 +81,8 @@ class Row:
 SMALL = {"latent": 3, "hidden": [8]}
 BINARY = spec(support="binary")
 LABELS = spec(classes=3, y=())
+FEW_LABELS = spec(classes=3, y=(), labelled=())
+GROUPS = spec(mask=(4,))
 ATTRIBUTES = spec(support="binary", y=(2,))
 
 ROWS: dict[str, Row] = {
@@ -106,6 +111,14 @@ ROWS: dict[str, Row] = {
     "hierarchical-dreg": Row(
         pairs.hierarchical, {"latent": [3, 2], "hidden": [8], "objective": "dreg", "particles": 3}
     ),
+    "semi_supervised": Row(pairs.semi_supervised, SMALL, FEW_LABELS),
+    "semi_supervised-drawn": Row(pairs.semi_supervised, {**SMALL, "classes": "drawn"}, FEW_LABELS),
+    **{f"structured-{q}": Row(pairs.structured, {**SMALL, "quadrants": q}, BINARY) for q in (1, 2, 3)},
+    "structured-real": Row(pairs.structured, SMALL),
+    "grouped": Row(pairs.grouped, {"group_latent": 2, **SMALL}, GROUPS),
+    "grouped-items": Row(pairs.grouped, {"items": 2, "group_latent": 2, **SMALL}),
+    "grouped-iwae": Row(pairs.grouped, {"group_latent": 2, **SMALL, "objective": "iwae", "particles": 3}, GROUPS),
+    "semi_amortized": Row(pairs.semi_amortized, SMALL, BINARY),
     "linear": Row(pairs.linear, {"latent": 3}, exact=True),
     "linear-per-feature": Row(pairs.linear, {"latent": 3, "noise": "per-feature"}, exact=True),
 }
