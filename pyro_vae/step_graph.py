@@ -24,6 +24,7 @@ class Steps(Protocol):
 
     optim: PyroOptim | Optimizer
     clip: float | None
+    exchange: Callable[[Any, list[Tensor]], Any] | None
     finite: Tensor
 
     def gradients(self, args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:
@@ -160,7 +161,8 @@ class StepGraph:
             if id(p) in owner and reached:
                 trained.append(p)
         clipped = isinstance(optim, PyroOptim) and any(map(optim.grad_clip.get, trained))
-        if not trained or clipped or any(Update.why_not(*owner[id(p)]) for p in trained):
+        exchanged = self._svi.exchange is not None
+        if exchanged or not trained or clipped or any(Update.why_not(*owner[id(p)]) for p in trained):
             return None
         update = Update([(p, *owner[id(p)]) for p in trained], self._svi.clip)
         if old is not None and old.update.plan == update.plan:

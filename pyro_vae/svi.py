@@ -53,6 +53,9 @@ class SVI:
         clip: largest norm of the gradient over all parameters; torch optimizers only (a Pyro optimizer has
             `clip_args`).
         steps: how many steps are planned, which "auto" goes by.
+        exchange: called with the loss and the parameters between gradients and update; it may replace each
+            parameter's `grad`, and returns the loss. Several processes average there. The update is then made by
+            the optimizer itself, beside the graph.
         loss_and_grads: as in Pyro, for a `loss` that is a function.
 
     Attributes:
@@ -73,6 +76,7 @@ class SVI:
         compile: Mode = "auto",
         clip: float | None = None,
         steps: int | None = None,
+        exchange: Callable[[Any, list[Tensor]], Any] | None = None,
         loss_and_grads: Callable[..., Any] | None = None,
     ) -> None:
         if not isinstance(optim, PyroOptim | Optimizer):
@@ -85,6 +89,7 @@ class SVI:
         if compile not in ("auto", "on", "off", "recorded"):
             raise ValueError(f"compile is {compile!r}; give 'auto', 'on', 'off' or 'recorded'")
         self.model, self.guide, self.optim, self.clip = model, guide, optim, clip
+        self.exchange = exchange
         self.objective = loss
         if isinstance(loss, ELBO):
             self.loss, self._loss_and_grads = loss.loss, loss.loss_and_grads
@@ -171,6 +176,8 @@ class SVI:
 
     def finish(self, loss: Any, params: list[Tensor]) -> Any:
         """Step the optimizer eagerly if the loss is finite; return the loss as a tensor."""
+        if self.exchange is not None:
+            loss = self.exchange(loss, params)
         finite = torch.stack([part.isfinite().all() for part in parts(loss)]).all()
         if self.clip is not None:
             norm = torch.nn.utils.clip_grad_norm_([p for p in params if p.grad is not None], self.clip)
