@@ -3,8 +3,10 @@
 import hashlib
 import io
 import os
+import pickletools
 import random
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 
 FORMAT = 1
 _MARK = b"PYROVAE1"  # then the SHA-256 of all before it; torch.load ignores what follows the archive
+_NAMES = frozenset(["collections OrderedDict", "torch._utils _rebuild_tensor_v2"])  # what our own files name
 
 
 class CheckpointError(ValueError):
@@ -52,16 +55,61 @@ def load(path: Path) -> dict[str, Any]:
     if hashlib.sha256(content[:size]).digest() != content[size + len(_MARK) :]:
         raise CheckpointError(f"{path} is damaged: its content does not match its checksum")
     try:
+        _refuse_tricks(content[:size])
         state = torch.load(io.BytesIO(content[:size]), map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{path} cannot be read safely: {reason}") from None
+        _refuse_stretched(state, size)
+    except Exception as error:  # whatever a damaged or hostile archive makes zipfile, pickle or torch raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"{path} cannot be read safely: {lines[0][:200]}") from None
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT:
         raise CheckpointError(
             f"{path} has format {found} and this version of pyro_vae reads format {FORMAT}; use the version that wrote it"
         )
     return state
+
+
+def _refuse_tricks(archive: bytes) -> None:
+    """Refuse an archive that would take more memory than its own size, or that names anything but tensors.
+
+    The checksum keeps accidents out and a stranger's intent not. What torch.load allows with ``weights_only`` still lets a
+    kilobyte ask for gigabytes: a compressed entry, or ``bytearray(10**11)``.
+    """
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        entries = opened.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("an entry is compressed, and checkpoints never are")
+        if sum(entry.file_size for entry in entries) > len(archive):
+            raise ValueError("its entries are larger than the file")
+        pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise ValueError(f"it has {len(pickles)} entries data.pkl, not one")
+        content = opened.read(pickles[0])
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name == "GLOBAL":
+            module, _, name = str(argument).partition(" ")
+            storage = module == "torch" and name.endswith("Storage") and name.isidentifier()
+            if not storage and argument not in _NAMES:
+                raise ValueError(f"it names {module}.{name}, which no checkpoint needs")
+        elif opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
+            raise ValueError(f"it holds the instruction {opcode.name}, which no checkpoint needs")
+
+
+def _refuse_stretched(state: Any, size: int) -> None:
+    """Refuse tensors that claim more elements than the file holds: torch would fill them with whatever is in memory."""
+    stack, seen = [state], set()
+    while stack:
+        value = stack.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            if max(value.nbytes, value.untyped_storage().nbytes()) > size:
+                raise ValueError(f"a tensor of shape {tuple(value.shape)} is larger than the file")
+        elif isinstance(value, dict):
+            stack += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple):
+            stack += value
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -104,13 +152,18 @@ def set_random_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
 
 
+def seed_all(seed: int) -> None:
+    """Seed torch's, NumPy's and Python's generators."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed every generator inside, and leave them outside as they were."""
     before = random_state()
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
+    seed_all(seed)
     try:
         yield
     finally:

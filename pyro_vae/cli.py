@@ -6,6 +6,7 @@ Exit status: 0 done, 2 wrong usage (one line that says what to change), 130 and 
 import contextlib
 import difflib
 import inspect
+import io
 import json
 import re
 import sys
@@ -17,7 +18,7 @@ from typing import Any, NoReturn
 USAGE = """\
 usage: pyro-vae COMMAND ...
 
-  list                        the pairs and the data sets that there are
+  list                        the pairs and the data sets that there are; --runs DIR: the runs in a folder
   check    [PAIR]             does the model fit the guide, and both the data?
   train    [PAIR]             train a pair (default: latent, on the bundled digits)
   resume   RUN                go on with a run that stopped
@@ -57,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _status(error)
         if status is None:
             raise
-        print(f"pyro-vae: {error}", file=sys.stderr)
+        if status:
+            print(f"pyro-vae: {_sentence(error)}", file=sys.stderr)
         return status
 
 
@@ -65,15 +67,25 @@ def _status(error: Exception) -> int | None:
     """Return the exit status of an error that the user can act on; None for a fault of ours, which shows its traceback."""
     from pyro_vae.checkpoint import CheckpointError
     from pyro_vae.data import DataError
+    from pyro_vae.distributed import Elsewhere, ProcessLost
     from pyro_vae.pairing import PairError
     from pyro_vae.runs import RunError
     from pyro_vae.training import Interrupted, NonFinite
 
+    if isinstance(error, Elsewhere):
+        return 0  # process 0 says it, and its status counts
     if isinstance(error, Interrupted):
         return 128 + error.signum
     if isinstance(error, (UsageError, CheckpointError, DataError, PairError, RunError)):
         return 2
-    return 1 if isinstance(error, (NonFinite, OSError)) else None
+    return 1 if isinstance(error, (NonFinite, OSError, ProcessLost)) else None
+
+
+def _sentence(error: Exception) -> str:
+    """Return an error's message; that of a failed system call in words."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _parser(command: str, description: str) -> Any:
@@ -154,8 +166,11 @@ def _positionals(words: Sequence[str]) -> Iterator[str]:
 
 
 def _list(words: Sequence[str]) -> int:
-    parser = _parser("list", "The pairs and the data sets that there are.")
+    parser = _parser("list", "The pairs and the data sets that there are; with --runs, the runs in a folder.")
+    parser.add_argument("--runs", type=str | None, default=None, help="folder of runs, such as runs")
     args = parser.parse_args(words)
+    if args.runs is not None:
+        return _list_runs(args.runs, as_json=args.json)
     from pyro_vae.data import DATASETS
     from pyro_vae.pairs import PAIRS
 
@@ -168,6 +183,25 @@ def _list(words: Sequence[str]) -> int:
         width = max(map(len, rows))
         for name, line in rows.items():
             print(f"  {name:{width}}  {line}")
+    return 0
+
+
+def _list_runs(folder: str, *, as_json: bool) -> int:
+    from pyro_vae.runs import runs_in
+
+    rows = [run.summary() for run in runs_in(folder)]
+    if as_json:
+        print(json.dumps({"runs": rows}))
+        return 0
+    width = max((len(row["run"]) for row in rows), default=0)
+    for row in rows:
+        elbo = "" if row["elbo"] is None else f"{row['elbo']:10.2f}"
+        epochs = f"{row['epochs']}/{row['planned']}"
+        print(f"{row['run']:{width}}  {row['state']:8}  {epochs:>9}  {elbo:10}  {row['pair']} on {row['data']}")
+    print(
+        f"{len(rows)} runs; epochs done and planned, best ELBO on the validation split in nats per datum",
+        file=sys.stderr,
+    )
     return 0
 
 
@@ -206,16 +240,18 @@ def _train(words: Sequence[str]) -> int:
     parser.add_class_arguments(Training, as_group=True)
     args = parser.parse_args(words)
     from pyro_vae.checkpoint import seeded
+    from pyro_vae.distributed import join
     from pyro_vae.runs import Run, next_folder
+    from pyro_vae.training import shared
 
     training = _training({field: args[field] for field in Training.names()})
     data = _load_data(args)
     with seeded(training.seed):
         pair = _build(args, name, options, data.spec)
     config = {"pair": pair.recipe, "data": data.recipe, "training": asdict(training)}
-    folder = Path(args.run) if args.run is not None else next_folder(name, args.data)
     _refuse_problems(pair, data)
-    run = Run.create(folder, config)
+    world = _checked(lambda: join(training.devices, training.device))
+    run = shared(world, lambda: Run.create(args.run if args.run is not None else next_folder(name, args.data), config))
     return _fit_and_show(pair, data, training, run, resume=False, as_json=args.json)
 
 
@@ -223,22 +259,39 @@ def _resume(words: Sequence[str]) -> int:
     parser = _parser("resume", "Go on with a run that stopped, or train a finished one for longer.")
     _add_run(parser)
     parser.add_argument("--epochs", type=int | None, default=None, help="train until this many epochs in all")
+    parser.add_argument(
+        "--on_nonfinite", type=str | None, default=None, help="from here on: stop, skip or rollback (see train)"
+    )
     args = parser.parse_args(words)
+    from pyro_vae.distributed import join
     from pyro_vae.runs import Run
+    from pyro_vae.training import Training, shared
 
-    run = Run.open(args.run)
-    config = run.config
-    training = _training(config["training"])
-    if args.epochs is not None:
-        done = run.load()[0]["epoch"]
-        if args.epochs < done:
-            raise UsageError(
-                f"{run} has been trained for {done} epochs already, so --epochs must be at least {done}, got {args.epochs}"
-            )
-        training = replace(training, epochs=args.epochs)
-        run.update({**config, "training": asdict(training)})
-    pair, data = _rebuild(run, args.pair)
+    def claim() -> Run:
+        run = Run.open(args.run)
+        run.lock()
+        return run
+
+    config = Run.open(args.run).config
+    training = _checked(lambda: Training.read(config["training"]))
+    changes = {name: args[name] for name in ("epochs", "on_nonfinite") if args[name] is not None}
+    pair, data = _rebuild(Run.open(args.run), args.pair)
+    world = _checked(lambda: join(training.devices, training.device))
+    run = shared(world, claim)
+    if changes:
+        training = _checked(lambda: replace(training, **changes))
+        if args.epochs is not None:
+            world.first(lambda: _refuse_fewer(run, args.epochs))
+        world.first(lambda: run.update({**config, "training": asdict(training)}))
     return _fit_and_show(pair, data, training, run, resume=True, as_json=args.json)
+
+
+def _refuse_fewer(run: Any, epochs: int) -> None:
+    done = run.load()[0]["epoch"] if run.begun else 0
+    if epochs < done:
+        raise UsageError(
+            f"{run} has been trained for {done} epochs already, so --epochs must be at least {done}, got {epochs}"
+        )
 
 
 def _evaluate(words: Sequence[str]) -> int:
@@ -350,17 +403,37 @@ def _rebuild(run: Any, allowed: str | None) -> tuple[Any, Any]:
     name = recipe["name"]
     if name not in PAIRS and name != allowed:
         raise UsageError(f"{run} was trained with {name}, whose code would be run; allow it with --pair {name}")
-    data = load_data(source["name"], **source["options"])
-    return _with_options(find(name), data.spec, recipe["options"]), data
+    from pyro_vae.checkpoint import seeded
+    from pyro_vae.training import Training
+
+    seed = _checked(lambda: Training.read(config["training"])).seed
+    try:
+        data = load_data(source["name"], **source["options"])
+        with seeded(
+            seed
+        ):  # as `train` does, so that a run killed before its first checkpoint begins with the same bits
+            return find(name)(data.spec, **recipe["options"]), data
+    except (ValueError, OSError):  # these say it themselves
+        raise
+    except Exception as error:  # whatever other code makes of a config.yaml that somebody changed
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise UsageError(
+            f"{run}/config.yaml does not rebuild its pair and data: {type(error).__name__}: {reason}"
+        ) from error
 
 
 def _training(settings: dict[str, Any]) -> Any:
     from pyro_vae.training import Training
 
+    return _checked(lambda: Training(**settings))
+
+
+def _checked(make: Callable[[], Any]) -> Any:
+    """Return what ``make`` makes of the user's values; its refusal is one of the command line."""
     try:
-        return Training(**settings)
+        return make()
     except (TypeError, ValueError) as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(str(error)) from error
 
 
 def _refuse_problems(pair: Any, data: Any) -> None:
@@ -374,15 +447,21 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
     from pyro_vae.evaluation import evaluate, quick_samples
     from pyro_vae.training import Interrupted, fit
 
-    if not as_json:
+    first = run.locked  # of several processes, the one that writes and prints
+    if first and not as_json:
         print(f"{_title(pair)} on {data.spec.description}; run folder {run}", file=sys.stderr)
     try:
         fitted = fit(pair, data, run=run, resume=resume, progress=True, **asdict(training))
+        if not first:
+            return 0
+        figures = evaluate(pair, data, num_samples=quick_samples(data.size("test")))
+        _draw_all(pair, data, run)
     except Interrupted as stop:
-        print(f"pyro-vae: {stop}; go on with `pyro-vae resume {run}`", file=sys.stderr)
-        return 128 + stop.signum
-    figures = evaluate(pair, data, num_samples=quick_samples(data.size("test")))
-    _draw_all(pair, data, run)
+        if first:
+            print(f"pyro-vae: {stop}; go on with `pyro-vae resume {run}`", file=sys.stderr)
+        return 128 + stop.signum if first else 0
+    finally:
+        run.release()
     summary = {
         "run": str(run),
         "epochs": fitted.epochs,
@@ -421,7 +500,11 @@ def _draw_all(pair: Any, data: Any, run: Any) -> None:
 
 def _save(figure: Any, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out)
+    from pyro_vae.checkpoint import write_whole
+
+    content = io.BytesIO()
+    figure.savefig(content, format=out.suffix[1:])
+    write_whole(out, content.getvalue())
 
 
 def _show(figures: dict[str, Any], pair: Any, data: Any) -> None:

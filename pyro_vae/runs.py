@@ -1,8 +1,11 @@
 """A run folder: what was trained, on what, how, and what came out."""
 
 import csv
+import errno
 import io
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,14 @@ import yaml
 
 from pyro_vae import __version__, checkpoint
 from pyro_vae.checkpoint import CheckpointError
+from pyro_vae.lock import Lock, taken
 
 FORMAT = 1
+LARGEST_CONFIG = 1_000_000  # bytes; a real one has hundreds
+DEEPEST_CONFIG = 20  # levels; a real one has four
+_SECTIONS = {"pair": {"name": str, "options": dict}, "data": {"name": str, "options": dict}}
+_TEMPORARY = re.compile(r"\.lock|\.previous\.ckpt|\.(config\.yaml|history\.csv|\w+\.ckpt|\w+\.pt)-\w+")
+_NO_LINKS = frozenset([errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV])
 
 
 class RunError(ValueError):
@@ -19,11 +28,16 @@ class RunError(ValueError):
 
 
 class Run:
-    """``config.yaml``, ``last.ckpt``, ``previous.ckpt``, ``best.ckpt``, ``history.csv`` and ``figures/`` in one folder."""
+    """``config.yaml``, ``last.ckpt``, ``previous.ckpt``, ``best.ckpt``, ``history.csv`` and ``figures/`` in one folder.
+
+    One process at a time writes: see ``lock``.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.figures = folder / "figures"
+        self._lock = Lock(folder / ".lock")
+        self._last_is_bad = False
 
     def __fspath__(self) -> str:
         return str(self.folder)
@@ -33,32 +47,47 @@ class Run:
 
     @classmethod
     def create(cls, folder: str | os.PathLike, config: dict[str, Any]) -> "Run":
-        """Start a run in a folder that holds none yet.
+        """Start a run in a folder that holds none yet, and hold its lock.
 
         Raises:
             RunError: when the folder holds a run, is a file, or cannot be written.
         """
         path = Path(folder)
+        run = cls(path)
+        run._refuse_used()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            run.lock()
+            run._refuse_used()  # another process may have been quicker
+            run.update({"format": FORMAT, "version": __version__, **config})
+        except OSError as error:
+            run.release()
+            raise RunError(
+                f"cannot write to {path}: {error.strerror}; name a folder that can be written with --run"
+            ) from None
+        except RunError:
+            run.release()
+            raise
+        return run
+
+    def _refuse_used(self) -> None:
+        path = self.folder
         if (path / "config.yaml").exists():
             raise RunError(
                 f"{path} already holds a run; go on with `pyro-vae resume {path}`, or name another folder with --run"
             )
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            what = "holds other files" if path.is_dir() else "is a file"
-            raise RunError(f"{path} {what} and would be mixed up with the run; name an empty or new folder with --run")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            run = cls(path)
-            run.update({"format": FORMAT, "version": __version__, **config})
-        except OSError as error:
+        if path.exists() and not path.is_dir():
             raise RunError(
-                f"cannot write to {path}: {error.strerror}; name a folder that can be written with --run"
-            ) from None
-        return run
+                f"{path} is a file and would be mixed up with the run; name an empty or new folder with --run"
+            )
+        if path.is_dir() and not all(map(_TEMPORARY.fullmatch, os.listdir(path))):
+            raise RunError(
+                f"{path} holds other files and would be mixed up with the run; name an empty or new folder with --run"
+            )
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> "Run":
-        """Open an existing run.
+        """Open an existing run, to read it; ``lock`` it before writing.
 
         Raises:
             RunError: when the folder holds none.
@@ -69,6 +98,37 @@ class Run:
             raise RunError(f"{path} {what}; name a folder that `pyro-vae train` made")
         return cls(path)
 
+    # --- one writer --------------------------------------------------------------------------------------------------
+
+    @property
+    def locked(self) -> bool:
+        """Whether this object holds the run's lock."""
+        return self._lock.held
+
+    def lock(self) -> None:
+        """Become the run's only writer, until ``release`` or the end of the process; clear away what a killed one left.
+
+        Raises:
+            RunError: when another process is writing; it is named.
+        """
+        if self._lock.held:
+            return
+        try:
+            holder = self._lock.acquire()
+        except OSError as error:
+            raise RunError(f"cannot write to {self}: {error.strerror}; make the folder writable, or copy it") from None
+        if holder is not None:
+            raise RunError(f"{self} is being written by {holder}; wait until it ends, or stop it")
+        for name in os.listdir(self.folder):
+            if name != ".lock" and _TEMPORARY.fullmatch(name):
+                (self.folder / name).unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Let others write."""
+        self._lock.release()
+
+    # --- contents ----------------------------------------------------------------------------------------------------
+
     @property
     def config(self) -> dict[str, Any]:
         """What rebuilds the pair, the data and the training.
@@ -78,30 +138,51 @@ class Run:
         """
         path = self.folder / "config.yaml"
         try:
-            config = yaml.safe_load(path.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise RunError(f"{path} cannot be read: {str(error).splitlines()[0]}; restore it or train anew") from None
+            config = _read_yaml(path)
+        except (OSError, ValueError, OverflowError, yaml.YAMLError) as error:
+            lines = str(error).splitlines() or [type(error).__name__]
+            raise RunError(f"{path} cannot be read: {lines[0][:200]}; restore it or train anew") from None
         if not isinstance(config, dict) or not {"format", "pair", "data", "training"} <= config.keys():
             raise RunError(f"{path} does not describe a run; restore it or train anew")
         if config["format"] != FORMAT:
             raise RunError(
-                f"{path} has format {config['format']} (pyro_vae {config.get('version')}) and this is pyro_vae {__version__} "
-                f"with format {FORMAT}; use the version that wrote it"
+                f"{path} has format {str(config['format'])[:20]} (pyro_vae {str(config.get('version'))[:20]}) and this is "
+                f"pyro_vae {__version__} with format {FORMAT}; use the version that wrote it"
             )
+        for section, entries in _SECTIONS.items():
+            found = config[section]
+            if found is not None and not (
+                isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in entries.items())
+            ):
+                raise RunError(f"{path} does not say its {section} by name and options; restore it or train anew")
+        if not isinstance(config["training"], dict):
+            raise RunError(f"{path} does not say how to train; restore it or train anew")
         return config
 
     def update(self, config: dict[str, Any]) -> None:
         """Write ``config.yaml`` anew."""
-        checkpoint.write_whole(self.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+        text = yaml.dump(config, Dumper=_Plain, sort_keys=False, allow_unicode=True)
+        checkpoint.write_whole(self.folder / "config.yaml", text.encode())
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return any((self.folder / name).exists() for name in ("last.ckpt", "previous.ckpt"))
 
     def save(self, state: dict[str, Any]) -> None:
         """Write ``last.ckpt``; the one before it stays as ``previous.ckpt``."""
-        last, link = self.folder / "last.ckpt", self.folder / ".previous.ckpt"
-        if last.exists():
-            link.unlink(missing_ok=True)
-            os.link(last, link)  # a second name, so that last.ckpt is there at every moment
-            os.replace(link, self.folder / "previous.ckpt")
+        last, previous, link = (self.folder / name for name in ("last.ckpt", "previous.ckpt", ".previous.ckpt"))
+        if last.exists() and not self._last_is_bad:  # a damaged one must not take the good one's place
+            try:
+                link.unlink(missing_ok=True)
+                os.link(last, link)  # a second name, so that last.ckpt is there at every moment
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                link = last  # a file system without links: for a moment there is only previous.ckpt
+            os.replace(link, previous)
         checkpoint.save(last, state)
+        self._last_is_bad = False
 
     def load(self) -> tuple[dict[str, Any], str | None]:
         """Return the last good state, and what had to be passed over to find it, if anything.
@@ -114,7 +195,9 @@ class Run:
         except CheckpointError as error:
             if not (self.folder / "previous.ckpt").exists():
                 raise
-            return checkpoint.load(self.folder / "previous.ckpt"), str(error)
+            state = checkpoint.load(self.folder / "previous.ckpt")
+            self._last_is_bad = True
+            return state, str(error)
 
     def save_best(self, state: dict[str, Any]) -> None:
         """Write ``best.ckpt``: the parameters with the best validation ELBO."""
@@ -150,6 +233,45 @@ class Run:
         writer.writerows(history)
         checkpoint.write_whole(self.folder / "history.csv", text.getvalue().encode())
 
+    def summary(self) -> dict[str, Any]:
+        """Return one line's worth of the run, from ``config.yaml`` and ``history.csv`` alone.
+
+        ``run, pair, data, state ("running", "finished", "stopped" or "damaged"), epochs, planned, elbo`` (the best on the
+        validation split, nats per datum).
+        """
+        row: dict[str, Any] = {"run": str(self), "pair": None, "data": None, "state": "damaged"}
+        row |= {"epochs": 0, "planned": None, "elbo": None}
+        try:
+            config = self.config
+            with (self.folder / "history.csv").open(newline="") as file:
+                elbos = [float(line["elbo"]) for line in csv.DictReader(file)]
+        except FileNotFoundError:
+            elbos = []
+        except (RunError, OSError, ValueError, KeyError, TypeError, csv.Error):
+            return row
+        planned = config["training"].get("epochs")
+        row |= {section: (config[section] or {}).get("name") for section in _SECTIONS}
+        patience = config["training"].get("patience")
+        waited = len(elbos) - 1 - max(range(len(elbos)), key=elbos.__getitem__, default=0)
+        finished = (isinstance(planned, int) and len(elbos) >= planned) or (
+            isinstance(patience, int) and waited >= patience
+        )
+        row["state"] = "running" if taken(self._lock.path) else "finished" if finished else "stopped"
+        return row | {"epochs": len(elbos), "planned": planned, "elbo": max(elbos, default=None)}
+
+
+def runs_in(root: str | os.PathLike) -> Iterator[Run]:
+    """Return the runs directly in a folder, by name.
+
+    Raises:
+        RunError: when there is no such folder.
+    """
+    try:
+        names = sorted(os.listdir(root))
+    except OSError as error:
+        raise RunError(f"cannot list {root}: {error.strerror}; name a folder that holds runs") from None
+    return (Run(Path(root, name)) for name in names if Path(root, name, "config.yaml").is_file())
+
 
 def next_folder(pair: str, data: str, root: Path = Path("runs")) -> Path:
     """Return ``runs/PAIR-DATA`` or, where that is taken, the same with the next free number."""
@@ -159,3 +281,33 @@ def next_folder(pair: str, data: str, root: Path = Path("runs")) -> Path:
     while (name := stem if number == 1 else f"{stem}-{number}") in taken:
         number += 1
     return root / name
+
+
+class _Plain(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write what occurs twice twice, since aliases are refused on reading."""
+        return True
+
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _read_yaml(path: Path) -> Any:
+    """Read a small YAML file of plain values.
+
+    Raises:
+        ValueError: for what could take memory or stack out of proportion: a large file, deep nesting, aliases.
+    """
+    with path.open("rb") as file:
+        content = file.read(LARGEST_CONFIG + 1)
+    if len(content) > LARGEST_CONFIG:
+        raise ValueError(f"it has more than {LARGEST_CONFIG:,} bytes")
+    text = content.decode()
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has an alias (*name); write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST_CONFIG:
+            raise ValueError(f"it is nested more than {DEEPEST_CONFIG} levels deep")
+    return yaml.load(text, Loader=_Loader)

@@ -42,3 +42,24 @@ def _state() -> dict[str, object]:
         "store": tuple(pyro.get_param_store().keys()),
         "handlers": len(pyro.poutine.runtime._PYRO_STACK),
     }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=5, help="processes that each test of tests/faults kills")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests/faults tried, survived and lost: the table of docs/reliability.md."""
+    table: dict[str, list[int]] = {}
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            for kind, tried in (value for name, value in report.user_properties if name == "fault"):
+                row = table.setdefault(kind, [0, 0])
+                row[0] += tried
+                row[1] += tried if outcome == "passed" else 0
+    if table:
+        terminalreporter.section("faults")
+        terminalreporter.write_line("| fault | tried | survived | lost |")
+        terminalreporter.write_line("|---|---|---|---|")
+        for kind, (tried, survived) in sorted(table.items()):
+            terminalreporter.write_line(f"| {kind} | {tried:,} | {survived:,} | {tried - survived:,} |")

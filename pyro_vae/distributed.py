@@ -1,0 +1,216 @@
+"""Several processes, one a device, that train one pair: who they are, and how they average their gradients.
+
+Lightning Fabric starts them or finds those that ``torchrun`` or SLURM started; ``torch.distributed`` connects them. Each takes
+its share of the global batch, and one all-reduce a step adds up what the shares gave, each by the number of its data. docs/scale.md
+has the arithmetic.
+"""
+
+import datetime
+import logging
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+PATIENCE = datetime.timedelta(minutes=10)  # how long a process waits for another before it takes it for dead
+
+
+class Elsewhere(Exception):
+    """Process 0 has failed and says why; the others have nothing to add."""
+
+
+class ProcessLost(RuntimeError):
+    """Another process of the job ended, or cannot be reached any more."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of this job, seen from one of them."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device | None = None
+    """The one that Fabric chose for this process; None when it is alone."""
+
+    def first(self, action: Callable[[], Any]) -> Any:
+        """Return what ``action`` returns on process 0, on every process.
+
+        Raises:
+            Elsewhere: on the others, when it raised there.
+        """
+        if self.size == 1:
+            return action()
+        outcome: list[Any] = [None]
+        if self.rank == 0:
+            try:
+                outcome = [(action(), None)]
+            except Exception as error:
+                dist.broadcast_object_list([(None, str(error))], device=self._talks_on())
+                raise
+        with lost(self):
+            dist.broadcast_object_list(outcome, device=self._talks_on())
+        value, failure = outcome[0]
+        if failure is not None:
+            raise Elsewhere(failure)
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all processes, by rank."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        with lost(self):
+            dist.all_gather_object(values, value)
+        return values
+
+    def add(self, numbers: Sequence[float]) -> list[float]:
+        """Return the sums over the processes, in double precision."""
+        if self.size == 1:
+            return list(numbers)
+        total = torch.tensor(numbers, dtype=torch.float64, device=self._talks_on())
+        with lost(self):
+            dist.all_reduce(total)
+        return total.tolist()
+
+    def share(self, tensors: Sequence[Tensor]) -> None:
+        """Write process 0's values into every process's ``tensors``."""
+        with lost(self), torch.no_grad():
+            for tensor in tensors:
+                dist.broadcast(tensor.data, 0)
+
+    def wait(self) -> None:
+        """Return when every process is here."""
+        self.add([0.0])
+
+    def _talks_on(self) -> torch.device:
+        return self.device if self.device is not None and dist.get_backend() == "nccl" else torch.device("cpu")
+
+
+class Exchange:
+    """Makes one process's loss and gradients those of the global batch: the hook that ``SVI`` calls before its update.
+
+    With b_r data on process r and B = sum b_r, the loss of the global batch in nats per datum is sum_r b_r/B loss_r, and its
+    gradient likewise. Buffers that training changes (running averages) become process 0's after every step, as in
+    DistributedDataParallel. Everything travels in one all-reduce, together with what the processes want of each other.
+
+    Args:
+        world: the processes.
+        buffers: tensors that training may change and that are no parameters.
+
+    Attributes:
+        weight: number of data of this process's share; to be set before each step.
+        wishes: numbers that this process contributes; ``heard`` are the sums over the processes.
+    """
+
+    def __init__(self, world: World, buffers: Sequence[Tensor], wishes: int) -> None:
+        self.world = world
+        self.buffers = [buffer for buffer in buffers if buffer.is_floating_point()]
+        self.weight = 1
+        self.wishes = [0.0] * wishes
+        self.heard = [0.0] * wishes
+
+    def __call__(self, loss: Tensor, params: Sequence[Tensor]) -> Tensor:
+        """Replace the ``grad`` of every parameter by that of the global batch, and return its loss."""
+        present = [p.grad is not None for p in params]
+        pieces = [p.grad if p.grad is not None else torch.zeros_like(p) for p in params]
+        weighed = [*(piece.flatten() for piece in pieces), loss.detach().reshape(1)]
+        kind = weighed[0].dtype
+        for tensor in (*weighed, *self.buffers):
+            kind = torch.promote_types(kind, tensor.dtype)
+        facts = torch.tensor([self.weight, *map(float, present), *self.wishes], dtype=kind, device=loss.device)
+        mine = [b.flatten() if self.world.rank == 0 else torch.zeros_like(b).flatten() for b in self.buffers]
+        flat = torch.cat([*(w.to(kind) * self.weight for w in weighed), facts, *(b.to(kind) for b in mine)])
+        with lost(self.world):
+            dist.all_reduce(flat)
+        count = len(facts)
+        *sums, told, copies = flat.split([*(len(w) for w in weighed), count, sum(b.numel() for b in self.buffers)])
+        total, *flags = told.tolist()
+        self.heard = flags[len(params) :]
+        for p, summed, reached in zip(params, sums[:-1], flags, strict=False):
+            p.grad = (summed / total).to(p.dtype).reshape(p.shape) if reached else None
+        for buffer, copy in zip(self.buffers, copies.split([b.numel() for b in self.buffers]), strict=True):
+            buffer.copy_(copy.reshape(buffer.shape))
+        return (sums[-1] / total).to(loss.dtype).reshape(loss.shape)
+
+
+class lost:  # noqa: N801 (a context manager, used like a function)
+    """Say in one sentence what torch.distributed says in a page when a process has gone."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, RuntimeError):
+            raise ProcessLost(
+                f"process {self.world.rank} of {self.world.size} cannot reach another process of the job, which has ended "
+                "(its own message is above) or hangs; nothing that was saved is lost"
+            ) from None
+
+
+def join(devices: int, device: str) -> World:
+    """Return the processes of this job, after starting them if that is asked for.
+
+    Args:
+        devices: processes on this machine; 1 means no others, unless ``torchrun`` or SLURM has started some.
+        device: cpu, cuda or auto.
+
+    Raises:
+        ValueError: when there are not so many devices, or SLURM's settings do not allow it.
+    """
+    if dist.is_available() and dist.is_initialized():
+        return World(dist.get_rank(), dist.get_world_size(), _device)
+    here, machines = launched() or (devices, 1)
+    if here * machines == 1:
+        return World()
+    return _start(here, machines, device)
+
+
+def launched() -> tuple[int, int] | None:
+    """Return (processes a machine, machines) if torchrun or SLURM started this process, else None."""
+    e = os.environ
+    if "TORCHELASTIC_RUN_ID" in e:
+        here = int(e["LOCAL_WORLD_SIZE"])
+        return here, int(e["WORLD_SIZE"]) // here
+    interactive = e.get("SLURM_JOB_NAME") in ("bash", "interactive")  # a shell inside an allocation, not a task of it
+    if "SLURM_PROCID" in e and not interactive and (tasks := int(e.get("SLURM_NTASKS", 1))) > 1:
+        machines = int(e.get("SLURM_NNODES", 1))
+        return int(e.get("SLURM_NTASKS_PER_NODE", tasks // machines)), machines
+    return None
+
+
+_device: torch.device | None = None
+
+
+def _start(here: int, machines: int, device: str) -> World:
+    global _device
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Fabric and what it imports: advice on loaders that are not used here
+        from lightning_fabric import Fabric
+        from lightning_fabric.strategies import DDPStrategy
+
+        for name in ("lightning_fabric", "lightning.fabric", "lightning_fabric.utilities.rank_zero"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+        try:
+            fabric = Fabric(
+                accelerator="cuda" if cuda else "cpu",
+                devices=here,
+                num_nodes=machines,
+                strategy=DDPStrategy(process_group_backend="nccl" if cuda else "gloo", timeout=PATIENCE),
+            )
+            fabric.launch()
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"cannot run on {here} devices of {machines} machines: {reason}; change --devices"
+            ) from error
+    _device = fabric.device
+    return World(fabric.global_rank, fabric.world_size, _device)
