@@ -113,7 +113,6 @@ class Loop:
         self._seed()
         if resume:
             self._restore()
-        first = self.step
         self.observer.start(self.training.epochs, self.steps_an_epoch, self.epoch)
         with _signals(self._stop), pyro.validation_enabled(False), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered ")  # Pyro's, of a loss that is not finite: ours is an error
@@ -133,7 +132,7 @@ class Loop:
             self.data,
             self.history,
             self.epoch,
-            self.step - first,
+            self.step,
             time.monotonic() - begun,
             self.svi.compiled,
             self.run,
