@@ -37,7 +37,7 @@ def generate(pair: Pair, batch: Batch, *, seed: int = 0, draw: bool = False) -> 
         names = observed_sites(pair, batch)
         model = poutine.trace(poutine.uncondition(pair.bound_model)).get_trace(batch)
     if draw:
-        return {name: model.nodes[name]["value"] for name in names}
+        return {name: _a_row_a_datum(model.nodes[name], model.nodes[name]["value"]) for name in names}
     return {name: mean_of(model.nodes[name]) for name in names}
 
 
@@ -70,9 +70,16 @@ def _means(trace: Trace, *, observed: bool) -> dict[str, Tensor]:
 def mean_of(site: Any) -> Tensor:
     """Return the mean of a site's distribution, or a draw where it has none: never the value that it observes."""
     try:
-        return site["fn"].mean
+        value = site["fn"].mean
     except NotImplementedError:
-        return site["fn"].sample() if site["is_observed"] else site["value"]
+        value = site["fn"].sample() if site["is_observed"] else site["value"]
+    return _a_row_a_datum(site, value)
+
+
+def _a_row_a_datum(site: Any, value: Tensor) -> Tensor:
+    """What lies in plates inside the data's goes side by side into the datum's row, as data hold it."""
+    data = value.dim() - len(site["fn"].event_shape) - 1
+    return value.movedim(data, 0).flatten(1) if data > 0 else value
 
 
 def spread_over(batch: Batch, count: int) -> dict[str, Tensor]:
