@@ -142,8 +142,7 @@ class MLP(nn.Module):
             layers += [nn.LayerNorm(next_width)] if normalize else []
             layers += [activation_named(activation)]
         self.body = nn.Sequential(*layers)
-        if not normalize:  # under layer normalization the size of weights only slows their learning
-            _initialise(self.body, activation)
+        _initialise(self.body, activation)
         self.last = nn.Linear(widths[-1], outputs)
 
     def features(self, x: Tensor) -> Tensor:

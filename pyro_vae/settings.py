@@ -25,7 +25,7 @@ class Training:
         epochs: passes over the training data.
         batch_size: data a step.
         lr: learning rate at its peak.
-        schedule: ``inverse-time`` is lr / (1 + step / 2000), which does not look ahead, so k epochs and then k more are
+        schedule: ``inverse-time`` is lr / (1 + step / 3000), which does not look ahead, so k epochs and then k more are
             the same as 2 k; ``one-cycle`` (linear up over a tenth, cosine down) and ``cosine`` plan for ``epochs``.
         optimizer: from torch.optim.
         clip: largest norm of the gradient.
@@ -107,7 +107,7 @@ class Training:
 
 
 SCHEDULES: dict[str, Callable[[int, int], float]] = {
-    "inverse-time": lambda step, steps: 1 / (1 + step / 2000),
+    "inverse-time": lambda step, steps: 1 / (1 + step / 3000),
     "constant": lambda step, steps: 1.0,
     "cosine": lambda step, steps: 0.5 + 0.5 * math.cos(math.pi * step / steps),
     "one-cycle": lambda step, steps: min(1.0, 10 * (step + 1) / steps) * (0.5 + 0.5 * math.cos(math.pi * step / steps)),
