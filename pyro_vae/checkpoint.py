@@ -5,7 +5,7 @@ import io
 import os
 import pickletools
 import random
-import tempfile
+import secrets
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,15 +114,15 @@ def _refuse_stretched(state: Any, size: int) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Put ``content`` at ``path`` so that a reader sees the old file or the new one, also after a power cut."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    temporary = path.parent / f".{path.name}-{secrets.token_hex(8)}"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:  # with the permissions that any new file gets
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
