@@ -21,6 +21,7 @@ _MODULE_OF = {
     "SVI": "svi",
     "Fitted": "training",
     "fit": "training",
+    "diagnose": "diagnostics",
     "elbo": "evidence",
     "log_evidence": "evidence",
     "log_weights": "weights",
@@ -33,6 +34,7 @@ _MODULES = frozenset(
         "compiled",
         "conditionals",
         "data",
+        "diagnostics",
         "evidence",
         "guides",
         "handlers",
@@ -57,6 +59,7 @@ __all__ = [
     "Problem",
     "Spec",
     "check_pair",
+    "diagnose",
     "elbo",
     "find_problems",
     "fit",
@@ -70,6 +73,7 @@ if TYPE_CHECKING:
     from pyro_vae.checking import Problem, check_pair, find_problems
     from pyro_vae.data import Data, DataError, Spec, load_data
     from pyro_vae.datatree import to_datatree
+    from pyro_vae.diagnostics import diagnose
     from pyro_vae.evidence import elbo, log_evidence, log_weights
     from pyro_vae.pairing import Pair, PairError
     from pyro_vae.svi import SVI

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae.space import Latents, latents_of, simulate
 from pyro_vae.pairing import Batch, Pair
+from pyro_vae.space import Latents, latents_of, simulate
 from pyro_vae.weights import evaluation
 
 TARGET = 0.65  # acceptance rate at which HMC does best (Beskos et al., 2013)

@@ -12,8 +12,8 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from pyro_vae.space import simulate
 from pyro_vae.pairing import Batch, Pair, PairError
+from pyro_vae.space import simulate
 from pyro_vae.weights import add_up, evaluation, pieces, plate_nesting, run, size_of, takes_particles
 
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ class Calibration(NamedTuple):
 class Coverage(NamedTuple):
     """How often credible regions around random points hold the true value (TARP)."""
 
-    fractions: Tensor  # (data,) share of draws nearer to a random point than the true value is: uniform where q is right
+    fractions: (
+        Tensor  # (data,) share of draws nearer to a random point than the true value is: uniform where q is right
+    )
     pvalue: float  # of a chi-square test that they are uniform
 
     def at(self, level: float) -> float:
@@ -93,7 +95,9 @@ def calibrate(
             fractions.append(_nearer(truth, draws))
     joined = {name: torch.cat(parts) for name, parts in ranks.items()}
     if not joined:
-        raise PairError(f"guide {pair.bound_guide.name} draws no latent site of the model, so there is nothing to calibrate")
+        raise PairError(
+            f"guide {pair.bound_guide.name} draws no latent site of the model, so there is nothing to calibrate"
+        )
     pvalues = {name: uniform(r, num_samples + 1) for name, r in joined.items()}
     f = torch.cat(fractions)
     levels = (f * num_samples).round().long()
@@ -102,7 +106,7 @@ def calibrate(
 
 def uniform(ranks: Tensor, values: int) -> float:
     """Return the p-value of a chi-square test that integers 0 .. values-1 are uniform, in at most 16 bins."""
-    from scipy.stats import chi2
+    from scipy.stats import chi2  # type: ignore[import-untyped]
 
     bins = max(2, min(BINS, values, len(ranks) // 10))
     index = ranks.long() * bins // values

@@ -23,6 +23,7 @@ usage: pyro-vae COMMAND ...
   train    [PAIR]             train a pair (default: latent, on the bundled digits)
   resume   RUN                go on with a run that stopped
   evaluate RUN                ELBO, log p(x) and more on the test split
+  diagnose RUN                is q(z | x) to be believed, and is the model? a table and report.html
   draw     RUN WHAT           pictures: samples, reconstructions, manifold, traversal, curves, graph, ...
 
 PAIR is a name from `pyro-vae list`, or your own file.py:function; RUN is a folder that train made.
@@ -320,6 +321,60 @@ def _evaluate(words: Sequence[str]) -> int:
     return 0
 
 
+def _diagnose(words: Sequence[str]) -> int:
+    from pyro_vae.diagnostics import BUDGETS, diagnose, expected_seconds
+
+    parser = _parser("diagnose", "Is q(z | x) to be believed, and is the model? A table, report.html and posterior.nc.")
+    _add_run(parser)
+    parser.add_argument("--budget", type=str, default="quick", help=", ".join(BUDGETS))
+    parser.add_argument("--split", type=str, default="test", help="train, valid or test")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    args = parser.parse_args(words)
+    if args.budget not in BUDGETS:
+        raise UsageError(_unknown("budget", args.budget, BUDGETS))
+    if args.split not in ("train", "valid", "test"):
+        raise UsageError(f"--split must be train, valid or test, got {args.split!r}")
+    from pyro_vae.datatree import to_datatree
+    from pyro_vae.pairing import PairError
+    from pyro_vae.report import write_report
+    from pyro_vae.runs import Run
+
+    run = Run.open(args.run)
+    pair, data = _rebuild(run, args.pair)
+    pair.load_state_dict(run.load_best()["parameters"])
+    guess = expected_seconds(pair, data, args.budget, args.split)
+    print(
+        f"{args.budget}: about {guess:.0f} s" if guess < 120 else f"{args.budget}: about {guess / 60:.0f} minutes",
+        file=sys.stderr,
+    )
+
+    def show(name: str, number: int, total: int) -> None:
+        print(f"  {number + 1}/{total} {name}", file=sys.stderr)
+
+    result = diagnose(pair, data, budget=args.budget, split=args.split, seed=args.seed, progress=show)
+    try:
+        result.tree = to_datatree(pair, data.batch(args.split, 20), num_samples=200, seed=args.seed, run_folder=run)
+    except PairError as error:
+        print(f"posterior.nc is left out: {error}", file=sys.stderr)
+    report = write_report(result, run.folder, title=f"{_title(pair)} on {data.spec.description}")
+    if args.json:
+        print(json.dumps(result.to_json() | {"report": str(report)}))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{result.num_data} data of the {args.split} split, nats per datum", title_justify="left")
+    for column in ("check", "verdict", "what it means"):
+        table.add_column(column)
+    colours = {"good": "green", "fair": "yellow", "bad": "red"}
+    for verdict in result.verdicts:
+        colour = colours.get(verdict.verdict)
+        table.add_row(verdict.check, f"[{colour}]{verdict.verdict}[/]" if colour else verdict.verdict, verdict.advice)
+    Console().print(table)
+    print(f"{result.seconds:.0f} s; report: {report}")
+    return 0
+
+
 def _draw(words: Sequence[str]) -> int:
     from pyro_vae.plots import PICTURES
 
@@ -375,6 +430,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "resume": _resume,
     "evaluate": _evaluate,
+    "diagnose": _diagnose,
     "draw": _draw,
 }
 

@@ -32,8 +32,8 @@ class PixelCalibration(NamedTuple):
 
     predicted: Tensor  # (bins,) mean prediction
     frequency: Tensor  # (bins,) how often the pixel was on
-    count: Tensor  # (bins,)
-    error: float  # mean distance weighted by count
+    pixels: Tensor  # (bins,) how many
+    error: float  # mean distance, a pixel
 
 
 class Neighbours(NamedTuple):
@@ -111,7 +111,8 @@ def _neighbour_correlation(x: Tensor) -> Tensor:
 def pixel_calibration(probability: Tensor, x: Tensor, bins: int = 10) -> PixelCalibration:
     """Compare predicted probabilities with binary data of the same shape.
 
-    The predictions must not have seen ``x``: pixels hidden from the encoder, or new data.
+    With the probabilities at one draw z ~ q(z | x): if model and guide are right, (x, z) are a draw from the model, and of the pixels given
+    probability p a share p is on.
     """
     p, x = probability.flatten().double(), x.flatten().double()
     index = (p * bins).long().clamp(0, bins - 1)

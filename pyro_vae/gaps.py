@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
-from torch.distributions import transform_to
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.distributions import transform_to
 
 from pyro_vae.evidence import ElboTable, elbo, log_evidence
 from pyro_vae.handlers import Wrapped, is_enumerated, is_latent
@@ -145,7 +145,9 @@ class _Offset(Messenger):
             return self._moved(fn.base_dist, key).expand(fn.batch_shape)
         names = [name for name in fn.arg_constraints if name in fn.__dict__]
         if not names or isinstance(fn, torch.distributions.MixtureSameFamily | dist.Delta):
-            raise PairError(f"site {key!r} of the guide is a {type(fn).__name__}, which cannot be refined for each datum")
+            raise PairError(
+                f"site {key!r} of the guide is a {type(fn).__name__}, which cannot be refined for each datum"
+            )
         moved = {}
         for name in names:
             transform = transform_to(fn.arg_constraints[name])

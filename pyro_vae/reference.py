@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae.space import Latents, latents_of
 from pyro_vae.pairing import Batch, Pair, PairError
+from pyro_vae.space import Latents, latents_of
 from pyro_vae.weights import evaluation
 
 ROWS = 20_000  # grid points times data that are decoded at a time
@@ -45,14 +45,18 @@ def grid_posterior(
     with evaluation(pair, seed):
         space = latents_of(pair, batch)
         if space.size > 2:
-            raise PairError(f"a grid needs one or two latent dimensions, and there are {space.size}; use NUTS or annealing")
+            raise PairError(
+                f"a grid needs one or two latent dimensions, and there are {space.size}; use NUTS or annealing"
+            )
         if box is None:
             draws = torch.cat([space.from_prior(1 + 2000 // space.data), space.from_guide(8)]).flatten(0, 1)
             low, high = draws.amin(0), draws.amax(0)
             low, high = low - 0.5 * (high - low), high + 0.5 * (high - low)
         else:
             low, high = (torch.full((space.size,), value) for value in box)
-        lines = [torch.linspace(a, b, points, dtype=torch.float64) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+        lines = [
+            torch.linspace(a, b, points, dtype=torch.float64) for a, b in zip(low.tolist(), high.tolist(), strict=True)
+        ]
         nodes = torch.cartesian_prod(*lines).reshape(-1, space.size)
         volume = sum(math.log((line[1] - line[0]).item()) for line in lines)
         dtype = space.from_prior(1).dtype
@@ -66,14 +70,10 @@ def grid_posterior(
     mean = torch.einsum("gb,gd->bd", weight, nodes)
     second = torch.einsum("gb,gd,ge->bde", weight, nodes, nodes)
     border = ((nodes == nodes.amin(0)) | (nodes == nodes.amax(0))).any(-1)
-    return Grid(
-        evidence + volume, mean, second - mean[:, :, None] * mean[:, None], weight[border].sum(0).max().item()
-    )
+    return Grid(evidence + volume, mean, second - mean[:, :, None] * mean[:, None], weight[border].sum(0).max().item())
 
 
-def nuts(
-    pair: Pair, batch: Batch, *, chains: int = 4, warmup: int = 300, draws: int = 500, seed: int = 0
-) -> Nuts:
+def nuts(pair: Pair, batch: Batch, *, chains: int = 4, warmup: int = 300, draws: int = 500, seed: int = 0) -> Nuts:
     """Sample p(z | x) of every datum of a (small) batch with NUTS, each chain started at its own draw from the guide.
 
     About a minute a datum on one core: choose a few data.

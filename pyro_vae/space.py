@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import pyro.poutine as poutine
 import torch
-from torch.distributions import biject_to
 from pyro.poutine import Trace
 from torch import Tensor
+from torch.distributions import biject_to
 
 from pyro_vae.handlers import is_latent, is_site
 from pyro_vae.pairing import Batch, Pair, PairError
@@ -51,7 +51,9 @@ class Latents:
 
     def from_guide(self, num_samples: int) -> Tensor:
         """Draw ``u`` from q: ``(num_samples, batch, size)``."""
-        return self._pack(poutine.trace(particles(self.pair.bound_guide, num_samples, self.nesting)).get_trace(self.batch))
+        return self._pack(
+            poutine.trace(particles(self.pair.bound_guide, num_samples, self.nesting)).get_trace(self.batch)
+        )
 
     def from_prior(self, num_samples: int) -> Tensor:
         """Draw ``u`` from p: ``(num_samples, batch, size)``."""
@@ -79,7 +81,9 @@ class Latents:
                 prior = prior + term
             elif inside & self.sites.keys():
                 both = ", ".join(sorted(inside & self.sites.keys()))
-                raise PairError(f"site {both!r} depends on enumerated sites, so its prior alone is not known; draw them in the guide")
+                raise PairError(
+                    f"site {both!r} depends on enumerated sites, so its prior alone is not known; draw them in the guide"
+                )
             else:
                 likelihood = likelihood + term
         return prior, likelihood
@@ -114,7 +118,11 @@ class Latents:
             moved = (*site.shape[: site.data_dim], *site.shape[site.data_dim + 1 :])
             raw = part.reshape(*u.shape[:2], *moved).movedim(1, 1 + site.data_dim)
             jacobian = site.transform.log_abs_det_jacobian(raw, values[name])
-            total = total + jacobian.movedim(1 + site.data_dim, 1).flatten(2).sum(-1) if jacobian.dim() > 2 else total + jacobian
+            total = (
+                total + jacobian.movedim(1 + site.data_dim, 1).flatten(2).sum(-1)
+                if jacobian.dim() > 2
+                else total + jacobian
+            )
         return total
 
     def _pack(self, trace: Trace) -> Tensor:
@@ -179,7 +187,9 @@ def simulate(pair: Pair, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Ten
         drawn = poutine.trace(poutine.uncondition(pair.bound_model)).get_trace(batch)
     except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError, KeyError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PairError(f"{pair.bound_model.name} cannot be simulated: {first}; let it draw its observed sites") from error
+        raise PairError(
+            f"{pair.bound_model.name} cannot be simulated: {first}; let it draw its observed sites"
+        ) from error
     replaced = dict(batch)
     latent = {}
     for name, site in drawn.nodes.items():

@@ -14,8 +14,8 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.space import Latents, latents_of
 from pyro_vae.pairing import Batch, Pair
+from pyro_vae.space import Latents, latents_of
 from pyro_vae.weights import evaluation, particles
 
 ROWS = 250_000  # pairs of a code and a datum at a time

@@ -1,0 +1,195 @@
+"""Is the posterior any good, and the model? Everything that applies to a pair, at a budget, with a verdict and advice a line."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from pyro_vae.data import Data
+from pyro_vae.pairing import Batch, Pair, PairError
+from pyro_vae.weights import evaluation, log_weights, size_of
+
+if TYPE_CHECKING:
+    from xarray import DataTree
+
+BudgetName = Literal["quick", "standard", "thorough"]
+Level = Literal["good", "fair", "bad", "note", "left out"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One line of the table."""
+
+    check: str
+    value: float | None  # the figure that was judged; None where the check was left out
+    verdict: Level
+    advice: str  # what the figure means and what to do about it
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the line as the command line prints it."""
+        return {"check": self.check, "value": self.value, "verdict": self.verdict, "advice": self.advice}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much to compute; counts of data and draws."""
+
+    data: int  # test data whose evidence is estimated
+    draws: int  # importance samples a datum
+    refined: int  # data whose guide is refined
+    steps: int  # of refinement
+    simulated: int  # data for calibration
+    samples: int  # drawn from the model for its criticism
+    temperatures: int = 0  # of annealing; 0: none
+    annealed: int = 0
+    nuts: int = 0  # data sampled by NUTS
+    refit: int = 0  # epochs of training the guide alone
+
+
+BUDGETS: dict[str, Budget] = {
+    "quick": Budget(data=300, draws=300, refined=32, steps=80, simulated=500, samples=1000),
+    "standard": Budget(
+        data=1000, draws=1000, refined=100, steps=300, simulated=2000, samples=2000, temperatures=300, annealed=16
+    ),
+    "thorough": Budget(
+        data=2000,
+        draws=5000,
+        refined=200,
+        steps=500,
+        simulated=5000,
+        samples=5000,
+        temperatures=1000,
+        annealed=32,
+        nuts=3,
+        refit=3,
+    ),
+}
+
+
+@dataclass
+class Subject:
+    """What is examined, and what the checks have found so far."""
+
+    pair: Pair
+    data: Data | None
+    split: str
+    test: Batch  # ``budget.data`` of the split
+    train: Batch | None  # as many of the training split
+    budget: Budget
+    seed: int
+    found: dict[str, Any] = field(default_factory=dict)  # results by check, for later checks and for the report
+    x: str = "x"  # the field that pictures and samples are about
+
+    def part(self, count: int) -> dict[str, torch.Tensor]:
+        """Return the first test data."""
+        return {name: tensor[:count] for name, tensor in self.test.items()}
+
+
+@dataclass
+class Diagnosis:
+    """The table, the figures behind it and what pictures are made of; all figures in nats per datum unless they say otherwise."""
+
+    verdicts: list[Verdict]
+    budget: str
+    split: str
+    num_data: int
+    seconds: float
+    subject: Subject
+    tree: "DataTree | None" = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything that JSON can hold."""
+        return {
+            "verdicts": [verdict.to_json() for verdict in self.verdicts],
+            "budget": self.budget,
+            "split": self.split,
+            "num_data": self.num_data,
+            "seconds": round(self.seconds, 1),
+        }
+
+    def __str__(self) -> str:
+        width = max(len(v.check) for v in self.verdicts)
+        return "\n".join(f"{v.check:{width}}  {v.verdict:8}  {v.advice}" for v in self.verdicts)
+
+
+def diagnose(
+    pair: Pair,
+    data: Data | Mapping[str, torch.Tensor],
+    *,
+    budget: BudgetName = "quick",
+    split: str = "test",
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Diagnosis:
+    """Examine a pair on held-out data: evidence, gaps, calibration, and the model's own criticism.
+
+    What does not apply to this pair or these data is said in one sentence, and the rest is still computed. The pair, its
+    parameters and the global random states are left as they were.
+
+    Args:
+        data: from ``load_data``; or one batch, without which nothing is compared with training data.
+        budget: quick is a minute or two for MNIST on two cores, standard ten times that, thorough about an hour.
+        split: whose data are examined.
+        progress: called before each check with its name, its number and the number of checks.
+
+    Raises:
+        ValueError: for a budget or split that there is not.
+    """
+    from pyro_vae.verdicts import CHECKS
+
+    if budget not in BUDGETS:
+        raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}")
+    begun = time.monotonic()
+    size = BUDGETS[budget]
+    subject = _subject(pair, data, split, size, seed)
+    verdicts: list[Verdict] = []
+    for number, (name, check) in enumerate(CHECKS.items()):
+        if progress is not None:
+            progress(name, number, len(CHECKS))
+        verdicts += _examine(name, check, subject)
+    return Diagnosis(verdicts, budget, split, size_of(subject.test), time.monotonic() - begun, subject)
+
+
+def expected_seconds(pair: Pair, data: Data, budget: BudgetName = "quick", split: str = "test") -> float:
+    """Guess how long ``diagnose`` takes here, from the time of a few thousand draws."""
+    size = BUDGETS[budget]
+    batch = data.batch(split, 64)
+    with evaluation(pair, 0):
+        log_weights(pair, batch, 2)
+        begun = time.monotonic()
+        log_weights(pair, batch, 32)
+        row = (time.monotonic() - begun) / (len(batch["x"]) * 32)
+    forward = size.data * size.draws + 64 * size.simulated + 2 * 1000 * size.refined + 200 * size.samples
+    backward = 2 * size.refined * size.steps * 8 + size.annealed * 8 * size.temperatures * 10 * 3 + size.nuts * 30_000
+    return row * (forward + 3 * backward) + 10
+
+
+def _examine(name: str, check: Callable[[Subject], Iterable[Verdict]], subject: Subject) -> list[Verdict]:
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(subject.seed)
+            return list(check(subject))
+    except LeftOut as reason:
+        return [Verdict(name, None, "left out", str(reason))]
+    except PairError as reason:
+        return [Verdict(name, None, "left out", str(reason))]
+    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError) as error:
+        first = str(error).splitlines()[0] if str(error) else "no message"
+        return [
+            Verdict(name, None, "left out", f"could not be computed for this pair ({type(error).__name__}: {first})")
+        ]
+
+
+class LeftOut(Exception):
+    """A check that does not apply; the message says why and what would make it apply."""
+
+
+def _subject(pair: Pair, data: Data | Mapping[str, torch.Tensor], split: str, budget: Budget, seed: int) -> Subject:
+    if isinstance(data, Mapping):
+        test = {name: tensor[: budget.data] for name, tensor in data.items()}
+        return Subject(pair, None, split, test, None, budget, seed)
+    test = data.batch(split, min(budget.data, data.size(split)))
+    train = data.batch("train", min(budget.data, data.size("train")))
+    return Subject(pair, data, split, test, train, budget, seed)

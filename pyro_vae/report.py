@@ -1,0 +1,238 @@
+"""The pictures of a diagnosis, and one HTML file that holds the table and all of them."""
+
+import base64
+import html
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.diagnostics import Diagnosis
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = {"good": "#009e73", "fair": "#e69f00", "bad": "#d55e00", "note": "#0072b2", "left out": "#999999"}
+
+
+def write_report(diagnosis: Diagnosis, folder: str | os.PathLike, *, title: str = "Diagnosis") -> Path:
+    """Write ``report.html``, ``figures/diagnose-*.png`` and, where there is a tree, ``posterior.nc``; return the report's path.
+
+    The report needs no other file and no network.
+    """
+    place = Path(folder)
+    (place / "figures").mkdir(parents=True, exist_ok=True)
+    pictures = {}
+    for name, figure in figures(diagnosis).items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        pictures[name] = buffer.getvalue()
+        (place / "figures" / f"diagnose-{name}.png").write_bytes(buffer.getvalue())
+    if diagnosis.tree is not None:
+        write_tree(diagnosis.tree, place / "posterior.nc")
+    report = place / "report.html"
+    report.write_text(_html(diagnosis, pictures, title), encoding="utf-8")
+    return report
+
+
+def write_tree(tree: Any, path: str | os.PathLike) -> None:
+    """Write a tree as compressed netCDF; binary pictures shrink thirtyfold."""
+    encoding = {
+        f"/{group}": {str(name): {"zlib": True, "complevel": 3} for name in node.data_vars}
+        for group, node in tree.children.items()
+    }
+    tree.to_netcdf(path, encoding=encoding)
+
+
+def figures(diagnosis: Diagnosis) -> "dict[str, Figure]":
+    """Return a figure for everything that was found and can be drawn."""
+    found = diagnosis.subject.found
+    drawn: dict[str, Figure] = {}
+    for name, (key, draw) in (PICTURES | (WITH_DATA if diagnosis.subject.data is not None else {})).items():
+        if key in found:
+            drawn[name] = draw(diagnosis)
+    return drawn
+
+
+def _axes(title: str, xlabel: str, ylabel: str, height: float = 3.0) -> tuple[Any, Any]:
+    from pyro_vae.sheets import NORMAL, page
+
+    figure = page(height)
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=NORMAL + 1)
+    axes.set_xlabel(xlabel, fontsize=NORMAL)
+    axes.set_ylabel(ylabel, fontsize=NORMAL)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _khat(diagnosis: Diagnosis) -> "Figure":
+    from pyro_vae.sheets import BLUE, GREY, ORANGE
+
+    khat = diagnosis.subject.found["evidence"].khat
+    values = khat[khat.isfinite()].clamp(-0.5, 1.5).numpy()
+    figure, axes = _axes("How far to trust q(z | x), a datum each", "Pareto k-hat", "data")
+    axes.hist(values, bins=40, range=(-0.5, 1.5), color=BLUE)
+    axes.axvline(0.5, color=GREY, lw=1, ls="--")
+    axes.axvline(0.7, color=ORANGE, lw=1.5)
+    axes.annotate(
+        "above 0.7: not to be trusted", (0.71, 0.95), xycoords=("data", "axes fraction"), fontsize=8, va="top"
+    )
+    return figure
+
+
+def _worst(diagnosis: Diagnosis) -> "Figure":
+    """The data that q serves worst, above those that it serves best."""
+    from pyro_vae.sheets import sheet
+
+    subject = diagnosis.subject
+    assert subject.data is not None
+    order = subject.found["evidence"].khat.nan_to_num().argsort(descending=True)
+    count = min(10, len(order) // 2)
+    x = torch.stack([subject.test["x"][order[:count]], subject.test["x"][order[-count:]]])
+    return sheet(x, subject.data, title="Data by k-hat", rows=["worst served", "best served"])
+
+
+def _gaps(diagnosis: Diagnosis) -> "Figure":
+    from pyro_vae.sheets import BLUE, ORANGE
+
+    found = diagnosis.subject.found
+    parts = {diagnosis.split: found["gaps"]} | ({"train": found["gaps_train"]} if "gaps_train" in found else {})
+    figure, axes = _axes("What the ELBO loses", "nats per datum", "", 0.9 + 0.5 * len(parts))
+    for i, (name, gap) in enumerate(parts.items()):
+        first = i == 0
+        axes.barh(name, gap.approximation, color=BLUE, label="family of q" if first else None)
+        axes.barh(name, gap.amortization, left=gap.approximation, color=ORANGE, label="encoder" if first else None)
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _ranks(diagnosis: Diagnosis) -> "Figure":
+    """Difference of the ranks' distribution function from uniform, with a 99 % band for one quantity at one point."""
+    from pyro_vae.sheets import BLUE, GREY, ORANGE
+
+    found = diagnosis.subject.found["calibration"]
+    figure, axes = _axes(
+        "Ranks of the truth among draws from q: inside the band if q is right", "rank, as a fraction", "ECDF - uniform"
+    )
+    size = len(next(iter(found.ranks.values())))
+    line = torch.linspace(0, 1, 101, dtype=torch.float64)
+    band = 2.6 * (line * (1 - line) / size).sqrt()
+    axes.fill_between(line, -band, band, color=GREY, alpha=0.3, lw=0)
+    for name, ranks in found.ranks.items():
+        worst = name == found.worst
+        difference = _ecdf((ranks + 0.5) / (found.num_samples + 1), line) - line
+        axes.plot(
+            line,
+            difference,
+            color=ORANGE if worst else BLUE,
+            lw=1.8 if worst else 0.6,
+            alpha=1.0 if worst else 0.5,
+            label=f"worst: {name}" if worst else None,
+        )
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _ecdf(values: Tensor, at: Tensor) -> Tensor:
+    return torch.searchsorted(values.double().sort().values, at, right=True).double() / len(values)
+
+
+def _coverage(diagnosis: Diagnosis) -> "Figure":
+    from pyro_vae.sheets import BLUE, GREY
+
+    coverage = diagnosis.subject.found["coverage"]
+    figure, axes = _axes("Coverage of credible regions", "credibility", "how often they hold the truth", 3.4)
+    line = torch.linspace(0, 1, 51, dtype=torch.float64)
+    axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
+    axes.plot(line, [coverage.at(level) for level in line.tolist()], color=BLUE)
+    axes.set_aspect("equal")
+    return figure
+
+
+def _units(diagnosis: Diagnosis) -> "Figure":
+    from pyro_vae.sheets import BLUE, ORANGE
+
+    means = diagnosis.subject.found["means"]
+    figure, axes = _axes(
+        "Activity of latent dimensions", "dimension, most active first", "variance of E[z | x] over the data"
+    )
+    start = 0
+    for name, mean in means.items():
+        variance = mean.double().var(0, correction=0).sort(descending=True).values.clamp(min=1e-6)
+        axes.bar(range(start, start + len(variance)), variance, color=BLUE)
+        axes.annotate(name, (start, variance[0].item()), fontsize=8)
+        start += len(variance) + 1
+    axes.axhline(0.01, color=ORANGE, lw=1)
+    axes.set_yscale("log")
+    return figure
+
+
+def _pixels(diagnosis: Diagnosis) -> "Figure":
+    from pyro_vae.sheets import BLUE, GREY
+
+    found = diagnosis.subject.found["pixels"]
+    known = found.pixels > 0
+    figure, axes = _axes("Calibration of pixels", "predicted probability", "frequency", 3.4)
+    axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
+    axes.plot(found.predicted[known], found.frequency[known], "o-", color=BLUE)
+    axes.set_aspect("equal")
+    return figure
+
+
+def _samples(diagnosis: Diagnosis) -> "Figure":
+    from pyro_vae.sheets import sheet
+
+    subject = diagnosis.subject
+    assert subject.data is not None
+    x = torch.stack([subject.found["samples"][:12], subject.test["x"][:12]])
+    return sheet(x, subject.data, title="Draws from the model beside data", rows=["model", "data"])
+
+
+PICTURES: "dict[str, tuple[str, Callable[[Diagnosis], Figure]]]" = {
+    "khat": ("evidence", _khat),
+    "gaps": ("gaps", _gaps),
+    "ranks": ("calibration", _ranks),
+    "coverage": ("coverage", _coverage),
+    "units": ("means", _units),
+    "pixels": ("pixels", _pixels),
+}
+WITH_DATA: "dict[str, tuple[str, Callable[[Diagnosis], Figure]]]" = {
+    "worst": ("evidence", _worst),
+    "samples": ("samples", _samples),
+}
+
+
+def _html(diagnosis: Diagnosis, pictures: dict[str, bytes], title: str) -> str:
+    rows = "\n".join(
+        f"<tr><td>{html.escape(v.check)}</td><td style='color:{COLOURS[v.verdict]}'><b>{v.verdict}</b></td>"
+        f"<td>{html.escape(v.advice)}</td></tr>"
+        for v in diagnosis.verdicts
+    )
+    shown = "\n".join(
+        f"<figure><img alt='{name}' src='data:image/png;base64,{base64.b64encode(picture).decode()}'></figure>"
+        for name, picture in pictures.items()
+    )
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; }}
+table {{ border-collapse: collapse; width: 100%; }}
+td {{ border-top: 1px solid #ddd; padding: .35em .6em; vertical-align: top; }}
+td:first-child {{ white-space: nowrap; }}
+img {{ max-width: 100%; }}
+figure {{ margin: 1.5em 0; }}
+</style></head><body>
+<h1>{html.escape(title)}</h1>
+<p>{diagnosis.num_data} data of the {html.escape(diagnosis.split)} split, budget {html.escape(diagnosis.budget)}, {diagnosis.seconds:.0f} s.
+All figures are nats per datum unless they say otherwise.</p>
+<table>
+{rows}
+</table>
+{shown}
+</body></html>
+"""

@@ -1,0 +1,381 @@
+"""The checks of ``diagnose``, one function a question; each judges a few figures and says what they mean.
+
+Thresholds are rules of thumb and stand beside their reasons. A check that does not apply raises ``LeftOut`` or ``PairError``.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+
+from pyro_vae import criticism
+from pyro_vae.annealing import sandwich
+from pyro_vae.calibration import calibrate
+from pyro_vae.diagnostics import LeftOut, Level, Subject, Verdict
+from pyro_vae.evidence import active_units, elbo, log_evidence, posterior_means
+from pyro_vae.gaps import gaps, refit_guide
+from pyro_vae.predictive import generate, spread_over
+from pyro_vae.reference import nuts
+from pyro_vae.space import latents_of, simulate
+from pyro_vae.surgery import surgery
+from pyro_vae.weights import evaluation, pieces, plate_nesting, run
+
+RARE = 0.01  # a p-value below it is evidence against
+
+
+def evidence(subject: Subject) -> Iterator[Verdict]:
+    """How large is log p(x), and how far is the ELBO from it?"""
+    table = elbo(subject.pair, subject.test, num_samples=16, seed=subject.seed)
+    subject.found["elbo"] = table
+    parts = ", ".join(f"{name} {nats:.2f}" for name, nats in table.sites.items())
+    yield Verdict("ELBO", table.elbo, "note", f"{table.elbo:.2f} nats = {parts}")
+    result = log_evidence(subject.pair, subject.test, num_samples=subject.budget.draws, seed=subject.seed)
+    subject.found["evidence"] = result
+    draws = subject.budget.draws
+    ess = result.ess.median().item()
+    level: Level = "good" if ess > 0.05 * draws else "fair" if ess > 5 else "bad"  # a handful of draws carry everything
+    low = "" if level == "good" else "; the estimate is low: use more draws or a closer guide"
+    value = result.mean
+    yield Verdict(
+        "log p(x)",
+        value,
+        level,
+        f"{value:.2f} ± {result.mean_stderr:.2f} nats with {draws} draws a datum, of which {ess:.0f} count (median){low}",
+    )
+    gap = value - result.elbo.mean().item()
+    kl = max(table.kl, 1e-9)
+    level = "good" if gap < 0.1 * kl else "fair" if gap < 0.3 * kl else "bad"
+    yield Verdict(
+        "log p(x) - ELBO", gap, level, f"the ELBO is {gap:.2f} nats below log p(x), {_percent(gap / kl)} of the KL"
+    )
+
+
+def pareto(subject: Subject) -> Iterator[Verdict]:
+    """For how many data can importance sampling from q be believed?"""
+    result = subject.found.get("evidence")
+    if result is None:
+        raise LeftOut("needs log p(x), which could not be estimated")
+    khat = result.khat
+    if khat.isnan().all():
+        raise LeftOut(
+            f"k-hat needs at least 25 draws a datum, and there are {subject.budget.draws}; use a larger budget"
+        )
+    share = (khat > 0.7).double().mean().item()
+    level: Level = "good" if share < 0.05 else "fair" if share < 0.2 else "bad"
+    worst = ", ".join(str(i) for i in khat.argsort(descending=True)[:5].tolist())
+    said = f"{_percent(share)} of {subject.split} data have k-hat > 0.7 (median {khat.median().item():.2f})"
+    advice = {
+        "good": "",
+        "fair": f"; look at the worst served: {worst}",
+        "bad": "; q is too narrow somewhere: try a richer family (a full covariance or a flow) or a larger encoder",
+    }[level]
+    yield Verdict("k-hat", share, level, said + advice)
+
+
+def suboptimality(subject: Subject) -> Iterator[Verdict]:
+    """Why is the ELBO low: the family of q, the encoder, or an encoder that overfits?"""
+    budget = subject.budget
+    result = gaps(
+        subject.pair, subject.part(budget.refined), steps=budget.steps, num_samples=budget.draws, seed=subject.seed
+    )
+    subject.found["gaps"] = result
+    kl = max(
+        (result.elbo - result.log_evidence).neg().mean().item(),
+        subject.found["elbo"].kl if "elbo" in subject.found else 0,
+    )
+    for name, value, advice in (
+        ("approximation gap", result.approximation, "try a richer family, such as a full covariance or a flow"),
+        ("amortization gap", result.amortization, "try a larger encoder or train for longer"),
+    ):
+        level: Level = "good" if value < 0.05 * kl else "fair" if value < 0.2 * kl else "bad"
+        what = "the best q of its family" if name.startswith("approx") else "the encoder"
+        loses = f"{what} loses {value:.2f} nats"
+        yield Verdict(name, value, level, loses if level == "good" else f"{loses}; {advice}")
+    if subject.train is None:
+        return
+    train = {name: tensor[: budget.refined] for name, tensor in subject.train.items()}
+    other = gaps(subject.pair, train, steps=budget.steps, num_samples=budget.draws, seed=subject.seed)
+    subject.found["gaps_train"] = other
+    excess = result.amortization - other.amortization
+    level = "good" if excess < 0.05 * kl else "fair" if excess < 0.2 * kl else "bad"
+    said = f"the encoder's gap is {result.amortization:.2f} nats on {subject.split} data and {other.amortization:.2f} on training data"
+    yield Verdict(
+        "encoder overfitting",
+        excess,
+        level,
+        said + ("" if level == "good" else "; stop earlier, or regularise the encoder"),
+    )
+
+
+def retraining(subject: Subject) -> Iterator[Verdict]:
+    """Would more training of the guide alone help?"""
+    if not subject.budget.refit:
+        return
+    if subject.data is None:
+        raise LeftOut("refitting the guide needs training data; give a data set in place of a batch")
+    data = subject.data
+    batches = (b for epoch in range(subject.budget.refit) for b in data.epoch(epoch, 128, seed=subject.seed))
+    result = refit_guide(subject.pair, batches, subject.test, seed=subject.seed)
+    level: Level = "good" if result.gain < 0.2 else "fair"
+    said = f"{subject.budget.refit} epochs on the frozen model raise the ELBO by {result.gain:.2f} nats"
+    yield Verdict("guide refit", result.gain, level, said + ("" if level == "good" else "; train the guide for longer"))
+
+
+def use_of_latents(subject: Subject) -> Iterator[Verdict]:
+    """Which dimensions and levels does the pair use?"""
+    means = posterior_means(subject.pair, subject.test, seed=subject.seed)
+    if not means:
+        raise LeftOut(
+            "active units are counted for continuous latent sites in the data plate alone, and there are none"
+        )
+    active = active_units(means)
+    subject.found["means"] = means
+    sites = subject.found["elbo"].sites if "elbo" in subject.found else {}
+    for name, mean in means.items():
+        total, used = mean.shape[1], active[name]
+        share = used / total
+        collapsed = used == 0 or -sites.get(name, -1.0) < 0.05
+        level: Level = "bad" if collapsed else "good" if share >= 0.5 else "fair"
+        advice = {
+            "good": "",
+            "fair": "; the rest only costs time: use fewer, or warm_up and free_bits to wake them",
+            "bad": "; this level has collapsed to its prior: try warm_up, free_bits or a weaker decoder",
+        }[level]
+        yield Verdict(
+            f"active units of {name}",
+            float(used),
+            level,
+            f"{used} of {total} dimensions of {name} carry information{advice}",
+        )
+
+
+def aggregate(subject: Subject) -> Iterator[Verdict]:
+    """Do the codes fill the prior?"""
+    result = surgery(subject.pair, subject.part(1000), seed=subject.seed)
+    subject.found["surgery"] = result
+    share = result.marginal / max(result.kl, 1e-9)
+    level: Level = "good" if share < 0.1 else "fair" if share < 0.3 else "bad"
+    if result.information > 0.95 * result.limit:
+        said = (
+            f"I(x; z) is {result.information:.2f} nats, near the {result.limit:.2f} that {subject.part(1000)[subject.x].shape[0]} data can show, "
+            f"so KL(q(z) || p(z)) is at most {result.marginal:.2f}"
+        )
+        yield Verdict("aggregate posterior", result.marginal, "note", said)
+        return
+    said = f"of {result.kl:.2f} nats of KL {result.information:.2f} inform about x and {result.marginal:.2f} are lost between q(z) and p(z)"
+    yield Verdict(
+        "aggregate posterior",
+        result.marginal,
+        level,
+        said + ("" if level == "good" else "; try a learned prior (a mixture, VampPrior or flow)"),
+    )
+
+
+def calibration(subject: Subject) -> Iterator[Verdict]:
+    """Is q calibrated on data that the model draws?"""
+    like = spread_over(subject.test, subject.budget.simulated)
+    ranks, coverage = calibrate(subject.pair, like, seed=subject.seed)
+    subject.found["calibration"], subject.found["coverage"] = ranks, coverage
+    level: Level = "good" if ranks.pvalue > RARE else "bad"
+    said = (
+        f"ranks of {len(ranks.ranks)} quantities over {subject.budget.simulated} simulated data: p = {ranks.pvalue:.2g}"
+    )
+    wrong = f", worst for {ranks.worst}; q is not the posterior of this model: see the rank plots for too narrow, wide or shifted"
+    yield Verdict("simulation-based calibration", ranks.pvalue, level, said + ("" if level == "good" else wrong))
+    inside = coverage.at(0.9)
+    level = "good" if coverage.pvalue > RARE else "fair" if abs(inside - 0.9) < 0.03 else "bad"
+    tone = "" if level == "good" else "; too low means q is too narrow"
+    yield Verdict(
+        "coverage (TARP)",
+        inside,
+        level,
+        f"90 % regions hold the truth {_percent(inside)} of the time (p = {coverage.pvalue:.2g}){tone}",
+    )
+
+
+def annealed(subject: Subject) -> Iterator[Verdict]:
+    """Does annealing agree with importance sampling, on data whose log p(x) it bounds from both sides?"""
+    budget = subject.budget
+    if not budget.temperatures:
+        return
+    part = subject.part(budget.annealed)
+    bounds = sandwich(subject.pair, part, temperatures=budget.temperatures, chains=8, seed=subject.seed)
+    with evaluation(subject.pair, subject.seed):
+        drawn, _ = simulate(subject.pair, part)  # the same draws: the same seed
+    sampled = log_evidence(subject.pair, drawn, num_samples=budget.draws, seed=subject.seed).mean
+    low, high = bounds.lower.mean().item(), bounds.upper.mean().item()
+    short = max(low - sampled, 0.0)
+    subject.found["sandwich"] = bounds
+    level: Level = "good" if short < 0.5 else "fair" if short < 2 else "bad"
+    said = f"on {budget.annealed} simulated data log p(x) lies in [{low:.2f}, {high:.2f}] and importance sampling gives {sampled:.2f}"
+    yield Verdict(
+        "annealing",
+        short,
+        level,
+        said + ("" if level == "good" else "; trust annealing: q misses part of the posterior"),
+    )
+
+
+def reference(subject: Subject) -> Iterator[Verdict]:
+    """Are draws from q told from draws by NUTS?"""
+    count = subject.budget.nuts
+    if not count:
+        return
+    part = subject.part(count)
+    result = nuts(subject.pair, part, seed=subject.seed)
+    subject.found["nuts"] = result
+    with evaluation(subject.pair, subject.seed):
+        ours = latents_of(subject.pair, part).from_guide(result.draws.shape[1] * result.draws.shape[2])
+    tests = [
+        criticism.two_sample(mine, theirs.flatten(0, 1))
+        for mine, theirs in zip(ours.unbind(1), result.draws, strict=True)
+    ]
+    accuracy = sum(test.accuracy for test in tests) / count
+    trusted = result.rhat.max().item() < 1.01 and result.ess.min().item() > 400
+    level: Level = "note" if not trusted else "good" if accuracy < 0.6 else "fair" if accuracy < 0.75 else "bad"
+    said = f"a classifier tells q from NUTS for {count} data with accuracy {accuracy:.2f} (R-hat {result.rhat.max().item():.3f}, ESS {result.ess.min().item():.0f})"
+    yield Verdict(
+        "NUTS", accuracy, level, said + ("" if trusted else "; the chains have not converged, so this is no reference")
+    )
+
+
+def predictions(subject: Subject) -> Iterator[Verdict]:
+    """Do data sets that the model draws look like the data?"""
+    x = _observed(subject)
+    size = min(len(x), 300)
+    sets = 40
+    drawn = _samples(subject, sets * size).reshape(sets, size, -1)
+    checks = criticism.predictive_checks(x[:size], drawn)
+    subject.found["predictive"] = checks
+    far = {name: abs(check.observed - check.expected) / max(check.spread, 1e-12) for name, check in checks.items()}
+    name = max(far, key=lambda key: far[key])
+    worst = checks[name]
+    level: Level = "good" if far[name] < 4 else "fair" if far[name] < 10 else "bad"
+    said = f"{name}: {worst.observed:.3g} in the data, {worst.expected:.3g} ± {worst.spread:.2g} under the model"
+    tone = "; look at samples beside data, and at the likelihood's scale" if level != "good" else ""
+    yield Verdict("prior predictive", far[name], level, f"of {len(checks)} statistics the furthest is {said}{tone}")
+
+
+def pixels(subject: Subject) -> Iterator[Verdict]:
+    """Are predicted probabilities of binary data right?"""
+    x = _observed(subject)
+    if not ((x == 0) | (x == 1)).all():
+        raise LeftOut("pixel calibration needs binary data, and these are not")
+    with evaluation(subject.pair, subject.seed):
+        nesting = plate_nesting(subject.pair, subject.test)
+        _, model = run(subject.pair, subject.test, None, nesting, enumerate_sites=False)
+        probability = model.nodes[subject.x]["fn"].mean
+    result = criticism.pixel_calibration(probability, x)
+    subject.found["pixels"] = result
+    level: Level = "good" if result.error < 0.01 else "fair" if result.error < 0.03 else "bad"
+    yield Verdict(
+        "pixel calibration",
+        result.error,
+        level,
+        f"predicted probabilities and frequencies differ by {result.error:.4f} a pixel"
+        + ("" if level == "good" else "; the decoder is too sure of itself, or overfits"),
+    )
+
+
+def samples(subject: Subject) -> Iterator[Verdict]:
+    """Can samples be told from held-out data; are they copies of training data?"""
+    x = _observed(subject, subject.budget.samples)
+    drawn = _samples(subject, len(x))
+    subject.found["samples"] = drawn
+    test = criticism.two_sample(drawn, x, seed=subject.seed)
+    level: Level = "good" if test.accuracy < 0.6 else "fair" if test.accuracy < 0.8 else "bad"
+    yield Verdict(
+        "classifier two-sample test",
+        test.accuracy,
+        level,
+        f"a classifier tells samples from {subject.split} data with accuracy {test.accuracy:.2f} (0.5: cannot)",
+    )
+    if subject.data is None:
+        raise LeftOut("memorising and feature distances need training data; give a data set in place of a batch")
+    train = subject.data.batch("train", min(10_000, subject.data.size("train")))
+    near = criticism.neighbours(drawn[:500], train[subject.x], x[:500])
+    subject.found["neighbours"] = near
+    level = "good" if near.closer < 0.2 else "fair" if near.closer < 0.4 else "bad"
+    said = f"{_percent(near.closer)} of samples lie nearer to training data than the nearest 5 % of {subject.split} data do"
+    yield Verdict(
+        "memorising",
+        near.closer,
+        level,
+        said + ("" if level == "good" else "; samples may be blurred means or copies: look at them"),
+    )
+    if "y" in train and train["y"].dim() == 1 and not train["y"].is_floating_point():
+        base, ours, theirs = criticism.classifier_features(
+            train["x"][:5000], train["y"][:5000], train["x"][5000:], x, drawn
+        )
+        if len(base) < 200:
+            base = criticism.classifier_features(train["x"], train["y"], train["x"])[0]
+        distance, floor = criticism.frechet(theirs, ours), criticism.frechet(base[: len(ours)], ours)
+        yield Verdict(
+            "Frechet distance",
+            distance,
+            "note",
+            f"{distance:.2f} between samples and {subject.split} data in a classifier's features; {floor:.2f} between training and {subject.split} data",
+        )
+
+
+def codes(subject: Subject) -> Iterator[Verdict]:
+    """What do the codes know?"""
+    means = subject.found.get("means")
+    if means is None or subject.data is None:
+        raise LeftOut("probes need codes of training data; give a data set with labels")
+    train = subject.data.batch("train", min(3000, subject.data.size("train")))
+    if "y" not in train:
+        raise LeftOut("probes need labels, and these data have none")
+    known = posterior_means(subject.pair, train, seed=subject.seed)
+    first, second = torch.cat(list(known.values()), 1), torch.cat(list(means.values()), 1)
+    if train["y"].is_floating_point() or train["y"].dim() > 1:
+        value = criticism.disentanglement(second, subject.test["y"])
+        yield Verdict(
+            "disentanglement", value, "note", f"mutual information gap {value:.2f} (1: each factor in one dimension)"
+        )
+        return
+    scores = criticism.probes(first, train["y"], second, subject.test["y"])
+    subject.found["probes"] = scores
+    told = ", ".join(f"{name} {_percent(score)}" for name, score in scores.items())
+    yield Verdict("probes", max(scores.values()), "note", f"labels read off the codes: {told}")
+
+
+CHECKS: dict[str, Callable[[Subject], Iterable[Verdict]]] = {
+    "log p(x)": evidence,
+    "k-hat": pareto,
+    "gaps": suboptimality,
+    "guide refit": retraining,
+    "active units": use_of_latents,
+    "aggregate posterior": aggregate,
+    "simulation-based calibration": calibration,
+    "annealing": annealed,
+    "NUTS": reference,
+    "prior predictive": predictions,
+    "pixel calibration": pixels,
+    "samples": samples,
+    "probes": codes,
+}
+
+
+def _observed(subject: Subject, count: int | None = None) -> torch.Tensor:
+    if subject.x not in subject.test:
+        raise LeftOut(f"needs the field {subject.x!r}, and the data have {', '.join(subject.test)}")
+    if count is None or subject.data is None:
+        return subject.test[subject.x]
+    return subject.data.batch(subject.split, min(count, subject.data.size(subject.split)))[subject.x]
+
+
+def _samples(subject: Subject, count: int) -> torch.Tensor:
+    """Draw x from the model, ``(count, features)``."""
+    like = spread_over(subject.test, count)
+    with evaluation(subject.pair, subject.seed):
+        simulate(subject.pair, subject.part(2))  # says in one sentence why a model cannot be simulated
+    parts = [
+        generate(subject.pair, part, seed=subject.seed + i, draw=True)[subject.x]
+        for i, part in enumerate(pieces(like, 4096))
+    ]
+    return torch.cat(parts).reshape(count, -1)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if not math.isnan(share) else "?"
