@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from pyro import poutine
+from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import kl_divergence
@@ -132,7 +133,9 @@ def _factors(fn: Any) -> Any:
     """Return the distribution of single dimensions, or None when they are not independent."""
     while type(fn).__name__ in ("Independent", "ExpandedDistribution"):
         fn = fn.base_dist
-    return fn if not fn.event_shape else None
+    if fn.event_shape or isinstance(fn, Delta):  # a point has no KL of its own either: it is infinite
+        return None
+    return fn
 
 
 class _Given(Messenger):
