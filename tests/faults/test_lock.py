@@ -17,7 +17,9 @@ CONFIG = {"pair": None, "data": None, "training": {"epochs": 2}}
 
 def test_a_second_writer_is_refused_and_told_who_writes(tmp_path):
     run = Run.create(tmp_path / "run", CONFIG)
-    with pytest.raises(RunError, match=rf"is being written by process {os.getpid()} on \S+ since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d"):
+    with pytest.raises(
+        RunError, match=rf"is being written by process {os.getpid()} on \S+ since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d"
+    ):
         Run.open(tmp_path / "run").lock()
     run.lock()  # its holder may ask again
     run.release()
@@ -122,7 +124,11 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path):
 
 def test_hundreds_of_runs_are_listed_quickly_and_damaged_ones_named(tmp_path, capsys):
     training = {"epochs": 50, "patience": None}
-    config = {"pair": {"name": "latent", "options": {}}, "data": {"name": "digits", "options": {}}, "training": training}
+    config = {
+        "pair": {"name": "latent", "options": {}},
+        "data": {"name": "digits", "options": {}},
+        "training": training,
+    }
     history = "epoch,step,loss,elbo\n" + "".join(f"{i},{i},1.0,{-100 + i}\n" for i in range(1, 51))
     for i in range(300):
         run = Run.create(tmp_path / f"run-{i:03}", config)

@@ -78,9 +78,18 @@ class Notes(Silent):
 
 
 KINDS = {
-    "likelihood": ("x", r"the loss is (nan|-?inf) at step \d+ .*: at site 'x' its log-probability is -inf \(1 of 20\), at datum \d+ of the batch, since the loc of its Normal holds -inf"),
-    "gradient": (None, r"the gradient is not finite at step \d+ .*: the gradient of model\.decode\.\S+ .*holds (nan|inf|-inf)"),
-    "draw": ("z", r"the loss is nan at step \d+ .*: at site 'z' its draw holds nan \(2 of .* since the loc of its Normal"),
+    "likelihood": (
+        "x",
+        r"the loss is (nan|-?inf) at step \d+ .*: at site 'x' its log-probability is -inf \(1 of 20\), at datum \d+ of the batch, since the loc of its Normal holds -inf",
+    ),
+    "gradient": (
+        None,
+        r"the gradient is not finite at step \d+ .*: the gradient of model\.decode\.\S+ .*holds (nan|inf|-inf)",
+    ),
+    "draw": (
+        "z",
+        r"the loss is nan at step \d+ .*: at site 'z' its draw holds nan \(2 of .* since the loc of its Normal",
+    ),
 }
 
 
