@@ -5,7 +5,7 @@ import io
 import os
 import pickletools
 import random
-import secrets
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +18,9 @@ import torch
 FORMAT = 1
 _MARK = b"PYROVAE1"  # then the SHA-256 of all before it; torch.load ignores what follows the archive
 _NAMES = frozenset(["collections OrderedDict", "torch._utils _rebuild_tensor_v2"])  # what our own files name
+
+_UMASK = os.umask(0o022)  # there is no way to read it but to set it
+os.umask(_UMASK)
 
 
 class CheckpointError(ValueError):
@@ -114,15 +117,16 @@ def _refuse_stretched(state: Any, size: int) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Put ``content`` at ``path`` so that a reader sees the old file or the new one, also after a power cut."""
-    temporary = path.parent / f".{path.name}-{secrets.token_hex(8)}"
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
-        with open(temporary, "xb") as file:  # with the permissions that any new file gets
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), 0o666 & ~_UMASK)  # what any new file gets; mkstemp's is for its owner alone
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -86,10 +86,6 @@ KINDS = {
         None,
         r"the gradient is not finite at step \d+ .*: the gradient of model\.decode\.\S+ .*holds (nan|inf|-inf)",
     ),
-    "draw": (
-        "z",
-        r"the loss is nan at step \d+ .*: at site 'z' its draw holds nan \(2 of .* since the loc of its Normal",
-    ),
 }
 
 
