@@ -4,11 +4,11 @@ import re
 import shlex
 
 import pytest
+from pyro_vae.report_parts import command, write_run_report
 
 import pyro_vae as pv
 from pyro_vae.cli import main
 from pyro_vae.evaluation import evaluate
-from pyro_vae.report_parts import command, write_run_report
 from pyro_vae.runs import Run
 
 
