@@ -168,6 +168,9 @@ def test_a_process_that_fails_ends_the_job_with_its_message(driver, place, tally
 def test_what_cannot_be_is_refused_once(driver, place):
     refused = driver(*TRAIN, "--batch_size", "1", "--run", "run", cwd=place, processes=2)
     assert "a batch of 1 data cannot be shared by 2 processes" in refused.sentence()
+    assert refused.status == [2, 0]
+    assert refused.err[1] == ""
+    assert not (place / "run").exists()
     (place / "used").mkdir()
     (place / "used" / "notes").write_text("")
     refused = driver(*TRAIN, "--run", "used", cwd=place, processes=2)
