@@ -71,13 +71,14 @@ def _status(error: Exception) -> int | None:
     from pyro_vae.distributed import Elsewhere, ProcessLost
     from pyro_vae.pairing import PairError
     from pyro_vae.runs import RunError
+    from pyro_vae.settings import SettingsError
     from pyro_vae.training import Interrupted, NonFinite
 
     if isinstance(error, Elsewhere):
         return 0  # process 0 says it, and its status counts
     if isinstance(error, Interrupted):
         return 128 + error.signum
-    if isinstance(error, (UsageError, CheckpointError, DataError, PairError, RunError)):
+    if isinstance(error, (UsageError, CheckpointError, DataError, PairError, RunError, SettingsError)):
         return 2
     return 1 if isinstance(error, (NonFinite, OSError, ProcessLost)) else None
 
@@ -242,6 +243,7 @@ def _train(words: Sequence[str]) -> int:
     args = parser.parse_args(words)
     from pyro_vae.checkpoint import seeded
     from pyro_vae.distributed import join
+    from pyro_vae.loop import possible
     from pyro_vae.runs import Run, next_folder
     from pyro_vae.training import shared
 
@@ -251,7 +253,8 @@ def _train(words: Sequence[str]) -> int:
         pair = _build(args, name, options, data.spec)
     config = {"pair": pair.recipe, "data": data.recipe, "training": asdict(training)}
     _refuse_problems(pair, data)
-    world = _checked(lambda: join(training.devices, training.device))
+    world = join(training.devices, training.device)
+    world.first(lambda: possible(training, data, world))
     run = shared(world, lambda: Run.create(args.run if args.run is not None else next_folder(name, args.data), config))
     return _fit_and_show(pair, data, training, run, resume=False, as_json=args.json)
 
@@ -265,6 +268,7 @@ def _resume(words: Sequence[str]) -> int:
     )
     args = parser.parse_args(words)
     from pyro_vae.distributed import join
+    from pyro_vae.loop import possible
     from pyro_vae.runs import Run
     from pyro_vae.training import Training, shared
 
@@ -277,7 +281,8 @@ def _resume(words: Sequence[str]) -> int:
     training = _checked(lambda: Training.read(config["training"]))
     changes = {name: args[name] for name in ("epochs", "on_nonfinite") if args[name] is not None}
     pair, data = _rebuild(Run.open(args.run), args.pair)
-    world = _checked(lambda: join(training.devices, training.device))
+    world = join(training.devices, training.device)
+    world.first(lambda: possible(training, data, world))
     run = shared(world, claim)
     if changes:
         training = _checked(lambda: replace(training, **changes))
@@ -510,6 +515,8 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
         fitted = fit(pair, data, run=run, resume=resume, progress=True, **asdict(training))
         if not first:
             return 0
+        for module in pair.modules().values():
+            module.float()  # as `evaluate` has it, whose data are in single precision
         figures = evaluate(pair, data, num_samples=quick_samples(data.size("test")))
         _draw_all(pair, data, run)
     except Interrupted as stop:

@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pyro_vae.settings import SettingsError
+
 PATIENCE = datetime.timedelta(minutes=10)  # how long a process waits for another before it takes it for dead
 
 
@@ -163,7 +165,7 @@ def join(devices: int, device: str) -> World:
         device: cpu, cuda or auto.
 
     Raises:
-        ValueError: when there are not so many devices, or SLURM's settings do not allow it.
+        SettingsError: when there are not so many devices, or SLURM's settings do not allow it.
     """
     if dist.is_available() and dist.is_initialized():
         return World(dist.get_rank(), dist.get_world_size(), _device)
@@ -209,7 +211,7 @@ def _start(here: int, machines: int, device: str) -> World:
             fabric.launch()
         except Exception as error:
             reason = " ".join(str(error).split())
-            raise ValueError(
+            raise SettingsError(
                 f"cannot run on {here} devices of {machines} machines: {reason}; change --devices"
             ) from error
     _device = fabric.device

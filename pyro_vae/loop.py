@@ -25,7 +25,7 @@ from pyro_vae.nonfinite import NonFinite, explain
 from pyro_vae.pairing import Pair
 from pyro_vae.progress import Progress
 from pyro_vae.runs import Run
-from pyro_vae.settings import OPTIMIZERS, SCHEDULES, Training
+from pyro_vae.settings import OPTIMIZERS, SCHEDULES, SettingsError, Training
 from pyro_vae.svi import SVI
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Loop:
     ) -> None:
         self.pair, self.data, self.training, self.run, self.observer = pair, data, training, run, observer
         self.world = world
-        self.device = world.device or _device(training.device)
+        self.device = possible(training, data, world)
         self.dtype = torch.float64 if training.precision == "64" else torch.float32
         _convert(pair, self.device, self.dtype)
         require_sound(pair, self._place(data.batch("train", CHECKED_BATCH)))
@@ -97,11 +97,6 @@ class Loop:
         self.stopped_by: int | None = None
 
     def _join(self) -> Exchange:
-        size = min(self.training.batch_size, self.data.size("train"))
-        if size < self.world.size:
-            raise ValueError(
-                f"a batch of {size} data cannot be shared by {self.world.size} processes; raise --batch_size or lower --devices"
-            )
         self.world.share([*self.pair.named_parameters().values(), *self.pair.named_buffers().values()])
         return Exchange(self.world, list(self.pair.named_buffers().values()), wishes=1 + len(_SIGNALS))
 
@@ -442,6 +437,20 @@ def _weighed(
     return model, guide
 
 
+def possible(training: Training, data: Data, world: World) -> torch.device:
+    """Return the device that this process trains on.
+
+    Raises:
+        SettingsError: when there is no such device, or a batch has fewer data than there are processes.
+    """
+    size = min(training.batch_size, data.size("train"))
+    if size < world.size:
+        raise SettingsError(
+            f"a batch of {size} data cannot be shared by {world.size} processes; raise --batch_size or lower --devices"
+        )
+    return world.device or _device(training.device)
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -449,7 +458,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
+        raise SettingsError(
             f"device {name!r} cannot be used: {str(error).splitlines()[0]}; use --device cpu or auto"
         ) from None
     return device

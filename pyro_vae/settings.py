@@ -17,6 +17,10 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
+class SettingsError(ValueError):
+    """A setting that cannot be, or not on this machine; the message says what to change."""
+
+
 @dataclass(frozen=True)
 class Training:
     """How to train; the defaults suit the default pair.
@@ -65,15 +69,15 @@ class Training:
         for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 1), ("devices", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+                raise SettingsError(f"{name} must be at least {least}, got {value}")
         for name in ("beta", "warm_up", "free_bits", "save_every"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be a finite number, 0 or more, got {value}")
+                raise SettingsError(f"{name} must be a finite number, 0 or more, got {value}")
         for name in ("lr", "clip"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be a finite number above 0, got {value}")
+                raise SettingsError(f"{name} must be a finite number above 0, got {value}")
         choices_of: dict[str, Collection[str]] = {
             "schedule": SCHEDULES,
             "optimizer": OPTIMIZERS,
@@ -81,21 +85,21 @@ class Training:
         }
         for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+                raise SettingsError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> "Training":
         """Return the settings of a ``config.yaml``; what an older version did not have gets its default.
 
         Raises:
-            ValueError: for a setting that there is not, or a value of another kind than it takes.
+            SettingsError: for a setting that there is not, or a value of another kind than it takes.
         """
         kinds = typing.get_type_hints(cls)
         for name, value in stored.items():
             if name not in kinds:
-                raise ValueError(f"there is no training setting {str(name)[:50]!r}; restore config.yaml or train anew")
+                raise SettingsError(f"there is no training setting {str(name)[:50]!r}; restore config.yaml or train anew")
             if not _fits(value, kinds[name]):
-                raise ValueError(
+                raise SettingsError(
                     f"training setting {name} cannot be {repr(value)[:50]}; restore config.yaml or train anew"
                 )
         return cls(**stored)

@@ -15,6 +15,7 @@ import socket
 import sys
 import tempfile
 import time
+import warnings
 
 import torch
 
@@ -30,6 +31,9 @@ def main() -> None:
 
 def warm_up() -> None:
     """Run every command once, so that forks find imported what these import late."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import lightning_fabric.strategies  # noqa: F401
     with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(sys.stderr):
         tiny = ["--latent", "2", "--hidden", "[4]", "--binarize", "dynamic", "--epochs", "10", "--batch_size", "100"]
         assert pyro_vae.cli.main(["train", "latent", *tiny, "--run", f"{place}/run"]) == 0  # recorded, not compiled

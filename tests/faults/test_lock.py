@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import time
 
 import pytest
 import yaml
 
+from pyro_vae.cli import main
 from pyro_vae.lock import Lock
-from pyro_vae.runs import Run, RunError
+from pyro_vae.runs import Run, RunError, runs_in
 
 CONFIG = {"pair": None, "data": None, "training": {"epochs": 2}}
 
@@ -118,3 +120,41 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path):
     (tmp_path / "unborn" / ".config.yaml-k2j").write_text("half")  # killed before config.yaml was there
     Run.create(tmp_path / "unborn", CONFIG).release()
     assert os.listdir(tmp_path / "unborn") == ["config.yaml"]
+
+
+def test_hundreds_of_runs_are_listed_quickly_and_damaged_ones_named(tmp_path, capsys):
+    training = {"epochs": 50, "patience": None}
+    config = {
+        "pair": {"name": "latent", "options": {}},
+        "data": {"name": "digits", "options": {}},
+        "training": training,
+    }
+    lines = ["epoch,step,loss,elbo\n", *(f"{i},{i},1.0,{-100 + i}\n" for i in range(1, 51))]
+    for i in range(300):
+        run = Run.create(tmp_path / f"run-{i:03}", config)
+        (run.folder / "history.csv").write_text("".join(lines if i % 2 else lines[:20]))
+        run.release()
+    (tmp_path / "run-007" / "config.yaml").write_bytes(b"\xff\xfe[")
+    (tmp_path / "run-009" / "history.csv").write_text("elbo\nmany\n")
+    writer = Run.open(tmp_path / "run-011")
+    writer.lock()
+    (tmp_path / "notes").mkdir()
+    begun = time.process_time()
+    assert main(["list", "--runs", str(tmp_path), "--json"]) == 0
+    seconds = time.process_time() - begun
+    rows = {row["run"].rsplit("/", 1)[1]: row for row in json.loads(capsys.readouterr().out)["runs"]}
+    writer.release()
+    print(f"{seconds:.2f} s for {len(rows)} runs")
+    assert len(rows) == 300
+    assert rows["run-013"] == {
+        **{"run": str(tmp_path / "run-013"), "pair": "latent", "data": "digits", "state": "finished"},
+        **{"epochs": 50, "planned": 50, "elbo": -50.0},
+    }
+    assert rows["run-012"]["state"] == "stopped"
+    assert rows["run-011"]["state"] == "running"
+    assert rows["run-007"]["state"] == rows["run-009"]["state"] == "damaged"
+    assert main(["list", "--runs", str(tmp_path)]) == 0
+    assert "50/50" in capsys.readouterr().out
+    assert main(["list", "--runs", str(tmp_path / "nowhere")]) == 2
+    assert "cannot list" in capsys.readouterr().err
+    assert len(list(runs_in(tmp_path))) == 300
