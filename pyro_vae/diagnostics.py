@@ -167,19 +167,19 @@ def expected_seconds(pair: Pair, data: Data, budget: BudgetName = "quick", split
 
 
 def _examine(name: str, check: Callable[[Subject], Iterable[Verdict]], subject: Subject) -> list[Verdict]:
+    """Run one check; what it said before it had to stop is kept."""
+    lines: list[Verdict] = []
     try:
         with torch.random.fork_rng():
             torch.manual_seed(subject.seed)
-            return list(check(subject))
-    except LeftOut as reason:
-        return [Verdict(name, None, "left out", str(reason))]
-    except PairError as reason:
-        return [Verdict(name, None, "left out", str(reason))]
+            for line in check(subject):
+                lines.append(line)
+    except (LeftOut, PairError) as reason:
+        lines.append(Verdict(name, None, "left out", str(reason)))
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError) as error:
-        first = str(error).splitlines()[0] if str(error) else "no message"
-        return [
-            Verdict(name, None, "left out", f"could not be computed for this pair ({type(error).__name__}: {first})")
-        ]
+        what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        lines.append(Verdict(name, None, "left out", f"could not be computed for this pair ({what})"))
+    return lines
 
 
 class LeftOut(Exception):

@@ -84,7 +84,8 @@ def gaps(
     now = log_evidence(pair, batch, num_samples=num_samples, rows=max(4096, _rows(batch)), seed=seed)
     # each estimate is a lower bound in expectation: the higher of the means is nearer
     evidence = best.estimate if best.mean > now.mean else now.estimate
-    return Gaps(evidence, best.elbo, now.elbo)
+    # Adam's first steps are as long as any: where q was at its best already, they lead away from it
+    return Gaps(evidence, torch.maximum(best.elbo, now.elbo), now.elbo)
 
 
 def _rows(batch: Batch) -> int:

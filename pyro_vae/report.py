@@ -122,13 +122,13 @@ def _ranks(diagnosis: Diagnosis) -> "Figure":
     size = len(next(iter(found.ranks.values())))
     line = torch.linspace(0, 1, 101, dtype=torch.float64)
     band = 2.6 * (line * (1 - line) / size).sqrt()
-    axes.fill_between(line, -band, band, color=GREY, alpha=0.3, lw=0)
+    axes.fill_between(line.numpy(), -band.numpy(), band.numpy(), color=GREY, alpha=0.3, lw=0)
     for name, ranks in found.ranks.items():
         worst = name == found.worst
         difference = _ecdf((ranks + 0.5) / (found.num_samples + 1), line) - line
         axes.plot(
-            line,
-            difference,
+            line.numpy(),
+            difference.numpy(),
             color=ORANGE if worst else BLUE,
             lw=1.8 if worst else 0.6,
             alpha=1.0 if worst else 0.5,
@@ -149,7 +149,7 @@ def _coverage(diagnosis: Diagnosis) -> "Figure":
     figure, axes = _axes("Coverage of credible regions", "credibility", "how often they hold the truth", 3.4)
     line = torch.linspace(0, 1, 51, dtype=torch.float64)
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
-    axes.plot(line, [coverage.at(level) for level in line.tolist()], color=BLUE)
+    axes.plot(line.tolist(), [coverage.at(level) for level in line.tolist()], color=BLUE)
     axes.set_aspect("equal")
     return figure
 
@@ -163,9 +163,9 @@ def _units(diagnosis: Diagnosis) -> "Figure":
     )
     start = 0
     for name, mean in means.items():
-        variance = mean.double().var(0, correction=0).sort(descending=True).values.clamp(min=1e-6)
+        variance = mean.double().var(0, correction=0).sort(descending=True).values.clamp(min=1e-6).tolist()
         axes.bar(range(start, start + len(variance)), variance, color=BLUE)
-        axes.annotate(name, (start, variance[0].item()), fontsize=8)
+        axes.annotate(name, (start, variance[0]), fontsize=8)
         start += len(variance) + 1
     axes.axhline(0.01, color=ORANGE, lw=1)
     axes.set_yscale("log")
@@ -179,7 +179,7 @@ def _pixels(diagnosis: Diagnosis) -> "Figure":
     known = found.pixels > 0
     figure, axes = _axes("Calibration of pixels", "predicted probability", "frequency", 3.4)
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
-    axes.plot(found.predicted[known], found.frequency[known], "o-", color=BLUE)
+    axes.plot(found.predicted[known].tolist(), found.frequency[known].tolist(), "o-", color=BLUE)
     axes.set_aspect("equal")
     return figure
 

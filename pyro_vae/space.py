@@ -201,7 +201,12 @@ def simulate(pair: Pair, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Ten
         value = given.nodes[name]["value"]
         field = next((f for f, tensor in batch.items() if tensor is value), name)
         new = site["value"].detach()
-        if field in batch and value is not batch[field] and torch.equal(value, batch[field].T):
+        if (
+            field in batch
+            and value is not batch[field]
+            and value.dim() == 2 == batch[field].dim()
+            and torch.equal(value, batch[field].T)
+        ):
             new = new.T  # a plate inside the data's lies on its left
         if field not in batch or new.shape != batch[field].shape:
             raise PairError(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 TAIL_FRACTION = 0.2
+EQUAL = 1e-4  # a tail that varies less counts as equal weights: in float32 its shape would be that of rounding errors
 
 
 def tail_size(num_samples: int) -> int:
@@ -35,7 +36,7 @@ def khat_of_tail(largest: Tensor, num_samples: int) -> Tensor:
     ordered = largest.double().flatten(1).sort(0).values
     ordered = (ordered - ordered[-1]).exp()
     excess = ordered[1:] - ordered[0]
-    flat = excess[-1] <= 1e-12 * ordered[-1]
+    flat = excess[-1] <= EQUAL * ordered[-1]
     return torch.where(flat, -math.inf, _pareto_shape(excess.clamp(min=1e-300))).reshape(shape)
 
 
