@@ -32,8 +32,8 @@ def restored(folder: str) -> tuple[Pair, Data]:
 def agreement(folder: str, count: int = 5000) -> str:
     """Train a classifier on real training data (means of nothing, no generated data) and show it drawn data."""
     pair, data = restored(folder)
-    train, test = data.batch("train", 20_000), data.batch("test")
-    judge = MLPClassifier((256,), max_iter=30, early_stopping=True, random_state=0)
+    train, test = data.batch("train"), data.batch("test")
+    judge = MLPClassifier((400,), max_iter=20, early_stopping=True, random_state=0)
     judge.fit(train["x"].numpy(), train["y"].numpy())
     asked = torch.arange(count) % data.spec.classes  # type: ignore[operator]
     x = torch.zeros(count, data.spec.features)
