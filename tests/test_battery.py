@@ -11,7 +11,7 @@ from pairs import ROWS, Row
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_vae import elbo, find_problems, log_weights
+from pyro_vae import SVI, elbo, find_problems, log_weights
 from pyro_vae.evidence import PARTICLES, plate_nesting, run
 from pyro_vae.handlers import is_enumerated, is_latent
 from pyro_vae.pairing import Pair
@@ -110,6 +110,27 @@ def test_a_loaded_state_gives_the_same_loss(row: Row, tmp_path: Any) -> None:
     torch.save(pair.state_dict(), tmp_path / "state")
     other.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     assert torch.equal(loss(other, batch), expected)
+
+
+def test_a_recorded_step_is_the_eager_step(row: Row) -> None:
+    batch, reached = row.batch(), []
+    for compile in ("off", "recorded"):
+        pair = row.build()
+        loss(pair, batch)
+        svi = SVI(
+            pair.bound_model,
+            pair.bound_guide,
+            torch.optim.SGD(pair.named_parameters().values(), lr=1e-3),
+            pair.objective,
+            compile=compile,  # type: ignore[arg-type]
+        )
+        torch.manual_seed(2)
+        losses = [torch.tensor(svi.step(batch)) for _ in range(4)]
+        assert svi.compiled is (compile == "recorded"), svi.why_not
+        reached.append(
+            torch.cat([torch.stack(losses), *(p.detach().flatten() for p in pair.named_parameters().values())])
+        )
+    torch.testing.assert_close(*reached, rtol=1e-7, atol=1e-9)
 
 
 def test_the_graphical_model_can_be_drawn(row: Row) -> None:
