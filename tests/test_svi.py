@@ -288,6 +288,25 @@ def test_train_and_eval_mode_and_running_statistics():
     torch.testing.assert_close(*results, rtol=1e-5, atol=0)
 
 
+def test_mixed_precision():
+    results = []
+    for mode in ("off", "recorded"):
+        one = programs()
+
+        def mixed(program):
+            def run(x):
+                with torch.autocast("cpu", torch.bfloat16):
+                    program(x)
+
+            return run
+
+        svi = SVI(mixed(one.model), mixed(one.guide), torch.optim.Adam(everything(one)), Trace_ELBO(), compile=mode)
+        results.append((run(svi, batches(4)), values(one)))
+    assert svi.compiled
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    assert torch.equal(results[0][1], results[1][1])
+
+
 def test_too_many_shapes_run_eagerly():
     one = programs()
     svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
