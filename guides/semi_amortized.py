@@ -42,7 +42,9 @@ class SemiAmortizedGuide(PyroModule):
         self.net = net
         self.steps, self.rate = steps, rate
         half = torch.randn(draws // 2, 1, latent)
-        half = half / half.square().mean(0).sqrt()  # mean 0 and variance 1, as draws of a standard normal have on average
+        half = (
+            half / half.square().mean(0).sqrt()
+        )  # mean 0 and variance 1, as draws of a standard normal have on average
         self.register_buffer("noise", torch.cat([half, -half]))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -86,6 +86,8 @@ class Update:
         """Return why the group's update cannot be part of a graph, None if it can."""
         if type(optimizer) not in _STATE:
             return f"{type(optimizer).__name__} is not one of {', '.join(kind.__name__ for kind in _STATE)}"
+        if group.get("fused") and any(p.device.type != "cpu" for p in group["params"]):
+            return f"{type(optimizer).__name__} is fused and counts its steps on the device"
         for feature in _FEATURES_LEFT_TO_TORCH:
             if group.get(feature):
                 return f"{type(optimizer).__name__} has {feature} on"

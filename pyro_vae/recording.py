@@ -311,18 +311,28 @@ class Reads(TorchFunctionMode):
             raise _refuse("it assigns a tensor at a boolean mask, so the value has no fixed shape")
 
 
+def random_state() -> list[Tensor]:
+    """Return the states of torch's generators."""
+    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if cuda else ())]
+
+
+def set_random_state(state: list[Tensor]) -> None:
+    """Put torch's generators back."""
+    torch.set_rng_state(state[0])
+    if state[1:]:
+        torch.cuda.set_rng_state_all(state[1:])
+
+
 @contextmanager
 def undisturbed(saved: Sequence[tuple[Tensor, Tensor]] = ()) -> Iterator[None]:
     """Leave torch's random state and the saved tensors as they were; refuse draws from other states."""
-    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-    state = torch.get_rng_state(), torch.cuda.get_rng_state_all() if cuda else []
+    state = random_state()
     others = random.getstate(), np.random.get_state(legacy=False)
     try:
         yield
     finally:
-        torch.set_rng_state(state[0])
-        if cuda:
-            torch.cuda.set_rng_state_all(state[1])
+        set_random_state(state)
         numpy_drawn = not _equal(np.random.get_state(legacy=False), others[1])
         python_drawn = random.getstate() != others[0]
         random.setstate(others[0])

@@ -97,7 +97,9 @@ class Training:
         kinds = typing.get_type_hints(cls)
         for name, value in stored.items():
             if name not in kinds:
-                raise SettingsError(f"there is no training setting {str(name)[:50]!r}; restore config.yaml or train anew")
+                raise SettingsError(
+                    f"there is no training setting {str(name)[:50]!r}; restore config.yaml or train anew"
+                )
             if not _fits(value, kinds[name]):
                 raise SettingsError(
                     f"training setting {name} cannot be {repr(value)[:50]}; restore config.yaml or train anew"

@@ -1,6 +1,7 @@
 """One SVI step, replayed: the recorded loss and gradients; once compiled, with the optimizer's update."""
 
 import contextlib
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 
 from pyro_vae.compiled import RecordingError, Watch, furthest, inductor, record
 from pyro_vae.optim_graph import Update
-from pyro_vae.recording import trace, undisturbed
+from pyro_vae.recording import differences, trace, undisturbed
 
 # Inductor fuses and reorders sums, so it is further from the recorded graph than that is from eager Pyro.
 INDUCTOR_SLACK = 100.0
@@ -82,6 +83,12 @@ class StepGraph:
             and all(store.get(name) is p for name, p in self._stored)
             and self.watch.changed() is None
         )
+
+    def same(self, other: "StepGraph") -> bool:
+        """Tell whether another recording of such a step does the same to the same tensors."""
+        one, two = self._recording, other._recording
+        identical = len(one.outside) == len(two.outside) and all(map(operator.is_, one.outside, two.outside))
+        return identical and one.valid() and differences(one.graph, two.graph) is None
 
     def run(self, tensors: Sequence[Tensor]) -> Any:
         """Take the step; return the loss."""

@@ -1,8 +1,10 @@
 """Stochastic variational inference with pyro.infer.SVI's signature, compiled where that changes no number."""
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import pyro
@@ -15,11 +17,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_vae.compiled import RecordingError, Watch, signature
-from pyro_vae.recording import Observe
+from pyro_vae.recording import Observe, random_state, set_random_state
 from pyro_vae.step_graph import StepGraph, as_tensors, parts
 
 Mode = Literal["auto", "on", "off", "recorded"]
 
+RECORDS_AT = 50  # call at which "auto" records when it does not know how many steps are planned
 WORTH_RECORDING = 100  # steps after which recording has paid for itself, about
 WORTH_COMPILING = 10_000  # the same for inductor with a cold cache, on a small VAE
 COMPILES_AT = 5_000  # call at which "auto" compiles when it does not know how many steps are planned
@@ -104,6 +107,7 @@ class SVI:
         self.finite = torch.tensor(True)
         self._calls: dict[str, int] = {}
         self._graphs: dict[tuple[Any, ...], list[StepGraph]] = {}
+        self._warned = False
         self._given_up: str | None = "compile is 'off'" if compile == "off" else None
         if compile == "auto" and steps is not None and steps < WORTH_RECORDING:
             self._given_up = f"{steps} steps are too few to earn a recording"
@@ -158,7 +162,7 @@ class SVI:
         """Run the ELBO as Pyro does; return its loss and the parameters to train, whose `grad` is filled."""
         if isinstance(self.optim, Optimizer):
             self.optim.zero_grad()
-        state = torch.get_rng_state() if self._announced is None else None
+        state = random_state() if self._announced is None else None
         with poutine.trace(param_only=True) as capture:
             loss = self.loss_of(args, kwargs)
         if isinstance(self.optim, PyroOptim):
@@ -169,7 +173,7 @@ class SVI:
             self._announced = bool(capture.trace.nodes) or any(p.grad is not None for p in params)
             if not self._announced and hasattr(self.objective, "differentiable_loss"):
                 # Pyro's ELBOs take no gradient where no parameter announces itself, as in plain modules
-                torch.set_rng_state(state)
+                set_random_state(state)
                 self._loss_and_grads = _differentiate(self.objective.differentiable_loss)
                 return self.gradients(args, kwargs)
         return loss, params
@@ -196,30 +200,28 @@ class SVI:
 
     def _replay(self, args: Any, kwargs: Any) -> Any:
         key, tensors = signature(args, kwargs)
-        key += (
-            torch.get_default_dtype(),
-            torch.is_autocast_enabled("cpu"),
-            torch.is_autocast_enabled("cuda"),
-        )
+        autocast = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+        key = *key, torch.get_default_dtype(), *autocast
         graph = next((graph for graph in self._graphs.get(key, ()) if graph.valid()), None)
-        if graph is None:
-            made = self._record(key, args, kwargs)
-            if not isinstance(made, StepGraph):
-                return made
-            graph = made
-        name = graph.name
+        name = graph.name if graph is not None else repr(key)
         calls = self._calls[name] = self._calls.get(name, 0) + 1
+        if graph is None:
+            if self.mode == "auto" and self.planned is None and calls < RECORDS_AT:
+                return self._step_eagerly(
+                    f"shapes are recorded at their call {RECORDS_AT}, to be sure that it pays", args, kwargs
+                )
+            if sum(map(len, self._graphs.values())) >= MOST_RECORDINGS:
+                return self._step_eagerly(self._why_no_more(key), args, kwargs, warn=True)
+            graph, loss = self._record(key, args, kwargs, name)
+            if graph is None:
+                return loss
         graph.calls += 1
         if graph.calls in AUDITS or graph.calls % AUDIT_EVERY == 0:
             graph.audit(args, kwargs, tensors)
         if not graph.tried and self._worth_compiling(name, calls):
             why_not = graph.compile(tensors)
             if why_not:
-                warnings.warn(
-                    f"SVI replays its recording uncompiled: inductor failed ({why_not}).",
-                    EagerWarning,
-                    stacklevel=4,
-                )
+                self._warn(f"SVI replays its recording uncompiled: inductor failed ({why_not}).")
         self.engine, self.why_not = graph.engine, None
         return graph.run(tensors)
 
@@ -228,48 +230,62 @@ class SVI:
         if self.mode == "recorded":
             return False
         if self.mode == "auto" and self.planned is None:
-            return calls > COMPILES_AT
+            return calls >= COMPILES_AT
         if self.mode == "auto" and self.planned is not None and self.planned < WORTH_COMPILING:
             return False
         return name == next(iter(self._calls)) or calls > OTHER_SHAPES_COMPILE_AT
 
-    def _record(self, key: tuple[Any, ...], args: Any, kwargs: Any) -> Any:
-        """Return the graph of such a step, or the loss of a first step that had to be taken eagerly."""
-        if sum(map(len, self._graphs.values())) >= MOST_RECORDINGS:
-            changed = [graph.watch.changed() for graph in self._graphs.get(key, ())]
-            raise RecordingError(
-                f"after {MOST_RECORDINGS} recordings "
-                + (
-                    f"{changed[-1]!r} has changed again; make it a tensor"
-                    if any(changed)
-                    else "another shape has come; pad them"
-                )
-            )
+    def _record(self, key: tuple[Any, ...], args: Any, kwargs: Any, name: str) -> tuple[StepGraph | None, Any]:
+        """Return the graph of such a step, or None and the loss of a first step that had to be taken eagerly."""
         watch = Watch(self.model, self.guide, self.objective)
-        state = torch.get_rng_state()
+        state = random_state()
         with Observe() as watching:
             loss, params = self.gradients(args, kwargs)
         new = key not in self._graphs
         graphs = self._graphs.setdefault(key, [])
         if new and (watch.changed() or any(watching.made(p) for p in params)):
-            # It drew initial values, or settled something else once for all: taken again it would be another
-            # step.
+            # It drew initial values, or settled something else once for all: taken again it would be another step.
             self.engine, self.why_not = "eager", "the first step creates parameters"
-            return self.finish(as_tensors(loss), params)
+            return None, self.finish(as_tensors(loss), params)
         for p in params:
             p.grad = None
-        torch.set_rng_state(state)
+        set_random_state(state)
         with torch.no_grad():
             for tensor, copy in watching.saved:
                 tensor.copy_(copy)
         with _store_kept():
-            graphs.append(StepGraph(self, args, kwargs, params, watch, repr(key)))
-        return graphs[-1]
+            made = StepGraph(self, args, kwargs, params, watch, name)
+        for graph in graphs:
+            if graph.same(made):  # what has changed makes no difference
+                graph.watch.settle()
+                return graph, None
+        graphs.append(made)
+        return made, None
+
+    def _step_eagerly(self, reason: str, args: Any, kwargs: Any, warn: bool = False) -> Any:
+        if warn and not self._warned:
+            self._warned = True
+            self._warn(f"SVI runs eagerly: {reason}.")
+        self.engine, self.why_not = "eager", reason
+        return self._eager(args, kwargs)
+
+    def _why_no_more(self, key: tuple[Any, ...]) -> str:
+        changed = [name for graph in self._graphs.get(key, ()) if (name := graph.watch.changed())]
+        cause = f"{changed[-1]!r} has changed again; make it a tensor" if changed else "another shape has come; pad it"
+        return f"there are {MOST_RECORDINGS} recordings already, and {cause}"
 
     def _give_up(self, reason: str) -> None:
         self._given_up = reason
         self._graphs.clear()
-        warnings.warn(f"SVI runs eagerly: {reason}.", EagerWarning, stacklevel=4)
+        self._warn(f"SVI runs eagerly: {reason}.")
+
+    @staticmethod
+    def _warn(message: str) -> None:
+        here = Path(__file__).parent
+        level, frame = 1, sys._getframe(0)
+        while frame.f_back is not None and Path(frame.f_code.co_filename).parent == here:
+            level, frame = level + 1, frame.f_back
+        warnings.warn(message, EagerWarning, stacklevel=level)
 
 
 @contextmanager

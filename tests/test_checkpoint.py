@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from pyro_vae import checkpoint
 from pyro_vae.checkpoint import CheckpointError
 
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool, torch.complex64]
+DTYPES = [
+    torch.float32,
+    torch.float64,
+    torch.bfloat16,
+    torch.float16,
+    torch.int64,
+    torch.uint8,
+    torch.bool,
+    torch.complex64,
+]
 
 
 @st.composite
@@ -23,13 +32,19 @@ def tensors(draw: st.DrawFn) -> torch.Tensor:
     kind = draw(st.sampled_from(DTYPES))
     values = torch.Generator().manual_seed(int.from_bytes(bits, "little") >> 1)
     tensor = torch.randn(shape, generator=values, dtype=torch.float64).to(kind)
-    return draw(st.sampled_from([tensor, tensor.t() if tensor.dim() == 2 else tensor, tensor[..., :1] if tensor.dim() else tensor]))
+    return draw(
+        st.sampled_from(
+            [tensor, tensor.t() if tensor.dim() == 2 else tensor, tensor[..., :1] if tensor.dim() else tensor]
+        )
+    )
 
 
 plain = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=20)
 nests = st.recursive(
     plain | tensors(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4) | st.tuples(inner, inner),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4) | st.tuples(inner, inner)
+    ),
     max_leaves=20,
 )
 

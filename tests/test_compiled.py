@@ -27,7 +27,7 @@ from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoMultivariate
 from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor, nn
 
-from pyro_vae.compiled import Watch, record, signature
+from pyro_vae.compiled import RecordingError, Watch, record, signature
 from pyro_vae.svi import SVI, EagerWarning
 
 BATCH, FEATURES, LATENT = 12, 9, 3
@@ -737,6 +737,74 @@ def test_refused_programs_run_eagerly_and_say_why(name):
     assert re.search(reason, said), said
     assert not svi.compiled
     assert svi.why_not is not None
+
+
+def test_log_weights_can_be_recorded():
+    one = vae()
+
+    def log_weights(batch, particles):
+        with torch.no_grad(), pyro.plate("particles", particles, dim=-2):
+            guide = poutine.trace(one.guide).get_trace(batch["x"])
+            model = poutine.trace(poutine.replay(one.model, trace=guide)).get_trace(batch["x"])
+        guide.compute_log_prob()
+        model.compute_log_prob()
+        return sum(model.nodes[name]["log_prob"] for name in "zx") - guide.nodes["z"]["log_prob"]
+
+    (x,) = one.args()
+    recording = record(log_weights, ({"x": x},), {"particles": 4})
+    for step in range(3):
+        batch = {"x": one.args()[0]}
+        torch.manual_seed(step)
+        expected = log_weights(batch, 4)
+        torch.manual_seed(step)
+        found = recording(batch, particles=4)
+        assert found.shape == (4, BATCH)
+        torch.testing.assert_close(found, expected)
+
+
+def test_two_arguments_may_be_the_same_tensor():
+    x = torch.ones(3)
+    recording = record(lambda a, b: a - 2 * b, (x, x))
+    assert recording(x, 3 * x).tolist() == [-5.0] * 3
+
+
+def test_constants_may_be_read():
+    def ragged(x):
+        mask = torch.arange(x.shape[0]) % 2 == 0
+        return x[mask] * float(torch.tensor(2.0)) if mask.any() else x
+
+    recording = record(ragged, (torch.ones(4),))
+    assert recording(torch.arange(4.0)).tolist() == [0.0, 4.0]
+
+
+def test_masked_assignment_has_a_fixed_shape():
+    def clipped(x):
+        out, mask = x * 2, x > 1
+        out[mask] = x[mask]
+        out[x < 0] = 0.5
+        return out
+
+    recording = record(clipped, (torch.ones(3),))
+    assert recording(torch.tensor([3.0, 1.0, -1.0])).tolist() == [3.0, 2.0, 0.5]
+
+
+def test_mask_selections_are_of_no_other_use():
+    with pytest.raises(RecordingError, match="boolean mask"):
+        record(lambda x: x[x > 0].sum(), (torch.ones(3),))
+
+    def crossed(x):
+        out = x.clone()
+        out[x > 0] = x[x > 1]
+        return out
+
+    with pytest.raises(RecordingError, match="assigns what one boolean mask selects at another mask"):
+        record(crossed, (torch.ones(3) * 2,))
+
+
+def test_a_call_that_runs_twice_differently_is_no_constant():
+    lengths = iter(range(1, 20))
+    with pytest.raises(RecordingError, match="two recordings of one call differ"):
+        record(lambda x: sum(x for _ in range(next(lengths))), (torch.ones(3),))
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)

@@ -212,7 +212,9 @@ def test_configs_with_other_values(tmp_path, tally):
     tally("config.yaml with values of other kinds", tried)
 
 
-BOMB = "a: &a [1]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 10)}]\n" for i in range(20))
+BOMB = "a: &a [1]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 10)}]\n" for i in range(20)
+)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +293,10 @@ def test_the_command_line_shows_no_traceback(tmp_path, tally, capsys, monkeypatc
     monkeypatch.chdir(tmp_path)
     train = ["train", "--run", "run", "--latent", "2", "--hidden", "[4]", "--epochs", "1", "--compile", "off", "--json"]
     assert main(train) == 0
-    contents = {name: (tmp_path / "run" / name).read_bytes() for name in ("config.yaml", "last.ckpt", "best.ckpt", "history.csv")}
+    contents = {
+        name: (tmp_path / "run" / name).read_bytes()
+        for name in ("config.yaml", "last.ckpt", "best.ckpt", "history.csv")
+    }
     capsys.readouterr()
     tried = 0
     for case in range(60):

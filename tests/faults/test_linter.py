@@ -136,7 +136,9 @@ def test_sound_graphs_pass(graph):
 @QUICK
 def test_a_random_mistake_is_caught_and_named(mistake, graph, data):
     if mistake == "support":  # a guide narrower than the prior is only half as wrong, so a wider one is drawn
-        graph = Graph(graph.sizes, tuple("beta" if f == "normal" else f for f in graph.families), graph.parents, graph.of_x)
+        graph = Graph(
+            graph.sizes, tuple("beta" if f == "normal" else f for f in graph.families), graph.parents, graph.of_x
+        )
     victim = data.draw(st.integers(0, len(graph.sizes) - 1))
     found = problems(graph, mistake, victim)
     assert found, f"{mistake} at z{victim} of {graph}"

@@ -104,7 +104,19 @@ TRAIN = ["train", "two.py:given", "--data", "data.npz", "--epochs", "3", "--json
     ids=["uneven shares", "recorded", "one batch larger than the data"],
 )
 def test_two_processes_take_the_steps_of_one(driver, place, tally, batch, compile):
-    argv = [*TRAIN, "--batch_size", batch, "--compile", compile, "--precision", "64", "--optimizer", "sgd", "--lr", "0.01"]
+    argv = [
+        *TRAIN,
+        "--batch_size",
+        batch,
+        "--compile",
+        compile,
+        "--precision",
+        "64",
+        "--optimizer",
+        "sgd",
+        "--lr",
+        "0.01",
+    ]
     argv += ["--epochs", "30"] if compile == "auto" else []
     one = driver(*argv, "--run", "one", cwd=place)
     two = driver(*argv, "--run", "two", cwd=place, processes=2)
@@ -186,7 +198,13 @@ def test_a_run_of_two_processes_goes_on_alone_and_says_that_draws_differ(driver,
     assert "trained by 2 processes and goes on with 1: the draws will be others" in alone.err[0]
 
 
-SLURM = {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4", "SLURM_JOB_NAME": "vae"}
+SLURM = {
+    "SLURM_PROCID": "3",
+    "SLURM_NTASKS": "8",
+    "SLURM_NNODES": "2",
+    "SLURM_NTASKS_PER_NODE": "4",
+    "SLURM_JOB_NAME": "vae",
+}
 
 
 @pytest.mark.parametrize(
@@ -220,13 +238,18 @@ def test_started_as_users_start_it(place, way):
         jobs = [([*torchrun, "-m", "pyro_vae", "train", *argv], env)]
     else:
         facts = {"SLURM_NTASKS": "2", "SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODEID": "0"}
-        facts |= {"SLURM_JOB_ID": str(10000 + os.getpid() % 9000), "SLURM_NODELIST": "127.0.0.1", "SLURM_JOB_NAME": "vae"}
+        facts |= {
+            "SLURM_JOB_ID": str(10000 + os.getpid() % 9000),
+            "SLURM_NODELIST": "127.0.0.1",
+            "SLURM_JOB_NAME": "vae",
+        }
         jobs = [
             ([sys.executable, "-m", "pyro_vae", "train", *argv], env | facts | {"SLURM_PROCID": r, "SLURM_LOCALID": r})
             for r in "01"
         ]
     running = [
-        subprocess.Popen(job, env=e, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for job, e in jobs
+        subprocess.Popen(job, env=e, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for job, e in jobs
     ]
     outputs = [process.communicate(timeout=400) for process in running]
     assert [process.returncode for process in running] == [0] * len(running), outputs
