@@ -25,6 +25,7 @@ usage: pyro-vae COMMAND ...
   evaluate RUN                ELBO, log p(x) and more on the test split
   diagnose RUN                is q(z | x) to be believed, and is the model? a table and report.html
   draw     RUN WHAT           pictures: samples, reconstructions, manifold, traversal, curves, graph, ...
+  encode   RUN                the codes of all data as a .npz, which --data takes
 
 PAIR is a name from `pyro-vae list`, or your own file.py:function; RUN is a folder that train made.
 `pyro-vae COMMAND --help` shows the options, `pyro-vae train PAIR --help` also those of the pair.
@@ -417,6 +418,35 @@ def _draw(words: Sequence[str]) -> int:
     return 0
 
 
+def _encode(words: Sequence[str]) -> int:
+    parser = _parser("encode", "Write the codes of all data, with their other fields, for `train --data` and NumPy.")
+    _add_run(parser)
+    parser.add_argument("--out", type=str | None, default=None, help=".npz (default: RUN/codes.npz)")
+    parser.add_argument("--draws", type=bool, default=False, help="true: a draw of q(z | x) a datum, else its mean")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    args = parser.parse_args(words)
+    from pyro_vae.codes import encode, write_codes
+    from pyro_vae.progress import Counter
+    from pyro_vae.runs import Run
+
+    run = Run.open(args.run)
+    out = Path(args.out) if args.out else run.folder / "codes.npz"
+    if out.suffix != ".npz":
+        raise UsageError(f"--out must end in .npz, got {out}")
+    pair, data = _rebuild(run, args.pair)
+    pair.load_state_dict(run.load_best()["parameters"])
+    total = sum(map(data.size, ("train", "valid", "test")))
+    with Counter(total, "codes") as counter:
+        arrays = encode(pair, data, draws=args.draws, seed=args.seed, progress=counter.add)
+    write_codes(arrays, out)
+    features = arrays["x_train"].shape[1]
+    if args.json:
+        print(json.dumps({"codes": str(out), "num_data": total, "latent": features}))
+    else:
+        print(f"{out}: codes of {total:,} data, {features} numbers each")
+    return 0
+
+
 def _rate(run: Any, allowed: str | None) -> dict[str, float]:
     """Return what a run's pair reaches on the test split at beta = 1, and the beta that trained it."""
     from pyro_vae.evaluation import ROWS, bound
@@ -437,6 +467,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "evaluate": _evaluate,
     "diagnose": _diagnose,
     "draw": _draw,
+    "encode": _encode,
 }
 
 

@@ -180,7 +180,12 @@ class Run:
                 if error.errno not in _NO_LINKS:
                     raise
                 link = last  # a file system without links: for a moment there is only previous.ckpt
-            os.replace(link, previous)
+            try:
+                os.replace(link, previous)
+            except OSError:
+                if link != last:
+                    link.unlink(missing_ok=True)
+                raise
         checkpoint.save(last, state)
         self._last_is_bad = False
 

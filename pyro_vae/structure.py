@@ -36,10 +36,10 @@ def structure(pair: Pair, program: Bound, batch: Batch) -> list[Node]:
     """
     fields = {name: value for name, value in batch.items() if value.numel()}
     tracked = {name: ProvenanceTensor(value, frozenset({_field(name)})) for name, value in fields.items()}
-    with evaluation(pair, 0), _Track(), torch.no_grad():
+    with evaluation(pair, 0), _Track() as track, torch.no_grad():
         ran = trace(program).get_trace({**batch, **tracked})
     sites = {name: site for name, site in ran.nodes.items() if is_site(site)}
-    parents = {name: _parents(site) - {name} for name, site in sites.items()}
+    parents = {name: track.parents[name] - {name} for name in sites}
     given = [name for name in fields if any(_field(name) in found for found in parents.values())]
     # what a field and a site share is one thing when the site observes that field: y ~ p(y), x ~ p(x | y)
     merged = {_field(name) for name in given if name in sites}
@@ -51,6 +51,8 @@ def structure(pair: Pair, program: Bound, batch: Batch) -> list[Node]:
     order = {node.name: i for i, node in enumerate(nodes)} | {name: len(nodes) + i for i, name in enumerate(sites)}
     for name, site in sites.items():
         names = {parent.removeprefix("field ") for parent in parents[name]} - {name}
+        # a later site is no parent: it is the field of its name that this site looks at, as a label where there is one
+        names -= {other for other in names if order.get(other, 0) > order[name]}
         nodes.append(
             Node(
                 name,
@@ -79,15 +81,20 @@ def _field(name: str) -> str:
 
 
 class _Track(Messenger):
-    """Values drawn at a site carry the site's name and nothing that they were computed from."""
+    """Values drawn at a site carry the site's name and nothing that they were computed from; that is kept in ``parents``."""
+
+    def __enter__(self) -> "_Track":
+        self.parents: dict[str, set[str]] = {}
+        return super().__enter__()
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if is_site(msg) and isinstance(msg["value"], Tensor) and msg["value"].numel():
+        if not is_site(msg):
+            return
+        # its own draw as it is, since some flows can invert no other; data without where they came from
+        value = detach_provenance(msg["value"]) if msg["is_observed"] else msg["value"]
+        self.parents[msg["name"]] = set(get_provenance(msg["fn"].log_prob(value)))
+        if isinstance(msg["value"], Tensor) and msg["value"].numel():
             msg["value"] = ProvenanceTensor(detach_provenance(msg["value"]), frozenset({msg["name"]}))
-
-
-def _parents(site: Any) -> set[str]:
-    return set(get_provenance(site["fn"].log_prob(detach_provenance(site["value"]))))
 
 
 def _kind(site: Any) -> str:

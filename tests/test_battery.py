@@ -16,6 +16,7 @@ from pyro_vae.evidence import PARTICLES, plate_nesting, run
 from pyro_vae.handlers import is_enumerated, is_latent
 from pyro_vae.pairing import Pair
 from pyro_vae.pairs import PAIRS
+from pyro_vae.structure import structure as structure_of
 
 
 @pytest.fixture(params=ROWS)
@@ -137,6 +138,11 @@ def test_the_graphical_model_can_be_drawn(row: Row) -> None:
     pair, batch = row.build(), row.batch()
     structure = pyro.infer.inspect.get_model_relations(pair.bound_model, model_args=(batch,))
     assert structure["observed"]
+    for program in (pair.bound_model, pair.bound_guide):
+        seen: set[str] = set()
+        for node in structure_of(pair, program, batch):
+            assert set(node.parents) <= seen, "every node stands below its parents"
+            seen.add(node.name)
 
 
 def _is_drawn(site: dict[str, Any]) -> bool:

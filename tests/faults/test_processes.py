@@ -235,7 +235,9 @@ def test_started_as_users_start_it(place, way):
         jobs = [([sys.executable, "-m", "pyro_vae", "train", *argv, "--devices", "2"], env)]
     elif way == "torchrun":
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        jobs = [([*torchrun, "-m", "pyro_vae", "train", *argv], env)]
+        jobs = [
+            ([*torchrun, "-m", "--", "pyro_vae", "train", *argv], env)
+        ]  # torchrun takes --run for its own without --
     else:
         facts = {"SLURM_NTASKS": "2", "SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODEID": "0"}
         facts |= {
