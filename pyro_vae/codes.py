@@ -55,7 +55,7 @@ def encode(
 def write_codes(arrays: dict[str, np.ndarray], out: str | os.PathLike) -> None:
     """Write the codes as one .npz, whole or not at all."""
     content = io.BytesIO()
-    np.savez(content, **arrays)
+    np.savez(content, **arrays)  # type: ignore[arg-type]
     write_whole(Path(out), content.getvalue())
 
 
