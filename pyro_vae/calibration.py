@@ -4,16 +4,18 @@ Where z and x are drawn from the model, z is an exact posterior draw, so among d
 rank of any function of it is uniform. Works for every guide that can be sampled, with any kind of latent variable.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyro.poutine as poutine
 import torch
+from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae.criticism import TwoSample, two_sample
 from pyro_vae.pairing import Batch, Pair, PairError
 from pyro_vae.space import simulate
-from pyro_vae.weights import add_up, evaluation, pieces, plate_nesting, run, size_of, takes_particles
+from pyro_vae.weights import add_up, data_frame, evaluation, pieces, plate_nesting, run, size_of, takes_particles
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -94,24 +96,56 @@ def calibrate(
             fractions.append(_nearer(truth, draws))
     joined = {name: torch.cat(parts) for name, parts in ranks.items()}
     if not joined:
-        raise PairError(
-            f"guide {pair.bound_guide.name} draws no latent site of the model, so there is nothing to calibrate"
-        )
+        raise _nothing(pair)
     pvalues = {name: uniform(r, num_samples + 1) for name, r in joined.items()}
     f = torch.cat(fractions)
     levels = (f * num_samples).round().long()
     return Calibration(joined, num_samples, pvalues), Coverage(f, uniform(levels, num_samples + 1))
 
 
+def averaged(pair: Pair, data: Batch | Iterable[Batch], *, seed: int = 0) -> TwoSample:
+    """Can draws of q(z | x), averaged over data that the model draws, be told from the prior? For the posterior they cannot.
+
+    It costs one draw a datum, so that it can be had from many, and shows which way q is wrong over all data; what is wrong for each
+    datum and right on average it cannot see, such as a guide that is the prior. ``calibrate`` can.
+
+    Args:
+        data: gives the number of data and the fields that are conditions; 2,000 show a scale of 0.7.
+
+    Raises:
+        PairError: when the model cannot be simulated.
+    """
+    ours: list[Tensor] = []
+    theirs: list[Tensor] = []
+    with evaluation(pair, seed):
+        for batch in pieces(data, 2000):
+            drawn, _ = simulate(pair, batch)
+            _, prior = simulate(pair, batch)
+            nodes = poutine.trace(pair.bound_guide).get_trace(drawn).nodes
+            known = [name for name in prior if name in nodes]
+            if not known:
+                raise _nothing(pair)
+            for columns, values in ((ours, {name: nodes[name]["value"] for name in known}), (theirs, prior)):
+                parts = [_numbers(values[name][None], nodes[name], pair)[0] for name in known]
+                columns.append(torch.cat([part.double() for part in parts], -1))
+    return two_sample(torch.cat(ours), torch.cat(theirs), seed=seed)
+
+
+def _nothing(pair: Pair) -> PairError:
+    return PairError(
+        f"guide {pair.bound_guide.name} draws no latent site of the model, so there is nothing to calibrate"
+    )
+
+
 def uniform(ranks: Tensor, values: int) -> float:
     """Return the p-value of a chi-square test that integers 0 .. values-1 are uniform, in at most 16 bins."""
     bins = max(2, min(BINS, values, len(ranks) // 10))
-    index = ranks.long() * bins // values
+    index = ranks.long().cpu() * bins // values
     expected = torch.bincount(torch.arange(values) * bins // values, minlength=bins).double() * len(ranks) / values
     observed = torch.bincount(index, minlength=bins).double()
     statistic = ((observed - expected).square() / expected).sum()
     # the chi-square distribution's upper tail
-    return torch.special.gammaincc(torch.tensor((bins - 1) / 2, dtype=torch.float64), statistic.cpu() / 2).item()
+    return torch.special.gammaincc(torch.tensor((bins - 1) / 2, dtype=torch.float64), statistic / 2).item()
 
 
 def _compared(
@@ -123,30 +157,34 @@ def _compared(
     together = takes_particles(pair, batch, nesting)
     values: dict[str, list[Tensor]] = {}
     densities = []
+    sites: dict[str, Mapping] = {}
     for _ in range(1 if together else num_samples):
         guide, model = run(pair, batch, num_samples if together else None, nesting, enumerate_sites="model")
-        for name in latent.keys() & guide.nodes.keys():
+        for name in (name for name in latent if name in guide.nodes):
+            sites[name] = guide.nodes[name]
             values.setdefault(name, []).append(guide.nodes[name]["value"])
         width = num_samples if together else 1
-        parts = add_up(pair, poutine.trace(lambda: None).get_trace(), model, width, size, nesting).sites
+        parts = add_up(pair, Trace(), model, width, size, nesting).sites
         densities.append(torch.stack(torch.broadcast_tensors(*parts.values())).sum(0))
     known = {name: value for name, value in latent.items() if name in values}
     fixed = poutine.enum(poutine.condition(pair.bound_model, data=known), first_available_dim=-nesting - 2)
     model = poutine.trace(fixed).get_trace(batch)
-    parts = add_up(pair, poutine.trace(lambda: None).get_trace(), model, 1, size, nesting).sites
+    parts = add_up(pair, Trace(), model, 1, size, nesting).sites
     truth = {DENSITY: torch.stack(torch.broadcast_tensors(*parts.values())).sum(0)[0]}
     draws = {DENSITY: torch.cat(densities)}
     for name, runs in values.items():
-        drawn = runs[0] if together else torch.stack(runs)
-        place = drawn.dim() - known[name].dim()
-        first = known[name].reshape((1,) * (place - 1 if place > 1 else 0) + known[name].shape)
-        data_dim = next(i for i, length in enumerate(first.shape) if length == size)
-        flat = first.movedim(data_dim, 0).reshape(size, -1)
-        many = drawn.movedim(1 + data_dim, 1).reshape(num_samples, size, -1)
-        for j in range(flat.shape[1]):
-            key = name if flat.shape[1] == 1 else f"{name}[{j}]"
-            truth[key], draws[key] = flat[:, j], many[..., j]
+        drawn = _numbers(runs[0] if together else torch.stack(runs), sites[name], pair)
+        for j, column in enumerate(_numbers(known[name][None], sites[name], pair)[0].unbind(-1)):
+            key = name if drawn.shape[-1] == 1 else f"{name}[{j}]"
+            truth[key], draws[key] = column, drawn[..., j]
     return truth, draws
+
+
+def _numbers(value: Tensor, site: Mapping, pair: Pair) -> Tensor:
+    """A site's values, draws first, with all that belongs to a datum side by side: ``(draws, data, numbers)``."""
+    frame = data_frame(site, pair)
+    assert frame is not None  # log-weights would have refused it
+    return value.movedim(frame.dim - site["fn"].event_dim, 1).flatten(2) if value.dim() > 2 else value[..., None]
 
 
 def _rank(draws: Tensor, truth: Tensor) -> Tensor:

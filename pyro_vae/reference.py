@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_vae.criticism import TwoSample, two_sample
 from pyro_vae.pairing import Batch, Pair, PairError
 from pyro_vae.space import Latents, latents_of
 from pyro_vae.weights import evaluation
@@ -25,7 +26,7 @@ class Grid(NamedTuple):
 class Nuts(NamedTuple):
     """Draws of NUTS for chosen data, and whether to believe them."""
 
-    draws: Tensor  # (data, chains, draws, size), unconstrained
+    draws: Tensor  # (data, chains, draws, size), unconstrained, on the CPU
     rhat: Tensor  # (data,) the worst over dimensions; below 1.01 the chains agree
     ess: Tensor  # (data,) the least over dimensions; above 400 for tails to be read
 
@@ -59,11 +60,11 @@ def grid_posterior(
         ]
         nodes = torch.cartesian_prod(*lines).reshape(-1, space.size)
         volume = sum(math.log((line[1] - line[0]).item()) for line in lines)
-        dtype = space.from_prior(1).dtype
+        start = space.from_prior(1)  # for its dtype and device
         parts = []
         for part in nodes.split(max(1, ROWS // space.data)):
-            u = part.to(dtype)[:, None].expand(-1, space.data, -1)
-            parts.append(space.log_joint(u).double())
+            u = part.to(start)[:, None].expand(-1, space.data, -1)
+            parts.append(space.log_joint(u).double().cpu())
         log_p = torch.cat(parts)
     evidence = log_p.logsumexp(0)
     weight = (log_p - evidence).exp()
@@ -88,11 +89,31 @@ def nuts(pair: Pair, batch: Batch, *, chains: int = 4, warmup: int = 300, draws:
             starts = space.from_guide(chains)
             runs = [_chain(space, start[0], warmup, draws) for start in starts]
             u = torch.stack(runs)
-            found.append(u)
+            found.append(u.cpu())
             rhat, ess = _agreement(u)
             rhats.append(rhat)
             sizes.append(ess)
     return Nuts(torch.stack(found), torch.tensor(rhats), torch.tensor(sizes))
+
+
+def compare(pair: Pair, batch: Batch, reference: Nuts, *, seed: int = 0) -> list[TwoSample]:
+    """Can a classifier tell draws of q(z | x) from those of NUTS? A test a datum, on as many of each as NUTS's draws are worth.
+
+    Neighbouring draws of a chain are alike, so they are thinned to its effective sample size; with few of them little is seen.
+
+    Args:
+        batch: the data that ``reference`` was made for.
+    """
+    tests = []
+    with evaluation(pair, seed):
+        space = latents_of(pair, batch)
+        draws = reference.draws.flatten(1, 2)
+        ours = space.from_guide(draws.shape[1]).cpu()
+        for i in range(space.data):
+            step = max(1, math.ceil(draws.shape[1] / max(1.0, reference.ess[i].item())))
+            theirs = draws[i, ::step]
+            tests.append(two_sample(ours[: len(theirs), i], theirs, seed=seed))
+    return tests
 
 
 def _chain(space: Latents, start: Tensor, warmup: int, draws: int) -> Tensor:

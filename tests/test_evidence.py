@@ -9,19 +9,16 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from torch import Tensor, nn
+from truths import grid_evidence, neural, rand
 
 import pyro_vae as pv
-from pyro_vae.conditionals import MLP, Bernoulli, Conditional, Flow, Normal, StandardNormal
+from pyro_vae.conditionals import MLP, Conditional, Flow
 from pyro_vae.evidence import active_units, plate_nesting, posterior_means
 from pyro_vae.guides.latent import LatentGuide
 from pyro_vae.guides.linear import LinearGuide
-from pyro_vae.models.latent import LatentModel
 from pyro_vae.models.linear import LinearModel
+from pyro_vae.tails import tail_size
 from pyro_vae.weights import particles
-
-
-def rand(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def linear(latent: int = 3, features: int = 6) -> LinearModel:
@@ -240,6 +237,53 @@ def test_the_pareto_shape_tells_a_good_guide_from_a_narrow_one():
     assert shapes[0.4] == pytest.approx(1 - 0.16, abs=0.2)
 
 
+@pytest.mark.parametrize("rho", [0.5, 0.7])
+def test_the_pareto_shape_of_the_best_factorised_guide_is_the_correlation(rho):
+    """k-hat = rho (REFERENCES item 8), with a standard deviation of (1 + k) / sqrt(tail)."""
+    precision = torch.tensor([[1.0, -rho], [-rho, 1.0]]).double() / (1 - rho**2)
+    tril = torch.linalg.cholesky(precision.inverse())
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.MultivariateNormal(torch.zeros(2).double(), scale_tril=tril))
+            loc = 0 * z  # x says nothing of z: the posterior is the prior
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            scale = precision.diagonal().rsqrt()
+            pyro.sample("z", dist.Normal(torch.zeros(2).double(), scale).to_event(1))
+
+    khat = pv.log_evidence(pv.Pair(model, guide), {"x": torch.zeros(8, 2).double()}, num_samples=100_000).khat
+    assert ((khat - rho).abs() < 4 * (1 + rho) / math.sqrt(tail_size(100_000))).all()
+    assert khat.mean().item() == pytest.approx(rho, abs=0.1)
+
+
+def test_a_conditioned_model_has_the_evidence_of_the_datum_given_its_condition():
+    """z | c ~ Normal(c, 1), x | z, c ~ Normal(2 z - c, 0.5): x | c ~ Normal(c, sqrt(4 + 0.25))."""
+    c, x = rand(20, seed=20), rand(20, seed=21)
+
+    def model(x, c):
+        with pyro.plate("data", len(c)):
+            z = pyro.sample("z", dist.Normal(c, 1.0))
+            pyro.sample("x", dist.Normal(2 * z - c, 0.5), obs=x)
+
+    def guide(factor):
+        def run(x, c):
+            with pyro.plate("data", len(c)):
+                precision = 1 + 4 / 0.25
+                loc = (c + 2 * (x + c) / 0.25) / precision
+                pyro.sample("z", dist.Normal(loc, factor * precision**-0.5))
+
+        return run
+
+    exact = dist.Normal(c, math.sqrt(4.25)).log_prob(x)
+    posterior = pv.log_evidence(pv.Pair(model, guide(1.0)), {"x": x, "c": c}, num_samples=5)
+    assert torch.allclose(posterior.estimate, exact, atol=1e-10)
+    other = pv.log_evidence(pv.Pair(model, guide(1.3)), {"x": x, "c": c}, num_samples=2000)
+    assert ((other.estimate - exact).abs() < 4.5 * other.stderr).all()
+
+
 def hierarchical(x):
     with pyro.plate("data", len(x)):
         z2 = pyro.sample("z2", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
@@ -295,29 +339,6 @@ def test_two_levels_are_exact_when_the_guide_is_and_have_their_gap_when_it_drops
 
 
 # --- a neural pair: exact on a grid -------------------------------------------------------------------------------------
-
-
-def neural(features: int = 8) -> pv.Pair:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        decoder = Conditional(MLP(2, features, (16,), "tanh"), Bernoulli(features)).double()
-        head = Normal(2)
-        encoder = Conditional(MLP(features, head.size, (16,), "tanh"), head).double()
-        for parameter in decoder.parameters():
-            parameter.data *= 1.5
-        encoder.net.last.weight.data *= 0.2  # a guide wider than the posterior: weights of finite variance
-        encoder.net.last.bias.data[2:] += 0.6
-    return pv.Pair(LatentModel(StandardNormal(2).double(), decoder), LatentGuide(encoder))
-
-
-def grid_evidence(pair: pv.Pair, x: Tensor, points: int = 200, edge: float = 6.0) -> Tensor:
-    """log p(x) = logsumexp over the grid + log cell area."""
-    line = torch.linspace(-edge, edge, points, dtype=torch.float64)
-    z = torch.cartesian_prod(line, line)
-    log_prior = dist.Normal(0.0, 1.0).expand([2]).to_event(1).log_prob(z)
-    with torch.no_grad():
-        log_x = pair.model.decoder(z[:, None]).log_prob(x)
-    return (log_prior[:, None] + log_x).logsumexp(0) + 2 * math.log(line[1] - line[0])
 
 
 def test_a_neural_pair_agrees_with_the_grid_within_its_error():
