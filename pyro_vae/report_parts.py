@@ -8,7 +8,6 @@ import html
 import inspect
 import io
 import platform
-import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -18,6 +17,7 @@ from pyro_vae import __version__
 from pyro_vae.data import Data
 from pyro_vae.pairing import Bound, Pair
 from pyro_vae.runs import Run
+from pyro_vae.tails import FEWEST, tail_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,14 +28,13 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 54em; margin: 2em auto; 
 h1 { line-height: 1.2; margin-bottom: .3em; }
 h2 { margin-top: 2em; break-after: avoid; }
 table { border-collapse: collapse; }
-caption { text-align: left; padding-bottom: .3em; }
 td, th { border-top: 1px solid #ddd; padding: .3em .9em .3em 0; text-align: left; vertical-align: top; }
 th { font-weight: 600; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
 pre { background: #f5f5f5; padding: .8em; overflow-x: auto; font-size: 13px; line-height: 1.45; }
 pre.command { white-space: pre-wrap; overflow-wrap: anywhere; }
 figure { margin: 1.6em 0; break-inside: avoid; }
-img { display: block; max-width: 100%; height: auto; }
+img { display: block; height: auto; }
 figcaption, .aside { color: #555; font-size: 14px; }
 code { overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
@@ -51,6 +50,7 @@ ROWS = {
     "kl": "KL",
     "log_evidence": "log p(x)",
 }
+PIXEL = 0.75  # of a screen, for each of a picture
 FIRST = ("graph", "curves")  # shown beside the programs and the training, the rest below
 
 
@@ -123,14 +123,14 @@ def summary(run: Run, pair: Pair, data: Data, figures: Mapping[str, Any]) -> str
     if figures.get("rms_error") is not None:
         rows.append(
             [
-                "RMS error a feature, in the data's unit",
+                "RMS error a feature",
                 f"{figures['rms_error']:.4f}",
                 *([_number(pca.get("rms_error"), 4)] if pca else []),
             ]
         )
-    caption = f"{figures['split']} split, {figures['num_data']:,} data, nats per datum at beta = 1"
+    caption = f"{figures['split']} split, {figures['num_data']:,} data; nats per datum at beta = 1, the error in the data's unit"
     return (
-        f"{table(about)}\n<h2>What it reaches</h2>\n{table(rows, heads, caption)}\n{_remarks(figures)}\n"
+        f"{table(about)}\n<h2>What it reaches</h2>\n<p>{html.escape(caption)}</p>{table(rows, heads)}\n{_remarks(figures)}\n"
         "<p class='aside'>ELBO = reconstruction - KL is a lower bound on log p(x); larger is better. log p(x) is estimated by importance "
         "sampling from the guide; two pairs are compared by it, not by the ELBO.</p>"
     )
@@ -152,7 +152,7 @@ def _remarks(figures: Mapping[str, Any]) -> str:
         said.append("KL by site: " + ", ".join(f"{name} {-nats:.2f}" for name, nats in sites.items()) + " nats.")
     if figures.get("latent"):
         said.append(f"{figures['active_units']} of {figures['latent']} latent dimensions are active.")
-    if figures.get("khat_above_0.7") is not None:
+    if figures.get("khat_above_0.7") is not None and tail_size(figures["samples"]) >= FEWEST:
         share = 100 * figures["khat_above_0.7"]
         said.append(
             f"k-hat is above 0.7 for {share:.0f} % of the data: for these, log p(x) is not to be trusted and likely higher."
@@ -199,8 +199,11 @@ def png(figure: "Figure") -> bytes:
 def embedded(picture: bytes, name: str, command: str = "") -> str:
     """Return a PNG as part of the page, with the command that draws it below."""
     caption = f"<figcaption><code>{html.escape(command)}</code></figcaption>" if command else ""
+    pixels = int.from_bytes(
+        picture[16:20]
+    )  # the width in a PNG's header; one scale for all, so that letters have one size
     return (
-        f"<figure><img alt='{html.escape(name)}' src='data:image/png;base64,{base64.b64encode(picture).decode()}'>"
+        f"<figure><img alt='{html.escape(name)}' style='width: min(100%, {PIXEL * pixels:.0f}px)' src='data:image/png;base64,{base64.b64encode(picture).decode()}'>"
         f"{caption}</figure>"
     )
 
@@ -217,7 +220,9 @@ def programs(run: Run, pair: Pair, drawn: Drawn) -> str:
 def repeat(run: Run) -> str:
     """Return the command that repeats the run, its settings, and the versions it was made with."""
     config = run.config
-    settings = [(name.replace("_", " "), str(value)) for name, value in config["training"].items()]
+    settings = [
+        (name.replace("_", " "), "none" if value is None else str(value)) for name, value in config["training"].items()
+    ]
     versions = [("pyro_vae", __version__), ("python", platform.python_version())]
     versions += [(name, version(name)) for name in ("torch", "pyro-ppl", "numpy")]
     line = command(config)
@@ -272,16 +277,14 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or ["no message"])[0]
 
 
-def table(rows: Iterable[Sequence[str]], heads: Sequence[str] = (), caption: str = "") -> str:
-    """Return a table; cells that are numbers are aligned to the right."""
-    top = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+def table(rows: Iterable[Sequence[str]], heads: Sequence[str] = ()) -> str:
+    """Return a table; with heads, all columns but the first are numbers."""
+    lines = []
     if heads:
-        first, *others = (html.escape(head) for head in heads)
-        top += f"<tr><th>{first}</th>{''.join(f"<th class='number'>{head}</th>" for head in others)}</tr>"
-    lines = (f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    return f"<div class='wide'><table>{top}{''.join(lines)}</table></div>"
+        lines.append("".join(f"<th{_kind(i, heads)}>{html.escape(head)}</th>" for i, head in enumerate(heads)))
+    lines += ["".join(f"<td{_kind(i, heads)}>{html.escape(cell)}</td>" for i, cell in enumerate(row)) for row in rows]
+    return f"<div class='wide'><table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table></div>"
 
 
-def _cell(text: str) -> str:
-    kind = " class='number'" if re.fullmatch(r"-|-?[\d.,]+( ± [\d.]+)?", text) else ""
-    return f"<td{kind}>{html.escape(text)}</td>"
+def _kind(column: int, heads: Sequence[str]) -> str:
+    return " class='number'" if heads and column else ""

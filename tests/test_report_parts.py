@@ -112,9 +112,9 @@ def test_words_of_others_are_escaped(tmp_path):
     assert "/<b>" not in text
     assert "&lt;b&gt;" in text
     assert "Trained from Python" in text
-    assert table([["<i>", "-1.50"], ["a", "b"]]) == (
-        "<div class='wide'><table><tr><td>&lt;i&gt;</td><td class='number'>-1.50</td></tr>"
-        "<tr><td>a</td><td>b</td></tr></table></div>"
+    assert table([["<i>", "-1.50"]], ["", "nats"]) == (
+        "<div class='wide'><table><tr><th></th><th class='number'>nats</th></tr>"
+        "<tr><td>&lt;i&gt;</td><td class='number'>-1.50</td></tr></table></div>"
     )
 
 
