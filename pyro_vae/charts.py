@@ -70,7 +70,9 @@ def scatter(
     axes.set_xlabel(names[0], fontsize=NORMAL)
     axes.set_ylabel(names[1], fontsize=NORMAL)
     axes.tick_params(labelsize=SMALL)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=SMALL, frameon=False)
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside right center", fontsize=SMALL, frameon=False, markerscale=1.8
+    )
     headline(figure, f"Means of q({site} | x), {len(points):,} {split} data{how}")
     return figure
 
@@ -113,7 +115,7 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(epoch) == 1:
             axes.lines[-1].set_marker("o")
-    headline(figure, "Training: ELBO = reconstruction - KL, in nats per datum (higher ELBO is better)")
+    headline(figure, "Training: ELBO = reconstruction - KL; higher is better")
     return figure
 
 
@@ -151,11 +153,14 @@ def kl(pair: Pair, data: Data, *, count: int = 2000, split: str = "test", seed: 
         on = int((spread[site] > 0.01).sum())
         hidden = f", first {len(shown)} of {len(order)}" if len(order) > len(shown) else ""
         axes.set_title(
-            f"{site}: {total}; {on} of {len(order)} dimensions active (Var of E[z | x] > 0.01), others hatched{hidden}",
+            f"{site}: {total}; {on} of {len(order)} dimensions active{hidden}",
             fontsize=SMALL,
             loc="left",
         )
-    headline(figure, f"What each latent dimension holds, {len(batch['x']):,} {split} data")
+    headline(
+        figure,
+        f"What each latent dimension holds, {len(batch['x']):,} {split} data; hatched: inactive, variance of E[z | x] at most 0.01",
+    )
     return figure
 
 
@@ -252,7 +257,7 @@ def _by_label(axes: Any, points: np.ndarray, y: Tensor | None, classes: int | No
         some = points[(y == label).numpy()]
         colour, marker = CLASSES[i % len(CLASSES)], MARKERS[(i + i // len(CLASSES)) % len(MARKERS)]
         axes.scatter(
-            some[:, 0], some[:, 1], s=16, color=colour, marker=marker, lw=0, alpha=0.75, label=f"class {label}"
+            some[:, 0], some[:, 1], s=20, color=colour, marker=marker, lw=0, alpha=0.75, label=f"class {label}"
         )
         axes.text(
             *np.median(some, 0),

@@ -3,7 +3,6 @@
 Exit status: 0 done, 2 wrong usage (one line that says what to change), 130 and 143 stopped by a signal, 1 anything else.
 """
 
-import contextlib
 import difflib
 import inspect
 import io
@@ -341,8 +340,9 @@ def _diagnose(words: Sequence[str]) -> int:
     if args.split not in ("train", "valid", "test"):
         raise UsageError(f"--split must be train, valid or test, got {args.split!r}")
     from pyro_vae.datatree import to_datatree
+    from pyro_vae.evaluation import evaluate, quick_samples
     from pyro_vae.pairing import PairError
-    from pyro_vae.report import write_report
+    from pyro_vae.report import write_run_report
     from pyro_vae.runs import Run
 
     run = Run.open(args.run)
@@ -362,7 +362,8 @@ def _diagnose(words: Sequence[str]) -> int:
         result.tree = to_datatree(pair, data.batch(args.split, 20), num_samples=200, seed=args.seed, run_folder=run)
     except PairError as error:
         print(f"posterior.nc is left out: {error}", file=sys.stderr)
-    report = write_report(result, run.folder, title=f"{_title(pair)} on {data.spec.description}")
+    figures = evaluate(pair, data, split=args.split, num_samples=quick_samples(data.size(args.split)))
+    report = write_run_report(run, pair, data, figures, result)
     if args.json:
         print(json.dumps(result.to_json() | {"report": str(report)}))
         return 0
@@ -457,8 +458,6 @@ def _rate(run: Any, allowed: str | None) -> dict[str, float]:
     return {"beta": run.config["training"]["beta"], "kl": table.kl, "reconstruction": table.reconstruction}
 
 
-AFTER_TRAINING = ("samples", "reconstructions", "curves", "graph")
-
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "list": _list,
     "check": _check,
@@ -537,6 +536,7 @@ def _refuse_problems(pair: Any, data: Any) -> None:
 
 def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool, as_json: bool) -> int:
     from pyro_vae.evaluation import evaluate, quick_samples
+    from pyro_vae.report import write_run_report
     from pyro_vae.training import Interrupted, fit
 
     first = run.locked  # of several processes, the one that writes and prints
@@ -549,7 +549,7 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
         for module in pair.modules().values():
             module.float()  # as `evaluate` has it, whose data are in single precision
         figures = evaluate(pair, data, num_samples=quick_samples(data.size("test")))
-        _draw_all(pair, data, run)
+        report = write_run_report(run, pair, data, figures)
     except Interrupted as stop:
         if first:
             print(f"pyro-vae: {stop}; go on with `pyro-vae resume {run}`", file=sys.stderr)
@@ -570,8 +570,8 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
     print(
         f"{fitted.epochs} epochs, {fitted.steps:,} steps in {fitted.seconds:.0f} s{' (compiled)' if fitted.compiled else ''}"
     )
-    print(f"pictures: {run.figures} (more with `pyro-vae draw {run} WHAT`)")
-    print(f"next:     pyro-vae evaluate {run}")
+    print(f"report:   {report}, pictures in {run.figures}")
+    print(f"next:     pyro-vae evaluate {run}, or pyro-vae diagnose {run}")
     return 0
 
 
@@ -580,16 +580,6 @@ FIGURES = ("elbo", "reconstruction", "kl", "log_evidence", "log_evidence_stderr"
 
 def _title(pair: Any) -> str:
     return pair.recipe["name"] if pair.recipe else "pair"
-
-
-def _draw_all(pair: Any, data: Any, run: Any) -> None:
-    """Draw what every run gets; a picture that does not apply is left out."""
-    from pyro_vae.plots import PICTURES, NotDrawable
-
-    for what in AFTER_TRAINING:
-        with contextlib.suppress(NotDrawable):
-            figure = PICTURES[what](run.history) if what == "curves" else PICTURES[what](pair, data)
-            _save(figure, run.figures / f"{what}.png")
 
 
 def _save(figure: Any, out: Path) -> None:

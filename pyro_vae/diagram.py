@@ -13,6 +13,12 @@ from pyro_vae.structure import Node, structure
 
 WIDE, HIGH = 1.75, 1.25  # inches from node to node
 RADIUS = 0.3
+LEFT, RIGHT, ABOVE, BELOW = (
+    0.8,
+    1.75,
+    0.6,
+    0.75,
+)  # inches beyond the centres of the outermost nodes, for words and frames
 
 
 def graph(pair: Pair, data: Data) -> Figure:
@@ -27,9 +33,12 @@ def graph(pair: Pair, data: Data) -> Figure:
         for title, program in (("Model p", pair.bound_model), ("Guide q", pair.bound_guide))
     ]
     places = [_places(nodes) for _, nodes, _ in sides]
-    across = [1 + max(x for x, _ in place.values()) - min(x for x, _ in place.values()) for place in places]
-    down = max(1 + max(y for _, y in place.values()) for place in places)
-    figure = page(down * HIGH + 1.1, max(4.4, sum(across) * WIDE + 1.0))
+    across = [
+        WIDE * (max(x for x, _ in place.values()) - min(x for x, _ in place.values())) + LEFT + RIGHT
+        for place in places
+    ]
+    down = HIGH * max(y for place in places for _, y in place.values()) + ABOVE + BELOW
+    figure = page(down + 0.9, sum(across) + 0.3)
     panels = figure.subplots(1, 2, width_ratios=across, squeeze=False)[0]
     for axes, (title, nodes, name), place in zip(panels, sides, places, strict=True):
         _draw(axes, nodes, place, pair.data_plate)
@@ -92,7 +101,7 @@ def _draw(axes: Any, nodes: list[Node], place: dict[str, tuple[float, float]], d
     for plate, depth in plates.items():
         inside = [at[node.name] for node in nodes if plate in node.plates]
         pad = 0.42 + 0.14 * (deepest - depth)
-        left, right = min(x for x, _ in inside) - pad, max(x for x, _ in inside) + pad + 0.72
+        left, right = min(x for x, _ in inside) - pad, max(x for x, _ in inside) + pad + RIGHT - 0.75
         low, high = min(y for _, y in inside) - pad - 0.14, max(y for _, y in inside) + pad
         axes.add_patch(
             FancyBboxPatch(
@@ -102,8 +111,8 @@ def _draw(axes: Any, nodes: list[Node], place: dict[str, tuple[float, float]], d
         label = "each datum" if plate == data_plate else f"each of {plate}"
         axes.text(right - 0.07, low + 0.05, label, ha="right", va="bottom", fontsize=SMALL, color=BLUE)
     xs, ys = [x for x, _ in at.values()], [y for _, y in at.values()]
-    axes.set_xlim(min(xs) - 0.75, max(xs) + 1.45)
-    axes.set_ylim(min(ys) - 0.75, max(ys) + 0.6)
+    axes.set_xlim(min(xs) - LEFT, max(xs) + RIGHT)
+    axes.set_ylim(min(ys) - BELOW, max(ys) + ABOVE)
     axes.set_aspect("equal")
     axes.set_axis_off()
 

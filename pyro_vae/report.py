@@ -1,17 +1,30 @@
-"""The pictures of a diagnosis, and one HTML file that holds the table and all of them."""
+"""``report.html``: one file a run, of what was trained and, once it was diagnosed, whether to believe it. See ``report_parts``."""
 
-import base64
 import html
-import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from pyro_vae.checkpoint import write_whole
+from pyro_vae.data import Data
 from pyro_vae.diagnostics import Diagnosis
+from pyro_vae.pairing import Pair
+from pyro_vae.report_parts import (
+    document,
+    draw_all,
+    embedded,
+    pictures,
+    png,
+    programs,
+    repeat,
+    summary,
+    training,
+)
+from pyro_vae.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,24 +32,74 @@ if TYPE_CHECKING:
 COLOURS = {"good": "#009e73", "fair": "#e69f00", "bad": "#d55e00", "note": "#0072b2", "left out": "#999999"}
 
 
-def write_report(diagnosis: Diagnosis, folder: str | os.PathLike, *, title: str = "Diagnosis") -> Path:
-    """Write ``report.html``, ``figures/diagnose-*.png`` and, where there is a tree, ``posterior.nc``; return the report's path.
+def write_run_report(
+    run: Run, pair: Pair, data: Data, figures: Mapping[str, Any], diagnosis: Diagnosis | None = None
+) -> Path:
+    """Write ``report.html`` and ``figures/*.png`` into a run's folder and return the report's path.
 
     The report needs no other file and no network.
+
+    Args:
+        run: of the pair, finished or stopped.
+        pair: with the parameters to be shown.
+        data: that it was trained on.
+        figures: what ``evaluate`` returned.
+        diagnosis: its verdicts and pictures become part of the report; its tree becomes ``posterior.nc``.
     """
+    drawn = draw_all(run, pair, data)
+    run.figures.mkdir(parents=True, exist_ok=True)
+    for name, picture in drawn.pictures.items():
+        write_whole(run.figures / f"{name}.png", picture)
+    believed = (
+        f"<h2>Is it to be believed?</h2>\n<p>Not examined yet: <code>pyro-vae diagnose {html.escape(str(run))}</code> writes verdicts here.</p>"
+        if diagnosis is None
+        else _diagnosed(diagnosis, run.folder)
+    )
+    parts = [
+        summary(run, pair, data, figures),
+        believed,
+        training(run, drawn),
+        programs(run, pair, drawn),
+        pictures(run, drawn),
+        repeat(run),
+    ]
+    name = pair.recipe["name"] if pair.recipe else "A pair"
+    return _write(run.folder, f"{name} on {data.spec.name}", parts)
+
+
+def write_report(diagnosis: Diagnosis, folder: str | os.PathLike, *, title: str = "Diagnosis") -> Path:
+    """Write ``report.html`` of a diagnosis that belongs to no run, with its figures and tree; return the report's path."""
     place = Path(folder)
-    (place / "figures").mkdir(parents=True, exist_ok=True)
-    pictures = {}
-    for name, figure in figures(diagnosis).items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        pictures[name] = buffer.getvalue()
-        (place / "figures" / f"diagnose-{name}.png").write_bytes(buffer.getvalue())
-    if diagnosis.tree is not None:
-        write_tree(diagnosis.tree, place / "posterior.nc")
-    report = place / "report.html"
-    report.write_text(_html(diagnosis, pictures, title), encoding="utf-8")
+    place.mkdir(parents=True, exist_ok=True)
+    return _write(place, title, [_diagnosed(diagnosis, place)])
+
+
+def _write(folder: Path, title: str, parts: list[str]) -> Path:
+    report = folder / "report.html"
+    write_whole(report, document(title, parts).encode())
     return report
+
+
+def _diagnosed(diagnosis: Diagnosis, folder: Path) -> str:
+    """Return the verdicts and their pictures; write ``figures/diagnose-*.png`` and ``posterior.nc`` beside."""
+    (folder / "figures").mkdir(exist_ok=True)
+    shown = []
+    for name, figure in figures(diagnosis).items():
+        picture = png(figure)
+        write_whole(folder / "figures" / f"diagnose-{name}.png", picture)
+        shown.append(embedded(picture, name))
+    if diagnosis.tree is not None:
+        write_tree(diagnosis.tree, folder / "posterior.nc")
+    rows = "".join(
+        f"<tr><td>{html.escape(v.check)}</td><td style='color:{COLOURS[v.verdict]}'><b>{v.verdict}</b></td>"
+        f"<td>{html.escape(v.advice)}</td></tr>"
+        for v in diagnosis.verdicts
+    )
+    return (
+        f"<h2>Is it to be believed?</h2>\n<p>{diagnosis.num_data} data of the {html.escape(diagnosis.split)} split, budget "
+        f"{html.escape(diagnosis.budget)}, {diagnosis.seconds:.0f} s. Figures are nats per datum unless they say otherwise.</p>\n"
+        f"<table class='checks'>{rows}</table>\n{''.join(shown)}"
+    )
 
 
 def write_tree(tree: Any, path: str | os.PathLike) -> None:
@@ -205,34 +268,3 @@ WITH_DATA: "dict[str, tuple[str, Callable[[Diagnosis], Figure]]]" = {
     "worst": ("evidence", _worst),
     "samples": ("samples", _samples),
 }
-
-
-def _html(diagnosis: Diagnosis, pictures: dict[str, bytes], title: str) -> str:
-    rows = "\n".join(
-        f"<tr><td>{html.escape(v.check)}</td><td style='color:{COLOURS[v.verdict]}'><b>{v.verdict}</b></td>"
-        f"<td>{html.escape(v.advice)}</td></tr>"
-        for v in diagnosis.verdicts
-    )
-    shown = "\n".join(
-        f"<figure><img alt='{name}' src='data:image/png;base64,{base64.b64encode(picture).decode()}'></figure>"
-        for name, picture in pictures.items()
-    )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; }}
-table {{ border-collapse: collapse; width: 100%; }}
-td {{ border-top: 1px solid #ddd; padding: .35em .6em; vertical-align: top; }}
-td:first-child {{ white-space: nowrap; }}
-img {{ max-width: 100%; }}
-figure {{ margin: 1.5em 0; }}
-</style></head><body>
-<h1>{html.escape(title)}</h1>
-<p>{diagnosis.num_data} data of the {html.escape(diagnosis.split)} split, budget {html.escape(diagnosis.budget)}, {diagnosis.seconds:.0f} s.
-All figures are nats per datum unless they say otherwise.</p>
-<table>
-{rows}
-</table>
-{shown}
-</body></html>
-"""

@@ -1,6 +1,6 @@
-"""What a run's ``report.html`` says of the run itself: what was trained, with which programs, how it went, and how to repeat it.
+"""The parts of a run's ``report.html``: what was trained, with which programs, how it went, and how to repeat it.
 
-Each function returns HTML; ``write_run_report`` joins them to one file that needs no other and no network. The diagnosis adds its own part.
+Each function returns HTML; ``document`` joins them to one page that needs no other file and no network. ``pyro_vae.report`` writes it.
 """
 
 import base64
@@ -9,30 +9,39 @@ import inspect
 import io
 import platform
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyro_vae import __version__
 from pyro_vae.data import Data
 from pyro_vae.pairing import Bound, Pair
 from pyro_vae.runs import Run
+from pyro_vae.tails import FEWEST, tail_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 52em; margin: 2em auto; padding: 0 1em; color: #1a1a1a; }
-table { border-collapse: collapse; }
-td, th { border-top: 1px solid #ddd; padding: .3em .8em .3em 0; text-align: left; vertical-align: top; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-pre { background: #f5f5f5; padding: .8em; overflow-x: auto; font-size: 13px; line-height: 1.4; }
-img { max-width: 100%; height: auto; }
-figure { margin: 1.2em 0; break-inside: avoid; }
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 54em; margin: 2em auto; padding: 0 1em; color: #1a1a1a; background: #fff; }
+h1 { line-height: 1.2; margin-bottom: .3em; }
 h2 { margin-top: 2em; break-after: avoid; }
+table { border-collapse: collapse; }
+td, th { border-top: 1px solid #ddd; padding: .3em .9em .3em 0; text-align: left; vertical-align: top; }
+th { font-weight: 600; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
+pre { background: #f5f5f5; padding: .8em; overflow-x: auto; font-size: 13px; line-height: 1.45; }
+pre.command { white-space: pre-wrap; overflow-wrap: anywhere; }
+figure { margin: 1.6em 0; break-inside: avoid; }
+img { display: block; height: auto; }
+figcaption, .aside { color: #555; font-size: 14px; }
+code { overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
-@media print { body { max-width: none; margin: 0; } pre { white-space: pre-wrap; } }
+@media (max-width: 600px) { body { margin: 1em auto; } .checks tr { display: block; padding: .4em 0; border-top: 1px solid #ddd; }
+  .checks td { display: block; border: 0; padding: 0; } }
+@media print { @page { margin: 15mm; } body { max-width: none; margin: 0; padding: 0; font-size: 11pt; }
+  pre { white-space: pre-wrap; font-size: 8.5pt; } img { max-height: 22cm; } tr { break-inside: avoid; } }
 """
 
 ROWS = {
@@ -40,25 +49,42 @@ ROWS = {
     "reconstruction": "reconstruction",
     "kl": "KL",
     "log_evidence": "log p(x)",
-    "log_evidence_stderr": "its standard error",
 }
+PIXEL = 0.75  # of a screen, for each of a picture
+FIRST = ("graph", "curves")  # shown beside the programs and the training, the rest below
 
 
-def write_run_report(run: Run, pair: Pair, data: Data, figures: Mapping[str, Any]) -> Path:
-    """Write ``report.html`` into a run's folder and return its path.
+class Drawn(NamedTuple):
+    """Every picture of a run: as PNG by name, and one sentence for each that does not apply."""
 
-    Args:
-        run: of the pair, finished or stopped.
-        pair: with the parameters to be shown.
-        data: that it was trained on.
-        figures: what ``evaluate`` returned.
-    """
-    name = pair.recipe["name"] if pair.recipe else "pair"
-    title = f"{name} on {data.spec.name}"
-    parts = [summary(run, data, figures), pictures(run, pair, data), programs(pair), repeat(run)]
-    report = run.folder / "report.html"
-    report.write_text(document(title, parts), encoding="utf-8")
-    return report
+    pictures: dict[str, bytes]
+    left_out: dict[str, str]
+
+
+def draw_all(run: Run, pair: Pair, data: Data) -> Drawn:
+    """Draw everything that can be drawn of one run."""
+    from pyro_vae.plots import PICTURES, NotDrawable
+
+    drawn = Drawn({}, {})
+    for name, draw in PICTURES.items():
+        if name == "rate-distortion":  # compares runs
+            continue
+        try:
+            drawn.pictures[name] = png(draw(run.history) if name == "curves" else draw(pair, data))
+        except NotDrawable as reason:
+            drawn.left_out[name] = str(reason)
+        except (
+            RuntimeError,
+            ValueError,
+            TypeError,
+            KeyError,
+            IndexError,
+            AttributeError,
+            NotImplementedError,
+        ) as error:
+            # a pair from elsewhere may do what no picture expects; the run is whole without it
+            drawn.left_out[name] = f"could not be drawn for this pair ({type(error).__name__}: {first_line(error)})"
+    return drawn
 
 
 def document(title: str, parts: Iterable[str]) -> str:
@@ -72,77 +98,142 @@ def document(title: str, parts: Iterable[str]) -> str:
     )
 
 
-def summary(run: Run, data: Data, figures: Mapping[str, Any]) -> str:
-    """Return what was trained, on what, and what it reaches."""
-    history = run.history
-    epochs = f"{len(history)} epochs, {int(history[-1]['step']):,} steps" if history else "no finished epoch"
-    best = max(history, key=lambda row: row["elbo"]) if history else None
-    kept = f"; the parameters of epoch {int(best['epoch'])}, with the best validation ELBO, are kept" if best else ""
-    rows = [(label, f"{figures[key]:.2f}") for key, label in ROWS.items() if figures.get(key) is not None]
-    if figures.get("latent"):
-        rows.append(("active latent dimensions", f"{figures['active_units']} of {figures['latent']}"))
+def summary(run: Run, pair: Pair, data: Data, figures: Mapping[str, Any]) -> str:
+    """Return what was trained, on what, and what it reaches, beside PCA of the same size."""
+    from pyro_vae.evaluation import pca_figures
+
+    count = sum(parameter.numel() for parameter in pair.named_parameters().values())
+    recipe = pair.recipe or {"name": "a pair from Python", "options": {}}
+    options = ", ".join(f"{name} {value}" for name, value in recipe["options"].items() if value is not None)
+    about = [
+        ("pair", recipe["name"] + (f" ({options})" if options else "")),
+        ("programs", f"{short(pair.bound_model)} and {short(pair.bound_guide)}, {count:,} parameters"),
+        ("data", data.spec.description),
+        ("training", _training(run)),
+    ]
+    latent = figures.get("latent")
+    pca = (pca_figures(data, latent, figures["split"]) if latent else None) or {}
+    heads = ["", recipe["name"], *([f"PCA, {latent} components"] if pca else [])]
+    rows = []
+    for key, label in ROWS.items():
+        if figures.get(key) is not None:
+            error = figures.get("log_evidence_stderr") if key == "log_evidence" else None
+            value = f"{figures[key]:.2f}" + (f" ± {error:.2f}" if error is not None else "")
+            rows.append([label, value, *([_number(pca.get(key))] if pca else [])])
     if figures.get("rms_error") is not None:
-        rows.append(("RMS error a feature", f"{figures['rms_error']:.4f}"))
-    if figures.get("khat_above_0.7") is not None:
         rows.append(
-            ("data whose log p(x) is not to be trusted (k-hat above 0.7)", f"{100 * figures['khat_above_0.7']:.0f} %")
+            [
+                "RMS error a feature",
+                f"{figures['rms_error']:.4f}",
+                *([_number(pca.get("rms_error"), 4)] if pca else []),
+            ]
         )
+    caption = f"{figures['split']} split, {figures['num_data']:,} data; nats per datum at beta = 1, the error in the data's unit"
     return (
-        f"<p>{html.escape(data.spec.description)}.<br>{epochs}{kept}.</p>\n"
-        f"<h2>Figures of the {html.escape(str(figures['split']))} split, nats per datum</h2>\n{_table(rows)}"
+        f"{table(about)}\n<h2>What it reaches</h2>\n<p>{html.escape(caption)}</p>{table(rows, heads)}\n{_remarks(figures)}\n"
+        "<p class='aside'>ELBO = reconstruction - KL is a lower bound on log p(x); larger is better. log p(x) is estimated by importance "
+        "sampling from the guide; two pairs are compared by it, not by the ELBO.</p>"
     )
 
 
-def pictures(run: Run, pair: Pair, data: Data) -> str:
-    """Return every picture that applies, drawn from the pair."""
-    from pyro_vae.plots import PICTURES, NotDrawable
-
-    drawn = []
-    for name, draw in PICTURES.items():
-        if name == "rate-distortion":  # compares runs
-            continue
-        try:
-            figure = draw(run.history) if name == "curves" else draw(pair, data)
-        except NotDrawable:
-            continue
-        drawn.append(embedded(figure, name))
-    order = {"graph": 0, "curves": 1}
-    drawn.sort(key=lambda part: next((rank for name, rank in order.items() if f"alt='{name}'" in part), 2))
-    return "<h2>Pictures</h2>\n" + "\n".join(drawn)
+def _training(run: Run) -> str:
+    history = run.history
+    if not history:
+        return "no finished epoch"
+    best = max(history, key=lambda row: row["elbo"])
+    epochs = f"{len(history)} epoch{'s' if len(history) > 1 else ''}, {int(history[-1]['step']):,} steps"
+    return f"{epochs}; kept are the parameters of epoch {int(best['epoch'])}, whose validation ELBO {best['elbo']:.2f} is the best"
 
 
-def embedded(figure: "Figure", name: str) -> str:
-    """Return a figure as part of the page."""
+def _remarks(figures: Mapping[str, Any]) -> str:
+    said = []
+    sites = {name: nats for name, nats in figures["sites"].items() if name != "x"}
+    if len(sites) > 1:
+        said.append("KL by site: " + ", ".join(f"{name} {-nats:.2f}" for name, nats in sites.items()) + " nats.")
+    if figures.get("latent"):
+        said.append(f"{figures['active_units']} of {figures['latent']} latent dimensions are active.")
+    if figures.get("khat_above_0.7") is not None and tail_size(figures["samples"]) >= FEWEST:
+        share = 100 * figures["khat_above_0.7"]
+        said.append(
+            f"k-hat is above 0.7 for {share:.0f} % of the data: for these, log p(x) is not to be trusted and likely higher."
+            if share
+            else "k-hat is at most 0.7 for every datum, so log p(x) can be trusted."
+        )
+    return f"<p>{html.escape(' '.join(said))}</p>" if said else ""
+
+
+def _number(value: float | None, decimals: int = 2) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"
+
+
+def training(run: Run, drawn: Drawn) -> str:
+    """Return the curves."""
+    return "<h2>How training went</h2>\n" + _shown(run, drawn, ["curves"])
+
+
+def pictures(run: Run, drawn: Drawn) -> str:
+    """Return the pictures of the trained pair, and why others do not apply."""
+    others = [name for name in drawn.pictures if name not in FIRST]
+    reasons = "".join(
+        f"<li><b>{html.escape(name)}</b>: {html.escape(reason)}</li>" for name, reason in drawn.left_out.items()
+    )
+    missing = f"<p>Not drawn:</p><ul class='aside'>{reasons}</ul>" if reasons else ""
+    return f"<h2>Pictures</h2>\n{_shown(run, drawn, others)}\n{missing}"
+
+
+def _shown(run: Run, drawn: Drawn, names: Iterable[str]) -> str:
+    return "\n".join(
+        embedded(drawn.pictures[name], name, f"pyro-vae draw {shlex.quote(str(run))} {name}")
+        for name in names
+        if name in drawn.pictures
+    )
+
+
+def png(figure: "Figure") -> bytes:
+    """Return a figure as a PNG file's content."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    picture = base64.b64encode(buffer.getvalue()).decode()
-    return f"<figure><img alt='{html.escape(name)}' src='data:image/png;base64,{picture}'></figure>"
+    return buffer.getvalue()
 
 
-def programs(pair: Pair) -> str:
-    """Return the source of model and guide."""
+def embedded(picture: bytes, name: str, command: str = "") -> str:
+    """Return a PNG as part of the page, with the command that draws it below."""
+    caption = f"<figcaption><code>{html.escape(command)}</code></figcaption>" if command else ""
+    pixels = int.from_bytes(
+        picture[16:20]
+    )  # the width in a PNG's header; one scale for all, so that letters have one size
+    return (
+        f"<figure><img alt='{html.escape(name)}' style='width: min(100%, {PIXEL * pixels:.0f}px)' src='data:image/png;base64,{base64.b64encode(picture).decode()}'>"
+        f"{caption}</figure>"
+    )
+
+
+def programs(run: Run, pair: Pair, drawn: Drawn) -> str:
+    """Return the graphical model and the source of model and guide."""
     shown = [
-        f"<h2>{title}: {html.escape(bound.name)}</h2>\n<pre>{html.escape(_source(bound))}</pre>"
+        f"<h3>{title}: {html.escape(short(bound))}</h3>\n<pre>{html.escape(_source(bound))}</pre>"
         for title, bound in (("Model", pair.bound_model), ("Guide", pair.bound_guide))
     ]
-    return "\n".join(shown)
+    return "\n".join(["<h2>The programs</h2>", _shown(run, drawn, ["graph"]), *shown])
 
 
 def repeat(run: Run) -> str:
     """Return the command that repeats the run, its settings, and the versions it was made with."""
     config = run.config
-    settings = [(name.replace("_", " "), str(value)) for name, value in config["training"].items()]
+    settings = [
+        (name.replace("_", " "), "none" if value is None else str(value)) for name, value in config["training"].items()
+    ]
     versions = [("pyro_vae", __version__), ("python", platform.python_version())]
     versions += [(name, version(name)) for name in ("torch", "pyro-ppl", "numpy")]
     line = command(config)
     how = (
-        f"<pre>{html.escape(line)}</pre>"
+        f"<pre class='command'>{html.escape(line)}</pre>"
         if line
         else "<p>Trained from Python, by a script that alone can build the pair or the data.</p>"
     )
     return (
-        f"<h2>Again</h2>\n{how}\n<details><summary>All settings of the training</summary>{_table(settings)}</details>\n"
-        f"<h2>Versions</h2>\n{_table(versions)}"
+        f"<h2>Again</h2>\n{how}\n<h3>All settings of the training</h3>\n{table(settings)}\n"
+        f"<h3>Versions</h3>\n{table(versions)}"
     )
 
 
@@ -176,8 +267,24 @@ def _source(bound: Bound) -> str:
         return "source not at hand"
 
 
-def _table(rows: Iterable[tuple[str, str]]) -> str:
-    lines = (
-        f"<tr><td>{html.escape(name)}</td><td class='number'>{html.escape(value)}</td></tr>" for name, value in rows
-    )
-    return f"<div class='wide'><table>{''.join(lines)}</table></div>"
+def short(bound: Bound) -> str:
+    """Return a program's name without the module that it is from."""
+    return bound.name.rsplit(".", 1)[-1]
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says."""
+    return (str(error).splitlines() or ["no message"])[0]
+
+
+def table(rows: Iterable[Sequence[str]], heads: Sequence[str] = ()) -> str:
+    """Return a table; with heads, all columns but the first are numbers."""
+    lines = []
+    if heads:
+        lines.append("".join(f"<th{_kind(i, heads)}>{html.escape(head)}</th>" for i, head in enumerate(heads)))
+    lines += ["".join(f"<td{_kind(i, heads)}>{html.escape(cell)}</td>" for i, cell in enumerate(row)) for row in rows]
+    return f"<div class='wide'><table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table></div>"
+
+
+def _kind(column: int, heads: Sequence[str]) -> str:
+    return " class='number'" if heads and column else ""

@@ -20,7 +20,7 @@ DPI = 160
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"  # told apart by colour-blind eyes (Okabe & Ito)
 GREEN, PURPLE, SKY = "#009e73", "#cc79a7", "#56b4e9"
 CLASSES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000", "#999999", "#b8a800", "#7f4b1e")
-SMALL, NORMAL = 8, 9  # points
+SMALL, NORMAL = 10, 11  # points: five at half size
 
 
 def page(height: float, width: float = INCHES) -> Figure:
@@ -71,11 +71,11 @@ def _tiles(
         top, left = i * (height + gap), j * (width + gap)
         tile = x[i, j].reshape(channels, height, width).permute(1, 2, 0)
         picture[top : top + height, left : left + width] = tile.clamp(0, 1)
-    edge = 0.35 + 0.9 * (rows is not None)  # inches beside the tiles
+    edge = 0.35 + 1.0 * (rows is not None)  # inches beside the tiles
     largest = 0.9  # inches: a few tiles need not fill the page
     tile_width = min((INCHES - edge) / across, largest, (TALLEST - 1) / down * width / height)
     inches = max(INCHES if len(title) > 40 else 4.0, tile_width * across + edge)
-    figure = page(tile_width * height / width * down + 0.45 + 0.22 * bool(columns) + 0.22 * bool(xlabel), inches)
+    figure = page(tile_width * height / width * down + 0.5 + 0.26 * bool(columns) + 0.26 * bool(xlabel), inches)
     axes = figure.add_subplot()
     axes.imshow(
         (picture[..., 0] if channels == 1 else picture).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest"
@@ -147,7 +147,8 @@ def shade_range(axes: Any, data: Data, label: str | None) -> None:
 
 def headline(figure: Figure, title: str, inches: float = INCHES) -> None:
     """Write the title above the figure, broken so that it fits the width."""
-    figure.suptitle(textwrap.fill(title, int(inches * 14)), fontsize=NORMAL + 1)
+    whole = title.replace(" | ", "\u00a0|\u00a0")  # a line does not end within q(z | x)
+    figure.suptitle(textwrap.fill(whole, int(11.5 * inches)), fontsize=NORMAL + 1)
 
 
 def mean_of_x(values: Mapping[str, Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 TAIL_FRACTION = 0.2
+FEWEST = 5  # weights that make a tail
 EQUAL = 1e-4  # a tail that varies less counts as equal weights: in float32 its shape would be that of rounding errors
 
 
@@ -24,14 +25,14 @@ def khat_of_tail(largest: Tensor, num_samples: int) -> Tensor:
         num_samples: how many weights there were.
 
     Returns:
-        k-hat, shape ``(...)``; nan where fewer than 5 weights are in the tail. Equal weights give -inf: nothing
+        k-hat, shape ``(...)``; nan where fewer than ``FEWEST`` weights are in the tail. Equal weights give -inf: nothing
         could be better.
 
     Pareto Smoothed Importance Sampling (Vehtari, Simpson, Gelman, Yao & Gabry, 2024), arXiv 1507.02646.
     """
     size = tail_size(num_samples)
     shape = largest.shape[1:]
-    if size < 5 or len(largest) < size + 1:
+    if size < FEWEST or len(largest) < size + 1:
         return torch.full(shape, math.nan, dtype=torch.float64)
     ordered = largest.double().flatten(1).sort(0).values
     ordered = (ordered - ordered[-1]).exp()
