@@ -22,20 +22,24 @@ FEATURES, LATENT, HIDDEN = 784, 20, (400, 400)
 class Case:
     """One model on one batch size.
 
-    ``pair`` builds (ELBO, model, guide, parameters); ``hand`` builds a module whose forward is the loss.
+    ``pair`` builds (ELBO, model, guide); ``hand`` builds a module whose forward is the loss.
     ``products`` are the sizes (m, k, n) of the step's matrix products, forward and backward.
     """
 
     batch: Callable[[], Tensor]
-    pair: Callable[[], tuple[Any, Callable, Callable, list[Tensor]]]
+    pair: Callable[[], tuple[Any, Callable, Callable]]
     hand: Callable[[], nn.Module] | None = None
     numpyro: bool = False
-    probabilities: Callable[[], tuple[Any, Callable, Callable, list[Tensor]]] | None = None
+    probabilities: Callable[[], tuple[Any, Callable, Callable]] | None = None
     products: list[tuple[int, int, int]] = field(default_factory=list)
 
 
 def binary(size: int) -> Callable[[], Tensor]:
-    return lambda: torch.rand(size, FEATURES, generator=torch.Generator().manual_seed(0)).round()
+    return lambda: torch.rand(size, FEATURES, generator=torch.Generator().manual_seed(0), device="cpu").round()
+
+
+def rows() -> Tensor:
+    return torch.randn(64, 4, generator=torch.Generator().manual_seed(0), device="cpu")
 
 
 def mlp(sizes: list[int], activation: Callable[[], nn.Module] = nn.Softplus) -> nn.Sequential:
@@ -105,7 +109,7 @@ def vae(nets: Callable[[], tuple[nn.Module, nn.Module]], logits: bool = True) ->
             loc, scale = encoder(x)
             pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
-    return Trace_ELBO(), model, guide, [*encoder.parameters(), *decoder.parameters()]
+    return Trace_ELBO(), model, guide
 
 
 class Hand(nn.Module):
@@ -157,7 +161,7 @@ def hierarchical() -> tuple:
             loc, log_scale = e2(z1).chunk(2, -1)
             pyro.sample("z2", dist.Normal(loc, log_scale.exp()).to_event(1))
 
-    return Trace_ELBO(), model, guide, [p for net in (e1, e2, d1, d2) for p in net.parameters()]
+    return Trace_ELBO(), model, guide
 
 
 def flow() -> tuple:
@@ -179,7 +183,7 @@ def flow() -> tuple:
             loc, log_scale = encoder(x).chunk(2, -1)
             pyro.sample("z", dist.TransformedDistribution(dist.Normal(loc, log_scale.exp()), flows))
 
-    return Trace_ELBO(), model, guide, [p for net in (encoder, decoder, *flows) for p in net.parameters()]
+    return Trace_ELBO(), model, guide
 
 
 def mixture() -> tuple:
@@ -201,7 +205,7 @@ def mixture() -> tuple:
             loc, log_scale = encoder(x).chunk(2, -1)
             pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
 
-    return TraceEnum_ELBO(max_plate_nesting=1), model, guide, []
+    return TraceEnum_ELBO(max_plate_nesting=1), model, guide
 
 
 def discrete() -> tuple:
@@ -219,7 +223,7 @@ def discrete() -> tuple:
         with pyro.plate("data", x.shape[0]):
             pyro.sample("c", dist.Bernoulli(logits=encoder(x)).to_event(1))
 
-    return TraceGraph_ELBO(), model, guide, [*encoder.parameters(), *decoder.parameters()]
+    return TraceGraph_ELBO(), model, guide
 
 
 def full_covariance() -> tuple:
@@ -231,7 +235,7 @@ def full_covariance() -> tuple:
         with pyro.plate("data", x.shape[0]):
             pyro.sample("y", dist.Normal(x @ w, s), obs=x.sum(-1))
 
-    return Trace_ELBO(), model, AutoMultivariateNormal(model), []
+    return Trace_ELBO(), model, AutoMultivariateNormal(model)
 
 
 CASES: dict[str, Case] = {
@@ -250,5 +254,5 @@ CASES: dict[str, Case] = {
     "flow-64": Case(binary(64), flow),
     "mixture-64": Case(binary(64), mixture),
     "tracegraph-64": Case(binary(64), discrete),
-    "full-covariance-64": Case(lambda: torch.randn(64, 4, generator=torch.Generator().manual_seed(0)), full_covariance),
+    "full-covariance-64": Case(rows, full_covariance),
 }

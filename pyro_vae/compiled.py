@@ -30,6 +30,8 @@ __all__ = ["Observe", "Recording", "RecordingError", "Watch", "inductor", "recor
 # How far a recording may be from eager Pyro: relative, in the norm of each output. The operations are the
 # same, so this is for sums that several threads add in another order; a wrong recording is off by far more.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+# Inductor fuses and reorders sums, so it is further from the recorded graph than that is from eager Pyro.
+INDUCTOR_SLACK = 100.0
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, Enum)
 
 
@@ -179,6 +181,7 @@ class Recording:
         graph: the operations; its inputs are `outside`, then the tensors among the arguments.
         outside: the tensors that the call used without being given them, by identity.
         present: for each leaf of what `fn` returned whether it is a tensor; if not, it is a constant.
+        compiled: whether inductor's code runs in place of the graph.
     """
 
     def __init__(self, graph: GraphModule, outside: list[Tensor], rest: tuple[Any, Any]) -> None:
@@ -188,6 +191,7 @@ class Recording:
         self._leaves, self._spec = rest
         self.present = [leaf is _TENSOR for leaf in self._leaves]
         self._run: Callable[..., Any] = graph.forward
+        self.compiled = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs for other data, which must have the recorded signature."""
@@ -213,9 +217,26 @@ class Recording:
         values = iter(outputs)
         return tree_unflatten([next(values) if leaf is _TENSOR else leaf for leaf in self._leaves], self._spec)
 
-    def compile(self, *tensors: Tensor) -> None:
-        """Replace the recorded graph by inductor's code for it, made for arguments like `tensors`."""
-        self._run = inductor(self.graph, [*self._held, *tensors])
+    def compile(self, *tensors: Tensor) -> str | None:
+        """Replace the recorded graph by inductor's code for it, made for arguments like `tensors`; return why not."""
+        try:
+            run = inductor(self.graph, [*self._held, *tensors])
+            distance = self._distance(run, tensors)
+        except Exception as error:  # whatever goes wrong in a compiler, the recorded graph is there
+            return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+        if distance > INDUCTOR_SLACK:
+            return f"its code differs from the recorded graph by {distance:.0e} times what rounding explains"
+        self._run, self.compiled = run, True
+        return None
+
+    def _distance(self, run: Callable[..., Any], tensors: Sequence[Tensor]) -> float:
+        """Compare other code with the recorded graph, in outputs and in what they write, and leave no trace."""
+        written = [(t, t.detach().clone()) for t in self.outside if not t.requires_grad]
+        results = []
+        for one in (self.graph, run):
+            with undisturbed(written), torch.no_grad():
+                results.append([*one(*self._held, *tensors), *(t.clone() for t, _ in written)])
+        return furthest(*results)
 
 
 class _Tensor:

@@ -12,12 +12,9 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.optim import Optimizer
 
-from pyro_vae.compiled import RecordingError, Watch, furthest, inductor, record
+from pyro_vae.compiled import INDUCTOR_SLACK, RecordingError, Watch, furthest, inductor, record
 from pyro_vae.optim_graph import Update
 from pyro_vae.recording import differences, trace, undisturbed
-
-# Inductor fuses and reorders sums, so it is further from the recorded graph than that is from eager Pyro.
-INDUCTOR_SLACK = 100.0
 
 
 class Steps(Protocol):
@@ -131,7 +128,9 @@ class StepGraph:
         try:
             self._whole = self._make_whole(tensors)
             if self._whole is None:
-                self._recording.compile(*tensors)
+                why_not = self._recording.compile(*tensors)
+                if why_not:
+                    return why_not
             elif (distance := self._whole.distance(self._losses, tensors)) > INDUCTOR_SLACK:
                 self._whole = None
                 return f"its code differs from the recorded graph by {distance:.0e} times what rounding explains"

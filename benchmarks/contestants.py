@@ -1,0 +1,154 @@
+"""The contestants of a case, each as a function that takes a number of steps."""
+
+from collections.abc import Callable
+from typing import Any
+
+import cases
+import pyro
+import torch
+from pyro.infer import JitTrace_ELBO
+from timing import Stepper
+from torch import Tensor, nn
+
+from pyro_vae.svi import SVI
+
+LEARNING_RATE = 1e-3
+SCANNED = 3_200  # data in one call of NumPyro's lax.scan
+
+
+def contestants(name: str, device: str, quick: bool) -> dict[str, Stepper]:
+    """Return a stepper for each contestant of a case; `quick` leaves out those that compile for long."""
+    case = cases.CASES[name]
+    batch = case.batch().to(device)
+    found: dict[str, Stepper] = {}
+    if case.hand is not None:
+        found["by hand, eager"] = by_hand(case.hand(), batch)
+        if not quick:
+            module = case.hand()
+            found["by hand, torch.compile"] = by_hand(module, batch, torch.compile(module))
+    found["Pyro SVI"] = svi(pyro.infer.SVI, case.pair, batch)
+    if case.numpyro and not quick:
+        found["Pyro JitTrace_ELBO"] = svi(pyro.infer.SVI, case.pair, batch, JitTrace_ELBO(ignore_jit_warnings=True))
+    for mode, label in (("off", "eager"), ("recorded", "recorded"), ("on", "compiled")):
+        found[f"pyro_vae {label}"] = svi(SVI, case.pair, batch, compile=mode)
+    if case.probabilities is not None and not quick:
+        found["Pyro SVI, probs"] = svi(pyro.infer.SVI, case.probabilities, batch)
+        found["pyro_vae compiled, probs"] = svi(SVI, case.probabilities, batch, compile="on")
+    if case.numpyro:
+        found |= in_numpyro(batch, probabilities=not quick)
+    if case.products:
+        found["matrix products alone"] = products(case.products)
+    return found
+
+
+def svi(
+    make: Callable[..., Any], pair: Callable[[], tuple], batch: Tensor, elbo: Any = None, **options: Any
+) -> Stepper:
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    default, model, guide = pair()
+    default.loss(model, guide, batch)  # what is created lazily
+    state = pyro.get_param_store().get_state()
+    stepper = make(model, guide, pyro.optim.Adam({"lr": LEARNING_RATE}), elbo or default, **options)
+    pyro.clear_param_store()
+
+    def steps(count: int) -> None:
+        store = pyro.get_param_store()
+        store.clear()
+        store.set_state(state)
+        for _ in range(count):
+            stepper.step(batch)
+
+    return steps
+
+
+def by_hand(module: nn.Module, batch: Tensor, compiled: Callable[[Tensor], Tensor] | None = None) -> Stepper:
+    loss = compiled or module
+    optim = torch.optim.Adam(module.parameters(), lr=LEARNING_RATE, fused=True)
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            optim.zero_grad()
+            value = loss(batch)
+            value.backward()
+            optim.step()
+            value.item()
+
+    return steps
+
+
+def products(sizes: list[tuple[int, int, int]]) -> Stepper:
+    """The floor: what no step can do without, at this machine's rate."""
+    operands = [(torch.randn(m, k), torch.randn(k, n), torch.empty(m, n)) for m, k, n in sizes]
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            for a, b, out in operands:
+                torch.mm(a, b, out=out)
+
+    return steps
+
+
+def in_numpyro(batch: Tensor, *, probabilities: bool) -> dict[str, Stepper]:
+    """NumPyro with the same nets, a jitted step and a scan of many; none where it is not installed."""
+    try:
+        import jax
+        import jax.numpy as jnp
+        import numpyro
+        import numpyro.distributions as dist
+        from numpyro.infer import Trace_ELBO
+    except ImportError:
+        return {}
+    sizes = [cases.FEATURES, *cases.HIDDEN]
+
+    def layer(name: str, h: Any, n_out: int) -> Any:
+        bound = h.shape[-1] ** -0.5
+        key = jax.random.PRNGKey(sum(map(ord, name)))
+        w = numpyro.param(f"{name}.w", jax.random.uniform(key, (h.shape[-1], n_out), minval=-bound, maxval=bound))
+        return h @ w + numpyro.param(f"{name}.b", jnp.zeros(n_out))
+
+    def programs(logits: bool) -> tuple[Callable, Callable]:
+        def model(x: Any) -> None:
+            with numpyro.plate("data", x.shape[0]):
+                h = numpyro.sample("z", dist.Normal(jnp.zeros((x.shape[0], cases.LATENT)), 1.0).to_event(1))
+                for i, size in enumerate(sizes[:0:-1]):
+                    h = jax.nn.softplus(layer(f"d{i}", h, size))
+                out = layer("out", h, sizes[0])
+                likelihood = dist.Bernoulli(logits=out) if logits else dist.Bernoulli(probs=jax.nn.sigmoid(out))
+                numpyro.sample("x", likelihood.to_event(1), obs=x)
+
+        def guide(x: Any) -> None:
+            h = x
+            for i, size in enumerate(sizes[1:]):
+                h = jax.nn.softplus(layer(f"e{i}", h, size))
+            loc, scale = layer("loc", h, cases.LATENT), jnp.exp(layer("log_scale", h, cases.LATENT))
+            with numpyro.plate("data", x.shape[0]):
+                numpyro.sample("z", dist.Normal(loc, scale).to_event(1))
+
+        return model, guide
+
+    x = jnp.asarray(batch.cpu().numpy())
+    scanned = max(1, SCANNED // len(batch))
+    stack = jnp.broadcast_to(x, (scanned, *x.shape))
+    found: dict[str, Stepper] = {}
+    for suffix, logits in (("", True), (", probs", False)) if probabilities else (("", True),):
+        svi = numpyro.infer.SVI(*programs(logits), numpyro.optim.Adam(LEARNING_RATE), Trace_ELBO())
+        start = svi.init(jax.random.PRNGKey(0), x)
+        update = jax.jit(svi.update)
+        scan = jax.jit(lambda state, xs, svi=svi: jax.lax.scan(svi.update, state, xs))
+        states = {"jit": start, "scan": start}
+
+        def one_by_one(count: int, states: Any = states, update: Any = update) -> None:
+            for _ in range(count):
+                states["jit"], loss = update(states["jit"], x)
+                loss.item()
+
+        def many(count: int, states: Any = states, scan: Any = scan) -> None:
+            for _ in range(count // scanned):
+                states["scan"], losses = scan(states["scan"], stack)
+                losses.block_until_ready()
+
+        many.unit = scanned  # type: ignore[attr-defined]
+        found[f"NumPyro jit{suffix}"] = one_by_one
+        found[f"NumPyro scan{suffix}"] = many
+    return found

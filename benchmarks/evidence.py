@@ -1,0 +1,70 @@
+"""log p(x) of an MLP VAE by K = 5000 draws an image: eager chunks against recorded and compiled ones."""
+
+import cases
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from timing import Stepper
+from torch import Tensor
+
+import pyro_vae as pv
+from pyro_vae.evidence import ROWS
+from pyro_vae.weigher import Weigher
+from pyro_vae.weights import evaluation
+
+WIDTH = 64  # images in a chunk, as log_evidence cuts them
+DRAWS = ROWS // WIDTH  # of each in a chunk
+
+
+class Model(PyroModule):
+    def __init__(self, decoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), cases.LATENT), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+
+
+class Guide(PyroModule):
+    def __init__(self, encoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            loc, scale = self.encoder(x)
+            pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+
+
+def evidence(device: str, quick: bool) -> dict[str, Stepper]:
+    """Return contestants whose step is one chunk: `ROWS` draws, weighed and added up."""
+    torch.manual_seed(0)
+    encoder, decoder = cases.dense()
+    pair = pv.Pair(Model(decoder), Guide(encoder))
+    batch = {"x": cases.binary(WIDTH)().to(device)}
+    found: dict[str, Stepper] = {}
+    for label, mode in (("eager chunks", "off"), ("recorded chunks", "recorded"), ("compiled chunks", "on")):
+        if quick and mode == "on":
+            continue
+        weigher = Weigher(pair, mode)  # type: ignore[arg-type]
+
+        def steps(count: int, weigher: Weigher = weigher) -> None:
+            with evaluation(pair, 0):
+                for _ in range(count):
+                    weigher(batch, DRAWS, 1).double().logsumexp(0)
+
+        found[label] = steps
+    operands = [
+        (torch.randn(ROWS, n), torch.randn(n, m), torch.empty(ROWS, m))
+        for n, m in zip((cases.LATENT, *cases.HIDDEN[::-1]), (*cases.HIDDEN[::-1], cases.FEATURES), strict=True)
+    ]
+
+    def products(count: int) -> None:
+        for _ in range(count):
+            for a, b, out in operands:
+                torch.mm(a, b, out=out)
+
+    return found | {"matrix products alone": products}

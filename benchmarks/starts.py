@@ -1,0 +1,57 @@
+"""Seconds from the start of a new process to the end of its first step."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+CODE = """
+import sys
+import torch, pyro
+sys.path.insert(0, {folder!r})
+import cases
+case = cases.CASES["mlp-128"]
+x = case.batch()
+if {mode!r} == "by hand":
+    module = torch.compile(case.hand())
+    optim = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
+    module(x).backward()
+    optim.step()
+else:
+    if {mode!r} == "pyro":
+        from pyro.infer import SVI
+        options = {{}}
+    else:
+        from pyro_vae.svi import SVI
+        options = {{"compile": {mode!r}}}
+    elbo, model, guide = case.pair()
+    SVI(model, guide, pyro.optim.Adam({{"lr": 1e-3}}), elbo, **options).step(x)
+import time
+print(time.time())
+"""
+
+
+def starts(quick: bool) -> dict[str, float]:
+    """Return the median of three starts, or of one where compiling makes it long."""
+    wanted = [("Pyro SVI", "pyro", 3), ("pyro_vae auto (the default)", "auto", 3), ("pyro_vae recorded", "recorded", 3)]
+    if not quick:
+        wanted += [
+            ("pyro_vae compiled before the first step, cold cache", "on", 1),
+            ("the same, warm cache", "on", 1),
+            ("by hand, torch.compile, cold cache", "by hand", 1),
+            ("by hand, torch.compile, warm cache", "by hand", 1),
+        ]
+    found = {}
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
+        for label, mode, times in wanted:
+            code = CODE.format(folder=str(Path(__file__).parent), mode=mode)
+            took = []
+            for _ in range(times):
+                begun = time.time()
+                done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+                took.append(float(done.stdout.split()[-1]) - begun)
+            found[label] = sorted(took)[times // 2]
+    return found

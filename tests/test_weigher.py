@@ -1,0 +1,146 @@
+"""Evidence through recordings: the same figures as eagerly, and eagerly where nothing can be recorded."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pyro_vae as pv
+from pyro_vae.svi import EagerWarning
+from pyro_vae.weigher import COMPILES_AT, RECORDS_AT, Weigher
+from pyro_vae.weights import evaluation
+
+
+def binary(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).round()
+
+
+class Nets(nn.Module):
+    """p(z) p(x | z) and q(z | x), two small nets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.encoder, self.decoder = nn.Linear(6, 4), nn.Linear(2, 6)
+        self.double()
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2).double(), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            loc, log_scale = self.encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+class Mixed(Nets):
+    """With a component that is summed out."""
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(torch.ones(3).double()), infer={"enumerate": "parallel"})
+            locs = torch.arange(3.0).double()[:, None].expand(3, 2)
+            z = pyro.sample("z", dist.Normal(locs[c], 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+
+
+class Rejected(Nets):
+    """With a latent angle, whose sampler tries until it accepts."""
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            zero = torch.zeros(len(x)).double()
+            a = pyro.sample("a", dist.VonMises(zero, 1.0))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(torch.stack([a, a], -1))).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("a", dist.VonMises(self.encoder(x)[:, 0], 1.0))
+
+
+class Stubborn(Nets):
+    """Written for no particles."""
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2).double(), 1.0).to_event(1))
+            if z.dim() > 2:
+                raise ValueError("no particles")
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x)
+
+
+def pair_of(nets: type[Nets]) -> pv.Pair:
+    programs = nets()
+    return pv.Pair(programs.model, programs.guide)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Compiling takes seconds; the graph that inductor would be given runs as it is."""
+    monkeypatch.setattr("pyro_vae.compiled.inductor", lambda graph, inputs: graph)
+
+
+@pytest.mark.parametrize("mode", ["recorded", "on", "auto"])
+@pytest.mark.parametrize("nets", [Nets, Mixed, Stubborn])
+def test_figures_are_those_of_an_eager_run(nets, mode, uncompiled):
+    pair, x = pair_of(nets), {"x": binary(9, 6)}
+    samples, rows = 170, 9  # a particle at a time, and two of fewer data
+    eager = pv.log_evidence(pair, x, num_samples=samples, rows=rows, compile="off")
+    other = pv.log_evidence(pair, x, num_samples=samples, rows=rows, compile=mode)
+    for ours, theirs in zip(other, eager, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_compiled_figures_are_those_of_an_eager_run():
+    pair, x = pair_of(Nets), {"x": binary(64, 6)}
+    eager = pv.log_evidence(pair, x, num_samples=200, compile="off")
+    compiled = pv.log_evidence(pair, x, num_samples=200, compile="on")
+    for ours, theirs in zip(compiled, eager, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_auto_goes_by_the_number_of_chunks_of_a_shape(uncompiled):
+    pair, batch = pair_of(Nets), {"x": binary(5, 6)}
+    weigher = Weigher(pair)
+    engines = []
+    with evaluation(pair, 0):
+        for _ in range(COMPILES_AT):
+            weigher(batch, 4, 1)
+            engines.append(weigher.engine)
+        assert weigher(batch, 3, 1).shape == (3, 5)
+        assert weigher.engine == "eager"  # another shape counts for itself
+    assert engines.index("recorded") == RECORDS_AT - 1
+    assert engines.index("inductor") == COMPILES_AT - 1
+
+
+def test_parameters_are_read_anew():
+    pair, batch = pair_of(Nets), {"x": binary(5, 6)}
+    weigher = Weigher(pair, "recorded")
+    with evaluation(pair, 0):
+        before = weigher(batch, 50, 1)
+        for p in pair.named_parameters().values():
+            p.zero_()
+        torch.manual_seed(0)
+        after = weigher(batch, 50, 1)
+    assert weigher.engine == "recorded"
+    assert not torch.allclose(before, after)
+    assert torch.allclose(after, torch.full_like(after, -6 * torch.tensor(2.0).double().log().item()))
+
+
+def test_what_cannot_be_recorded_runs_eagerly_and_says_why():
+    pair, x = pair_of(Rejected), {"x": binary(5, 6)}
+    eager = pv.log_evidence(pair, x, num_samples=20, compile="off")
+    with pytest.warns(EagerWarning, match="log-weights are computed eagerly: .*depends on") as told:
+        other = pv.log_evidence(pair, x, num_samples=20, compile="on")
+    assert len(told) == 1
+    assert told[0].filename == __file__
+    torch.testing.assert_close(other.estimate, eager.estimate, rtol=0, atol=0)
+
+
+def test_a_mode_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="compile is 'yes'; give 'auto', 'on', 'off' or 'recorded'"):
+        Weigher(pair_of(Nets), "yes")
