@@ -284,7 +284,7 @@ def _named(site: Mapping[str, Any], name: str, value: Tensor, event_dim: int) ->
     depth = max([lead, *(-dim for dim in frames)])
     value = value.detach().reshape((1,) * (depth - lead) + value.shape)
     sizes = [frames[i - depth].size if i - depth in frames else value.shape[i] for i in range(depth)]
-    value = value.expand(*sizes, *value.shape[depth:])
+    value = value.expand(torch.Size([*sizes, *value.shape[depth:]]))
     dims: list[str] = []
     shape: list[int] = []
     for i, size in enumerate([*sizes, *value.shape[depth:]]):

@@ -14,6 +14,8 @@ from pyro_vae.weights import evaluation, log_weights, size_of
 if TYPE_CHECKING:
     from xarray import DataTree
 
+RUNS = 50  # stretches of a split that data are taken from
+
 BudgetName = Literal["quick", "standard", "thorough"]
 Level = Literal["good", "fair", "bad", "note", "left out"]
 
@@ -49,7 +51,7 @@ class Budget:
 
 
 BUDGETS: dict[str, Budget] = {
-    "quick": Budget(data=300, draws=300, refined=32, steps=80, simulated=500, samples=1000),
+    "quick": Budget(data=500, draws=500, refined=48, steps=100, simulated=1000, samples=1000),
     "standard": Budget(
         data=1000, draws=1000, refined=100, steps=300, simulated=2000, samples=2000, temperatures=300, annealed=16
     ),
@@ -79,12 +81,13 @@ class Subject:
     train: Batch | None  # as many of the training split
     budget: Budget
     seed: int
+    positions: list[int]  # of the test data in the split
     found: dict[str, Any] = field(default_factory=dict)  # results by check, for later checks and for the report
     x: str = "x"  # the field that pictures and samples are about
 
     def part(self, count: int) -> dict[str, torch.Tensor]:
-        """Return the first test data."""
-        return {name: tensor[:count] for name, tensor in self.test.items()}
+        """Return some of the test data, from all over them."""
+        return evenly(self.test, count)
 
 
 @dataclass
@@ -152,6 +155,13 @@ def diagnose(
     return Diagnosis(verdicts, budget, split, size_of(subject.test), time.monotonic() - begun, subject)
 
 
+def evenly(batch: Batch, count: int) -> dict[str, torch.Tensor]:
+    """Return ``count`` data of a batch, at even distances."""
+    size = size_of(batch)
+    index = torch.arange(min(count, size)) * size // min(count, size)
+    return {name: tensor[index] for name, tensor in batch.items()}
+
+
 def expected_seconds(pair: Pair, data: Data, budget: BudgetName = "quick", split: str = "test") -> float:
     """Guess how long ``diagnose`` takes here, from the time of a few thousand draws."""
     size = BUDGETS[budget]
@@ -161,7 +171,7 @@ def expected_seconds(pair: Pair, data: Data, budget: BudgetName = "quick", split
         begun = time.monotonic()
         log_weights(pair, batch, 32)
         row = (time.monotonic() - begun) / (len(batch["x"]) * 32)
-    forward = size.data * size.draws + 64 * size.simulated + 2 * 1000 * size.refined + 200 * size.samples
+    forward = size.data * size.draws + 64 * size.simulated + 4 * size.draws * size.refined + 200 * size.samples
     backward = 2 * size.refined * size.steps * 8 + size.annealed * 8 * size.temperatures * 10 * 3 + size.nuts * 30_000
     return row * (forward + 3 * backward) + 10
 
@@ -186,10 +196,21 @@ class LeftOut(Exception):
     """A check that does not apply; the message says why and what would make it apply."""
 
 
+def spread(data: Data, split: str, count: int) -> tuple[dict[str, torch.Tensor], list[int]]:
+    """Return ``count`` data from all over a split, which may be sorted by origin as MNIST's test data are, and their positions."""
+    size = data.size(split)
+    runs = 1 if count >= size else min(count, RUNS)
+    lengths = [min(count, size) * (i + 1) // runs - min(count, size) * i // runs for i in range(runs)]
+    starts = [size * i // runs for i in range(runs)]
+    batches = [data.batch(split, length, start=start) for start, length in zip(starts, lengths, strict=True)]
+    positions = [start + i for start, length in zip(starts, lengths, strict=True) for i in range(length)]
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}, positions
+
+
 def _subject(pair: Pair, data: Data | Mapping[str, torch.Tensor], split: str, budget: Budget, seed: int) -> Subject:
     if isinstance(data, Mapping):
         test = {name: tensor[: budget.data] for name, tensor in data.items()}
-        return Subject(pair, None, split, test, None, budget, seed)
-    test = data.batch(split, min(budget.data, data.size(split)))
-    train = data.batch("train", min(budget.data, data.size("train")))
-    return Subject(pair, data, split, test, train, budget, seed)
+        return Subject(pair, None, split, test, None, budget, seed, list(range(size_of(test))))
+    test, positions = spread(data, split, budget.data)
+    train, _ = spread(data, "train", budget.data)
+    return Subject(pair, data, split, test, train, budget, seed, positions)

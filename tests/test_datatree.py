@@ -184,6 +184,50 @@ def test_any_model_and_autoguide(auto):
     assert np.allclose(stats["log_weight"], stats["log_p"] - stats["log_q"])
 
 
+def regression(x, y):
+    weight = pyro.sample("weight", dist.Normal(torch.zeros(2), 10.0).to_event(1))
+    scale = pyro.sample("scale", dist.HalfNormal(2.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Normal(x @ weight, scale), obs=y)
+
+
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto")
+def test_a_plain_regression_with_an_autoguide_goes_through_arviz(tmp_path):
+    """Trained by Pyro's own SVI; every plot and figure works on the tree as it is, also after it was saved."""
+    x = torch.randn(60, 2)
+    y = x @ torch.tensor([1.0, -2.0]) + 0.5 * torch.randn(60)
+    guide = AutoNormal(regression)
+    svi = pyro.infer.SVI(regression, guide, pyro.optim.Adam({"lr": 0.05}), pyro.infer.Trace_ELBO(num_particles=4))
+    for _ in range(200):
+        svi.step(x, y)
+    pv.to_datatree(pv.Pair(regression, guide), {"x": x, "y": y}, num_samples=500).to_netcdf(tmp_path / "regression.nc")
+    tree = az.from_netcdf(tmp_path / "regression.nc")
+    assert tree.posterior["weight"].mean(("chain", "draw")).values == pytest.approx([1.0, -2.0], abs=0.3)
+    assert tree.log_likelihood["y"].dims == ("chain", "draw", "data")
+    assert tree.constant_data["x"].dims == ("data", "x_dim_0")
+
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    backend = matplotlib.get_backend()
+    matplotlib.use("agg")
+    try:
+        assert set(az.summary(tree).index) == {"weight[0]", "weight[1]", "scale"}
+        loo = az.loo(tree, pointwise=True)
+        assert (loo.pareto_k.values < 0.7).mean() > 0.9
+        az.plot_khat(loo)
+        az.plot_ppc_dist(tree, num_samples=20)
+        az.plot_ppc_pit(tree)
+        az.plot_ppc_interval(tree)
+        az.plot_loo_pit(tree)
+        az.plot_forest(tree, combined=True)
+        az.plot_pair(tree, var_names=["weight"])
+        az.plot_prior_posterior(tree, var_names=["scale"])
+    finally:
+        plt.close("all")
+        matplotlib.use(backend)
+
+
 def test_a_program_that_takes_no_particles_is_run_once_a_draw():
     def stubborn(x):
         with pyro.plate("data", len(x)):
