@@ -137,9 +137,12 @@ def _khat(diagnosis: Diagnosis) -> "Figure":
     from pyro_vae.sheets import BLUE, GREY, ORANGE
 
     khat = diagnosis.subject.found["evidence"].khat
-    values = khat[khat.isfinite()].clamp(-0.5, 1.5).numpy()
-    figure, axes = _axes("How far to trust q(z | x), a datum each", "Pareto k-hat", "data")
-    axes.hist(values, bins=40, range=(-0.5, 1.5), color=BLUE)
+    top = 2.0  # whatever is above is shown there
+    values = khat[khat.isfinite()].clamp(-0.5, top).numpy()
+    figure, axes = _axes(
+        "How far to trust q(z | x), a datum each", "Pareto k-hat (the last bar holds all above)", "data"
+    )
+    axes.hist(values, bins=40, range=(-0.5, top), color=BLUE)
     axes.axvline(0.5, color=GREY, lw=1, ls="--")
     axes.axvline(0.7, color=ORANGE, lw=1.5)
     axes.annotate(
@@ -170,7 +173,7 @@ def _gaps(diagnosis: Diagnosis) -> "Figure":
         first = i == 0
         axes.barh(name, gap.approximation, color=BLUE, label="family of q" if first else None)
         axes.barh(name, gap.amortization, left=gap.approximation, color=ORANGE, label="encoder" if first else None)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
@@ -228,9 +231,12 @@ def _units(diagnosis: Diagnosis) -> "Figure":
     for name, mean in means.items():
         variance = mean.double().var(0, correction=0).sort(descending=True).values.clamp(min=1e-6).tolist()
         axes.bar(range(start, start + len(variance)), variance, color=BLUE)
-        axes.annotate(name, (start, variance[0]), fontsize=8)
+        axes.annotate(name, (start, variance[0]), (0, 3), textcoords="offset points", fontsize=9, ha="center")
         start += len(variance) + 1
     axes.axhline(0.01, color=ORANGE, lw=1)
+    axes.annotate(
+        "active above", (1.0, 0.01), (0, 2), ("axes fraction", "data"), "offset points", fontsize=8, ha="right"
+    )
     axes.set_yscale("log")
     return figure
 

@@ -3,16 +3,19 @@
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from truths import damaged, linear, rand
+from truths import data as draws_of
 
 import pyro_vae as pv
 from pyro_vae import cli, diagnostics, pairs
 from pyro_vae.datatree import to_datatree
-from pyro_vae.diagnostics import BUDGETS, Budget, diagnose, expected_seconds
+from pyro_vae.diagnostics import BUDGETS, Budget, diagnose, expected_seconds, spread
 from pyro_vae.guides.linear import LinearGuide
 from pyro_vae.models.linear import LinearModel
 from pyro_vae.report import write_report
@@ -76,6 +79,8 @@ def test_an_exact_pair_is_good_throughout(monkeypatch):
         "approximation gap",
         "amortization gap",
         "simulation-based calibration",
+        "coverage (TARP)",
+        "data-averaged posterior",
     ):
         assert found[check] == "good", check
     assert found["aggregate posterior"] == "good"
@@ -95,6 +100,7 @@ def test_a_narrow_guide_and_a_wrong_model_are_told(monkeypatch):
     found = verdicts(diagnose(pv.Pair(model, narrow), {"x": 3 * batch["x"]}))
     for check in ("k-hat", "simulation-based calibration", "coverage (TARP)", "prior predictive"):
         assert found[check] == "bad", check
+    assert found["data-averaged posterior"] != "good"
     assert found["amortization gap"] != "good"
     assert found["classifier two-sample test"] != "good"
 
@@ -195,6 +201,7 @@ def test_the_report_stands_alone(data, tmp_path):
     assert "a &lt;b&gt; pair" in text
     assert text.count("<img") == len(list((tmp_path / "figures").iterdir())) >= 6
     assert "src='http" not in text
+    assert "width=device-width" in text
     assert (tmp_path / "posterior.nc").stat().st_size > 1000
 
 
@@ -213,6 +220,52 @@ def test_the_command_writes_a_table_or_json(tmp_path, capsys):
     assert (tmp_path / "run" / "posterior.nc").is_file()
     assert cli.main(["diagnose", run, "--budget", "quik"]) == 2
     assert "did you mean quick" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [1, 49, 50, 77, 10**6])
+def test_data_are_taken_from_all_over_a_split(data, count):
+    batch, positions = spread(data, "test", count)
+    size = data.size("test")
+    assert len(positions) == len(set(positions)) == len(batch["x"]) == min(count, size)
+    whole = data.batch("test")
+    assert all(torch.equal(batch[name], whole[name][positions]) for name in whole)
+    if count == 77:
+        assert max(b - a for a, b in pairwise([0, *positions, size])) <= size // 40
+
+
+def test_the_advice_names_the_part_of_the_guide_that_loses_most(monkeypatch):
+    """Right family and wrong encoder; then the right encoder of too narrow a family."""
+    monkeypatch.setitem(BUDGETS, "quick", replace(SMALL, data=100, draws=200, refined=20, steps=100, temperatures=0))
+    model = linear()
+    batch = draws_of(model, 100)
+
+    def factorised(x):
+        with pyro.plate("data", len(x)):
+            exact = model.posterior(x)
+            scale = exact.precision_matrix.diagonal(dim1=-2, dim2=-1).rsqrt()
+            pyro.sample("z", dist.Normal(exact.loc.detach(), scale.detach()).to_event(1))
+
+    def advice(pair):
+        return next(v.advice for v in diagnose(pair, batch).verdicts if v.check == "k-hat")
+
+    assert "the encoder is the larger part of it" in advice(damaged(model, "scale 0.3"))
+    assert "the family is the larger part of it" in advice(pv.Pair(model, factorised))
+
+
+def test_codes_of_more_information_than_the_data_can_show_are_judged_by_a_classifier(monkeypatch):
+    """Posteriors so narrow that every datum is told from every other: I(x; z) is at its limit, and says nothing more."""
+    monkeypatch.setitem(BUDGETS, "quick", replace(SMALL, data=400, temperatures=0))
+    with torch.random.fork_rng():
+        model = LinearModel(4, 12).double()
+    with torch.no_grad():
+        model.weight.copy_(2 * rand(12, 4))
+        model.log_scale.fill_(-4.0)
+    x = draws_of(model, 400)["x"]
+    pair = pv.Pair(model, LinearGuide(model))
+    line = {v.check: v for v in diagnose(pair, {"x": x}).verdicts}["aggregate posterior"]
+    assert line.verdict == "good"
+    assert "a classifier tells codes of test data from draws of the prior" in line.advice
+    assert verdicts(diagnose(pair, {"x": 3 * x}))["aggregate posterior"] == "bad"
 
 
 def test_budgets_grow():
