@@ -92,8 +92,8 @@ def calibrate(
             drawn, latent = simulate(pair, batch)
             truth, draws = _compared(pair, drawn, latent, num_samples)
             for name, value in truth.items():
-                ranks.setdefault(name, []).append(_rank(draws[name], value))
-            fractions.append(_nearer(truth, draws))
+                ranks.setdefault(name, []).append(_rank(draws[name], value).cpu())
+            fractions.append(_nearer(truth, draws).cpu())
     joined = {name: torch.cat(parts) for name, parts in ranks.items()}
     if not joined:
         raise _nothing(pair)
@@ -140,7 +140,7 @@ def _nothing(pair: Pair) -> PairError:
 def uniform(ranks: Tensor, values: int) -> float:
     """Return the p-value of a chi-square test that integers 0 .. values-1 are uniform, in at most 16 bins."""
     bins = max(2, min(BINS, values, len(ranks) // 10))
-    index = ranks.long().cpu() * bins // values
+    index = ranks.long() * bins // values
     expected = torch.bincount(torch.arange(values) * bins // values, minlength=bins).double() * len(ranks) / values
     observed = torch.bincount(index, minlength=bins).double()
     statistic = ((observed - expected).square() / expected).sum()

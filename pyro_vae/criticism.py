@@ -178,6 +178,7 @@ def disentanglement(codes: Tensor, factors: Tensor, bins: int = 20) -> float:
     """
     if codes.shape[1] < 2:
         raise ValueError(f"a mutual information gap compares two latent dimensions, and there are {codes.shape[1]}")
+    codes, factors = codes.cpu(), factors.cpu()
     levels = [_levels(column, bins) for column in codes.T]
     gaps = []
     for factor in factors.reshape(len(factors), -1).T:

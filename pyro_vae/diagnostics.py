@@ -85,6 +85,11 @@ class Subject:
     found: dict[str, Any] = field(default_factory=dict)  # results by check, for later checks and for the report
     x: str = "x"  # the field that pictures and samples are about
 
+    @property
+    def device(self) -> torch.device:
+        """Where the data are: with the pair's parameters."""
+        return next(iter(self.test.values())).device
+
     def part(self, count: int) -> dict[str, torch.Tensor]:
         """Return some of the test data, from all over them."""
         return evenly(self.test, count)
@@ -165,7 +170,8 @@ def evenly(batch: Batch, count: int) -> dict[str, torch.Tensor]:
 def expected_seconds(pair: Pair, data: Data, budget: BudgetName = "quick", split: str = "test") -> float:
     """Guess how long ``diagnose`` takes here, from the time of a few thousand draws."""
     size = BUDGETS[budget]
-    batch = data.batch(split, 64)
+    device = next((parameter.device for parameter in pair.named_parameters().values()), None)
+    batch = data.batch(split, 64, device=device)
     with evaluation(pair, 0):
         log_weights(pair, batch, 2)
         begun = time.monotonic()
@@ -196,13 +202,17 @@ class LeftOut(Exception):
     """A check that does not apply; the message says why and what would make it apply."""
 
 
-def spread(data: Data, split: str, count: int) -> tuple[dict[str, torch.Tensor], list[int]]:
+def spread(
+    data: Data, split: str, count: int, device: torch.device | None = None
+) -> tuple[dict[str, torch.Tensor], list[int]]:
     """Return ``count`` data from all over a split, which may be sorted by origin as MNIST's test data are, and their positions."""
     size = data.size(split)
     runs = 1 if count >= size else min(count, RUNS)
     lengths = [min(count, size) * (i + 1) // runs - min(count, size) * i // runs for i in range(runs)]
     starts = [size * i // runs for i in range(runs)]
-    batches = [data.batch(split, length, start=start) for start, length in zip(starts, lengths, strict=True)]
+    batches = [
+        data.batch(split, length, start=start, device=device) for start, length in zip(starts, lengths, strict=True)
+    ]
     positions = [start + i for start, length in zip(starts, lengths, strict=True) for i in range(length)]
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}, positions
 
@@ -211,6 +221,7 @@ def _subject(pair: Pair, data: Data | Mapping[str, torch.Tensor], split: str, bu
     if isinstance(data, Mapping):
         test = {name: tensor[: budget.data] for name, tensor in data.items()}
         return Subject(pair, None, split, test, None, budget, seed, list(range(size_of(test))))
-    test, positions = spread(data, split, budget.data)
-    train, _ = spread(data, "train", budget.data)
+    device = next((parameter.device for parameter in pair.named_parameters().values()), None)
+    test, positions = spread(data, split, budget.data, device)
+    train, _ = spread(data, "train", budget.data, device)
     return Subject(pair, data, split, test, train, budget, seed, positions)

@@ -138,7 +138,7 @@ def _khat(diagnosis: Diagnosis) -> "Figure":
 
     khat = diagnosis.subject.found["evidence"].khat
     top = 2.0  # whatever is above is shown there
-    values = khat[khat.isfinite()].clamp(-0.5, top).numpy()
+    values = khat[khat.isfinite()].clamp(-0.5, top).cpu().numpy()
     figure, axes = _axes(
         "How far to trust q(z | x), a datum each", "Pareto k-hat (the last bar holds all above)", "data"
     )

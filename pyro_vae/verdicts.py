@@ -312,7 +312,7 @@ def samples(subject: Subject) -> Iterator[Verdict]:
     )
     if subject.data is None:
         raise LeftOut("memorising and feature distances need training data; give a data set in place of a batch")
-    train, _ = spread(subject.data, "train", 10_000)
+    train, _ = spread(subject.data, "train", 10_000, subject.device)
     near = criticism.neighbours(drawn[:500], train[subject.x], evenly({"x": x}, 500)["x"])
     subject.found["neighbours"] = near
     level = "good" if near.closer < 0.2 else "fair" if near.closer < 0.4 else "bad"
@@ -341,7 +341,7 @@ def codes(subject: Subject) -> Iterator[Verdict]:
     means = subject.found.get("means")
     if means is None or subject.data is None:
         raise LeftOut("probes need codes of training data; give a data set with labels")
-    train, _ = spread(subject.data, "train", 3000)
+    train, _ = spread(subject.data, "train", 3000, subject.device)
     if "y" not in train:
         raise LeftOut("probes need labels, and these data have none")
     known = posterior_means(subject.pair, train, seed=subject.seed)
@@ -380,7 +380,7 @@ def _observed(subject: Subject, count: int | None = None) -> torch.Tensor:
         raise LeftOut(f"needs the field {subject.x!r}, and the data have {', '.join(subject.test)}")
     if count is None or subject.data is None:
         return subject.test[subject.x]
-    return spread(subject.data, subject.split, count)[0][subject.x]
+    return spread(subject.data, subject.split, count, subject.device)[0][subject.x]
 
 
 def _samples(subject: Subject, count: int) -> torch.Tensor:

@@ -268,6 +268,19 @@ def test_codes_of_more_information_than_the_data_can_show_are_judged_by_a_classi
     assert verdicts(diagnose(pair, {"x": 3 * x}))["aggregate posterior"] == "bad"
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_another_device_gives_the_same_verdicts(data):
+    pair = pairs.latent(data.spec, latent=2, hidden=[16])
+    here = diagnose(pair, data)
+    there = diagnose(pair.to("cuda"), data)
+    assert verdicts(there).keys() == verdicts(here).keys()
+    assert reasons(there).keys() == reasons(here).keys()
+    for check in ("ELBO", "log p(x)"):
+        ours, theirs = (next(v.value for v in d.verdicts if v.check == check) for d in (here, there))
+        assert ours == pytest.approx(theirs, abs=1.0)  # other draws
+
+
 def test_budgets_grow():
     real = [diagnostics.BUDGETS[name] for name in ("standard", "thorough")]
     assert real[0].draws < real[1].draws
