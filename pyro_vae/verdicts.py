@@ -36,8 +36,12 @@ def evidence(subject: Subject) -> Iterator[Verdict]:
     subject.found["evidence"] = result
     draws = subject.budget.draws
     ess = result.ess.median().item()
-    level: Level = "good" if ess > 0.05 * draws else "fair" if ess > 5 else "bad"  # a handful of draws carry everything
+    heavy = (result.khat > 0.7).double().mean().item() > 0.2
+    # with fewer than 5 a handful of draws carry everything
+    level: Level = "bad" if ess < 5 else "fair" if ess < 0.05 * draws or heavy else "good"
     low = "" if level == "good" else "; the estimate is low: use more draws or a closer guide"
+    if heavy:
+        low += ", and do not believe its ± (see k-hat)"
     value = result.mean
     yield Verdict(
         "log p(x)",
