@@ -14,7 +14,7 @@ from pyro_vae.data import Data
 from pyro_vae.evidence import posterior_means
 from pyro_vae.latents import NotDrawable, draw_latents, kl_by_dimension, latent_vectors, spread_by_dimension
 from pyro_vae.pairing import Pair
-from pyro_vae.sheets import BLUE, CLASSES, GREEN, GREY, NORMAL, ORANGE, SMALL, headline, page
+from pyro_vae.sheets import BLUE, CLASSES, CLEAR, GREEN, GREY, NORMAL, ORANGE, SMALL, headline, page
 
 MARKERS = "osD^vP*X<>"
 
@@ -186,7 +186,9 @@ def rate_distortion(points: Sequence[Mapping[str, Any]]) -> Figure:
     elbos = -(rate + distortion)
     for point, x, y, elbo in zip(ordered, rate, distortion, elbos, strict=True):
         words = f"beta {point['beta']:g}\nELBO {elbo:.1f}"
-        axes.annotate(words, (x, y), (8, 3), textcoords="offset points", fontsize=SMALL, annotation_clip=False)
+        axes.annotate(
+            words, (x, y), (8, 3), textcoords="offset points", fontsize=SMALL, annotation_clip=False, bbox=CLEAR
+        )
     axes.margins(0.2, 0.2)
     low, high = axes.get_xlim()
     bottom, ceiling = axes.get_ylim()

@@ -8,7 +8,7 @@ from matplotlib.patches import Ellipse, FancyArrowPatch, FancyBboxPatch, Rectang
 
 from pyro_vae.data import Data
 from pyro_vae.pairing import Pair
-from pyro_vae.sheets import BLUE, NORMAL, SMALL, headline, page
+from pyro_vae.sheets import BLUE, CLEAR, NORMAL, SMALL, headline, page
 from pyro_vae.structure import Node, structure
 
 WIDE, HIGH = 1.75, 1.25  # inches from node to node
@@ -82,7 +82,6 @@ def _draw(axes: Any, nodes: list[Node], place: dict[str, tuple[float, float]], d
     for node in nodes:
         for parent in node.parents:
             axes.add_patch(_arrow(at[parent], at[node.name]))
-    clear = {"fc": "white", "ec": "none", "pad": 0.5}  # an arrow that passes must not strike words through
     for node in nodes:
         x, y = at[node.name]
         face = {"observed": "#cccccc", "given": "#cccccc"}.get(node.kind, "white")
@@ -95,7 +94,7 @@ def _draw(axes: Any, nodes: list[Node], place: dict[str, tuple[float, float]], d
         axes.text(x, y, node.name, ha="center", va="center", fontsize=NORMAL + 1, style="italic", zorder=3)
         size = "x".join(map(str, node.size)) or "1"
         words = f"{node.distribution}\n{size}" if node.distribution else f"given\n{size}"
-        axes.text(x + RADIUS + 0.06, y, words, ha="left", va="center", fontsize=SMALL - 0.5, zorder=2.5, bbox=clear)
+        axes.text(x + RADIUS + 0.06, y, words, ha="left", va="center", fontsize=SMALL - 0.5, zorder=2.5, bbox=CLEAR)
     plates = {plate: depth for node in nodes for depth, plate in enumerate(node.plates)}
     deepest = max(plates.values(), default=0)
     for plate, depth in plates.items():

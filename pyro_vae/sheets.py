@@ -1,5 +1,6 @@
 """Data drawn in rows and columns: images as tiles, tables and sequences as curves. Figures without pyplot: no display needed."""
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"  # told apart by colour-bli
 GREEN, PURPLE, SKY = "#009e73", "#cc79a7", "#56b4e9"
 CLASSES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000", "#999999", "#b8a800", "#7f4b1e")
 SMALL, NORMAL = 10, 11  # points: five at half size
+CLEAR = {"fc": "white", "ec": "none", "pad": 0.5}  # behind words that a line would strike through
 
 
 def page(height: float, width: float = INCHES) -> Figure:
@@ -103,7 +105,7 @@ def _curves(
 ) -> Figure:
     down, across, features = x.shape
     shown = min(down, 6)  # more panels than that are too flat to read
-    figure = page(min(TALLEST, 1.1 + 1.3 * shown))
+    figure = page(min(TALLEST, 1.2 + max(2.4, 1.3 * shown)))  # room for what stands beside one or two panels
     panels = figure.subplots(shown, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     shades = colormaps["viridis"]([0.9 * j / max(1, across - 1) for j in range(across)])
     own = [
@@ -130,7 +132,7 @@ def _curves(
     if columns and len(made) > 1:
         scale = ScalarMappable(Normalize(0, max(1, across - 1) / 0.9), "viridis")
         bar = figure.colorbar(scale, ax=panels, aspect=40, pad=0.01)
-        few = made[:: max(1, len(made) // 8)]
+        few = made[:: max(1, math.ceil(len(made) / (6 if shown < 3 else 11)))]
         bar.set_ticks([float(j) for j in few], labels=[columns[j] for j in few], fontsize=SMALL)
         bar.ax.set_ylim(made[0], made[-1])
         bar.set_label(xlabel, fontsize=NORMAL)

@@ -1,0 +1,102 @@
+"""What the documentation says can be done: its code runs, its commands work, and no module is missing from the reference."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae.cli import main
+from pyro_vae.plots import PICTURES
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+
+
+def code_of(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def ink(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = code_of("howto/new-pair.md")[0]
+    assert code.startswith("# ink.py")
+    (tmp_path / "ink.py").write_text(code)
+    return code
+
+
+def test_a_new_pair_takes_less_than_60_lines(ink):
+    assert len(ink.splitlines()) < 60
+
+
+@pytest.mark.slow
+def test_everything_works_on_a_new_pair(ink, capsys):
+    def run(*words):
+        status = main([*words, "--json"])
+        said = capsys.readouterr()
+        assert status == 0, said.err
+        return json.loads(said.out)
+
+    small = ["--latent", "2", "--epochs", "1", "--compile", "off"]
+    assert run("check", "ink.py:ink") == {"ok": True, "problems": []}
+    assert run("train", "ink.py:ink", *small, "--run", "runs/ink")["epochs"] == 1
+    known = ["runs/ink", "--pair", "ink.py:ink"]
+    assert run("resume", *known, "--epochs", "2")["epochs"] == 2
+    assert set(run("evaluate", *known, "--samples", "50")["sites"]) == {"z", "s", "x"}
+    verdicts = run("diagnose", *known)["verdicts"]
+    assert {"k-hat", "approximation gap", "simulation-based calibration"} <= {verdict["check"] for verdict in verdicts}
+    report = Path("runs/ink/report.html").read_text()
+    assert "class InkModel(PyroModule)" in report
+    assert "pyro-vae train ink.py:ink" in report
+    drawn = set()
+    for what in PICTURES:
+        status = main(["draw", *known, what])
+        said = capsys.readouterr()
+        if status == 0:
+            drawn.add(what)
+        else:
+            assert (status, said.err[:10]) == (2, "pyro-vae: "), what
+    assert drawn >= {"samples", "reconstructions", "scatter", "interpolation", "traversal", "curves", "kl", "graph"}
+    assert main(["evaluate", "runs/ink"]) == 2  # its code runs only when the command line names it
+    assert "--pair ink.py:ink" in capsys.readouterr().err
+
+
+def test_a_new_head_makes_a_decoder(tmp_path):
+    head, decoder = code_of("howto/new-conditional.md")
+    names = {"data": pv.load_data("digits")}
+    exec(head + decoder, names)
+    found = names["decoder"](torch.zeros(3, 5, 10))
+    assert found.batch_shape == (3, 5)
+    assert found.event_shape == (64,)
+    assert torch.allclose(found.mean[0, 0], names["data"].spec.mean, atol=0.2)
+
+
+def test_the_start_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = code_of("index.md")
+    names: dict = {}
+    exec(code.replace("epochs=50", "epochs=1").replace("num_samples=5000", "num_samples=20"), names)
+    assert Path("samples.png").is_file()
+    assert names["evidence"].mean_stderr > 0
+
+
+def test_the_reference_holds_every_module():
+    pages = "".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    named = set(re.findall(r"^::: pyro_vae\.(\S+)", pages, re.MULTILINE))
+    modules = {path.stem for path in (ROOT / "pyro_vae").glob("*.py")} - {"__init__", "__main__"}
+    for folder in ("models", "guides"):
+        modules |= {f"{folder}.{path.stem}" for path in (ROOT / folder).glob("*.py")} - {f"{folder}.__init__"}
+    assert named == modules
+
+
+def test_every_picture_is_explained():
+    text = (DOCS / "pictures.md").read_text()
+    assert set(re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE)) == set(PICTURES)
+
+
+def test_every_notebook_is_listed():
+    listed = re.findall(r"^\| `(\d\d_\w+)` \|", (DOCS / "notebooks.md").read_text(), re.MULTILINE)
+    assert listed == sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
