@@ -182,10 +182,9 @@ class Run:
                 link = last  # a file system without links: for a moment there is only previous.ckpt
             try:
                 os.replace(link, previous)
-            except OSError:
-                if link != last:
+            finally:
+                if link != last:  # renaming one name of a file to another name of the same file does nothing
                     link.unlink(missing_ok=True)
-                raise
         checkpoint.save(last, state)
         self._last_is_bad = False
 

@@ -86,7 +86,8 @@ def fork(request: dict, rank: int, count: int, port: int, place: str) -> int:
         os.chdir(request["cwd"])
         for number, kind in ((1, "out"), (2, "err")):
             os.dup2(os.open(f"{place}/{kind}{rank}", os.O_WRONLY | os.O_CREAT), number)
-        sys.stdout, sys.stderr = builtins.open(1, "w", closefd=False), builtins.open(2, "w", closefd=False)  # noqa: SIM115
+        sys.stdout = builtins.open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = builtins.open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 (a killed process has said its lines)
         if count > 1:  # as torchrun would
             facts = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
             os.environ |= {name: str(value) for name, value in facts.items()}
