@@ -29,7 +29,7 @@ from pyro_vae.runs import Run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = {"good": "#009e73", "fair": "#e69f00", "bad": "#d55e00", "note": "#0072b2", "left out": "#999999"}
+COLOURS = {"good": "#00795a", "fair": "#9a6a00", "bad": "#c04400", "note": "#0072b2", "left out": "#6b6b6b"}
 
 
 def write_run_report(
