@@ -4,6 +4,7 @@ Where z and x are drawn from the model, z is an exact posterior draw, so among d
 rank of any function of it is uniform. Works for every guide that can be sampled, with any kind of latent variable.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,6 +42,23 @@ class Calibration(NamedTuple):
     def worst(self) -> str:
         """The quantity whose ranks are least uniform."""
         return min(self.pvalues, key=lambda name: self.pvalues[name])
+
+    def fault(self, name: str) -> str:
+        """Say what the ranks of a quantity are like where they are not uniform: the larger of a wrong mean and a wrong spread."""
+        fractions = (self.ranks[name].double() + 0.5) / (self.num_samples + 1)
+        mean = (fractions.mean().item() - 0.5) * math.sqrt(
+            12
+        )  # both in units of their standard error, but for sqrt(data)
+        spread = (fractions.var().item() - 1 / 12) * math.sqrt(180)
+        if name == DENSITY:
+            return (
+                "draws of q are less probable than the truth"
+                if mean > 0
+                else "draws of q are more probable than the truth"
+            )
+        if abs(mean) > abs(spread):
+            return "q is too low" if mean > 0 else "q is too high"
+        return "q is too narrow" if spread > 0 else "q is too wide"
 
     def to_datatree(self) -> "DataTree":
         """The ranks as fractions in group ``prior_sbc``, which ``arviz.plot_ecdf_pit`` reads."""

@@ -362,7 +362,9 @@ def _diagnose(words: Sequence[str]) -> int:
         result.tree = to_datatree(pair, data.batch(args.split, 20), num_samples=200, seed=args.seed, run_folder=run)
     except PairError as error:
         print(f"posterior.nc is left out: {error}", file=sys.stderr)
-    figures = evaluate(pair, data, split=args.split, num_samples=quick_samples(data.size(args.split)))
+    figures = result.figures()
+    if figures is None:
+        figures = evaluate(pair, data, split=args.split, num_samples=quick_samples(data.size(args.split)))
     report = write_run_report(run, pair, data, figures, result)
     if args.json:
         print(json.dumps(result.to_json() | {"report": str(report)}))

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from pyro_vae.data import Data
+from pyro_vae.evidence import active_units
 from pyro_vae.pairing import Batch, Pair, PairError
+from pyro_vae.predictive import reconstruct
 from pyro_vae.weights import evaluation, log_weights, size_of
 
 if TYPE_CHECKING:
@@ -115,6 +117,34 @@ class Diagnosis:
             "split": self.split,
             "num_data": self.num_data,
             "seconds": round(self.seconds, 1),
+        }
+
+    def figures(self) -> dict[str, Any] | None:
+        """Return what ``evaluate`` would, for the data that were examined; None where they have no log p(x) of their own."""
+        found, subject = self.subject.found, self.subject
+        if "evidence" not in found:
+            return None
+        table, evidence, means = found["elbo"], found["evidence"], found.get("means", {})
+        x = subject.test.get(subject.x)
+        again = reconstruct(subject.pair, subject.test).get(subject.x)
+        error = None
+        if x is not None and again is not None and again.shape == x.shape:
+            error = (again - x).square().mean().sqrt().item()
+        return {
+            "split": self.split,
+            "num_data": self.num_data,
+            "samples": subject.budget.draws,
+            "elbo": table.elbo,
+            "reconstruction": table.reconstruction,
+            "kl": table.kl,
+            "sites": table.sites,
+            "rms_error": error,
+            "active_units": sum(active_units(means).values()) if means else None,
+            "latent": sum(mean.shape[1] for mean in means.values()) or None,
+            "log_evidence": evidence.mean,
+            "log_evidence_stderr": evidence.mean_stderr,
+            "ess": evidence.ess.median().item(),
+            "khat_above_0.7": (evidence.khat > 0.7).double().mean().item(),
         }
 
     def __str__(self) -> str:

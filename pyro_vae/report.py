@@ -29,7 +29,7 @@ from pyro_vae.runs import Run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = {"good": "#009e73", "fair": "#e69f00", "bad": "#d55e00", "note": "#0072b2", "left out": "#999999"}
+COLOURS = {"good": "#00795a", "fair": "#9a6a00", "bad": "#c04400", "note": "#0072b2", "left out": "#6b6b6b"}
 
 
 def write_run_report(
@@ -140,14 +140,11 @@ def _khat(diagnosis: Diagnosis) -> "Figure":
     top = 2.0  # whatever is above is shown there
     values = khat[khat.isfinite()].clamp(-0.5, top).cpu().numpy()
     figure, axes = _axes(
-        "How far to trust q(z | x), a datum each", "Pareto k-hat (the last bar holds all above)", "data"
+        "How far to trust q(z | x), a datum each: not above 0.7", "Pareto k-hat (the last bar holds all above)", "data"
     )
     axes.hist(values, bins=40, range=(-0.5, top), color=BLUE)
     axes.axvline(0.5, color=GREY, lw=1, ls="--")
     axes.axvline(0.7, color=ORANGE, lw=1.5)
-    axes.annotate(
-        "above 0.7: not to be trusted", (0.71, 0.95), xycoords=("data", "axes fraction"), fontsize=8, va="top"
-    )
     return figure
 
 

@@ -21,7 +21,7 @@ from pyro_vae.surgery import surgery
 from pyro_vae.weights import evaluation, pieces, plate_nesting, run
 
 RARE = 0.01  # a p-value below it is evidence against
-FAMILY = "try a richer family, such as a full covariance (`--covariance full`) or a flow (pair `flow`)"
+FAMILY = "try a richer family, such as a full covariance (--covariance full) or a flow (the pair flow)"
 LEARNED = "samples start where no codes are: try a learned prior (a mixture, VampPrior or flow)"
 ENCODER = "try a larger encoder or train for longer"
 
@@ -192,7 +192,7 @@ def calibration(subject: Subject) -> Iterator[Verdict]:
     subject.found["calibration"], subject.found["coverage"] = ranks, coverage
     level: Level = "good" if ranks.pvalue > RARE else "bad"
     said = f"ranks of {len(ranks.ranks)} quantities over {subject.budget.simulated} simulated data: {_p(ranks.pvalue)}"
-    wrong = f", worst for {ranks.worst}; q is not the posterior of this model: see the rank plots for too narrow, wide or shifted"
+    wrong = f", worst for {ranks.worst}, where {ranks.fault(ranks.worst)}; q is not the posterior of this model: see the plot of ranks"
     yield Verdict("simulation-based calibration", ranks.pvalue, level, said + ("" if level == "good" else wrong))
     inside = coverage.at(0.9)
     level = "good" if coverage.pvalue > RARE else "fair" if abs(inside - 0.9) < 0.03 else "bad"

@@ -78,6 +78,20 @@ def test_batches_make_no_difference_and_inner_plates_are_told_from_the_data(mode
     assert min(p for name, p in ranks.pvalues.items() if name.startswith("z[") and name != "z[0]") > 1e-4
 
 
+@pytest.mark.parametrize(
+    ("how", "name", "fault"),
+    [
+        ("scale", "z[0]", "q is too narrow"),
+        ("scale 1.5", "z[0]", "q is too wide"),
+        ("shift", "z[1]", "q is too high"),
+        ("scale", "log p(x, z)", "draws of q are more probable than the truth"),
+        ("correlation", "log p(x, z)", "draws of q are less probable than the truth"),
+    ],
+)
+def test_the_fault_of_a_posterior_is_named(model, how, name, fault):
+    assert calibrate(damaged(model, how), data(model, 500))[0].fault(name) == fault
+
+
 def test_coverage_sees_a_narrow_posterior(model):
     _, coverage = calibrate(damaged(model, "scale"), data(model, 1000))
     assert coverage.pvalue < 1e-6

@@ -16,6 +16,7 @@ import pyro_vae as pv
 from pyro_vae import cli, diagnostics, pairs
 from pyro_vae.datatree import to_datatree
 from pyro_vae.diagnostics import BUDGETS, Budget, diagnose, expected_seconds, spread
+from pyro_vae.evaluation import evaluate
 from pyro_vae.guides.linear import LinearGuide
 from pyro_vae.models.linear import LinearModel
 from pyro_vae.report import write_report
@@ -100,7 +101,6 @@ def test_a_narrow_guide_and_a_wrong_model_are_told(monkeypatch):
     found = verdicts(diagnose(pv.Pair(model, narrow), {"x": 3 * batch["x"]}))
     for check in ("k-hat", "simulation-based calibration", "coverage (TARP)", "prior predictive"):
         assert found[check] == "bad", check
-    assert found["data-averaged posterior"] != "good"
     assert found["amortization gap"] != "good"
     assert found["classifier two-sample test"] != "good"
 
@@ -220,6 +220,17 @@ def test_the_command_writes_a_table_or_json(tmp_path, capsys):
     assert (tmp_path / "run" / "posterior.nc").is_file()
     assert cli.main(["diagnose", run, "--budget", "quik"]) == 2
     assert "did you mean quick" in capsys.readouterr().err
+
+
+def test_the_figures_of_a_diagnosis_are_those_of_evaluate(data, monkeypatch):
+    """Where all data of the split are examined, with the same draws."""
+    monkeypatch.setitem(BUDGETS, "quick", replace(SMALL, data=10**6, temperatures=0))
+    pair = pairs.latent(data.spec, latent=2, hidden=[8])
+    ours, theirs = diagnose(pair, data).figures(), evaluate(pair, data, num_samples=SMALL.draws)
+    assert set(ours) == set(theirs)
+    for name in ("elbo", "log_evidence", "rms_error", "kl"):
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-3), name
+    assert (ours["latent"], ours["active_units"], ours["num_data"]) == (2, theirs["active_units"], theirs["num_data"])
 
 
 @pytest.mark.parametrize("count", [1, 49, 50, 77, 10**6])
