@@ -600,7 +600,8 @@ def _show(figures: dict[str, Any], pair: Any, data: Any) -> None:
 
     from pyro_vae.evaluation import pca_figures
 
-    pca = (pca_figures(data, figures["latent"], figures["split"]) if figures["latent"] else None) or {}
+    whole = figures["rms_error"] is not None  # a pair that completes a part of x is not to be compared
+    pca = (pca_figures(data, figures["latent"], figures["split"]) if figures["latent"] and whole else None) or {}
     table = Table(title=f"{figures['split']} split, {figures['num_data']} data, nats per datum", title_justify="left")
     table.add_column("")
     table.add_column(_title(pair), justify="right")

@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from pyro_vae.charts import curves, kl, rate_distortion, scatter
+from pyro_vae.completion import completions
 from pyro_vae.data import Data
 from pyro_vae.diagram import graph
 from pyro_vae.labelled import analogies, attributes, classes
@@ -27,6 +28,7 @@ __all__ = [
     "analogies",
     "attributes",
     "classes",
+    "completions",
     "curves",
     "graph",
     "interpolation",
@@ -129,6 +131,7 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "analogies": analogies,
     "attributes": attributes,
     "levels": levels,
+    "completions": completions,
     "curves": curves,
     "kl": kl,
     "rate-distortion": rate_distortion,

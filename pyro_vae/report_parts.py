@@ -112,7 +112,8 @@ def summary(run: Run, pair: Pair, data: Data, figures: Mapping[str, Any]) -> str
         ("training", _training(run)),
     ]
     latent = figures.get("latent")
-    pca = (pca_figures(data, latent, figures["split"]) if latent else None) or {}
+    whole = figures.get("rms_error") is not None  # a pair that completes a part of x is not to be compared
+    pca = (pca_figures(data, latent, figures["split"]) if latent and whole else None) or {}
     heads = ["", recipe["name"], *([f"PCA, {latent} components"] if pca else [])]
     rows = []
     for key, label in ROWS.items():

@@ -77,7 +77,13 @@ def _tiles(
     largest = 0.9  # inches: a few tiles need not fill the page
     tile_width = min((INCHES - edge) / across, largest, (TALLEST - 1) / down * width / height)
     inches = max(INCHES if len(title) > 40 else 4.0, tile_width * across + edge)
-    figure = page(tile_width * height / width * down + 0.5 + 0.26 * bool(columns) + 0.26 * bool(xlabel), inches)
+    figure = page(
+        tile_width * height / width * down
+        + 0.35
+        + 0.2 * len(broken(title, inches))
+        + 0.32 * (bool(columns) + bool(xlabel)),
+        inches,
+    )
     axes = figure.add_subplot()
     axes.imshow(
         (picture[..., 0] if channels == 1 else picture).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest"
@@ -149,14 +155,20 @@ def shade_range(axes: Any, data: Data, label: str | None) -> None:
 
 def headline(figure: Figure, title: str, inches: float = INCHES) -> None:
     """Write the title above the figure, broken so that it fits the width."""
-    whole = title.replace(" | ", "\u00a0|\u00a0")  # a line does not end within q(z | x)
-    figure.suptitle(textwrap.fill(whole, int(11.5 * inches)), fontsize=NORMAL + 1)
+    figure.suptitle("\n".join(broken(title, inches)), fontsize=NORMAL + 1)
+
+
+def broken(title: str, inches: float) -> list[str]:
+    """Return the lines of a title that fit the width; none ends within q(z | x)."""
+    return textwrap.wrap(title.replace(" | ", "\u00a0|\u00a0"), int(11.5 * inches))
 
 
 def mean_of_x(values: Mapping[str, Tensor]) -> Tensor:
     """Return what was found for the site ``x``, ready to be drawn."""
     if "x" not in values:
-        raise NotDrawable(f"the model observes {', '.join(map(repr, values)) or 'nothing'} and no 'x' to be drawn")
+        raise NotDrawable(
+            f"the model observes {', '.join(map(repr, values)) or 'nothing'} and no 'x' to be drawn; draw `completions`, `scatter` or `kl`"
+        )
     return values["x"].detach().cpu().float()
 
 

@@ -119,7 +119,7 @@ def test_pictures_of_one_level(what, data):
 
 
 @pytest.mark.parametrize("data", [IMAGES, TABLE], ids=["images", "table"])
-@pytest.mark.parametrize("what", [w for w in plots.PICTURES if w not in ("curves", "rate-distortion")])
+@pytest.mark.parametrize("what", [w for w in plots.PICTURES if w not in ("curves", "rate-distortion", "completions")])
 def test_pictures_of_two_levels_told_the_class(what, data):
     drawn(plots.PICTURES[what](two_levels(data), data))
 
@@ -349,6 +349,22 @@ def test_levels_hold_what_stands_above():
     assert (across[:2] > 2 * across[2:]).all(), "z2 matters most here, so drawing only z1 anew changes less"
 
 
+def test_completions_keep_what_is_given():
+    pair = pv.pairs.structured(IMAGES.spec, latent=2, hidden=[8], quadrants=1)
+    shown = tiles(plots.completions(pair, IMAGES, count=3, draws=2), 3, 4)
+    x = IMAGES.batch("test", 3)["x"].numpy()
+    given = pair.model.inside.numpy()
+    hidden = pair.model.outside.numpy()
+    assert np.allclose(shown[:, 0], x)
+    assert np.allclose(shown[:, 1][:, hidden], 0.5)
+    for column in (1, 2, 3):
+        assert np.allclose(shown[:, column][:, given], x[:, given])
+    assert not np.allclose(shown[:, 2], shown[:, 3]), "every draw is the same"
+    drawn(plots.completions(pair, IMAGES))
+    with pytest.raises(plots.NotDrawable, match="draw `completions`"):
+        plots.samples(pair, IMAGES)
+
+
 # --- what does not apply ------------------------------------------------------------------------------------------------
 
 
@@ -360,6 +376,7 @@ def test_levels_hold_what_stands_above():
             "2 dimensions, and here 'z' has 3; train with --latent 2",
         ),
         (lambda: plots.levels(one_level(TABLE), TABLE), "depends on another, and here there is 'z'"),
+        (lambda: plots.completions(one_level(TABLE), TABLE), "given no part of x, so there is nothing to complete"),
         (lambda: plots.classes(one_level(TABLE), TABLE), "reads no field y"),
         (
             lambda: plots.analogies(two_levels(table(y="attributes")), table(y="attributes")),
@@ -409,7 +426,7 @@ def test_draw_every_picture_of_a_run(run, capsys, tmp_path):
         argv = ["draw", str(run), what, "--out", str(tmp_path / f"{what}.png"), "--json"]
         if what == "rate-distortion":
             argv += ["--others", f"[{run.parent / 'four'}]"]
-        applies = what not in ("classes", "analogies", "levels")
+        applies = what not in ("classes", "analogies", "levels", "completions")
         assert main(argv) == (0 if applies else 2), what
         said = capsys.readouterr()
         if applies:

@@ -12,7 +12,7 @@ from pyro_vae.diagnostics import diagnose
 from pyro_vae.evaluation import evaluate
 from pyro_vae.plots import PICTURES, NotDrawable
 from pyro_vae.report import write_run_report
-from pyro_vae.report_parts import command, draw_all, table
+from pyro_vae.report_parts import command, draw_all, summary, table
 from pyro_vae.runs import Run
 
 OPTIONS = ["--latent", "2", "--hidden", "[8]", "--epochs", "1", "--compile", "off"]
@@ -101,6 +101,12 @@ def test_a_picture_that_fails_costs_the_report_nothing_else(run, data, pair, mon
     assert drawn.left_out["samples"] == "could not be drawn for this pair (RuntimeError: no such thing)"
     assert drawn.left_out["kl"] == "it does not apply"
     assert "manifold" in drawn.pictures
+
+
+def test_what_is_no_density_of_x_is_not_compared_with_pca(run, data, pair):
+    figures = evaluate(pair, data, num_samples=20)
+    assert "PCA, 2 components" in summary(run, pair, data, figures)
+    assert "PCA" not in summary(run, pair, data, figures | {"rms_error": None})
 
 
 def test_words_of_others_are_escaped(tmp_path):
