@@ -372,6 +372,35 @@ def test_batches_and_chunks_make_no_difference():
         assert score.abs().max() < 4.5
 
 
+def test_memory_is_bounded_by_the_rows_asked_for_and_progress_counts_the_data():
+    sizes = []
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+            sizes.append(z.shape[:-1].numel())
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.8).to_event(1))
+
+    done = []
+    x = {"x": rand(150, 2)}
+    pv.log_evidence(pv.Pair(model, guide), x, num_samples=1000, rows=512, compile="off", progress=done.append)
+    assert max(sizes) <= 512
+    assert len(done) > 10
+    assert sum(done) == 150
+
+
+def test_posterior_means_do_not_depend_on_batches():
+    pair, x = neural(), (rand(150, 8, seed=14) > 0).double()
+    whole = posterior_means(pair, {"x": x})["z"]
+    for size in (7, 150):
+        parts = posterior_means(pair, ({"x": x[i : i + size]} for i in range(0, 150, size)))["z"]
+        assert torch.allclose(parts, whole, atol=1e-12)
+
+
 def test_data_in_another_order_give_the_same_figures():
     """With an exact guide to the last digits, for any other within the error."""
     model = linear()
