@@ -347,6 +347,34 @@ def test_audit_notices_what_no_check_can_foresee():
     assert not svi.compiled
 
 
+AUTOGUIDES = [
+    "AutoDelta",
+    "AutoNormal",
+    "AutoDiagonalNormal",
+    "AutoMultivariateNormal",
+    "AutoLowRankMultivariateNormal",
+]
+
+
+@pytest.mark.parametrize("name", AUTOGUIDES)
+def test_guides_that_make_their_parameters_at_the_first_step(name):
+    def model(x):
+        w = pyro.sample("w", dist.Normal(torch.zeros(FEATURES), 1.0).to_event(1))
+        s = pyro.sample("s", dist.HalfCauchy(torch.tensor(1.0)))
+        with pyro.plate("data", x.shape[0]):
+            pyro.sample("y", dist.Normal(x @ w, s), obs=x.sum(-1))
+
+    losses = {}
+    for make, options in ((pyro.infer.SVI, {}), (SVI, {"compile": "recorded"})):
+        pyro.clear_param_store()
+        svi = make(
+            model, getattr(pyro.infer.autoguide, name)(model), PYRO_OPTIMIZERS["Adam"](), Trace_ELBO(), **options
+        )
+        losses[make] = run(svi, batches(8))
+    assert svi.engine == "recorded"
+    assert losses[SVI] == pytest.approx(losses[pyro.infer.SVI], rel=1e-5)
+
+
 @pytest.mark.parametrize("mode", ["off", "recorded", "on"])
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_no_parameter_changes_when_the_loss_is_not_finite(mode, clip, uncompiled):
