@@ -63,7 +63,7 @@ def svi(
 
 
 def by_hand(module: nn.Module, batch: Tensor, compiled: Callable[[Tensor], Tensor] | None = None) -> Stepper:
-    loss = compiled or module
+    loss = module if compiled is None else compiled
     optim = torch.optim.Adam(module.parameters(), lr=LEARNING_RATE, fused=True)
 
     def steps(count: int) -> None:

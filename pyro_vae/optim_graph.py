@@ -71,8 +71,9 @@ class Update:
         self._keys = list(cohorts)
         self._groups = [list({id(g): g for _, _, g in members}.values()) for members in self._members]
         self._first_steps = [fresh and issubclass(key[0], SGD) for key, fresh in ((k, k[4]) for k in self._keys)]
+        # NumPy's view of each count: a small tensor takes torch ten times as long to add one to
         self._steps = [
-            [o.state[p]["step"] for p, o, _ in members if isinstance(o.state[p].get("step"), Tensor)]
+            [o.state[p]["step"].numpy() for p, o, _ in members if isinstance(o.state[p].get("step"), Tensor)]
             for members in self._members
         ]
         self.plan = [(key[0], key[1]) for key in self._keys], self._cohort
@@ -113,8 +114,8 @@ class Update:
                     group["lr"] *= group["lrd"]
                 for parameter, optimizer, _ in members:
                     optimizer.state[parameter]["step"] += 1
-            elif self._steps[row]:
-                torch._foreach_add_(self._steps[row], 1)
+            for count in self._steps[row]:
+                count += 1
             parameter, optimizer, group = members[0]
             self._rows[row] = _numbers(kind, group, _age(optimizer.state[parameter]), self._first_steps[row])
             self._first_steps[row] = False

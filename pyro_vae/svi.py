@@ -238,12 +238,15 @@ class SVI:
     def _record(self, key: tuple[Any, ...], args: Any, kwargs: Any, name: str) -> tuple[StepGraph | None, Any]:
         """Return the graph of such a step, or None and the loss of a first step that had to be taken eagerly."""
         watch = Watch(self.model, self.guide, self.objective)
+        known = [*pyro.get_param_store()._params.values(), *(p for m in watch.modules for p in m.parameters(False))]
+        existed = {id(p) for p in known} if isinstance(self.optim, PyroOptim) else None
         state = random_state()
         with Observe() as watching:
             loss, params = self.gradients(args, kwargs)
         new = key not in self._graphs
         graphs = self._graphs.setdefault(key, [])
-        if new and (watch.changed() or any(watching.made(p) for p in params)):
+        made = any(watching.made(p) or (existed is not None and id(p) not in existed) for p in params)
+        if new and (watch.changed() or made):
             # It drew initial values, or settled something else once for all: taken again it would be another step.
             self.engine, self.why_not = "eager", "the first step creates parameters"
             return None, self.finish(as_tensors(loss), params)
@@ -254,13 +257,13 @@ class SVI:
             for tensor, copy in watching.saved:
                 tensor.copy_(copy)
         with _store_kept():
-            made = StepGraph(self, args, kwargs, params, watch, name)
+            recorded = StepGraph(self, args, kwargs, params, watch, name)
         for graph in graphs:
-            if graph.same(made):  # what has changed makes no difference
+            if graph.same(recorded):  # what has changed makes no difference
                 graph.watch.settle()
                 return graph, None
-        graphs.append(made)
-        return made, None
+        graphs.append(recorded)
+        return recorded, None
 
     def _step_eagerly(self, reason: str, args: Any, kwargs: Any, warn: bool = False) -> Any:
         if warn and not self._warned:

@@ -191,7 +191,7 @@ def test_parameters_outside_the_optimizer_stay():
     assert all(torch.equal(p, q) for p, q in zip(one.decoder.parameters(), before, strict=True))
 
 
-def interrupted_and_not(mode: str) -> None:
+def interrupted_and_not(mode: str, stop: int = 7) -> None:
     data = batches(10)
     data[4] = data[4][:6]  # a smaller batch in between
     one = programs()
@@ -202,7 +202,7 @@ def interrupted_and_not(mode: str) -> None:
     one = programs()
     optim = torch.optim.Adam(everything(one), lr=1e-2)
     svi = SVI(one.model, one.guide, optim, Trace_ELBO(), compile=mode, clip=50.0)
-    run(svi, data[:7])
+    run(svi, data[:stop])
     random, saved = (
         torch.get_rng_state(),
         copy.deepcopy((one.state_dict(), optim.state_dict(), svi.state_dict())),
@@ -217,7 +217,7 @@ def interrupted_and_not(mode: str) -> None:
     svi = SVI(one.model, one.guide, optim, Trace_ELBO(), compile=mode, clip=50.0)
     svi.load_state_dict(saved[2])
     torch.set_rng_state(random)
-    for x in data[7:]:
+    for x in data[stop:]:
         svi.step(x)
     assert svi.compiled == (mode != "off")
     assert torch.equal(values(one), expected)
@@ -226,6 +226,25 @@ def interrupted_and_not(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["off", "recorded", "on"])
 def test_resumed_run_is_the_same_bit_for_bit(mode, uncompiled):
     interrupted_and_not(mode)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 5, 6, 8])
+def test_auto_changes_over_at_the_same_step_wherever_a_run_was_stopped(stop, uncompiled, monkeypatch):
+    monkeypatch.setattr("pyro_vae.svi.RECORDS_AT", 3)
+    monkeypatch.setattr("pyro_vae.svi.COMPILES_AT", 6)
+    engines: list[str] = []
+    update = SVI.update
+
+    def noted(self, *args):
+        loss = update(self, *args)
+        engines.append(self.engine)
+        return loss
+
+    monkeypatch.setattr(SVI, "update", noted)
+    interrupted_and_not("auto", stop)
+    whole, first, rest = engines[:10], engines[10 : 10 + stop], engines[10 + stop :]
+    assert whole == [*first, *rest]
+    assert whole == ["eager"] * 2 + ["recorded"] * 2 + ["eager", "recorded"] + ["inductor"] * 4
 
 
 @pytest.mark.slow
@@ -345,6 +364,34 @@ def test_audit_notices_what_no_check_can_foresee():
     with pytest.warns(EagerWarning, match="at call 10 its recording no longer gave what eager Pyro gives"):
         run(svi, batches(6))
     assert not svi.compiled
+
+
+AUTOGUIDES = [
+    "AutoDelta",
+    "AutoNormal",
+    "AutoDiagonalNormal",
+    "AutoMultivariateNormal",
+    "AutoLowRankMultivariateNormal",
+]
+
+
+@pytest.mark.parametrize("name", AUTOGUIDES)
+def test_guides_that_make_their_parameters_at_the_first_step(name):
+    def model(x):
+        w = pyro.sample("w", dist.Normal(torch.zeros(FEATURES), 1.0).to_event(1))
+        s = pyro.sample("s", dist.HalfCauchy(torch.tensor(1.0)))
+        with pyro.plate("data", x.shape[0]):
+            pyro.sample("y", dist.Normal(x @ w, s), obs=x.sum(-1))
+
+    losses = {}
+    for make, options in ((pyro.infer.SVI, {}), (SVI, {"compile": "recorded"})):
+        pyro.clear_param_store()
+        svi = make(
+            model, getattr(pyro.infer.autoguide, name)(model), PYRO_OPTIMIZERS["Adam"](), Trace_ELBO(), **options
+        )
+        losses[make] = run(svi, batches(8))
+    assert svi.engine == "recorded"
+    assert losses[SVI] == pytest.approx(losses[pyro.infer.SVI], rel=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["off", "recorded", "on"])
