@@ -221,7 +221,8 @@ def _examine(name: str, check: Callable[[Subject], Iterable[Verdict]], subject: 
             for line in check(subject):
                 lines.append(line)
     except (LeftOut, PairError) as reason:
-        lines.append(Verdict(name, None, "left out", str(reason)))
+        # Pyro adds the shapes of all sites to an exception's first line
+        lines.append(Verdict(name, None, "left out", str(reason).splitlines()[0]))
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError) as error:
         what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
         lines.append(Verdict(name, None, "left out", f"could not be computed for this pair ({what})"))

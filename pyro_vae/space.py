@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import pyro
 import pyro.poutine as poutine
 import torch
 from pyro.poutine import Trace
@@ -18,6 +19,8 @@ from torch.distributions import biject_to
 from pyro_vae.handlers import is_latent, is_site
 from pyro_vae.pairing import Batch, Pair, PairError
 from pyro_vae.weights import add_up, data_frame, particles, plate_nesting, size_of, takes_particles
+
+LARGEST_EXACT = 2**24  # whole numbers that single precision holds
 
 
 class Site(NamedTuple):
@@ -198,20 +201,38 @@ def simulate(pair: Pair, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Ten
         if not given.nodes[name]["is_observed"]:
             latent[name] = site["value"]
             continue
-        value = given.nodes[name]["value"]
-        field = next((f for f, tensor in batch.items() if tensor is value), name)
-        new = site["value"].detach()
-        if (
-            field in batch
-            and value is not batch[field]
-            and value.dim() == 2 == batch[field].dim()
-            and torch.equal(value, batch[field].T)
-        ):
-            new = new.T  # a plate inside the data's lies on its left
-        if field not in batch or new.shape != batch[field].shape:
-            raise PairError(
-                f"{pair.bound_model.name} cannot be simulated: its observed site {name!r} is no field of the batch "
-                f"({', '.join(batch)}) as it stands; give the site a field of its own"
-            )
-        replaced[field] = new.to(batch[field].dtype)
+        field, index = _origin(pair, batch, name, given.nodes[name]["value"])
+        new = site["value"].detach().to(batch[field].dtype)
+        whole = replaced[field].flatten().clone()
+        whole[index] = new.flatten()
+        replaced[field] = whole.reshape(batch[field].shape)
     return replaced, latent
+
+
+def _origin(pair: Pair, batch: Batch, name: str, value: Tensor) -> tuple[str, Tensor]:
+    """Return the field that an observed site reads, and which of its numbers, in the site's order.
+
+    A model may observe a part of a field, or all of it in another order. So it is run on a field that holds the numbers 0, 1, 2 ...:
+    those that the site then observes are the places of what it reads.
+    """
+    for field, tensor in batch.items():
+        if tensor is value:
+            return field, torch.arange(tensor.numel(), device=tensor.device)
+    for field, tensor in batch.items():
+        if not tensor.is_floating_point() or tensor.numel() > LARGEST_EXACT:
+            continue
+        numbers = torch.arange(tensor.numel(), device=tensor.device)
+        numbered = {**batch, field: numbers.to(tensor.dtype).reshape(tensor.shape)}
+        try:
+            with pyro.validation_enabled(False):
+                seen = poutine.trace(pair.bound_model).get_trace(numbered).nodes[name]["value"].flatten()
+        except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
+            continue  # a model that cannot take such numbers
+        index = seen.round().long()
+        inside = bool(((index >= 0) & (index < len(numbers))).all()) and len(index.unique()) == len(index)
+        if inside and torch.equal(tensor.flatten()[index].to(value.dtype), value.flatten()):
+            return field, index
+    raise PairError(
+        f"{pair.bound_model.name} cannot be simulated: its observed site {name!r} is no part of a field of the batch "
+        f"({', '.join(batch)}) as it stands; give the site a field of its own"
+    )

@@ -14,7 +14,7 @@ from pyro_vae.calibration import averaged, calibrate
 from pyro_vae.diagnostics import LeftOut, Level, Subject, Verdict, evenly, spread
 from pyro_vae.evidence import active_units, elbo, log_evidence, posterior_means
 from pyro_vae.gaps import gaps, refit_guide
-from pyro_vae.predictive import generate, spread_over
+from pyro_vae.predictive import observed_sites, spread_over
 from pyro_vae.reference import compare, nuts
 from pyro_vae.space import latents_of, simulate
 from pyro_vae.surgery import surgery
@@ -282,13 +282,14 @@ def predictions(subject: Subject) -> Iterator[Verdict]:
 
 def pixels(subject: Subject) -> Iterator[Verdict]:
     """Are predicted probabilities of binary data right?"""
-    x = _observed(subject)
-    if not ((x == 0) | (x == 1)).all():
-        raise LeftOut("pixel calibration needs binary data, and these are not")
     with evaluation(subject.pair, subject.seed):
         nesting = plate_nesting(subject.pair, subject.test)
         _, model = run(subject.pair, subject.test, None, nesting, enumerate_sites=False)
-        probability = model.nodes[subject.x]["fn"].mean
+    name = subject.x if subject.x in model.nodes else observed_sites(subject.pair, subject.test)[0]
+    x = model.nodes[name]["value"]
+    if not ((x == 0) | (x == 1)).all():
+        raise LeftOut("pixel calibration needs binary data, and these are not")
+    probability = model.nodes[name]["fn"].mean
     result = criticism.pixel_calibration(probability, x)
     subject.found["pixels"] = result
     level: Level = "good" if result.error < 0.01 else "fair" if result.error < 0.03 else "bad"
@@ -391,11 +392,7 @@ def _samples(subject: Subject, count: int) -> torch.Tensor:
     """Draw x from the model, ``(count, features)``."""
     like = spread_over(subject.test, count)
     with evaluation(subject.pair, subject.seed):
-        simulate(subject.pair, subject.part(2))  # says in one sentence why a model cannot be simulated
-    parts = [
-        generate(subject.pair, part, seed=subject.seed + i, draw=True)[subject.x]
-        for i, part in enumerate(pieces(like, 4096))
-    ]
+        parts = [simulate(subject.pair, part)[0][subject.x] for part in pieces(like, 4096)]
     return torch.cat(parts).reshape(count, -1)
 
 

@@ -147,26 +147,33 @@ def test_the_uniformity_test_is_honest():
     assert uniform(torch.zeros(500), 64) < 1e-10
 
 
-def test_a_model_that_cannot_be_simulated_is_named():
+def test_a_model_that_observes_a_part_of_its_data_in_another_order_can_be_simulated():
+    """The rest of the field stays: it is a condition."""
+
     def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=2 * x)
+        with pyro.plate("data", len(x)), pyro.plate("items", 2, dim=-2):
+            z = pyro.sample("z", dist.Normal(x[:, 0], 0.01))
+            pyro.sample("seen", dist.Normal(z, 0.01), obs=x[:, [3, 1]].T)
 
     def guide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(x, 1.0))
+        with pyro.plate("data", len(x)), pyro.plate("items", 2, dim=-2):
+            pyro.sample("z", dist.Normal(x[:, [3, 1]].T, 0.01))
 
-    pair = pv.Pair(model, guide)
-    batch = {"data": torch.zeros(4), "x": torch.zeros(4)}
-    drawn, _ = simulate(pair, batch)
-    assert drawn["x"].shape == (4,)
+    x = torch.randn(6, 4)
+    drawn, latent = simulate(pv.Pair(model, guide), {"x": x})
+    assert torch.equal(drawn["x"][:, [0, 2]], x[:, [0, 2]])
+    assert torch.allclose(drawn["x"][:, [3, 1]], x[:, :1].expand(-1, 2), atol=0.1)
+    assert torch.allclose(drawn["x"][:, [3, 1]], latent["z"].T, atol=0.06)
+    assert not torch.equal(drawn["x"][:, 1], drawn["x"][:, 3])
 
+
+def test_a_model_that_cannot_be_simulated_is_named():
     def other(y):
         with pyro.plate("data", len(y)):
             pyro.sample("x", dist.Normal(0.0, 1.0), obs=2 * y)
 
+    # what the site observes is no number of the field: draws of it would not belong there
     with pytest.raises(
-        pv.PairError, match=r"cannot be simulated: its observed site 'x' is no field of the batch \(y\)"
+        pv.PairError, match=r"cannot be simulated: its observed site 'x' is no part of a field of the batch \(y\)"
     ):
         simulate(pv.Pair(other, lambda y: None), {"y": torch.zeros(4)})

@@ -165,7 +165,10 @@ def test_a_model_that_cannot_be_simulated_leaves_out_what_needs_it():
 
     diagnosis = diagnose(pv.Pair(model, guide), {"x": torch.randn(50, 2)})
     for check in ("simulation-based calibration", "prior predictive", "samples", "annealing"):
-        assert "cannot be simulated: its observed site 'y' is no field of the batch (x)" in reasons(diagnosis)[check]
+        assert (
+            "cannot be simulated: its observed site 'y' is no part of a field of the batch (x)"
+            in reasons(diagnosis)[check]
+        )
     assert verdicts(diagnosis)["k-hat"] == "good"
 
 
