@@ -4,7 +4,7 @@
 
 Contestants run in one process, in rounds: each round times all of them, every other round in reverse. A ratio is the median
 over rounds of two times from the same round. With one thread the process is pinned to one core, and a time during which it
-did not have that core to itself is thrown away and taken again. Two threads run after that, in a process of their own. See
+did not have that core to itself is taken again. Two threads run after that, in a process of their own. See
 README.md.
 """
 

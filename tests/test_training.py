@@ -105,6 +105,33 @@ def test_k_epochs_and_k_more_are_2k(digits, tmp_path):
     assert more.history == whole.history
 
 
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_resuming_gives_the_same_bits_while_auto_changes_over(tmp_path, digits, stop, monkeypatch):
+    monkeypatch.setattr("pyro_vae.step_graph.inductor", lambda graph, inputs: graph)  # compiling takes seconds
+    steps = digits.num_batches(128)
+    monkeypatch.setattr("pyro_vae.svi.RECORDS_AT", steps + 3)
+    monkeypatch.setattr("pyro_vae.svi.COMPILES_AT", 2 * steps + 3)
+    whole = pv.fit(small(digits), digits, epochs=4)
+    assert whole.compiled
+    pv.fit(small(digits), digits, run=tmp_path / "half", epochs=stop)
+    more = pv.fit(small(digits), digits, run=tmp_path / "half", resume=True, epochs=4)
+    assert more.compiled
+    assert more.history == whole.history
+    assert equal(state(more.pair), state(whole.pair))
+
+
+@pytest.mark.parametrize(
+    ("mode", "tolerance"), [("recorded", 0), pytest.param("on", 1e-8, marks=pytest.mark.slow)], ids=["recorded", "on"]
+)
+def test_the_loss_curve_of_a_compiled_run_is_that_of_an_eager_one(digits, mode, tolerance):
+    curves = []
+    for compile in ("off", mode):
+        fitted = pv.fit(small(digits), digits, epochs=12, lr=0.01, compile=compile, precision="64")
+        assert fitted.compiled == (compile != "off")
+        curves.append([row[key] for row in fitted.history for key in ("loss", "elbo", "kl")])
+    assert curves[1] == pytest.approx(curves[0], rel=tolerance, abs=0)
+
+
 class StopAt(Progress):
     """Sends this process SIGTERM after a number of steps."""
 
