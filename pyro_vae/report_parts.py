@@ -9,13 +9,14 @@ import inspect
 import io
 import platform
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyro_vae import __version__
 from pyro_vae.data import Data
 from pyro_vae.pairing import Bound, Pair
+from pyro_vae.predictive import observed_sites
 from pyro_vae.runs import Run
 from pyro_vae.tails import FEWEST, tail_size
 
@@ -131,7 +132,7 @@ def summary(run: Run, pair: Pair, data: Data, figures: Mapping[str, Any]) -> str
         )
     caption = f"{figures['split']} split, {figures['num_data']:,} data; nats per datum at beta = 1, the error in the data's unit"
     return (
-        f"{table(about)}\n<h2>What it reaches</h2>\n<p>{html.escape(caption)}</p>{table(rows, heads)}\n{_remarks(figures)}\n"
+        f"{table(about)}\n<h2>What it reaches</h2>\n<p>{html.escape(caption)}</p>{table(rows, heads)}\n{_remarks(figures, observed_sites(pair, data.batch(figures['split'], 1)))}\n"
         "<p class='aside'>ELBO = reconstruction - KL is a lower bound on log p(x); larger is better. log p(x) is estimated by importance "
         "sampling from the guide; two pairs are compared by it, not by the ELBO.</p>"
     )
@@ -146,9 +147,9 @@ def _training(run: Run) -> str:
     return f"{epochs}; kept are the parameters of epoch {int(best['epoch'])}, whose validation ELBO {best['elbo']:.2f} is the best"
 
 
-def _remarks(figures: Mapping[str, Any]) -> str:
+def _remarks(figures: Mapping[str, Any], observed: Collection[str]) -> str:
     said = []
-    sites = {name: nats for name, nats in figures["sites"].items() if name != "x"}
+    sites = {name: nats for name, nats in figures["sites"].items() if name not in observed}
     if len(sites) > 1:
         said.append("KL by site: " + ", ".join(f"{name} {-nats:.2f}" for name, nats in sites.items()) + " nats.")
     if figures.get("latent"):

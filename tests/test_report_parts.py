@@ -109,6 +109,18 @@ def test_what_is_no_density_of_x_is_not_compared_with_pca(run, data, pair):
     assert "PCA" not in summary(run, pair, data, figures | {"rms_error": None})
 
 
+def test_kl_is_told_by_latent_site(run, data):
+    spec = data.spec
+    for pair, said in (
+        (pv.pairs.hierarchical(spec, latent=[2, 2], hidden=[8]), r"KL by site: z2 \S+, z1 \S+ nats\."),
+        (
+            pv.pairs.structured(spec, latent=2, hidden=[8]),
+            r"<p>\d of 2",
+        ),  # its one latent site is the KL above
+    ):
+        assert re.search(said, summary(run, pair, data, evaluate(pair, data, num_samples=20)))
+
+
 def test_words_of_others_are_escaped(tmp_path):
     spec = pv.load_data({"x": torch.rand(60, 3)}).spec
     data = pv.load_data({"x": torch.rand(60, 3)})
