@@ -102,6 +102,8 @@ def main() -> None:
     options = parser.parse_args()
     quick = ["mlp-128", "hierarchical-64", "full-covariance-64", "evidence", "loading"]
     names = options.cases or (quick if options.quick else [*cases.CASES, *OTHERS])
+    if options.device != "cpu":
+        names = [name for name in names if name != "loading"]  # the same there
     if options.worker:
         (threads,) = options.threads
         pin(threads, options.device)
@@ -117,7 +119,7 @@ def main() -> None:
         if threads == 1:
             disturbed, of = disturbed + found["disturbed"], of + found["of"]
     results["undisturbed"] = f"{of - disturbed} of {of} times on one thread had the core to themselves."
-    if not options.cases:
+    if not options.cases and options.device == "cpu":
         from starts import starts
 
         results["starts"] = starts(options.quick)

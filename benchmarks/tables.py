@@ -7,7 +7,7 @@ from typing import Any
 from timing import Times, ratio
 
 BASE = "pyro_vae compiled"
-# what issue-like readers look for first: (case, numerator, denominator)
+# what a reader looks for first: (case, numerator, denominator)
 RATIOS = [
     *((f"mlp-{size}", BASE, "by hand, eager") for size in (32, 128, 512)),
     *((f"mlp-{size}", BASE, "by hand, torch.compile") for size in (32, 128, 512)),
