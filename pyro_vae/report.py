@@ -161,7 +161,7 @@ def _worst(diagnosis: Diagnosis) -> "Figure":
 
 
 def _gaps(diagnosis: Diagnosis) -> "Figure":
-    from pyro_vae.sheets import BLUE, ORANGE
+    from pyro_vae.sheets import BLUE, ORANGE, SMALL
 
     found = diagnosis.subject.found
     parts = {diagnosis.split: found["gaps"]} | ({"train": found["gaps_train"]} if "gaps_train" in found else {})
@@ -170,13 +170,13 @@ def _gaps(diagnosis: Diagnosis) -> "Figure":
         first = i == 0
         axes.barh(name, gap.approximation, color=BLUE, label="family of q" if first else None)
         axes.barh(name, gap.amortization, left=gap.approximation, color=ORANGE, label="encoder" if first else None)
-    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(fontsize=SMALL, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
 def _ranks(diagnosis: Diagnosis) -> "Figure":
     """Difference of the ranks' distribution function from uniform, with a 99 % band for one quantity at one point."""
-    from pyro_vae.sheets import BLUE, GREY, ORANGE
+    from pyro_vae.sheets import BLUE, GREY, ORANGE, SMALL
 
     found = diagnosis.subject.found["calibration"]
     figure, axes = _axes(
@@ -197,7 +197,7 @@ def _ranks(diagnosis: Diagnosis) -> "Figure":
             alpha=1.0 if worst else 0.5,
             label=f"worst: {name}" if worst else None,
         )
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=SMALL, frameon=False)
     return figure
 
 
@@ -218,7 +218,7 @@ def _coverage(diagnosis: Diagnosis) -> "Figure":
 
 
 def _units(diagnosis: Diagnosis) -> "Figure":
-    from pyro_vae.sheets import BLUE, ORANGE
+    from pyro_vae.sheets import BLUE, ORANGE, SMALL
 
     means = diagnosis.subject.found["means"]
     figure, axes = _axes(
@@ -232,7 +232,7 @@ def _units(diagnosis: Diagnosis) -> "Figure":
         start += len(variance) + 1
     axes.axhline(0.01, color=ORANGE, lw=1)
     axes.annotate(
-        "active above", (1.0, 0.01), (0, 2), ("axes fraction", "data"), "offset points", fontsize=8, ha="right"
+        "active above", (1.0, 0.01), (0, 2), ("axes fraction", "data"), "offset points", fontsize=SMALL, ha="right"
     )
     axes.set_yscale("log")
     return figure
