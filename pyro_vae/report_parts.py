@@ -49,7 +49,6 @@ ROWS = {
     "elbo": "ELBO",
     "reconstruction": "reconstruction",
     "kl": "KL",
-    "log_evidence": "log p(x)",
 }
 PIXEL = 0.75  # of a screen, for each of a picture
 FIRST = ("graph", "curves")  # shown beside the programs and the training, the rest below
@@ -116,8 +115,12 @@ def summary(run: Run, pair: Pair, data: Data, figures: Mapping[str, Any]) -> str
     whole = figures.get("rms_error") is not None  # a pair that completes a part of x is not to be compared
     pca = (pca_figures(data, latent, figures["split"]) if latent and whole else None) or {}
     heads = ["", recipe["name"], *([f"PCA, {latent} components"] if pca else [])]
+    batch = data.batch(figures["split"], 2)
+    observed = observed_sites(pair, batch)
+    given = [name for name in pair.bound_model.arguments(batch) if name not in observed]
+    density = f"log p({', '.join(observed)}{' | ' if given else ''}{', '.join(given)})"
     rows = []
-    for key, label in ROWS.items():
+    for key, label in (ROWS | {"log_evidence": density}).items():
         if figures.get(key) is not None:
             error = figures.get("log_evidence_stderr") if key == "log_evidence" else None
             value = f"{figures[key]:.2f}" + (f" ± {error:.2f}" if error is not None else "")
@@ -133,7 +136,7 @@ def summary(run: Run, pair: Pair, data: Data, figures: Mapping[str, Any]) -> str
     caption = f"{figures['split']} split, {figures['num_data']:,} data; nats per datum at beta = 1, the error in the data's unit"
     return (
         f"{table(about)}\n<h2>What it reaches</h2>\n<p>{html.escape(caption)}</p>{table(rows, heads)}\n{_remarks(figures, observed_sites(pair, data.batch(figures['split'], 1)))}\n"
-        "<p class='aside'>ELBO = reconstruction - KL is a lower bound on log p(x); larger is better. log p(x) is estimated by importance "
+        f"<p class='aside'>ELBO = reconstruction - KL is a lower bound on {density}; larger is better. The latter is estimated by importance "
         "sampling from the guide; two pairs are compared by it, not by the ELBO.</p>"
     )
 

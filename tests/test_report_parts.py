@@ -121,6 +121,16 @@ def test_kl_is_told_by_latent_site(run, data):
         assert re.search(said, summary(run, pair, data, evaluate(pair, data, num_samples=20)))
 
 
+def test_a_density_is_named_with_what_is_given(run, data, pair):
+    spec = data.spec
+    for other, said in (
+        (pair, "log p(x)"),
+        (pv.pairs.conditional(spec, latent=2, hidden=[8]), "log p(x | y)"),
+        (pv.pairs.structured(spec, latent=2, hidden=[8]), "log p(x_out | x)"),
+    ):
+        assert f"<td>{said}</td>" in summary(run, other, data, evaluate(other, data, num_samples=20))
+
+
 def test_words_of_others_are_escaped(tmp_path):
     spec = pv.load_data({"x": torch.rand(60, 3)}).spec
     data = pv.load_data({"x": torch.rand(60, 3)})
