@@ -29,7 +29,7 @@ def test_outputs_are_kept_and_clean(path):
     assert any("image/png" in output.get("data", {}) for output in found), "no picture is kept"
     assert not [output for output in found if output.output_type == "error" or output.get("name") == "stderr"]
     kept = [str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", "")) for output in found]
-    assert not re.search(r"/home/|/root/|/work/|/Users/|/tmp/", "".join(kept))
+    assert not re.search(r"(?<![\w./:])/[A-Za-z]+/[\w.-]+", " ".join(kept)), "a path of the machine that ran it"
     assert all(cell.metadata == {} for cell in notebook.cells)
 
 
