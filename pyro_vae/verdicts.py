@@ -20,6 +20,7 @@ from pyro_vae.space import latents_of, simulate
 from pyro_vae.surgery import surgery
 from pyro_vae.weights import evaluation, pieces, plate_nesting, run
 
+FAIR_GAP = 0.2  # of the KL; more is bad
 RARE = 0.01  # a p-value below it is evidence against
 FAMILY = "try a richer family, such as a full covariance (--covariance full) or a flow (the pair flow)"
 LEARNED = "samples start where no codes are: try a learned prior (a mixture, VampPrior or flow)"
@@ -102,7 +103,7 @@ def suboptimality(subject: Subject) -> Iterator[Verdict]:
         ("approximation gap", result.approximation, FAMILY),
         ("amortization gap", result.amortization, ENCODER),
     ):
-        level: Level = "good" if value < 0.05 * kl else "fair" if value < 0.2 * kl else "bad"
+        level: Level = "good" if value < 0.05 * kl else "fair" if value < FAIR_GAP * kl else "bad"
         what = "the best q of its family" if name.startswith("approx") else "the encoder"
         loses = f"{what} loses {value:.2f} nats"
         yield Verdict(name, value, level, loses if level == "good" else f"{loses}; {advice}")
@@ -156,6 +157,8 @@ def use_of_latents(subject: Subject) -> Iterator[Verdict]:
             "fair": "; the rest only costs time: use fewer, or warm_up and free_bits to wake them",
             "bad": "; this level has collapsed to its prior: try warm_up, free_bits or a weaker decoder",
         }[level]
+        if used == 0 and -sites.get(name, 0.0) > 1.0:  # nat: this is no prior
+            advice = "; q is the same for all data and not the prior: train for longer"
         yield Verdict(
             f"active units of {name}",
             float(used),
@@ -173,7 +176,9 @@ def aggregate(subject: Subject) -> Iterator[Verdict]:
     if result.information < 0.95 * result.limit:
         level: Level = "good" if share < 0.1 else "fair" if share < 0.3 else "bad"
         said = f"of {result.kl:.2f} nats of KL {result.information:.2f} inform about x and {result.marginal:.2f} are lost between q(z) and p(z)"
-        yield Verdict("aggregate posterior", result.marginal, level, said + ("" if level == "good" else f"; {LEARNED}"))
+        yield Verdict(
+            "aggregate posterior", result.marginal, level, said + ("" if level == "good" else f"; {_fill(subject)}")
+        )
         return
     # more information than these data can show: KL(q(z) || p(z)) is then not to be had from them, but a classifier's view is
     with evaluation(subject.pair, subject.seed):
@@ -182,7 +187,17 @@ def aggregate(subject: Subject) -> Iterator[Verdict]:
     test = criticism.two_sample(codes, prior, seed=subject.seed)
     level = "good" if test.accuracy < 0.6 else "fair" if test.accuracy < 0.75 else "bad"
     said = f"a classifier tells codes of {subject.split} data from draws of the prior with accuracy {test.accuracy:.2f} (0.5: cannot)"
-    yield Verdict("aggregate posterior", test.accuracy, level, said + ("" if level == "good" else f"; {LEARNED}"))
+    yield Verdict(
+        "aggregate posterior", test.accuracy, level, said + ("" if level == "good" else f"; {_fill(subject)}")
+    )
+
+
+def _fill(subject: Subject) -> str:
+    """Say what would bring codes and prior together: a guide that is far from the posterior comes first."""
+    parts = subject.found.get("gaps")
+    if parts is not None and parts.amortization > FAIR_GAP * max(subject.found["elbo"].kl, 1e-9):
+        return "q is not yet where the posterior is (see the amortization gap), so train for longer before changing the prior"
+    return LEARNED
 
 
 def calibration(subject: Subject) -> Iterator[Verdict]:

@@ -266,6 +266,22 @@ def test_the_advice_names_the_part_of_the_guide_that_loses_most(monkeypatch):
     assert "the family is the larger part of it" in advice(pv.Pair(model, factorised))
 
 
+def test_a_guide_far_from_the_posterior_comes_before_the_prior(monkeypatch):
+    monkeypatch.setitem(BUDGETS, "quick", replace(SMALL, data=200, draws=200, refined=20, steps=100, temperatures=0))
+    model = linear()
+    batch = draws_of(model, 200)
+
+    def advice(pair, x):
+        return next(v.advice for v in diagnose(pair, {"x": x}).verdicts if v.check == "aggregate posterior")
+
+    def astray(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.full((2,), 3.0).double(), 0.3).expand([len(x), 2]).to_event(1))
+
+    assert "train for longer before changing the prior" in advice(pv.Pair(model, astray), batch["x"])
+    assert "try a learned prior" in advice(damaged(model, "none"), 3 * batch["x"])
+
+
 def test_codes_of_more_information_than_the_data_can_show_are_judged_by_a_classifier(monkeypatch):
     """Posteriors so narrow that every datum is told from every other: I(x; z) is at its limit, and says nothing more."""
     monkeypatch.setitem(BUDGETS, "quick", replace(SMALL, data=400, temperatures=0))
