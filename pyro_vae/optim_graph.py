@@ -71,7 +71,7 @@ class Update:
         self._keys = list(cohorts)
         self._groups = [list({id(g): g for _, _, g in members}.values()) for members in self._members]
         self._first_steps = [fresh and issubclass(key[0], SGD) for key, fresh in ((k, k[4]) for k in self._keys)]
-        # NumPy's view of each count: a small tensor takes torch ten times as long to add one to
+        # NumPy's view of each count: torch takes half as long again to add one to as many small tensors
         self._steps = [
             [o.state[p]["step"].numpy() for p, o, _ in members if isinstance(o.state[p].get("step"), Tensor)]
             for members in self._members

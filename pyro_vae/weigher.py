@@ -10,8 +10,8 @@ from pyro_vae.pairing import Batch, Pair
 from pyro_vae.svi import EagerWarning, Mode
 from pyro_vae.weights import weigh
 
-RECORDS_AT = 16  # chunk of a shape at which "auto" records: by then as many seconds have gone as recording takes
-COMPILES_AT = 128  # the same for inductor with a cold cache, on a small VAE
+RECORDS_AT = 16  # chunk of a shape at which "auto" records, which takes as long as a few chunks
+COMPILES_AT = 1_000  # for an MLP on images compiling takes what a thousand compiled chunks save
 
 
 class Weigher:
