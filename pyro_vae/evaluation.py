@@ -6,11 +6,12 @@ from typing import Any
 
 import pyro.poutine as poutine
 import torch
+from pyro.distributions import Delta
 
 from pyro_vae.data import Data
 from pyro_vae.evidence import ElboTable, active_units, elbo, evaluation, log_evidence, posterior_means
 from pyro_vae.guides.linear import LinearGuide
-from pyro_vae.handlers import PerDatum, is_site
+from pyro_vae.handlers import PerDatum, is_latent, is_site
 from pyro_vae.models.linear import LinearModel, maximum_likelihood
 from pyro_vae.pairing import Batch, Pair
 from pyro_vae.predictive import reconstruct
@@ -47,13 +48,28 @@ def bound(pair: Pair, batches: Iterable[Batch], num_data: int, *, num_samples: i
 
 def global_sites(pair: Pair, batch: Batch) -> list[str]:
     """Return the names of the guide's sites outside the data plate: latent variables that all data share."""
-    with torch.no_grad(), torch.random.fork_rng():
-        trace = poutine.trace(pair.bound_guide).get_trace(batch)
     return [
         name
-        for name, site in trace.nodes.items()
-        if is_site(site) and all(frame.name != pair.data_plate for frame in site["cond_indep_stack"])
+        for name, site in _guide_sites(pair, batch).items()
+        if all(frame.name != pair.data_plate for frame in site["cond_indep_stack"])
     ]
+
+
+def point_sites(pair: Pair, batch: Batch) -> list[str]:
+    """Return the names of the guide's sites that are points: draws all fall on one value, and weigh no p(x)."""
+    return [name for name, site in _guide_sites(pair, batch).items() if is_latent(site) and _is_point(site["fn"])]
+
+
+def _guide_sites(pair: Pair, batch: Batch) -> dict[str, Any]:
+    with torch.no_grad(), torch.random.fork_rng():
+        trace = poutine.trace(pair.bound_guide).get_trace(batch)
+    return {name: site for name, site in trace.nodes.items() if is_site(site)}
+
+
+def _is_point(fn: Any) -> bool:
+    while hasattr(fn, "base_dist") and not isinstance(fn, Delta):
+        fn = fn.base_dist
+    return isinstance(fn, Delta)
 
 
 def evaluate(
@@ -70,7 +86,7 @@ def evaluate(
     ``elbo`` = ``reconstruction`` - ``kl`` = the sum of ``sites``, at beta = 1; ``log_evidence`` is the importance-weighted log p(x) with
     ``num_samples`` draws a datum, ``log_evidence_stderr`` the Monte Carlo standard error of its mean and ``ess`` the median
     effective sample size. ``rms_error`` is that of the reconstruction, a feature. Latent variables that all data share leave
-    no datum a log p(x) of its own: the figures that rest on it are None then.
+    no datum a log p(x) of its own, and a guide that is a point has no draws to weigh: the figures that rest on them are None then.
     """
 
     def batches():  # type: ignore[no-untyped-def]
@@ -94,6 +110,8 @@ def evaluate(
     means = posterior_means(pair, batches(), seed=seed)
     figures["active_units"] = sum(active_units(means).values())
     figures["latent"] = sum(mean.shape[1] for mean in means.values())
+    if point_sites(pair, next(iter(batches()))):
+        return figures | dict.fromkeys(("log_evidence", "log_evidence_stderr", "ess", "khat_above_0.7"))
     evidence = log_evidence(pair, batches(), num_samples=num_samples, seed=seed, progress=progress)
     return figures | {
         "log_evidence": evidence.mean,

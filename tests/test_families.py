@@ -422,3 +422,12 @@ def test_every_pair_says_in_one_line_what_it_is() -> None:
         line = (build.__doc__ or "").splitlines()[0]
         assert 20 < len(line) < 120, name
     assert fields_of(FEW_LABELS)["labelled"].dtype == torch.bool
+
+
+def test_a_point_has_no_evidence() -> None:
+    data = load_data("digits")
+    figures = evaluate(pairs.autoencoder(data.spec, latent=2, hidden=[8]), data, num_samples=10)
+    assert figures["log_evidence"] is None
+    assert figures["ess"] is None
+    assert figures["latent"] == 2
+    assert evaluate(pairs.latent(data.spec, latent=2, hidden=[8]), data, num_samples=10)["log_evidence"] is not None
