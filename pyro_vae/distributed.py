@@ -121,8 +121,8 @@ class Exchange:
         present = [p.grad is not None for p in params]
         pieces = [p.grad if p.grad is not None else torch.zeros_like(p) for p in params]
         weighed = [*(piece.flatten() for piece in pieces), loss.detach().reshape(1)]
-        kind = weighed[0].dtype
-        for tensor in (*weighed, *self.buffers):
+        kind = pieces[0].dtype if pieces else loss.dtype
+        for tensor in (*pieces, *self.buffers):  # not the loss, whose type differs between eager and recorded steps
             kind = torch.promote_types(kind, tensor.dtype)
         facts = torch.tensor([self.weight, *map(float, present), *self.wishes], dtype=kind, device=loss.device)
         mine = [b.flatten() if self.world.rank == 0 else torch.zeros_like(b).flatten() for b in self.buffers]

@@ -356,6 +356,7 @@ class Loop:
         if self.run is None or self.saved == (self.epoch, self.step):
             return
         random = self.world.gather(checkpoint.random_state())
+        svi = self.world.gather(self.svi.state_dict())  # shares differ in shape, and counts go by shape
         began = time.monotonic()
         if self.world.rank == 0:
             try:
@@ -363,7 +364,7 @@ class Loop:
                     self.run.save_best({"parameters": self.best[2], "epoch": self.best[1] + 1, "elbo": self.best[0]})
                     self.best_written = self.best[1]
                 self.run.write_history(self.history)
-                self.run.save({**self._state(), "random": random, "good": self.good})
+                self.run.save({**self._state(), "random": random, "svi": svi, "good": self.good})
             except OSError as error:
                 last = f"is of step {self.saved[1]}" if self.saved else "is the one before this start, if any"
                 raise Unsaved(
@@ -389,7 +390,8 @@ class Loop:
                 "will be others"
             )
         self.good = state["good"]
-        self._apply({**state, "random": own or checkpoint.random_state()})
+        counts = state["svi"][min(self.world.rank, len(state["svi"]) - 1)]
+        self._apply({**state, "random": own or checkpoint.random_state(), "svi": counts})
         self.saved = self.epoch, self.step
 
     def _seed(self) -> None:

@@ -134,11 +134,13 @@ def test_two_processes_take_the_steps_of_one(driver, place, tally, batch, compil
     tally("two processes beside one", 1)
 
 
-def test_two_processes_killed_go_on_with_the_same_bits(driver, place, tally, kills):
+@pytest.mark.parametrize(("compile", "epochs"), [("off", "3"), ("auto", "10")], ids=["eager", "recorded"])
+def test_two_processes_killed_go_on_with_the_same_bits(driver, place, tally, kills, compile, epochs):
     argv = ["train", "latent", "--latent", "3", "--hidden", "[16]", "--binarize", "dynamic", "--save_every", "0"]
-    argv += ["--epochs", "3", "--warm_up", "2", "--batch_size", "127", "--compile", "off"]
-    whole = driver(*argv, "--run", "whole", cwd=place, processes=2)
+    argv += ["--epochs", epochs, "--warm_up", "2", "--batch_size", "127", "--compile", compile]
+    whole = driver(*argv, "--run", "whole", "--json", cwd=place, processes=2)
     assert whole.status == [0, 0], whole.err
+    assert whole.result["compiled"] == (compile == "auto")
     dice, hit = random.Random(5), 0
     for i in range(kills):
         begun = (place / "run" / "config.yaml").exists()
@@ -153,7 +155,7 @@ def test_two_processes_killed_go_on_with_the_same_bits(driver, place, tally, kil
     assert end.status == [0, 0], end.err
     same_run(place / "run", place / "whole")
     no_debris(place / "run")
-    tally("SIGKILL of one of two processes", hit)
+    tally(f"SIGKILL of one of two processes, {'recorded' if compile == 'auto' else 'eager'}", hit)
 
 
 def test_a_signal_to_either_stops_both_after_the_same_step(driver, place, tally):
