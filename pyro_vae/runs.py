@@ -19,7 +19,7 @@ FORMAT = 1
 LARGEST_CONFIG = 1_000_000  # bytes; a real one has hundreds
 DEEPEST_CONFIG = 20  # levels; a real one has four
 _SECTIONS = {"pair": {"name": str, "options": dict}, "data": {"name": str, "options": dict}}
-_TEMPORARY = re.compile(r"\.lock|\.previous\.ckpt|\.(config\.yaml|history\.csv|\w+\.ckpt|\w+\.pt)-\w+")
+_TEMPORARY = re.compile(r"\.lock|\.previous\.ckpt|\.(config\.yaml|history\.csv|report\.html|\w+\.(ckpt|pt|npz))-\w+")
 _NO_LINKS = frozenset([errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV])
 
 
