@@ -5,6 +5,7 @@ its share of the global batch, and one all-reduce a step adds up what the shares
 has the arithmetic.
 """
 
+import atexit
 import datetime
 import logging
 import os
@@ -214,5 +215,7 @@ def _start(here: int, machines: int, device: str) -> World:
             raise SettingsError(
                 f"cannot run on {here} devices of {machines} machines: {reason}; change --devices"
             ) from error
+    if not cuda:  # gloo's threads may hold the last tensor of an exchange, which aborts the process if Python has ended
+        atexit.register(dist.destroy_process_group)
     _device = fabric.device
     return World(fabric.global_rank, fabric.world_size, _device)

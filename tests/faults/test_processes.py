@@ -17,6 +17,8 @@ from pyro_vae.distributed import launched
 # Draws differ between one process and two. Gradients do not where the noise comes with the data, so that shares get what
 # the whole batch would have got: then one and two processes take the same steps, to rounding.
 PAIR = '''
+import os
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -70,8 +72,6 @@ def given(spec):
 def fails(spec):
     """Fails on the second process alone, after some steps."""
     pair = given(spec)
-    import os
-
     from pyro_vae import loop
 
     if os.environ.get("RANK") == "1":
@@ -84,6 +84,14 @@ def fails(spec):
 
         loop.Loop._one_step = failing
     return pair
+
+
+def leaves(spec):
+    """Says, as the last thing that its process does, whether it is still connected to the other."""
+    import atexit
+
+    atexit.register(lambda: print("connected:", torch.distributed.is_initialized()))
+    return given(spec)
 '''
 
 
@@ -231,7 +239,7 @@ def test_who_started_this_process(monkeypatch, env, found):
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["devices", "torchrun", "slurm"])
 def test_started_as_users_start_it(place, way):
-    argv = [*TRAIN[1:], "--batch_size", "20", "--run", way, "--compile", "off"]
+    argv = ["two.py:leaves", *TRAIN[2:], "--batch_size", "20", "--run", way, "--compile", "off"]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     if way == "devices":
         jobs = [([sys.executable, "-m", "pyro_vae", "train", *argv, "--devices", "2"], env)]
@@ -257,5 +265,7 @@ def test_started_as_users_start_it(place, way):
     ]
     outputs = [process.communicate(timeout=400) for process in running]
     assert [process.returncode for process in running] == [0] * len(running), outputs
-    assert outputs[0][0].count("log_evidence_stderr") == 1
+    printed = "".join(stdout for stdout, _ in outputs)
+    assert printed.count("log_evidence_stderr") == 1
+    assert printed.count("connected: False") == printed.count("connected: ") == 2
     assert len(checkpoint.load(place / way / "last.ckpt")["random"]) == 2
