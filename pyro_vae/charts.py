@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pyro_vae.data import Data
-from pyro_vae.evidence import posterior_means
+from pyro_vae.evidence import ACTIVE_VARIANCE, posterior_means
 from pyro_vae.latents import NotDrawable, draw_latents, kl_by_dimension, latent_vectors, spread_by_dimension
 from pyro_vae.pairing import Pair
 from pyro_vae.sheets import BLUE, CLASSES, CLEAR, GREEN, GREY, NORMAL, ORANGE, SMALL, headline, page
@@ -140,7 +140,7 @@ def kl(pair: Pair, data: Data, *, count: int = 2000, split: str = "test", seed: 
         value = spread[site] if each is None else each
         order = value.argsort(descending=True)
         shown = order[:60]
-        active = spread[site][shown] > 0.01
+        active = spread[site][shown] > ACTIVE_VARIANCE
         bars = axes.bar(range(len(shown)), value[shown].numpy(), color=[BLUE if a else ORANGE for a in active])
         for bar, on in zip(bars, active, strict=True):
             bar.set_hatch(None if on else "///")
@@ -150,7 +150,7 @@ def kl(pair: Pair, data: Data, *, count: int = 2000, split: str = "test", seed: 
         axes.set_ylabel("Var of E[z | x]" if each is None else "KL, nats per datum", fontsize=NORMAL)
         axes.tick_params(labelsize=SMALL)
         total = "no KL a dimension: q or p is correlated" if each is None else f"{each.sum():.2f} nats in all"
-        on = int((spread[site] > 0.01).sum())
+        on = int((spread[site] > ACTIVE_VARIANCE).sum())
         hidden = f", first {len(shown)} of {len(order)}" if len(order) > len(shown) else ""
         axes.set_title(
             f"{site}: {total}; {on} of {len(order)} dimensions active{hidden}",
@@ -159,7 +159,7 @@ def kl(pair: Pair, data: Data, *, count: int = 2000, split: str = "test", seed: 
         )
     headline(
         figure,
-        f"What each latent dimension holds, {len(batch['x']):,} {split} data; hatched: inactive, variance of E[z | x] at most 0.01",
+        f"What each latent dimension holds, {len(batch['x']):,} {split} data; hatched: inactive, variance of E[z | x] at most {ACTIVE_VARIANCE}",
     )
     return figure
 

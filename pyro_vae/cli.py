@@ -426,6 +426,7 @@ def _encode(words: Sequence[str]) -> int:
     _add_run(parser)
     parser.add_argument("--out", type=str | None, default=None, help=".npz (default: RUN/codes.npz)")
     parser.add_argument("--draws", type=bool, default=False, help="true: a draw of q(z | x) a datum, else its mean")
+    parser.add_argument("--idle", type=bool, default=False, help="true: keep the latent dimensions that are not in use")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     args = parser.parse_args(words)
     from pyro_vae.codes import encode, write_codes
@@ -440,7 +441,7 @@ def _encode(words: Sequence[str]) -> int:
     pair.load_state_dict(run.load_best()["parameters"])
     total = sum(map(data.size, ("train", "valid", "test")))
     with Counter(total, "codes") as counter:
-        arrays = encode(pair, data, draws=args.draws, seed=args.seed, progress=counter.add)
+        arrays = encode(pair, data, draws=args.draws, idle=args.idle, seed=args.seed, progress=counter.add)
     write_codes(arrays, out)
     features = arrays["x_train"].shape[1]
     if args.json:

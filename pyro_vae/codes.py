@@ -11,6 +11,7 @@ from pyro import poutine
 
 from pyro_vae.checkpoint import write_whole
 from pyro_vae.data import Data
+from pyro_vae.evidence import ACTIVE_VARIANCE
 from pyro_vae.latents import centres, latent_vectors
 from pyro_vae.pairing import Batch, Pair, PairError
 from pyro_vae.splits import SPLITS
@@ -20,31 +21,49 @@ ROWS = 2000
 
 
 def encode(
-    pair: Pair, data: Data, *, draws: bool = False, seed: int = 0, progress: Callable[[int], None] | None = None
+    pair: Pair,
+    data: Data,
+    *,
+    draws: bool = False,
+    idle: bool = False,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the codes of every split with the data's other fields, as `load_data` takes them.
 
     Args:
-        draws: one draw of q(z | x) a datum, whose aggregate is about the prior, in place of its mean. In dimensions that are
-            not in use means all but coincide, and a density of them says nothing of the data.
+        draws: one draw of q(z | x) a datum, whose aggregate is about the prior, in place of its mean.
+        idle: keep the dimensions that are not in use, where q(z | x) is the prior whatever x is. Standardised, as the next
+            pair takes them, their means are as large as the others' and say nothing.
         seed: of the draws.
         progress: called with the number of data of each finished batch.
 
     Returns:
-        ``x_train``, ``x_valid``, ``x_test``: ``(data, latent)``, the model's latent vectors side by side, top level first; and
-        the other fields by the same names.
+        ``x_train``, ``x_valid``, ``x_test``: ``(data, dimensions)``, the model's latent vectors side by side, top level first;
+        and the other fields by the same names.
 
     Raises:
-        PairError: the model has no continuous latent vector a datum.
+        PairError: the model has no continuous latent vector a datum, or none of its dimensions is in use.
     """
     arrays: dict[str, list[np.ndarray]] = {}
     sites = list(latent_vectors(pair, data.batch("train", 2)))
     if not sites:
         raise PairError("the model has no continuous latent vector a datum, so data have no code")
+    some = centres(pair, data.batch("train", ROWS), seed=seed)
+    kept = torch.cat([some[site].var(0) for site in sites], -1) > ACTIVE_VARIANCE
+    if idle:
+        kept = torch.ones_like(kept)
+    elif not kept.any():
+        raise PairError(
+            f"none of the {len(kept)} latent dimensions is in use, so codes say nothing of the data; "
+            "train longer or with a smaller --beta, or keep idle dimensions"
+        )
     for number, split in enumerate(SPLITS):
         for i, batch in enumerate(data.batches(split, ROWS)):
             values = _drawn(pair, batch, seed + 1000 * number + i) if draws else centres(pair, batch, seed=seed)
-            arrays.setdefault(f"x_{split}", []).append(torch.cat([values[site] for site in sites], -1).cpu().numpy())
+            arrays.setdefault(f"x_{split}", []).append(
+                torch.cat([values[site] for site in sites], -1)[:, kept].cpu().numpy()
+            )
             for field in batch.keys() - {"x"}:
                 arrays.setdefault(f"{field}_{split}", []).append(batch[field].cpu().numpy())
             if progress is not None:

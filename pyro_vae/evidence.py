@@ -31,6 +31,7 @@ from pyro_vae.weights import (
 )
 
 __all__ = [
+    "ACTIVE_VARIANCE",
     "PARTICLES",
     "ElboTable",
     "Evidence",
@@ -44,6 +45,7 @@ __all__ = [
     "run",
 ]
 
+ACTIVE_VARIANCE = 0.01  # Var_x E[z | x] of a dimension in use (Burda et al. 2015, section 5), for a prior of variance 1
 ROWS = 4096  # draws decoded at a time: activations of this many rows stay near the processor's caches
 DRAWS_OF_MEAN = (
     1024  # for guides whose mean has no closed form: adds a thousandth of the posterior variance to Var_x E[z | x]
@@ -158,7 +160,7 @@ def posterior_means(
     return {name: torch.cat(parts) for name, parts in means.items()}
 
 
-def active_units(means: Mapping[str, Tensor], threshold: float = 0.01) -> dict[str, int]:
+def active_units(means: Mapping[str, Tensor], threshold: float = ACTIVE_VARIANCE) -> dict[str, int]:
     """Count per site the dimensions with Var_x E[z_j | x] above the threshold (Burda et al. 2015, section 5)."""
     return {name: int((mean.var(0, correction=0) > threshold).sum()) for name, mean in means.items()}
 

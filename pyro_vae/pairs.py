@@ -255,6 +255,7 @@ def semi_supervised(
     likelihood: parts.Likelihood = "auto",
     weight: float = 50.0,
     classes: Literal["enumerated", "drawn"] = "enumerated",
+    classifier: parts.Net = "mlp",
     hidden: list[int] = [500, 500],  # noqa: B006
 ) -> Pair:
     """y, z -> x: classes y known of few data (--labels 100), inferred of the others.
@@ -264,14 +265,16 @@ def semi_supervised(
         likelihood: p(x | z, y).
         weight: of the auxiliary classification term on labelled data.
         classes: y summed over exactly, or drawn.
+        classifier: net of q(y | x): mlp, or conv for images.
         hidden: widths of the hidden layers.
     """
     size, known = parts.latent_size(spec, latent), parts.classes(spec)
     p_x = parts.decoder(spec, size + known, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
-    q_z = parts.encoder(spec, Normal(size), context=known, hidden=tuple(hidden))
-    classifier = parts.to_numbers(spec, known, hidden=tuple(hidden))
+    logits = parts.to_numbers(spec, known, net=classifier, hidden=tuple(hidden))
+    reader = parts.up(spec, hidden=tuple(hidden[:1]))
+    q_z = parts.between(hidden[0] + known, Normal(size), hidden=tuple(hidden[1:]))
     enumerated = classes == "enumerated"
-    guide = SemiSupervisedGuide(OneHot(known), classifier, q_z, weight=weight, enumerate_y=enumerated)
+    guide = SemiSupervisedGuide(OneHot(known), logits, reader, q_z, weight=weight, enumerate_y=enumerated)
     objective = OBJECTIVES["enumeration" if enumerated else "elbo"](1, spec.num_data)
     return Pair(SemiSupervisedModel(known, StandardNormal(size), p_x), guide, objective)
 

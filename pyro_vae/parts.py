@@ -124,8 +124,12 @@ def up(spec: Spec, *, hidden: tuple[int, ...] = (500, 500), activation: str = "s
     return nn.Sequential(*_standardize(spec, 0), body, activation_named(activation))
 
 
-def to_numbers(spec: Spec, count: int, *, hidden: tuple[int, ...] = (500, 500), activation: str = "silu") -> nn.Module:
+def to_numbers(
+    spec: Spec, count: int, *, net: Net = "mlp", hidden: tuple[int, ...] = (500, 500), activation: str = "silu"
+) -> nn.Module:
     """Return a net ``x -> count numbers``: a classifier's logits, or parameters of a distribution."""
+    if net == "conv":
+        return ConvEncoder(_image(spec), count, activation=activation)
     return nn.Sequential(*_standardize(spec, 0), MLP(spec.features, count, hidden, activation))
 
 

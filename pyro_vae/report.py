@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_vae.checkpoint import write_whole
 from pyro_vae.data import Data
 from pyro_vae.diagnostics import Diagnosis
+from pyro_vae.evidence import ACTIVE_VARIANCE
 from pyro_vae.pairing import Pair
 from pyro_vae.report_parts import (
     document,
@@ -230,9 +231,15 @@ def _units(diagnosis: Diagnosis) -> "Figure":
         axes.bar(range(start, start + len(variance)), variance, color=BLUE)
         axes.annotate(name, (start, variance[0]), (0, 3), textcoords="offset points", fontsize=9, ha="center")
         start += len(variance) + 1
-    axes.axhline(0.01, color=ORANGE, lw=1)
+    axes.axhline(ACTIVE_VARIANCE, color=ORANGE, lw=1)
     axes.annotate(
-        "active above", (1.0, 0.01), (0, 2), ("axes fraction", "data"), "offset points", fontsize=SMALL, ha="right"
+        "active above",
+        (1.0, ACTIVE_VARIANCE),
+        (0, 2),
+        ("axes fraction", "data"),
+        "offset points",
+        fontsize=SMALL,
+        ha="right",
     )
     axes.set_yscale("log")
     return figure

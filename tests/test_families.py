@@ -204,7 +204,7 @@ class Prior(nn.Module):
 def test_a_semi_supervised_bound_is_the_evidence_at_the_exact_guide() -> None:
     torch.manual_seed(0)
     model = SemiSupervisedModel(3, StandardNormal(2).double(), Classes()).double()
-    guide = SemiSupervisedGuide(OneHot(3).double(), Posterior(), Prior(), weight=0.0)
+    guide = SemiSupervisedGuide(OneHot(3).double(), Posterior(), nn.Identity(), Prior(), weight=0.0)
     from pyro_vae.objectives import OBJECTIVES
 
     objective = OBJECTIVES["enumeration"](1, 100)
