@@ -119,6 +119,7 @@ class MLP(nn.Module):
         activation: a name in ``ACTIVATIONS``, after every hidden layer.
         normalize: layer normalization of every hidden layer, datum by datum. On MNIST the latent pair then reaches in 10
             epochs what takes 20 without (log p(x) -92.1 against -95.1 nats after 10).
+        dropout: probability that a hidden unit is left out of a training step.
 
     >>> MLP(784, 20)(torch.zeros(5, 3, 784)).shape
     torch.Size([5, 3, 20])
@@ -132,6 +133,7 @@ class MLP(nn.Module):
         activation: str = "silu",
         *,
         normalize: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.inputs, self.outputs = inputs, outputs
@@ -141,6 +143,7 @@ class MLP(nn.Module):
             layers += [nn.Linear(width, next_width)]
             layers += [nn.LayerNorm(next_width)] if normalize else []
             layers += [activation_named(activation)]
+            layers += [nn.Dropout(dropout)] if dropout else []
         self.body = nn.Sequential(*layers)
         _initialise(self.body, activation)
         self.last = nn.Linear(widths[-1], outputs)
@@ -213,6 +216,7 @@ class ConvEncoder(nn.Module):
         extra: further numbers that follow the image in the input (a label, say); they join at the fully
             connected layer.
         activation: a name in ``ACTIVATIONS``.
+        dropout: probability that a unit of the fully connected layer is left out of a training step.
 
     >>> ConvEncoder((1, 28, 28), 20)(torch.zeros(5, 3, 784)).shape
     torch.Size([5, 3, 20])
@@ -228,6 +232,7 @@ class ConvEncoder(nn.Module):
         hidden: int = 256,
         extra: int = 0,
         activation: str = "relu",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         _check_image(image, channels)
@@ -244,6 +249,8 @@ class ConvEncoder(nn.Module):
         self.flat = channels[-1] * height * width
         self.dense = nn.Sequential(nn.Linear(self.flat + extra, hidden), activation_named(activation))
         _initialise(self.dense, activation)
+        if dropout:
+            self.dense.append(nn.Dropout(dropout))
         self.last = nn.Linear(hidden, outputs)
 
     def features(self, x: Tensor) -> Tensor:

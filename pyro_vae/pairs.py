@@ -256,6 +256,8 @@ def semi_supervised(
     weight: float = 50.0,
     classes: Literal["enumerated", "drawn"] = "enumerated",
     classifier: parts.Net = "mlp",
+    dropout: float = 0.0,
+    scaling: parts.Scaling = "feature",
     hidden: list[int] = [500, 500],  # noqa: B006
 ) -> Pair:
     """y, z -> x: classes y known of few data (--labels 100), inferred of the others.
@@ -266,12 +268,15 @@ def semi_supervised(
         weight: of the auxiliary classification term on labelled data.
         classes: y summed over exactly, or drawn.
         classifier: net of q(y | x): mlp, or conv for images.
+        dropout: probability, in the hidden layers of q(y | x).
+        scaling: of real x before nets read it: each feature by its own deviation, or all by a common one, so that
+            features that vary little stay small, as the codes of M1+M2 should.
         hidden: widths of the hidden layers.
     """
     size, known = parts.latent_size(spec, latent), parts.classes(spec)
     p_x = parts.decoder(spec, size + known, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
-    logits = parts.to_numbers(spec, known, net=classifier, hidden=tuple(hidden))
-    reader = parts.up(spec, hidden=tuple(hidden[:1]))
+    logits = parts.to_numbers(spec, known, net=classifier, hidden=tuple(hidden), dropout=dropout, scaling=scaling)
+    reader = parts.up(spec, hidden=tuple(hidden[:1]), scaling=scaling)
     q_z = parts.between(hidden[0] + known, Normal(size), hidden=tuple(hidden[1:]))
     enumerated = classes == "enumerated"
     guide = SemiSupervisedGuide(OneHot(known), logits, reader, q_z, weight=weight, enumerate_y=enumerated)

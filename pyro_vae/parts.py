@@ -39,6 +39,7 @@ Likelihood = Literal[
 ]
 Covariance = Literal["diagonal", "low-rank", "full"]
 Net = Literal["mlp", "conv"]
+Scaling = Literal["feature", "common"]
 Prior = Literal["normal", "mixture", "vamp", "flow"]
 Objective = Literal["elbo", "analytic-kl", "stl", "iwae", "dreg", "renyi", "rws", "total-correlation", "mmd"]
 
@@ -118,19 +119,29 @@ def encoder(
     return Conditional(nn.Sequential(*_standardize(spec, context), body), head)
 
 
-def up(spec: Spec, *, hidden: tuple[int, ...] = (500, 500), activation: str = "silu") -> nn.Module:
+def up(
+    spec: Spec, *, hidden: tuple[int, ...] = (500, 500), scaling: Scaling = "feature", activation: str = "silu"
+) -> nn.Module:
     """Return a net ``x -> h``, ``(..., hidden[-1])``, for a guide whose parts share it."""
     body = MLP(spec.features, hidden[-1], hidden[:-1], activation)
-    return nn.Sequential(*_standardize(spec, 0), body, activation_named(activation))
+    return nn.Sequential(*_standardize(spec, 0, scaling), body, activation_named(activation))
 
 
 def to_numbers(
-    spec: Spec, count: int, *, net: Net = "mlp", hidden: tuple[int, ...] = (500, 500), activation: str = "silu"
+    spec: Spec,
+    count: int,
+    *,
+    net: Net = "mlp",
+    hidden: tuple[int, ...] = (500, 500),
+    dropout: float = 0.0,
+    scaling: Scaling = "feature",
+    activation: str = "silu",
 ) -> nn.Module:
     """Return a net ``x -> count numbers``: a classifier's logits, or parameters of a distribution."""
     if net == "conv":
-        return ConvEncoder(_image(spec), count, activation=activation)
-    return nn.Sequential(*_standardize(spec, 0), MLP(spec.features, count, hidden, activation))
+        return ConvEncoder(_image(spec), count, activation=activation, dropout=dropout)
+    body = MLP(spec.features, count, hidden, activation, dropout=dropout)
+    return nn.Sequential(*_standardize(spec, 0, scaling), body)
 
 
 def step(width: int, activation: str = "silu") -> nn.Module:
@@ -245,11 +256,13 @@ def posterior_head(latent: int, covariance: Covariance = "diagonal") -> Head:
     return heads[covariance](latent)
 
 
-def _standardize(spec: Spec, context: int) -> list[nn.Module]:
+def _standardize(spec: Spec, context: int, scaling: Scaling = "feature") -> list[nn.Module]:
     """The first layer of an encoder of real data; the ``context`` numbers behind x pass unchanged."""
     if spec.support != "real":
         return []
     std = Standardize(spec.mean, spec.std).std  # not too small anywhere
+    if scaling == "common":
+        std = std.square().mean().sqrt().expand_as(std)
     return [Standardize(F.pad(spec.mean, (0, context)), F.pad(std, (0, context), value=1.0), floor=0.0)]
 
 

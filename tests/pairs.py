@@ -112,7 +112,9 @@ ROWS: dict[str, Row] = {
         pairs.hierarchical, {"latent": [3, 2], "hidden": [8], "objective": "dreg", "particles": 3}
     ),
     "semi_supervised": Row(pairs.semi_supervised, SMALL, FEW_LABELS),
-    "semi_supervised-conv": Row(pairs.semi_supervised, {**SMALL, "classifier": "conv"}, FEW_LABELS),
+    "semi_supervised-conv": Row(
+        pairs.semi_supervised, {**SMALL, "classifier": "conv", "dropout": 0.2, "scaling": "common"}, FEW_LABELS
+    ),
     "semi_supervised-drawn": Row(pairs.semi_supervised, {**SMALL, "classes": "drawn"}, FEW_LABELS),
     **{f"structured-{q}": Row(pairs.structured, {**SMALL, "quadrants": q}, BINARY) for q in (1, 2, 3)},
     "structured-real": Row(pairs.structured, SMALL),
