@@ -111,6 +111,27 @@ def kl_by_dimension(
     return {name: None if total is None else total / count for name, total in sums.items()}
 
 
+def prior_spread(pair: Pair, batch: Batch, values: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return mean and standard deviation of p(z | what stands above) at given latent values, ``(latent,)`` each.
+
+    Args:
+        batch: of one datum.
+        values: by site, ``(1, latent)``.
+    """
+    with evaluation(pair, 0), _Given(values):
+        model = poutine.trace(pair.bound_model).get_trace(batch)
+        return {name: _moments(model.nodes[name]["fn"]) for name in latent_vectors(pair, batch)}
+
+
+def _moments(fn: Any) -> tuple[Tensor, Tensor]:
+    try:
+        mean, variance = fn.mean, fn.variance
+    except NotImplementedError:  # a flow
+        draws = fn.sample((1000,))
+        mean, variance = draws.mean(0), draws.var(0)
+    return mean.reshape(-1, mean.shape[-1])[0], variance.sqrt().reshape(-1, mean.shape[-1])[0]
+
+
 def spread_by_dimension(pair: Pair, batch: Batch) -> dict[str, Tensor]:
     """Return Var_x E[z_j | x] of each dimension: what stays near 0 where a dimension says nothing of the data."""
     return {name: mean.var(0, correction=0) for name, mean in posterior_means(pair, batch).items()}

@@ -258,7 +258,7 @@ def semi_supervised(
     classifier: parts.Net = "mlp",
     dropout: float = 0.0,
     scaling: parts.Scaling = "feature",
-    hidden: list[int] = [500, 500],  # noqa: B006
+    hidden: list[int] = [200, 200],  # noqa: B006
 ) -> Pair:
     """y, z -> x: classes y known of few data (--labels 100), inferred of the others.
 
@@ -356,7 +356,7 @@ def semi_amortized(
     likelihood: parts.Likelihood = "auto",
     steps: int = 5,
     rate: float = 0.2,
-    hidden: list[int] = [500, 500],  # noqa: B006
+    hidden: list[int] = [200, 200],  # noqa: B006
     objective: parts.Objective = "elbo",
     particles: int = 1,
 ) -> Pair:

@@ -13,6 +13,7 @@ from pyro_vae.latents import (
     decode,
     dimensions_of_prior,
     kl_by_dimension,
+    prior_spread,
     spread_by_dimension,
 )
 from pyro_vae.pairing import Batch, Pair
@@ -128,7 +129,7 @@ def traversal(
         datum: number of the datum in the split.
         dimensions: how many to show at most.
         steps: images a dimension.
-        extent: from minus to plus this value of z.
+        extent: from minus to plus so many standard deviations of p(z), or of p(z | what stands above) at the datum's code.
         split: train, valid or test.
         seed: of draws, for a guide or model without means.
     """
@@ -139,12 +140,14 @@ def traversal(
     code = centres(pair, data.batch(split, 1, start=datum), seed=seed)
     batch = spread_over(data.batch(split, 1, start=datum), steps)
     line = torch.linspace(-extent, extent, steps)
+    spread = prior_spread(pair, data.batch(split, 1, start=datum), code)
     rows, labels = [], []
     ranked, unit = _ranked(pair, many)
     for worth, site, j in ranked[:dimensions]:
         below = descendants(nodes, site)
         values = {name: z.repeat(steps, 1) for name, z in code.items() if name not in below and z.dim() == 2}
-        values[site][:, j] = line
+        mean, deviation = spread[site]
+        values[site][:, j] = mean[j] + deviation[j] * line
         rows.append(mean_of_x(decode(pair, batch, values, seed=seed)))
         labels.append(f"{site}[{j}]\n{worth:.2f} {unit}")
     return sheet(
@@ -153,7 +156,7 @@ def traversal(
         title=f"Traversal: mean of p(x | z) as one dimension moves, from {split} datum {datum}",
         rows=labels,
         columns=numbers(line),
-        xlabel="value of the dimension that moves",
+        xlabel="the dimension that moves, in sd of p(z)",
     )
 
 

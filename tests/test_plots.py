@@ -19,6 +19,7 @@ from pyro_vae.cli import main
 from pyro_vae.evidence import elbo
 from pyro_vae.latents import centres, decode, kl_by_dimension
 from pyro_vae.predictive import reconstruct
+from pyro_vae.priors import NormalPrior
 from pyro_vae.structure import descendants, structure
 from pyro_vae.walks import _arc
 
@@ -302,6 +303,22 @@ def test_a_traversal_moves_the_dimension_with_the_most_kl_first():
     z = centres(pair, IMAGES.batch("test", 1))["z"].repeat(3, 1)
     z[:, order[0]] = torch.tensor([-2.0, 0.0, 2.0])
     assert np.allclose(tiles(figure, 2, 3)[0], pair.model.decoder(z).mean.detach().clamp(0, 1), atol=1e-5)
+
+
+def test_a_traversal_is_as_wide_as_the_prior():
+    pair = one_level(IMAGES)
+    pair.model.prior = NormalPrior(2)
+    with torch.no_grad():
+        for parameter, value in zip(pair.model.prior.parameters(), (0.7, 5.0), strict=True):
+            parameter.fill_(value)
+    fn = pair.model.prior()
+    figure = plots.traversal(pair, IMAGES, steps=2, extent=1.0)
+    label = figure.axes[0].get_yticklabels()[0].get_text()
+    j = int(label[2])
+    z = centres(pair, IMAGES.batch("test", 1))["z"].repeat(2, 1)
+    z[:, j] = torch.stack([fn.mean[j] - fn.variance[j].sqrt(), fn.mean[j] + fn.variance[j].sqrt()])
+    assert fn.variance[j] > 4
+    assert np.allclose(tiles(figure, 2, 2)[0], pair.model.decoder(z).mean.detach().clamp(0, 1), atol=1e-5)
 
 
 def test_a_traversal_lets_lower_levels_follow():
