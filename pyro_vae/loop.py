@@ -36,6 +36,7 @@ VALIDATION_ROWS = 1000
 SAVING_SHARE = 20  # a checkpoint is due no sooner than 20 times the time that the last one took: 5% of the time at most
 MOST_SKIPPED = 10  # batches in a row: more are no accident of the data
 MOST_ROLLBACKS = 10  # each halves the learning rate
+_OWN = ("random", "svi")  # what a state holds that differs between processes
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -352,11 +353,10 @@ class Loop:
         checkpoint.set_random_state(state["random"])
 
     def _save(self) -> None:
-        """Write the state, on process 0, with the random states of all; nothing if it is written already."""
+        """Write the state, on process 0, with what is each process's own; nothing if it is written already."""
         if self.run is None or self.saved == (self.epoch, self.step):
             return
-        random = self.world.gather(checkpoint.random_state())
-        svi = self.world.gather(self.svi.state_dict())  # shares differ in shape, and counts go by shape
+        state, good = self._of_all(self._state()), None if self.good is None else self._of_all(self.good)
         began = time.monotonic()
         if self.world.rank == 0:
             try:
@@ -364,7 +364,7 @@ class Loop:
                     self.run.save_best({"parameters": self.best[2], "epoch": self.best[1] + 1, "elbo": self.best[0]})
                     self.best_written = self.best[1]
                 self.run.write_history(self.history)
-                self.run.save({**self._state(), "random": random, "svi": svi, "good": self.good})
+                self.run.save({**state, "good": good})
             except OSError as error:
                 last = f"is of step {self.saved[1]}" if self.saved else "is the one before this start, if any"
                 raise Unsaved(
@@ -383,16 +383,25 @@ class Loop:
         state, passed_over = self.world.first(self.run.load)
         if passed_over:
             self._note(f"{passed_over}; going on from the checkpoint before it")
-        own = state["random"][self.world.rank] if self.world.rank < len(state["random"]) else None
         if len(state["random"]) != self.world.size:
             self._note(
                 f"{self.run} was trained by {len(state['random'])} processes and goes on with {self.world.size}: the draws "
                 "will be others"
             )
-        self.good = state["good"]
-        counts = state["svi"][min(self.world.rank, len(state["svi"]) - 1)]
-        self._apply({**state, "random": own or checkpoint.random_state(), "svi": counts})
+        self.good = None if state["good"] is None else self._of_this(state["good"])
+        self._apply(self._of_this(state))
         self.saved = self.epoch, self.step
+
+    def _of_all(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return the state with every process's draws and counts, by rank: shares differ in shape, and counts go by shape."""
+        every = self.world.gather({name: state[name] for name in _OWN})
+        return {**state, **{name: [own[name] for own in every] for name in _OWN}}
+
+    def _of_this(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return the state of all as this process's; a process that was not there keeps its draws."""
+        rank, random = self.world.rank, state["random"]
+        own = random[rank] if rank < len(random) else checkpoint.random_state()
+        return {**state, "random": own, "svi": state["svi"][min(rank, len(state["svi"]) - 1)]}
 
     def _seed(self) -> None:
         """Give each process draws of its own; the first has those of a process alone."""

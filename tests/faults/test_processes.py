@@ -239,7 +239,18 @@ def test_who_started_this_process(monkeypatch, env, found):
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["devices", "torchrun", "slurm"])
 def test_started_as_users_start_it(place, way):
-    argv = ["two.py:leaves", *TRAIN[2:], "--batch_size", "20", "--run", way, "--compile", "off"]
+    argv = [
+        "two.py:leaves",
+        *TRAIN[2:],
+        "--batch_size",
+        "20",
+        "--run",
+        way,
+        "--compile",
+        "off",
+        "--on_nonfinite",
+        "rollback",
+    ]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     if way == "devices":
         jobs = [([sys.executable, "-m", "pyro_vae", "train", *argv, "--devices", "2"], env)]
@@ -268,4 +279,8 @@ def test_started_as_users_start_it(place, way):
     printed = "".join(stdout for stdout, _ in outputs)
     assert printed.count("log_evidence_stderr") == 1
     assert printed.count("connected: False") == printed.count("connected: ") == 2
-    assert len(checkpoint.load(place / way / "last.ckpt")["random"]) == 2
+    state = checkpoint.load(place / way / "last.ckpt")
+    for saved in (state, state["good"]):  # what is rolled back to has each process's own draws too
+        first, second = saved["random"]
+        assert not torch.equal(first["torch"], second["torch"])
+        assert len(saved["svi"]) == 2
