@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from pyro_vae.data import Data
+from pyro_vae.evaluation import spread
 from pyro_vae.evidence import active_units
 from pyro_vae.pairing import Batch, Pair, PairError
 from pyro_vae.predictive import reconstruct
@@ -16,7 +17,6 @@ from pyro_vae.weights import evaluation, log_weights, size_of
 if TYPE_CHECKING:
     from xarray import DataTree
 
-RUNS = 50  # stretches of a split that data are taken from
 
 BudgetName = Literal["quick", "standard", "thorough"]
 Level = Literal["good", "fair", "bad", "note", "left out"]
@@ -234,21 +234,6 @@ def _examine(name: str, check: Callable[[Subject], Iterable[Verdict]], subject: 
 
 class LeftOut(Exception):
     """A check that does not apply; the message says why and what would make it apply."""
-
-
-def spread(
-    data: Data, split: str, count: int, device: torch.device | None = None
-) -> tuple[dict[str, torch.Tensor], list[int]]:
-    """Return ``count`` data from all over a split, which may be sorted by origin as MNIST's test data are, and their positions."""
-    size = data.size(split)
-    runs = 1 if count >= size else min(count, RUNS)
-    lengths = [min(count, size) * (i + 1) // runs - min(count, size) * i // runs for i in range(runs)]
-    starts = [size * i // runs for i in range(runs)]
-    batches = [
-        data.batch(split, length, start=start, device=device) for start, length in zip(starts, lengths, strict=True)
-    ]
-    positions = [start + i for start, length in zip(starts, lengths, strict=True) for i in range(length)]
-    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}, positions
 
 
 def _subject(pair: Pair, data: Data | Mapping[str, torch.Tensor], split: str, budget: Budget, seed: int) -> Subject:

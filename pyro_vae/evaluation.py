@@ -17,6 +17,10 @@ from pyro_vae.pairing import Batch, Pair
 from pyro_vae.predictive import reconstruct
 
 ROWS = 500  # data a batch
+EXAMINED = (
+    2000  # data whose codes decide which latent dimensions are in use: some guides take a thousand draws for each
+)
+RUNS = 50  # stretches of a split that data are taken from
 
 
 def bound(pair: Pair, batches: Iterable[Batch], num_data: int, *, num_samples: int = 1, seed: int = 0) -> ElboTable:
@@ -44,6 +48,21 @@ def bound(pair: Pair, batches: Iterable[Batch], num_data: int, *, num_samples: i
                         kl -= 0.0 if site["is_observed"] else nats
     total = math.fsum(sites.values())
     return ElboTable(total, total + kl, kl, sites)
+
+
+def spread(
+    data: Data, split: str, count: int, device: torch.device | None = None
+) -> tuple[dict[str, torch.Tensor], list[int]]:
+    """Return ``count`` data from all over a split, which may be sorted by origin as MNIST's test data are, and their positions."""
+    size = data.size(split)
+    runs = 1 if count >= size else min(count, RUNS)
+    lengths = [min(count, size) * (i + 1) // runs - min(count, size) * i // runs for i in range(runs)]
+    starts = [size * i // runs for i in range(runs)]
+    batches = [
+        data.batch(split, length, start=start, device=device) for start, length in zip(starts, lengths, strict=True)
+    ]
+    positions = [start + i for start, length in zip(starts, lengths, strict=True) for i in range(length)]
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}, positions
 
 
 def global_sites(pair: Pair, batch: Batch) -> list[str]:
@@ -107,7 +126,7 @@ def evaluate(
         return figures | dict.fromkeys(
             ("active_units", "latent", "log_evidence", "log_evidence_stderr", "ess", "khat_above_0.7")
         )
-    means = posterior_means(pair, batches(), seed=seed)
+    means = posterior_means(pair, spread(data, split, EXAMINED)[0], seed=seed)
     figures["active_units"] = sum(active_units(means).values())
     figures["latent"] = sum(mean.shape[1] for mean in means.values())
     if point_sites(pair, next(iter(batches()))):

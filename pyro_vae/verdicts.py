@@ -11,7 +11,8 @@ import torch
 from pyro_vae import criticism
 from pyro_vae.annealing import sandwich
 from pyro_vae.calibration import averaged, calibrate
-from pyro_vae.diagnostics import LeftOut, Level, Subject, Verdict, evenly, spread
+from pyro_vae.diagnostics import LeftOut, Level, Subject, Verdict, evenly
+from pyro_vae.evaluation import spread
 from pyro_vae.evidence import active_units, elbo, log_evidence, posterior_means
 from pyro_vae.gaps import gaps, refit_guide
 from pyro_vae.predictive import observed_sites, spread_over

@@ -15,8 +15,8 @@ from truths import data as draws_of
 import pyro_vae as pv
 from pyro_vae import cli, diagnostics, pairs
 from pyro_vae.datatree import to_datatree
-from pyro_vae.diagnostics import BUDGETS, Budget, diagnose, expected_seconds, spread
-from pyro_vae.evaluation import evaluate
+from pyro_vae.diagnostics import BUDGETS, Budget, diagnose, expected_seconds
+from pyro_vae.evaluation import evaluate, spread
 from pyro_vae.guides.linear import LinearGuide
 from pyro_vae.models.linear import LinearModel
 from pyro_vae.report import write_report
