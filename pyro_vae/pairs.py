@@ -38,6 +38,7 @@ from pyro_vae.pairing import Pair, PairError
 
 Builder = Callable[..., Pair]
 PAIRS: dict[str, Builder] = {}
+LEAST = {"hidden": 1, "particles": 1, "components": 1, "layers": 1, "steps": 0}
 
 
 def recorded(name: str, build: Builder) -> Builder:
@@ -57,7 +58,16 @@ def recorded(name: str, build: Builder) -> Builder:
 
 def pair(build: Builder) -> Builder:
     """Enter a function into the zoo under its own name."""
-    PAIRS[build.__name__] = recorded(build.__name__, build)
+
+    @functools.wraps(build)
+    def sized(spec: Spec, **options: Any) -> Pair:
+        for option, least in LEAST.items():
+            given = options.get(option)
+            if any(one < least for one in (given if isinstance(given, list) else [given]) if one is not None):
+                raise PairError(f"{option} must be at least {least}, got {given}")
+        return build(spec, **options)
+
+    PAIRS[build.__name__] = recorded(build.__name__, sized)
     return PAIRS[build.__name__]
 
 
@@ -232,7 +242,7 @@ def hierarchical(
         particles: draws a datum that the objective takes.
     """
     sizes = latent or [parts.latent_size(spec, None), parts.latent_size(spec, None) // 2]
-    wide = (hidden[0],)
+    wide = (parts.first(hidden),)
     above = list(zip(sizes[1:], sizes[:-1], strict=True))[::-1]  # (size of zl+1, size of zl), from the top down
     p_z = [parts.between(up, Normal(size), hidden=wide, start=True) for up, size in above]
     p_x = parts.decoder(spec, sizes[0], parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
@@ -277,7 +287,7 @@ def semi_supervised(
     p_x = parts.decoder(spec, size + known, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
     logits = parts.to_numbers(spec, known, net=classifier, hidden=tuple(hidden), dropout=dropout, scaling=scaling)
     reader = parts.up(spec, hidden=tuple(hidden[:1]), scaling=scaling)
-    q_z = parts.between(hidden[0] + known, Normal(size), hidden=tuple(hidden[1:]))
+    q_z = parts.between(parts.first(hidden) + known, Normal(size), hidden=tuple(hidden[1:]))
     enumerated = classes == "enumerated"
     guide = SemiSupervisedGuide(OneHot(known), logits, reader, q_z, weight=weight, enumerate_y=enumerated)
     objective = OBJECTIVES["enumeration" if enumerated else "elbo"](1, spec.num_data)
@@ -341,10 +351,11 @@ def grouped(
     count, item = parts.items(spec, items)
     shared, own = parts.latent_size(item, group_latent), parts.latent_size(item, latent)
     p_x = parts.decoder(item, shared + own, parts.likelihood(item, likelihood), hidden=tuple(hidden[::-1]))
+    up = parts.up(item, hidden=tuple(hidden))
     q_v = parts.between(hidden[-1] + 1, Normal(shared), hidden=tuple(hidden[:1]))
     q_w = parts.encoder(item, Normal(own), context=shared, hidden=tuple(hidden))
     model = GroupedModel(count, StandardNormal(shared), StandardNormal(own), p_x)
-    guide = GroupedGuide(count, parts.up(item, hidden=tuple(hidden)), q_v, q_w)
+    guide = GroupedGuide(count, up, q_v, q_w)
     return Pair(model, guide, parts.objective(spec, objective, particles))
 
 

@@ -1,6 +1,6 @@
 """The usual decoder and encoder for given data: a net and a head chosen by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -119,10 +119,22 @@ def encoder(
     return Conditional(nn.Sequential(*_standardize(spec, context), body), head)
 
 
+def first(hidden: Sequence[int]) -> int:
+    """Return the width of the first hidden layer.
+
+    Raises:
+        PairError: there is none.
+    """
+    if not hidden:
+        raise PairError("this pair shares a hidden layer, and hidden is []: give at least one width, such as [200]")
+    return hidden[0]
+
+
 def up(
     spec: Spec, *, hidden: tuple[int, ...] = (500, 500), scaling: Scaling = "feature", activation: str = "silu"
 ) -> nn.Module:
     """Return a net ``x -> h``, ``(..., hidden[-1])``, for a guide whose parts share it."""
+    first(hidden)
     body = MLP(spec.features, hidden[-1], hidden[:-1], activation)
     return nn.Sequential(*_standardize(spec, 0, scaling), body, activation_named(activation))
 
@@ -269,6 +281,6 @@ def _standardize(spec: Spec, context: int, scaling: Scaling = "feature") -> list
 def _image(spec: Spec) -> tuple[int, int, int]:
     if spec.image is None:
         raise PairError(
-            f"--net conv needs images, and {spec.name} has {spec.features} features without a shape; use --net mlp"
+            f"a convolutional net needs images, and {spec.name} has {spec.features} features without a shape; use mlp"
         )
     return spec.image

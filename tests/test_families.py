@@ -273,6 +273,35 @@ def test_labels_of_data_without_classes_are_refused() -> None:
         pairs.semi_supervised(spec())
 
 
+@pytest.mark.parametrize("name", ["latent", "hierarchical", "semi_supervised", "grouped"])
+@pytest.mark.parametrize("hidden", [[0], [8, -3]])
+def test_impossible_widths_are_refused(name: str, hidden: list[int]) -> None:
+    row = ROWS[name]
+    with pytest.raises(PairError, match="hidden must be at least 1, got"):
+        row.pair(row.spec, **{**row.options, "hidden": hidden})
+
+
+@pytest.mark.parametrize("name", ["hierarchical", "semi_supervised", "grouped"])
+def test_nets_that_share_a_layer_need_one(name: str) -> None:
+    row = ROWS[name]
+    with pytest.raises(PairError, match=r"shares a hidden layer, and hidden is \[\]"):
+        row.pair(row.spec, **{**row.options, "hidden": []})
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("latent", {"particles": 0}),
+        ("latent", {"prior": "mixture", "components": 0}),
+        ("flow", {"layers": -1}),
+        ("semi_amortized", {"steps": -1}),
+    ],
+)
+def test_impossible_numbers_are_refused(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(PairError, match=f"{list(options)[-1]} must be at least"):
+        pairs.PAIRS[name](spec(), **options)
+
+
 def test_structured_completions_do_not_look_at_what_they_complete() -> None:
     row = ROWS["structured-1"]
     pair, batch = row.build(), row.batch()
