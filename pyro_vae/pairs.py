@@ -365,7 +365,7 @@ def semi_amortized(
     *,
     latent: int | None = None,
     likelihood: parts.Likelihood = "auto",
-    steps: int = 5,
+    steps: int = 3,
     rate: float = 0.2,
     hidden: list[int] = [200, 200],  # noqa: B006
     objective: parts.Objective = "elbo",
