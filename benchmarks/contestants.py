@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyro_vae.svi import SVI
 
 LEARNING_RATE = 1e-3
-SCANNED = 3_200  # data in one call of NumPyro's lax.scan
+SCANNED = 3_200  # data in one call that takes many steps: NumPyro's lax.scan, and ours
 
 
 def contestants(name: str, device: str, quick: bool) -> dict[str, Stepper]:
@@ -31,9 +31,12 @@ def contestants(name: str, device: str, quick: bool) -> dict[str, Stepper]:
         found["Pyro JitTrace_ELBO"] = svi(pyro.infer.SVI, case.pair, batch, JitTrace_ELBO(ignore_jit_warnings=True))
     for mode, label in (("off", "eager"), ("recorded", "recorded"), ("on", "compiled")):
         found[f"pyro_vae {label}"] = svi(SVI, case.pair, batch, compile=mode)
+    scanned = max(1, SCANNED // len(batch))
+    found["pyro_vae steps"] = svi(SVI, case.pair, batch, scanned=scanned, compile="on")
     if case.probabilities is not None and not quick:
         found["Pyro SVI, probs"] = svi(pyro.infer.SVI, case.probabilities, batch)
         found["pyro_vae compiled, probs"] = svi(SVI, case.probabilities, batch, compile="on")
+        found["pyro_vae steps, probs"] = svi(SVI, case.probabilities, batch, scanned=scanned, compile="on")
     if case.numpyro:
         found |= in_numpyro(batch, probabilities=not quick)
     if case.products:
@@ -42,8 +45,14 @@ def contestants(name: str, device: str, quick: bool) -> dict[str, Stepper]:
 
 
 def svi(
-    make: Callable[..., Any], pair: Callable[[], tuple], batch: Tensor, elbo: Any = None, **options: Any
+    make: Callable[..., Any],
+    pair: Callable[[], tuple],
+    batch: Tensor,
+    elbo: Any = None,
+    scanned: int | None = None,
+    **options: Any,
 ) -> Stepper:
+    """One step a call, or `scanned` of them."""
     pyro.clear_param_store()
     torch.manual_seed(0)
     default, model, guide = pair()
@@ -51,14 +60,20 @@ def svi(
     state = pyro.get_param_store().get_state()
     stepper = make(model, guide, pyro.optim.Adam({"lr": LEARNING_RATE}), elbo or default, **options)
     pyro.clear_param_store()
+    stack = None if scanned is None else batch.repeat(scanned, *[1] * batch.dim()).view(scanned, *batch.shape)
 
     def steps(count: int) -> None:
         store = pyro.get_param_store()
         store.clear()
         store.set_state(state)
-        for _ in range(count):
-            stepper.step(batch)
+        if stack is None:
+            for _ in range(count):
+                stepper.step(batch)
+        else:
+            for _ in range(count // len(stack)):
+                stepper.steps(stack).tolist()
 
+    steps.unit = scanned or 1  # type: ignore[attr-defined]
     return steps
 
 

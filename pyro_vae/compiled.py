@@ -11,23 +11,22 @@ on other data and other draws. What fails raises `RecordingError` with one sente
 the line. docs/compiled.md tells the rest.
 """
 
-import functools
-import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from pyro_vae.decompositions import decompositions
 from pyro_vae.recording import Guard, Observe, Reads, RecordingError, differences, trace, undisturbed
 
-__all__ = ["Observe", "Recording", "RecordingError", "Watch", "inductor", "record", "signature"]
+__all__ = ["Observe", "Recording", "RecordingError", "inductor", "record", "signature"]
 
 # How far a recording may be from eager Pyro: relative, in the norm of each output. The operations are the
 # same, so this is for sums that several threads add in another order; a wrong recording is off by far more.
@@ -73,107 +72,16 @@ def _describe(value: Any, key: list[Any], tensors: list[Tensor]) -> None:
         )
 
 
-def _rebuild(value: Any, tensors: Iterator[Tensor]) -> Any:
+def rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:
     """Return the arguments with the next of `tensors` in place of each tensor."""
     if isinstance(value, Tensor):
         return next(tensors)
     if isinstance(value, dict):
-        return {name: _rebuild(item, tensors) for name, item in value.items()}
+        return {name: rebuilt(item, tensors) for name, item in value.items()}
     if isinstance(value, tuple | list):
-        items = [_rebuild(item, tensors) for item in value]
+        items = [rebuilt(item, tensors) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
-
-
-class Watch:
-    """The Python state of programs that a recording holds fast: numbers, strings, flags and which tensor or
-    module is where.
-
-    Looks at modules and their attributes (so also at train or eval mode), at bound methods, partials, wrapped
-    functions, `.program`, closures, and the globals that a function names. `changed()` tells whether one of
-    them is no longer what it was.
-    """
-
-    def __init__(self, *programs: Any) -> None:
-        self.modules: list[nn.Module] = []
-        self._items: list[tuple[dict[str, Any], str, Any]] = []
-        self._cells: list[tuple[Any, Any]] = []
-        self._seen: set[int] = set()
-        for program in programs:
-            self._visit(program)
-
-    def _visit(self, thing: Any) -> None:
-        if id(thing) in self._seen:
-            return
-        self._seen.add(id(thing))
-        if isinstance(thing, nn.Module):
-            for module in thing.modules():
-                self.modules.append(module)
-                self._keep(vars(module), unless_none=True)
-                self._keep(module._parameters)
-                self._keep(module._buffers)
-        elif inspect.isfunction(thing):
-            for cell in thing.__closure__ or ():
-                try:
-                    value = cell.cell_contents
-                except ValueError:  # a name that is not assigned yet
-                    continue
-                if self._interesting(value):
-                    self._cells.append((cell, value))
-                self._follow(value, thing)
-            names = {name: thing.__globals__[name] for name in thing.__code__.co_names if name in thing.__globals__}
-            for name, value in names.items():
-                if self._interesting(value):
-                    self._items.append((thing.__globals__, name, value))
-                self._follow(value, thing)
-            self._visit(getattr(thing, "__wrapped__", None))
-        elif inspect.ismethod(thing):
-            self._visit(thing.__self__)
-            self._visit(thing.__func__)
-        elif isinstance(thing, functools.partial):
-            for part in (thing.func, *thing.args, *thing.keywords.values()):
-                self._visit(part)
-        elif hasattr(thing, "__dict__") and not inspect.isclass(thing) and not inspect.ismodule(thing):
-            self._keep(vars(thing))
-            for value in list(vars(thing).values()):
-                self._follow(value, thing)
-
-    def _follow(self, value: Any, owner: Any) -> None:
-        """Go on into modules, and into callables of the same file."""
-        if isinstance(value, nn.Module) or (
-            callable(value)
-            and not inspect.isclass(value)
-            and (
-                getattr(value, "__module__", None) == getattr(owner, "__module__", "") or not inspect.isfunction(value)
-            )
-        ):
-            self._visit(value)
-
-    def _keep(self, holder: dict[str, Any], unless_none: bool = False) -> None:
-        for name, value in holder.items():
-            if self._interesting(value) and not (unless_none and value is None):
-                self._items.append((holder, name, value))
-
-    @staticmethod
-    def _interesting(value: Any) -> bool:
-        return isinstance(value, int | float | str | bool | type(None) | Tensor)
-
-    def changed(self) -> str | None:
-        """Return the name of a value that is not what it was, or None."""
-        for holder, name, value in self._items:
-            now = holder.get(name)
-            if now is not value and (isinstance(value, Tensor) or type(now) is not type(value) or now != value):
-                return name
-        for cell, value in self._cells:
-            now = cell.cell_contents
-            if now is not value and (isinstance(value, Tensor) or type(now) is not type(value) or now != value):
-                return "a variable of an enclosing function"
-        return None
-
-    def settle(self) -> None:
-        """Watch no longer what has changed since: the programs change it themselves."""
-        self._items = [(h, n, v) for h, n, v in self._items if h.get(n) is v]
-        self._cells = [(c, v) for c, v in self._cells if c.cell_contents is v]
 
 
 class Recording:
@@ -254,17 +162,39 @@ def inductor(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]
     from torch._inductor.compile_fx import compile_fx
 
     # Shapes are part of our signature, so the code need not look at each tensor's again: 7 us of the smallest steps' 100.
-    trusted: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False, "scalar_asserts": False}
-    settings = torch._inductor.config.patch(fallback_random=True, **trusted)
-    with torch.no_grad(), undisturbed(), settings, _silent("torch.utils.cpp_extension"), warnings.catch_warnings():
+    settings: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False, "scalar_asserts": False}
+    # ... and so are layouts: channels last, to which it would turn convolutions, takes longer on some processors.
+    settings |= {
+        "layout_optimization": False,
+        "fallback_random": True,
+        "cpp_wrapper": all(t.device.type == "cpu" for t in inputs),
+    }
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(undisturbed())
+        stack.enter_context(torch._inductor.config.patch(settings))
+        for name in ("torch.utils.cpp_extension", "torch._inductor.ir"):
+            stack.enter_context(_silent(name))
+        stack.enter_context(warnings.catch_warnings())
         for kind in (FutureWarning, DeprecationWarning):  # of torch about torch
             warnings.simplefilter("ignore", kind)
-        return cast(Callable[..., Any], compile_fx(graph, list(inputs)))
+        code = compile_fx(graph, list(inputs), decompositions=decompositions())
+    _keep_freed_memory()
+    return cast(Callable[..., Any], code)
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep what a step frees for the next one, up to 64 MB.
+
+    glibc gives large blocks back to the system, which fills them with zeros page by page when they are taken again: a fifth of a
+    convolutional step. It learns from the largest block below 32 MB that was freed, so one is freed; its pages are never touched.
+    """
+    torch.empty(2**25 - 2**13, dtype=torch.uint8, device="cpu")
 
 
 @contextmanager
 def _silent(name: str) -> Iterator[None]:
-    """Hold back a logger's warnings; this one's tells, where there is no GPU, that there is none."""
+    """Hold back a logger's warnings: that there is no GPU, and that some operations have no interface in C."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -303,7 +233,7 @@ def record(
     reference = reference or fn
     watching = Observe(leaves)
     with undisturbed(), watching:
-        reference(*_rebuild(args, iter(leaves)), **_rebuild(kwargs, iter(leaves[_count(args) :])))
+        reference(*rebuilt(args, iter(leaves)), **rebuilt(kwargs, iter(leaves[_count(args) :])))
     _restore(watching.saved)
     # gradients pile up on parameters that `params` leaves out; that is no business of the recording
     piles = {id(t.grad) for t in watching.outside if t.is_leaf and t.grad is not None}
@@ -318,7 +248,7 @@ def record(
         tensors = iter(inputs[len(outside) :])
         with guard, reads, torch.enable_grad() if params else torch.no_grad():
             first = (reads.grads,) if params else ()
-            out = fn(*first, *_rebuild(list(args), tensors), **_rebuild(kwargs, tensors))
+            out = fn(*first, *rebuilt(list(args), tensors), **rebuilt(kwargs, tensors))
             found, spec = tree_flatten(out)
             shapes.append(([_TENSOR if isinstance(v, Tensor) else v for v in found], spec))
             return [v.detach() for v in found if isinstance(v, Tensor)]
@@ -381,7 +311,7 @@ def _check(
     seed = 8_191  # any other draws will do
     with undisturbed(saved):
         torch.manual_seed(seed)
-        expected = reference(*_rebuild(list(args), iter(tensors)), **_rebuild(kwargs, iter(tensors[_count(args) :])))
+        expected = reference(*rebuilt(list(args), iter(tensors)), **rebuilt(kwargs, iter(tensors[_count(args) :])))
         wanted = [v.detach() for v in tree_flatten(expected)[0] if isinstance(v, Tensor)]
         wanted += [t.detach().clone() for t, _ in saved]
     with undisturbed(saved):

@@ -9,12 +9,15 @@ compute the powers of the step count anew.
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor
 from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer
+
+from pyro_vae.watch import Same
 
 _FEATURES_LEFT_TO_TORCH = ("amsgrad", "maximize", "capturable", "differentiable")
 _HYPERPARAMETERS = (
@@ -55,7 +58,6 @@ class Update:
         self.state = [
             o.state[p][name] for (p, o, _), names in zip(self._owned, self._slots, strict=True) for name in names
         ]
-        self._kept = [(optimizer, optimizer.state) for optimizer in dict.fromkeys(o for _, o, _ in self._owned)]
         # Parameters that share hyperparameters and age share their numbers.
         self._cohort: list[int] = []
         self._members: list[list[tuple[Tensor, Optimizer, dict[str, Any]]]] = []
@@ -71,11 +73,26 @@ class Update:
         self._keys = list(cohorts)
         self._groups = [list({id(g): g for _, _, g in members}.values()) for members in self._members]
         self._first_steps = [fresh and issubclass(key[0], SGD) for key, fresh in ((k, k[4]) for k in self._keys)]
-        # NumPy's view of each count: torch takes half as long again to add one to as many small tensors
-        self._steps = [
-            [o.state[p]["step"].numpy() for p, o, _ in members if isinstance(o.state[p].get("step"), Tensor)]
-            for members in self._members
-        ]
+        counted = [(o, p) for p, o, _ in self._owned if isinstance(o.state[p].get("step"), Tensor)]
+        counts = _joined([o.state[p]["step"] for o, p in counted])
+        self._counts = _as_one(counts).numpy()
+        for (optimizer, parameter), count in zip(counted, counts, strict=True):
+            optimizer.state[parameter]["step"] = count
+            optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules ask whether a step was taken
+        first = {id(p): i for i, (_, p) in enumerate(counted)}
+        self._count_of = [first.get(id(members[0][0])) for members in self._members]
+        self._same = Same(
+            [
+                *((vars(o), "state", o.state) for _, o, _ in self._owned),  # load_state_dict puts another in its place
+                *((o.state[p], "step", count) for (o, p), count in zip(counted, counts, strict=True)),
+                *(
+                    (group, name, group.get(name))
+                    for _, _, group in self._owned
+                    for name in _HYPERPARAMETERS
+                    if name in group
+                ),
+            ]
+        )
         self.plan = [(key[0], key[1]) for key in self._keys], self._cohort
         self._host = torch.zeros(len(cohorts), 4, dtype=torch.float64)
         self._rows = self._host.numpy()
@@ -96,33 +113,35 @@ class Update:
 
     def valid(self) -> bool:
         """Tell whether the optimizers hold the tensors and hyperparameters that the graph was made for."""
-        for optimizer, state in self._kept:
-            if optimizer.state is not state:  # load_state_dict puts another in its place
-                return False
-        for groups, key in zip(self._groups, self._keys, strict=True):
-            rate = groups[0]["lr"]
-            for group in groups:
-                if group["lr"] != rate or _fixed(group) != key[1]:
-                    return False
-        return True
+        if not self._same:
+            return False
+        rates = ([group["lr"] for group in groups] for groups in self._groups)
+        return all(row.count(row[0]) == len(row) for row in rates)
 
     def prepare(self) -> None:
         """Count the step and compute its numbers."""
+        self._counts += 1
         for row, (members, groups, (kind, *_)) in enumerate(zip(self._members, self._groups, self._keys, strict=True)):
             if kind is ClippedAdam:
                 for group in groups:
                     group["lr"] *= group["lrd"]
                 for parameter, optimizer, _ in members:
                     optimizer.state[parameter]["step"] += 1
-            for count in self._steps[row]:
-                count += 1
+            place = self._count_of[row]
             parameter, optimizer, group = members[0]
-            self._rows[row] = _numbers(kind, group, _age(optimizer.state[parameter]), self._first_steps[row])
+            age = _age(optimizer.state[parameter]) if place is None else int(self._counts[place])
+            self._rows[row] = _numbers(kind, group, age, self._first_steps[row])
             self._first_steps[row] = False
-        for optimizer, _ in self._kept:
-            optimizer._opt_called = True  # type: ignore[attr-defined]  # learning-rate schedules ask whether a step was taken
         if self.numbers is not self._host:
             self.numbers.copy_(self._host, non_blocking=True)
+
+    def ahead(self, count: int) -> list[Tensor]:
+        """Count that many steps; return the numbers of each."""
+        found = []
+        for _ in range(count):
+            self.prepare()
+            found.append(self.numbers.clone())
+        return found
 
     def apply(
         self,
@@ -154,6 +173,28 @@ class Update:
 def _fixed(group: dict[str, Any]) -> tuple[Any, ...]:
     """The hyperparameters that are constants of the graph."""
     return tuple(map(group.get, _HYPERPARAMETERS))
+
+
+def _joined(counts: list[Tensor]) -> list[Tensor]:
+    """Return step counts that lie side by side in one array, so that one addition counts for all parameters."""
+    size = counts[0].element_size() if counts else 0
+    together = all(
+        a.dtype == b.dtype
+        and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+        and b.data_ptr() - a.data_ptr() == size
+        for a, b in pairwise(counts)
+    )
+    if together:
+        return counts
+    array = torch.stack(counts)
+    return [array[i] for i in range(len(counts))]
+
+
+def _as_one(counts: list[Tensor]) -> Tensor:
+    """Return the array in which `_joined` counts lie."""
+    if not counts:
+        return torch.zeros(0)
+    return counts[0].as_strided((len(counts),), (1,))
 
 
 def _age(state: dict[str, Any]) -> int:

@@ -12,9 +12,18 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.optim import Optimizer
 
-from pyro_vae.compiled import INDUCTOR_SLACK, RecordingError, Watch, furthest, inductor, record
+from pyro_vae.compiled import INDUCTOR_SLACK, RecordingError, furthest, inductor, record
 from pyro_vae.optim_graph import Update
 from pyro_vae.recording import differences, trace, undisturbed
+from pyro_vae.watch import Watch
+
+AUDITS = frozenset([2, 10, 100])  # calls replayed eagerly and compared, then every AUDIT_EVERY-th
+AUDIT_EVERY = 1_000
+
+
+def audited(call: int) -> bool:
+    """Tell whether the recording is compared with eager Pyro at this call."""
+    return call in AUDITS or call % AUDIT_EVERY == 0
 
 
 class Steps(Protocol):
@@ -70,14 +79,14 @@ class StepGraph:
         self._losses = sum(present[: len(present) - len(params)])
         self._one_loss = len(present) == 1 + len(params)
         store = pyro.get_param_store()._params
-        self._stored = [(name, p) for name, p in store.items() if any(p is q for q in self._recording.outside)]
+        self._stored = {name: p for name, p in store.items() if any(p is q for q in self._recording.outside)}
 
     def valid(self) -> bool:
         """Tell whether the recording holds: the same Python state, and the same tensors where they were."""
         store = pyro.get_param_store()._params
         return (
             self._recording.valid()
-            and all(store.get(name) is p for name, p in self._stored)
+            and all(map(operator.is_, map(store.get, self._stored), self._stored.values()))
             and self.watch.changed() is None
         )
 
@@ -102,6 +111,20 @@ class StepGraph:
             if grad is not None or not pyros:  # Pyro's optimizers leave zeros where no gradient arrives any more
                 p.grad = grad
         return self._svi.finish(self._loss(out), self._params)
+
+    def ahead(self, most: int) -> int:
+        """Return how many steps may follow the last one without anything being looked at: none is to be audited."""
+        if self._whole is None:
+            return 0
+        return next((i for i in range(most) if audited(self.calls + i + 1)), most)
+
+    def run_on(self, slices: Sequence[Sequence[Tensor]]) -> list[Any]:
+        """Take a step on each, none of which is to be looked at; return their losses."""
+        assert self._whole is not None
+        self.calls += len(slices)
+        outs = self._whole.run_on(slices)
+        self._svi.finite = torch.stack([out[self._losses] for out in outs]).all()
+        return [self._loss(out) for out in outs]
 
     def audit(self, args: Any, kwargs: Any, tensors: Sequence[Tensor]) -> None:
         """Compare the recording with an eager run on this batch and these draws, and leave no trace.
@@ -233,6 +256,13 @@ class _WholeStep:
         self.update.prepare()
         with torch.no_grad():
             return self._run(*self._held, *tensors)
+
+    def run_on(self, slices: Sequence[Sequence[Tensor]]) -> list[Sequence[Tensor]]:
+        """Take a step on each; what the host computes for them is computed before the first."""
+        *held, _ = self._held
+        numbers = self.update.ahead(len(slices))
+        with torch.no_grad():
+            return [self._run(*held, row, *tensors) for row, tensors in zip(numbers, slices, strict=True)]
 
     def distance(self, losses: int, tensors: Sequence[Tensor]) -> float:
         """Compare compiled code with the recorded graph on copies: the loss, buffers and the optimizer's

@@ -16,9 +16,10 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.compiled import RecordingError, Watch, signature
+from pyro_vae.compiled import RecordingError, rebuilt, signature
 from pyro_vae.recording import Observe, random_state, set_random_state
-from pyro_vae.step_graph import StepGraph, as_tensors, parts
+from pyro_vae.step_graph import StepGraph, as_tensors, audited, parts
+from pyro_vae.watch import Watch
 
 Mode = Literal["auto", "on", "off", "recorded"]
 
@@ -28,8 +29,6 @@ WORTH_COMPILING = 10_000  # the same for inductor with a cold cache, on a small 
 COMPILES_AT = 5_000  # call at which "auto" compiles when it does not know how many steps are planned
 OTHER_SHAPES_COMPILE_AT = 50  # calls of a second signature before it is compiled too: a last, smaller batch is not
 MOST_RECORDINGS = 8
-AUDITS = frozenset([2, 10, 100])  # calls replayed eagerly and compared, then every AUDIT_EVERY-th
-AUDIT_EVERY = 1_000
 
 
 class EagerWarning(UserWarning):
@@ -107,6 +106,7 @@ class SVI:
         self.finite = torch.tensor(True)
         self._calls: dict[str, int] = {}
         self._graphs: dict[tuple[Any, ...], list[StepGraph]] = {}
+        self._last: StepGraph | None = None  # what took the last replayed step
         self._warned = False
         self._given_up: str | None = "compile is 'off'" if compile == "off" else None
         if compile == "auto" and steps is not None and steps < WORTH_RECORDING:
@@ -137,6 +137,47 @@ class SVI:
         self.engine = "eager"
         self.why_not = self._given_up or "the step was called inside a Pyro handler"
         return self._eager(args, kwargs)
+
+    def steps(self, *args: Any, **kwargs: Any) -> Any:
+        """Take a step on each slice of the data along its first dim; return the losses as one detached tensor.
+
+        The same steps as `update(x[0])`, `update(x[1])` and so on, for every tensor x among the arguments, to the bit. Compiled ones follow
+        each other without Python looking between them whether anything has changed, which in a small model takes longer than
+        the step. `finite` then tells whether all losses were.
+
+        Args:
+            args: data in any nest of lists, tuples and dicts; each tensor ``(steps, ...)``. Other values are the same at each step.
+            kwargs: the same, by name.
+
+        Raises:
+            ValueError: the tensors differ in their first dim, or there is none.
+            RecordingError: an argument holds something else than tensors, numbers and strings.
+        """
+        _, tensors = signature(args, kwargs)
+        sizes = sorted({t.shape[0] if t.dim() else 0 for t in tensors})
+        if len(sizes) != 1 or sizes == [0]:
+            raise ValueError(
+                f"the tensors have first dims {sizes}; give each one slice for each step, (steps, ...), "
+                "and step() a single batch"
+            )
+        slices = list(zip(*(t.unbind() for t in tensors), strict=True))
+        losses: list[Any] = []
+        finite = []
+        while len(losses) < len(slices):
+            one = iter(slices[len(losses)])
+            losses.append(self.update(*rebuilt(args, one), **rebuilt(kwargs, one)))
+            finite.append(self.finite)
+            if self.engine == "inductor" and self._last is not None:
+                ahead = self._last.ahead(len(slices) - len(losses))
+                if ahead:
+                    self.count += ahead
+                    self._calls[self._last.name] += ahead
+                    losses += self._last.run_on(slices[len(losses) : len(losses) + ahead])
+                    finite.append(self.finite)
+        self.finite = torch.stack(finite).all()
+        if isinstance(losses[0], tuple):
+            return tuple(torch.stack(each) for each in zip(*losses, strict=True))
+        return torch.stack(losses)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts that decide when a graph is compiled; parameters and optimizer have their own."""
@@ -216,13 +257,13 @@ class SVI:
             if graph is None:
                 return loss
         graph.calls += 1
-        if graph.calls in AUDITS or graph.calls % AUDIT_EVERY == 0:
+        if audited(graph.calls):
             graph.audit(args, kwargs, tensors)
         if not graph.tried and self._worth_compiling(name, calls):
             why_not = graph.compile(tensors)
             if why_not:
                 self._warn(f"SVI replays its recording uncompiled: inductor failed ({why_not}).")
-        self.engine, self.why_not = graph.engine, None
+        self.engine, self.why_not, self._last = graph.engine, None, graph
         return graph.run(tensors)
 
     def _worth_compiling(self, name: str, calls: int) -> bool:

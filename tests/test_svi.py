@@ -579,6 +579,65 @@ def test_mistakes_are_answered():
         SVI(one.model, one.guide, pyro.optim.Adam({}), Trace_ELBO(), compile="yes")
 
 
+@pytest.mark.parametrize("name", ["Adam", "ClippedAdam", "SGD", "per_parameter", "Rprop"])
+@pytest.mark.parametrize("mode", ["off", "recorded", "on"])
+def test_many_steps_in_one_call_are_the_same_steps(name, mode, uncompiled):
+    xs = torch.stack(batches(130))  # further than the audits at calls 2, 10 and 100
+    results = []
+    for together in (False, True):
+        one, optim = programs(), PYRO_OPTIMIZERS[name]()
+        svi = SVI(one.model, one.guide, optim, Trace_ELBO(), compile=mode)
+        torch.manual_seed(2)
+        losses = svi.steps(xs) if together else torch.stack([svi.update(x) for x in xs])
+        losses = torch.cat([losses, svi.update(xs[0]).reshape(1)])
+        results.append((losses, values(one), optim.get_state(), svi.state_dict(), svi.engine))
+    (losses, params, state, counts, engine), (losses_2, params_2, state_2, counts_2, engine_2) = results
+    assert torch.equal(losses, losses_2)
+    assert torch.equal(params, params_2)
+    assert str(state) == str(state_2)
+    assert counts == counts_2
+    assert engine == engine_2
+
+
+def test_many_steps_tell_whether_all_losses_were_finite(uncompiled):
+    xs = torch.stack(batches(20))
+    xs[15] = float("nan")
+    one = programs()
+    svi = SVI(one.model, one.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO(), compile="on")
+    losses = svi.steps(xs)
+    assert not svi.finite
+    assert losses.isfinite().tolist() == [i != 15 for i in range(20)]
+    assert values(one).isfinite().all()
+    svi.steps(xs[:15])
+    assert svi.finite
+
+
+def test_many_steps_take_nested_data_and_several_losses(uncompiled):
+    xs = torch.stack(batches(12))
+    one = programs()
+    svi = SVI(one.model, one.guide, pyro.optim.Adam({"lr": 1e-2}), ReweightedWakeSleep(), compile="on")
+    wake, sleep = svi.steps(x=xs)
+    assert wake.shape == sleep.shape == (12,)
+    with pytest.raises(ValueError, match=r"the tensors have first dims \[5, 12\]; give each one slice for each step"):
+        svi.steps({"x": xs, "y": xs[:5]})
+    with pytest.raises(ValueError, match=r"the tensors have first dims \[\]"):
+        svi.steps(3)
+
+
+def test_shapes_that_share_an_optimizer_share_its_counts(uncompiled):
+    data = [x if i % 3 else x[:4] for i, x in enumerate(batches(30))]
+    results = []
+    for mode in ("off", "on"):
+        one, optim = programs(), PYRO_OPTIMIZERS["Adam"]()
+        svi = SVI(one.model, one.guide, optim, Trace_ELBO(), compile=mode)
+        torch.manual_seed(2)
+        results.append((run(svi, data * 6), values(one), optim.get_state()))
+        counts = {int(s["step"]) for one in optim.get_state().values() for s in one["state"].values()}
+        assert counts == {180}
+    assert svi.engine == "inductor"
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+
+
 @pytest.mark.slow
 def test_inductor_follows_pyro():
     data = batches(30)
