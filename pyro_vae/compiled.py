@@ -33,6 +33,8 @@ __all__ = ["Observe", "Recording", "RecordingError", "inductor", "record", "sign
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 # Inductor fuses and reorders sums, so it is further from the recorded graph than that is from eager Pyro.
 INDUCTOR_SLACK = 100.0
+_HALF = (torch.bfloat16, torch.float16)
+HALF_SLACK = 3.0  # ... and where half precision is inside, it rounds in other places: by so many times that precision
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, Enum)
 
 
@@ -134,7 +136,7 @@ class Recording:
             distance = self._distance(run, tensors)
         except Exception as error:  # whatever goes wrong in a compiler, the recorded graph is there
             return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
-        if distance > INDUCTOR_SLACK:
+        if distance > 1:
             return f"its code differs from the recorded graph by {distance:.0e} times what rounding explains"
         self._run, self.compiled = run, True
         return None
@@ -146,7 +148,7 @@ class Recording:
         for one in (self.graph, run):
             with undisturbed(written), torch.no_grad():
                 results.append([*one(*self._held, *tensors), *(t.clone() for t, _ in written)])
-        return furthest(*results)
+        return inductors_distance(self.graph, *results)
 
 
 class _Tensor:
@@ -325,8 +327,16 @@ def _check(
         )
 
 
-def furthest(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> float:
-    """Return the largest distance between two lists of tensors in units of `TOLERANCE`: up to 1 is rounding.
+def inductors_distance(graph: GraphModule, wanted: Sequence[Tensor], got: Sequence[Tensor]) -> float:
+    """Return how far the results of inductor's code are from those of the graph that it was given: up to 1 is rounding."""
+    if any(getattr(node.meta.get("val"), "dtype", None) in _HALF for node in graph.graph.nodes):
+        return furthest(wanted, got, TOLERANCE[torch.bfloat16]) / HALF_SLACK
+    return furthest(wanted, got) / INDUCTOR_SLACK
+
+
+def furthest(wanted: Sequence[Tensor], got: Sequence[Tensor], least: float = 0.0) -> float:
+    """Return the largest distance between two lists of tensors in units of `TOLERANCE`, or of `least` where that is
+    larger: up to 1 is rounding.
 
     Relative to each tensor's own norm, with one hundredth of the largest norm as floor (a gradient that
     cancels to nothing has only rounding left); numbers on their own are compared on their own. NaN equals
@@ -345,5 +355,5 @@ def furthest(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> float:
             return float("inf")
         gap = float((a - b).double().nan_to_num(0.0, 0.0, 0.0).norm())
         scale = max(norm, floor if a.dim() else 0.0)
-        worst = max(worst, gap / (max(TOLERANCE[a.dtype], TOLERANCE[b.dtype]) * scale) if gap else 0.0)
+        worst = max(worst, gap / (max(TOLERANCE[a.dtype], TOLERANCE[b.dtype], least) * scale) if gap else 0.0)
     return worst

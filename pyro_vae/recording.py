@@ -326,7 +326,11 @@ def set_random_state(state: list[Tensor]) -> None:
 
 @contextmanager
 def undisturbed(saved: Sequence[tuple[Tensor, Tensor]] = ()) -> Iterator[None]:
-    """Leave torch's random state and the saved tensors as they were; refuse draws from other states."""
+    """Leave torch's random state and the saved tensors as they were; refuse draws from other states.
+
+    Within the caller's autocast, weights that it has cast already are cast anew: a recording must see the parameters themselves.
+    """
+    torch.clear_autocast_cache()
     state = random_state()
     others = random.getstate(), np.random.get_state(legacy=False)
     try:

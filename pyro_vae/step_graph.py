@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.optim import Optimizer
 
-from pyro_vae.compiled import INDUCTOR_SLACK, RecordingError, furthest, inductor, record
+from pyro_vae.compiled import RecordingError, furthest, inductor, inductors_distance, record
 from pyro_vae.optim_graph import Update
 from pyro_vae.recording import differences, trace, undisturbed
 from pyro_vae.watch import Watch
@@ -154,7 +154,7 @@ class StepGraph:
                 why_not = self._recording.compile(*tensors)
                 if why_not:
                     return why_not
-            elif (distance := self._whole.distance(self._losses, tensors)) > INDUCTOR_SLACK:
+            elif (distance := self._whole.distance(self._losses, tensors)) > 1:
                 self._whole = None
                 return f"its code differs from the recorded graph by {distance:.0e} times what rounding explains"
         except Exception as error:  # whatever goes wrong in a compiler, the recorded graph is there
@@ -277,7 +277,7 @@ class _WholeStep:
             with undisturbed(), torch.no_grad():
                 out = run(*held, *tensors)
             results.append([*out[:losses], *(t for i, t in enumerate(held) if i not in self._places)])
-        return furthest(*results)
+        return inductors_distance(self._graph, *results)
 
 
 def as_tensors(loss: Any) -> Any:

@@ -143,7 +143,8 @@ class SVI:
 
         The same steps as `update(x[0])`, `update(x[1])` and so on, for every tensor x among the arguments, to the bit. Compiled ones follow
         each other without Python looking between them whether anything has changed, which in a small model takes longer than
-        the step. `finite` then tells whether all losses were.
+        the step. `finite` then tells whether all losses were. A call that is interrupted has taken some of the steps; what counts
+        them may be ahead by the others.
 
         Args:
             args: data in any nest of lists, tuples and dicts; each tensor ``(steps, ...)``. Other values are the same at each step.

@@ -326,6 +326,24 @@ def test_mixed_precision():
     assert torch.equal(results[0][1], results[1][1])
 
 
+@pytest.mark.parametrize("around", ["a step", "all steps"])
+def test_within_the_callers_mixed_precision(around, uncompiled):
+    results = []
+    for mode in ("off", "recorded", "on"):
+        one = programs()
+        svi = SVI(one.model, one.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO(), compile=mode)
+        torch.manual_seed(2)
+        losses = []
+        with torch.autocast("cpu", torch.bfloat16, enabled=around == "all steps", cache_enabled=mode != "off"):
+            for x in batches(6):
+                with torch.autocast("cpu", torch.bfloat16):
+                    losses.append(svi.step(x))
+        assert svi.engine == {"off": "eager", "recorded": "recorded", "on": "inductor"}[mode]
+        results.append(losses)
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+    assert results[0] == pytest.approx(results[2], rel=1e-2)
+
+
 def test_too_many_shapes_run_eagerly():
     one = programs()
     svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
@@ -648,6 +666,22 @@ def test_inductor_follows_pyro():
     found = run(svi, data)
     assert svi.engine == "inductor"
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_inductor_follows_pyro_in_mixed_precision():
+    results = []
+    for mode in ("off", "on"):
+        one = programs()
+        svi = SVI(one.model, one.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO(), compile=mode)
+        torch.manual_seed(2)
+        losses = []
+        for x in batches(10):
+            with torch.autocast("cpu", torch.bfloat16):
+                losses.append(svi.step(x))
+        results.append(losses)
+    assert svi.engine == "inductor"
+    assert results[0] == pytest.approx(results[1], rel=1e-2)
 
 
 @pytest.mark.slow
