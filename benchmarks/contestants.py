@@ -37,6 +37,8 @@ def contestants(name: str, device: str, quick: bool) -> dict[str, Stepper]:
         found["Pyro SVI, probs"] = svi(pyro.infer.SVI, case.probabilities, batch)
         found["pyro_vae compiled, probs"] = svi(SVI, case.probabilities, batch, compile="on")
         found["pyro_vae steps, probs"] = svi(SVI, case.probabilities, batch, scanned=scanned, compile="on")
+    if case.products and not quick:
+        found["pyro_vae compiled, bf16"] = svi(SVI, lambda: in_half_precision(*case.pair()), batch, compile="on")
     if case.numpyro:
         found |= in_numpyro(batch, probabilities=not quick)
     if case.products:
@@ -75,6 +77,19 @@ def svi(
 
     steps.unit = scanned or 1  # type: ignore[attr-defined]
     return steps
+
+
+def in_half_precision(elbo: Any, *programs: Callable[..., None]) -> tuple[Any, ...]:
+    """The same pair under torch's autocast: products in bfloat16, parameters and likelihood in float32."""
+
+    def mixed(program: Callable[..., None]) -> Callable[..., None]:
+        def run(x: Tensor) -> None:
+            with torch.autocast(x.device.type, torch.bfloat16):
+                program(x)
+
+        return run
+
+    return elbo, *map(mixed, programs)
 
 
 def by_hand(module: nn.Module, batch: Tensor, compiled: Callable[[Tensor], Tensor] | None = None) -> Stepper:

@@ -1,5 +1,6 @@
 """Interleaved, paired timing: every round times all contestants, and a ratio is taken within rounds."""
 
+import math
 import os
 import statistics
 import sys
@@ -7,6 +8,7 @@ import time
 from collections.abc import Callable
 
 RETRIES = 5
+LEAST = 10  # steps a round: the first one finds the caches full of another contestant's data
 
 Stepper = Callable[[int], None]  # takes that many steps
 Times = dict[str, list[float]]  # seconds a step, by contestant and round
@@ -69,7 +71,7 @@ def rounds(
         steps(least * unit)
         wait(device)
         one = (time.perf_counter() - begun) / (least * unit)
-        sizes[name] = unit * max(1, round(seconds / one / unit))
+        sizes[name] = unit * max(math.ceil(LEAST / unit), round(seconds / one / unit))
     times: Times = {name: [] for name in found}
     disturbed = 0
     for i in range(count):
