@@ -10,6 +10,7 @@ import torch
 from pyro.infer import ReweightedWakeSleep, Trace_ELBO, TraceEnum_ELBO
 from torch import Tensor, nn
 
+from pyro_vae.step_graph import OTHER_DRAWS
 from pyro_vae.svi import (
     COMPILES_AT,
     MOST_RECORDINGS,
@@ -654,6 +655,21 @@ def test_shapes_that_share_an_optimizer_share_its_counts(uncompiled):
         assert counts == {180}
     assert svi.engine == "inductor"
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+
+
+@pytest.mark.parametrize(("off", "refused"), [({None}, False), ({None, OTHER_DRAWS}, True)])
+def test_compiled_code_must_differ_on_two_draws_to_be_refused(off, refused, monkeypatch, uncompiled):
+    def distance(self, losses, tensors, seed=None):
+        return 2.0 if seed in off else 0.5
+
+    monkeypatch.setattr("pyro_vae.step_graph._WholeStep.distance", distance)
+    one = programs()
+    svi = SVI(one.model, one.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO(), compile="on")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        svi.step(batches(1)[0])
+    assert svi.engine == ("recorded" if refused else "inductor")
+    assert any("its code differs from the recorded graph" in str(w.message) for w in said) == refused
 
 
 @pytest.mark.slow
