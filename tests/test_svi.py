@@ -342,7 +342,7 @@ def test_within_the_callers_mixed_precision(around, uncompiled):
         assert svi.engine == {"off": "eager", "recorded": "recorded", "on": "inductor"}[mode]
         results.append(losses)
     assert results[0] == pytest.approx(results[1], rel=1e-5)
-    assert results[0] == pytest.approx(results[2], rel=1e-2)
+    assert results[0] == pytest.approx(results[2], rel=1e-5)
 
 
 def test_too_many_shapes_run_eagerly():
