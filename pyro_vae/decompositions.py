@@ -1,16 +1,18 @@
-"""Softplus and log-sigmoid in operations that inductor's code on a CPU runs several times faster, for the same numbers.
+"""What inductor is told about some operations: softplus and log-sigmoid in a form that its code on a CPU runs several times faster, for the
+same numbers; and how one tensor is joined to none.
 
-Both need log(1 + exp(-|x|)). Inductor calls a library's `log1p` for it, which is right for every argument to half a unit in the last
+The first two need log(1 + exp(-|x|)). Inductor calls a library's `log1p` for it, which is right for every argument to half a unit in the last
 place, and is most of the time of a step's elementwise code. Here the argument lies in (0, 1], where a short series is as exact as
 float32 can hold. Other dtypes and devices keep torch's forms.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 
 ATANH = tuple(1 / (2 * k + 1) for k in range(8))  # atanh(s) / s in powers of s**2; the next term is 1e-9 at s = 1/3
 _aten = torch.ops.aten
@@ -44,7 +46,15 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     table = dict(select_decomp_table())
     for op, ours in ((_aten.softplus.default, _softplus), (_aten.log_sigmoid_forward.default, _log_sigmoid)):
         table[op] = functools.partial(_chosen, ours, table[op])
+    table[_aten.cat.default] = functools.partial(_cat, table[_aten.cat.default])
     return table
+
+
+def _cat(theirs: Callable[..., Any], tensors: Sequence[Tensor], dim: int = 0) -> Any:
+    """Lay out one tensor alone as torch does: inductor's form keeps its strides, and a view that follows need not be possible."""
+    if len(tensors) == 1:
+        return tensors[0].clone(memory_format=suggest_memory_format(tensors[0]))
+    return theirs(tensors, dim)
 
 
 def _chosen(ours: Callable[..., Any], theirs: Callable[..., Any], x: Tensor, *args: Any) -> Any:

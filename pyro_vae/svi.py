@@ -27,6 +27,9 @@ RECORDS_AT = 50  # call at which "auto" records when it does not know how many s
 WORTH_RECORDING = 100  # steps after which recording has paid for itself, about
 WORTH_COMPILING = 10_000  # the same for inductor with a cold cache, on a small VAE
 COMPILES_AT = 5_000  # call at which "auto" compiles when it does not know how many steps are planned
+PLANNED_COMPILES_AT = (
+    100  # ... when it knows that they are many: the first losses are there before the compiler takes its time
+)
 OTHER_SHAPES_COMPILE_AT = 50  # calls of a second signature before it is compiled too: a last, smaller batch is not
 MOST_RECORDINGS = 8
 
@@ -273,8 +276,8 @@ class SVI:
             return False
         if self.mode == "auto" and self.planned is None:
             return calls >= COMPILES_AT
-        if self.mode == "auto" and self.planned is not None and self.planned < WORTH_COMPILING:
-            return False
+        if self.mode == "auto" and self.planned is not None:
+            return self.planned >= WORTH_COMPILING and calls >= PLANNED_COMPILES_AT
         return name == next(iter(self._calls)) or calls > OTHER_SHAPES_COMPILE_AT
 
     def _record(self, key: tuple[Any, ...], args: Any, kwargs: Any, name: str) -> tuple[StepGraph | None, Any]:

@@ -52,3 +52,10 @@ def test_compiled_code_computes_them():
     assert recording.compile(x) is None
     for got, exact in zip(recording(x), (F.softplus(x.double()), F.logsigmoid(x.double())), strict=True):
         torch.testing.assert_close(got.double(), exact, rtol=4e-7, atol=1e-37)
+
+
+def test_what_is_stacked_alone_can_be_viewed_as_in_torch():
+    x = torch.randn(12, 4, 3)
+    recording = record(lambda x: torch.stack([x.transpose(0, 1).exp()], -2).view(48, 3) + 1, (x,))
+    assert recording.compile(x) is None
+    torch.testing.assert_close(recording(x), x.transpose(0, 1).exp().reshape(48, 3) + 1)

@@ -14,6 +14,7 @@ from pyro_vae.step_graph import OTHER_DRAWS
 from pyro_vae.svi import (
     COMPILES_AT,
     MOST_RECORDINGS,
+    PLANNED_COMPILES_AT,
     RECORDS_AT,
     SVI,
     WORTH_COMPILING,
@@ -530,20 +531,23 @@ def test_evaluate_loss_is_pyros():
 
 
 def test_auto_goes_by_the_number_of_steps(uncompiled):
-    engines = []
-    for planned in (WORTH_RECORDING - 1, WORTH_RECORDING, WORTH_COMPILING, None):
+    def engines(planned: int | None, *calls: int) -> list[str]:
         one = programs()
         svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), steps=planned)
-        run(svi, batches(2))
-        engines.append(svi.engine)
-    assert engines == ["eager", "recorded", "inductor", "eager"]
-    counts = svi.state_dict()
-    for calls, engine in ((RECORDS_AT, "recorded"), (COMPILES_AT, "inductor")):
-        counts["calls"] = dict.fromkeys(counts["calls"], calls - 1)
-        svi.load_state_dict(counts)
-        svi.step(batches(1)[0])
-        assert svi.engine == engine
-        assert svi.why_not is None
+        found = []
+        for call in calls:
+            state = svi.state_dict()
+            svi.load_state_dict({**state, "calls": dict.fromkeys(state["calls"], call - 1)})
+            svi.step(batches(1)[0])
+            found.append(svi.engine)
+        return found
+
+    assert engines(WORTH_RECORDING - 1, 1, 50) == ["eager"] * 2
+    assert engines(WORTH_RECORDING, 1, PLANNED_COMPILES_AT) == ["recorded"] * 2
+    compiles = PLANNED_COMPILES_AT
+    assert engines(WORTH_COMPILING, 1, compiles - 1, compiles) == ["recorded", "recorded", "inductor"]
+    calls = 1, RECORDS_AT - 1, RECORDS_AT, COMPILES_AT - 1, COMPILES_AT
+    assert engines(None, *calls) == ["eager", "eager", "recorded", "recorded", "inductor"]
 
 
 def test_recording_leaves_no_trace():
