@@ -24,7 +24,7 @@ from torch.fx import GraphModule
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pyro_vae.decompositions import decompositions
-from pyro_vae.recording import Guard, Observe, Reads, RecordingError, differences, trace, undisturbed
+from pyro_vae.recording import Guard, Observe, Reads, RecordingError, copies, differences, put_back, trace, undisturbed
 
 __all__ = ["Observe", "Recording", "RecordingError", "inductor", "record", "signature"]
 
@@ -35,6 +35,7 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, to
 INDUCTOR_SLACK = 100.0
 _HALF = (torch.bfloat16, torch.float16)
 HALF_SLACK = 3.0  # ... and where half precision is inside, it rounds in other places: by so many times that precision
+OTHER_DRAWS = 8_191  # a seed
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, Enum)
 
 
@@ -92,13 +93,14 @@ class Recording:
     Attributes:
         graph: the operations; its inputs are `outside`, then the tensors among the arguments.
         outside: the tensors that the call used without being given them, by identity.
+        written: those that it writes in place, like running statistics.
         present: for each leaf of what `fn` returned whether it is a tensor; if not, it is a constant.
         compiled: whether inductor's code runs in place of the graph.
     """
 
-    def __init__(self, graph: GraphModule, outside: list[Tensor], rest: tuple[Any, Any]) -> None:
+    def __init__(self, graph: GraphModule, outside: list[Tensor], written: list[Tensor], rest: tuple[Any, Any]) -> None:
         self.graph = graph
-        self.outside = outside
+        self.outside, self.written = outside, written
         self._held = [t.detach() for t in outside]
         self._leaves, self._spec = rest
         self.present = [leaf is _TENSOR for leaf in self._leaves]
@@ -132,22 +134,27 @@ class Recording:
     def compile(self, *tensors: Tensor) -> str | None:
         """Replace the recorded graph by inductor's code for it, made for arguments like `tensors`; return why not."""
         try:
-            run = inductor(self.graph, [*self._held, *tensors])
-            distance = self._distance(run, tensors)
+            self._run = inductor(self.graph, [*self._held, *tensors])
+            why_not = disagreement(lambda seed: self.distance(tensors, seed))
         except Exception as error:  # whatever goes wrong in a compiler, the recorded graph is there
-            return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
-        if distance > 1:
-            return f"its code differs from the recorded graph by {distance:.0e} times what rounding explains"
-        self._run, self.compiled = run, True
-        return None
+            why_not = in_short(error)
+        self.compiled = why_not is None
+        if why_not is not None:
+            self.decompile()
+        return why_not
 
-    def _distance(self, run: Callable[..., Any], tensors: Sequence[Tensor]) -> float:
-        """Compare other code with the recorded graph, in outputs and in what they write, and leave no trace."""
-        written = [(t, t.detach().clone()) for t in self.outside if not t.requires_grad]
+    def decompile(self) -> None:
+        """Replay the recorded graph again."""
+        self._run, self.compiled = self.graph.forward, False
+
+    def distance(self, tensors: Sequence[Tensor], seed: int | None = None) -> float:
+        """Compare what runs with the recorded graph, in outputs and in what they write, and leave no trace."""
         results = []
-        for one in (self.graph, run):
-            with undisturbed(written), torch.no_grad():
-                results.append([*one(*self._held, *tensors), *(t.clone() for t, _ in written)])
+        for run in (self.graph, self._run):
+            with undisturbed(copies(self.written)), torch.no_grad():
+                if seed is not None:
+                    torch.manual_seed(seed)
+                results.append([*run(*self._held, *tensors), *(t.detach().clone() for t in self.written)])
         return inductors_distance(self.graph, *results)
 
 
@@ -236,7 +243,7 @@ def record(
     watching = Observe(leaves)
     with undisturbed(), watching:
         reference(*rebuilt(args, iter(leaves)), **rebuilt(kwargs, iter(leaves[_count(args) :])))
-    _restore(watching.saved)
+    put_back(watching.saved)
     # gradients pile up on parameters that `params` leaves out; that is no business of the recording
     piles = {id(t.grad) for t in watching.outside if t.is_leaf and t.grad is not None}
     saved = [(t, copy) for t, copy in watching.saved if id(t) not in piles]
@@ -265,7 +272,7 @@ def record(
             f"{difference or 'two recordings of one call return different constants'}, so it depends on "
             "something that changes from call to call outside torch, such as a Python counter"
         )
-    recording = Recording(_pruned(graphs[0], outside), outside, shapes[0])
+    recording = Recording(_pruned(graphs[0], outside), outside, [t for t, _ in saved], shapes[0])
     if check:
         _check(recording, reference, args, kwargs, leaves, saved)
     return recording
@@ -273,12 +280,6 @@ def record(
 
 def _count(args: Any) -> int:
     return len(signature(args, {})[1])
-
-
-def _restore(saved: Sequence[tuple[Tensor, Tensor]]) -> None:
-    with torch.no_grad():
-        for tensor, copy in saved:
-            tensor.copy_(copy)
 
 
 def _pruned(graph: GraphModule, outside: list[Tensor]) -> GraphModule:
@@ -293,11 +294,19 @@ def _pruned(graph: GraphModule, outside: list[Tensor]) -> GraphModule:
 
 
 def resampled(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return data that is as valid: each datum of the second half of the batch twice, in reverse."""
+    """Return data that is as valid: each datum of the second half of the batch twice, in reverse; laid out as it was."""
     sizes = [len(t) for t in tensors if t.dim()]
     batch = max(set(sizes), key=sizes.count) if sizes else 0
     rows = batch - 1 - torch.arange(batch) // 2
-    return [t[rows.to(t.device)] if t.dim() and len(t) == batch else t.clone() for t in tensors]
+    return [like(t, t[rows.to(t.device)] if t.dim() and len(t) == batch else t) for t in tensors]
+
+
+def like(tensor: Tensor, values: Tensor | None = None) -> Tensor:
+    """Return the values, the tensor's own by default, in memory of their own with its strides (if no two elements share their place)."""
+    values = tensor if values is None else values
+    if torch._debug_has_internal_overlap(tensor):
+        return values.clone()
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device).copy_(values)
 
 
 def _check(
@@ -310,7 +319,7 @@ def _check(
 ) -> None:
     """Compare with eager runs on resampled data and other draws, in outputs and in what they write."""
     tensors = resampled(leaves)
-    seed = 8_191  # any other draws will do
+    seed = OTHER_DRAWS
     with undisturbed(saved):
         torch.manual_seed(seed)
         expected = reference(*rebuilt(list(args), iter(tensors)), **rebuilt(kwargs, iter(tensors[_count(args) :])))
@@ -325,6 +334,27 @@ def _check(
             "its recording differs from eager Pyro on other data and draws "
             f"by {distance:.0e} times what rounding explains"
         )
+
+
+def disagreement(distance: Callable[[int | None], float], first: int | None = None) -> str | None:
+    """Say that compiled code does not do what its graph does; None if it does, for one of two draws.
+
+    Where an activation lies within rounding of a ReLU's kink, its gradient is there or not. Of 291 draws for a convolutional net 5
+    differed by more than rounding explains; with softplus in place of ReLU, of 304 none by a thousandth of that. Wrong code is
+    wrong for both draws.
+
+    Args:
+        distance: `inductors_distance` for the present draws (given None), or for those of a seed.
+        first: which to take first.
+    """
+    far = distance(first)
+    far = far if far <= 1 else min(far, distance(OTHER_DRAWS))
+    return f"its code differs from the recorded graph by {far:.0e} times what rounding explains" if far > 1 else None
+
+
+def in_short(error: Exception) -> str:
+    """Return an error's kind and the beginning of what it says."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
 
 
 def inductors_distance(graph: GraphModule, wanted: Sequence[Tensor], got: Sequence[Tensor]) -> float:

@@ -82,12 +82,18 @@ def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Ten
     return found
 
 
+def _memory(tensor: Tensor) -> int:
+    """Tell pieces of memory apart; tensors that are views of one another share theirs."""
+    return tensor.untyped_storage()._cdata
+
+
 class Observe(TorchDispatchMode):
     """Watch an eager run.
 
     Attributes:
         outside: tensors that the run used and did not make, in order of first use; `given` is left out.
-        saved: `(tensor, copy from before the run)` of the outside tensors that the run wrote in place.
+        saved: `(tensor, copy from before)` of the outside tensors that the run wrote in place, also through views of its own;
+            to be put back from last to first, since tensors that share memory may have been found one after the other.
     """
 
     def __init__(self, given: Sequence[Tensor] = ()) -> None:
@@ -96,6 +102,7 @@ class Observe(TorchDispatchMode):
         self.saved: list[tuple[Tensor, Tensor]] = []
         self._made = WeakTensorKeyDictionary()
         self._known = {id(t) for t in given}
+        self._in_memory: dict[int, list[Tensor]] = {}  # the outside tensors in each piece of memory
 
     def made(self, tensor: Tensor) -> bool:
         """Tell whether the run itself made the tensor."""
@@ -108,9 +115,11 @@ class Observe(TorchDispatchMode):
                 if isinstance(tensor, Tensor) and id(tensor) not in self._known and tensor not in self._made:
                     self._known.add(id(tensor))
                     self.outside.append(tensor)
-            for tensor in _written(func, args, kwargs):
-                if tensor not in self._made and all(tensor is not t for t, _ in self.saved):
-                    self.saved.append((tensor, tensor.detach().clone()))
+                    self._in_memory.setdefault(_memory(tensor), []).append(tensor)
+            for written in _written(func, args, kwargs):
+                for tensor in self._in_memory.get(_memory(written), ()):
+                    if all(tensor is not t for t, _ in self.saved):
+                        self.saved.append((tensor, tensor.detach().clone()))
         out = func(*args, **kwargs)
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor) and id(tensor) not in self._known:
@@ -128,7 +137,7 @@ class Guard(TorchDispatchMode):
 
     def constant(self, tensor: Tensor) -> bool:
         """Tell whether the tensor depends neither on an input nor on a draw."""
-        return tensor in self._constant and tensor.untyped_storage()._cdata not in self._overwritten
+        return tensor in self._constant and _memory(tensor) not in self._overwritten
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -144,7 +153,7 @@ class Guard(TorchDispatchMode):
         else:
             out = func(*args, **kwargs)
         if not constant:
-            self._overwritten.update(t.untyped_storage()._cdata for t in _written(func, args, kwargs))
+            self._overwritten.update(map(_memory, _written(func, args, kwargs)))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 if constant:
@@ -324,6 +333,18 @@ def set_random_state(state: list[Tensor]) -> None:
         torch.cuda.set_rng_state_all(state[1:])
 
 
+def copies(tensors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Return each tensor with a copy of it, to be put back."""
+    return [(t, t.detach().clone()) for t in tensors]
+
+
+def put_back(saved: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Give tensors the values of their copies, from last to first."""
+    with torch.no_grad():
+        for tensor, copy in reversed(saved):
+            tensor.copy_(copy)
+
+
 @contextmanager
 def undisturbed(saved: Sequence[tuple[Tensor, Tensor]] = ()) -> Iterator[None]:
     """Leave torch's random state and the saved tensors as they were; refuse draws from other states.
@@ -341,9 +362,7 @@ def undisturbed(saved: Sequence[tuple[Tensor, Tensor]] = ()) -> Iterator[None]:
         python_drawn = random.getstate() != others[0]
         random.setstate(others[0])
         np.random.set_state(others[1])
-        with torch.no_grad():
-            for tensor, copy in saved:
-                tensor.copy_(copy)
+        put_back(saved)
     if numpy_drawn or python_drawn:
         raise RecordingError(
             f"it draws from {'NumPy' if numpy_drawn else 'Python'}'s random state, and a recording would "

@@ -12,14 +12,26 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.optim import Optimizer
 
-from pyro_vae.compiled import RecordingError, furthest, inductor, inductors_distance, record
+from pyro_vae.compiled import (
+    OTHER_DRAWS,
+    Recording,
+    RecordingError,
+    disagreement,
+    furthest,
+    in_short,
+    inductor,
+    inductors_distance,
+    like,
+    record,
+    resampled,
+)
+from pyro_vae.cuda_graph import capturable, captured
 from pyro_vae.optim_graph import Update
-from pyro_vae.recording import differences, trace, undisturbed
+from pyro_vae.recording import copies, differences, trace, undisturbed
 from pyro_vae.watch import Watch
 
 AUDITS = frozenset([2, 10, 100])  # calls replayed eagerly and compared, then every AUDIT_EVERY-th
 AUDIT_EVERY = 1_000
-OTHER_DRAWS = 8_191  # a seed
 
 
 def audited(call: int) -> bool:
@@ -127,17 +139,17 @@ class StepGraph:
         self._svi.finite = torch.stack([out[self._losses] for out in outs]).all()
         return [self._loss(out) for out in outs]
 
-    def audit(self, args: Any, kwargs: Any, tensors: Sequence[Tensor]) -> None:
-        """Compare the recording with an eager run on this batch and these draws, and leave no trace.
+    def audit(self, args: Any, kwargs: Any, tensors: Sequence[Tensor]) -> str | None:
+        """Compare the recording with an eager run on this batch and these draws, and what runs in its place with the recording; leave no
+        trace. Compiled code that differs runs no more; return why, or None.
 
         Raises:
-            RecordingError: they differ.
+            RecordingError: the recording differs.
         """
-        outside = self._recording.outside
-        written = [(t, t.detach().clone()) for t in outside if not t.requires_grad]
-        with undisturbed(written):
+        written = self._recording.written
+        with undisturbed(copies(written)):
             loss, grads = self._eager(*args, **kwargs)
-        with undisturbed(written):
+        with undisturbed(copies(written)):
             got = self._recording.recorded(*tensors)
         distance = furthest([*parts(loss), *(g for g in grads if g is not None)], got)
         if distance > 1:
@@ -145,34 +157,40 @@ class StepGraph:
                 f"at call {self.calls} its recording no longer gave what eager Pyro gives "
                 f"({distance:.0e} times what rounding explains), so something was changed outside torch"
             )
+        why_not = self._disagreement(tensors)
+        if why_not is None:
+            return None
+        self._whole, self.engine = None, "recorded"
+        self._recording.decompile()
+        return f"replays its recording uncompiled from call {self.calls}: {why_not}"
 
     def compile(self, tensors: Sequence[Tensor]) -> str | None:
-        """Run inductor's code from now on, if it agrees with the recorded graph; return why not."""
+        """Run inductor's code from now on, if it agrees with the recorded graph, on a GPU as one CUDA graph; return what was not possible and why."""
         self.tried = True
         try:
             self._whole = self._make_whole(tensors)
-            if self._whole is None:
-                why_not = self._recording.compile(*tensors)
-                if why_not:
-                    return why_not
-            elif (distance := self._agreement(tensors)) > 1:
-                self._whole = None
-                return f"its code differs from the recorded graph by {distance:.0e} times what rounding explains"
+            why_not = self._recording.compile(*tensors) if self._whole is None else self._disagreement(tensors)
         except Exception as error:  # whatever goes wrong in a compiler, the recorded graph is there
-            return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+            why_not = in_short(error)
+        if why_not is not None:
+            self._whole = None
+            return f"replays its recording uncompiled: inductor failed ({why_not})"
         self.engine = "inductor"
-        return None
+        if self._whole is None or not self._whole.capturable(tensors):
+            return None
+        # other data and draws than those of the capture, which would be right if everything stood still
+        why_not = self._whole.capture(tensors) or self._disagreement(resampled(tensors), OTHER_DRAWS + 1)
+        if why_not is None:
+            return None
+        self._whole.launch_one_by_one()
+        return f"launches a step's kernels one by one: as a CUDA graph it failed ({why_not})"
 
-    def _agreement(self, tensors: Sequence[Tensor]) -> float:
-        """Return the distance of compiled code from the graph: the smaller one for two draws, should the first tell them apart.
-
-        Where an activation lies within rounding of a ReLU's kink, its gradient is there or not. Of 291 draws for a convolutional net 5
-        differed by more than rounding explains; with softplus in place of ReLU, of 304 none by a thousandth of that. Wrong code is
-        wrong for both draws.
-        """
-        assert self._whole is not None
-        first = self._whole.distance(self._losses, tensors)
-        return first if first <= 1 else min(first, self._whole.distance(self._losses, tensors, OTHER_DRAWS))
+    def _disagreement(self, tensors: Sequence[Tensor], draws: int | None = None) -> str | None:
+        """Say that what runs does not do what the recorded graph does, or None."""
+        recording, whole = self._recording, self._whole
+        if whole is not None:
+            return disagreement(lambda seed: whole.distance(self._losses, tensors, seed), draws)
+        return disagreement(lambda seed: recording.distance(tensors, seed), draws) if recording.compiled else None
 
     def _eager(self, *args: Any, **kwargs: Any) -> Any:
         """Run eager Pyro and return what the recording returns."""
@@ -207,7 +225,7 @@ class StepGraph:
             return None
         update = Update([(p, *owner[id(p)]) for p in trained], self._svi.clip)
         if old is not None and old.update.plan == update.plan:
-            return old.moved(update)
+            return old.moved(update, tensors)
         places = [next(i for i, t in enumerate(recording.outside) if t is p) for p in trained]
         wanted = {id(p) for p in trained}
         n, s = len(recording.outside), len(update.state)
@@ -225,7 +243,7 @@ class StepGraph:
             )
             return [*losses, finite]
 
-        return _WholeStep(step, update, recording.outside, places, tensors)
+        return _WholeStep(step, update, recording, places, tensors)
 
     def _scatter(self, grads: Sequence[Tensor]) -> list[Tensor | None]:
         found = iter(grads)
@@ -245,24 +263,51 @@ class _WholeStep:
         self,
         step: Callable[..., list[Tensor]],
         update: Update,
-        outside: list[Tensor],
+        recording: Recording,
         places: list[int],
         tensors: Sequence[Tensor],
     ) -> None:
-        self._outside, self._places = outside, set(places)
+        self._outside, self._places = recording.outside, set(places)
+        statistics = {id(t) for t in recording.written}
+        self._statistics = [i for i, t in enumerate(self._outside) if id(t) in statistics]
         self._hold(update)
+        written = {*self._places, *self._averages}
+        spare = [like(t) if i in written else t for i, t in enumerate(self._held)]
         with undisturbed(), torch.no_grad():
-            self._graph: GraphModule = trace(step, [*(t.clone() for t in self._held), *tensors])
-        self._run = inductor(self._graph, [*self._held, *tensors])
+            self._graph: GraphModule = trace(step, [*spare, *tensors])
+        self._code = self._run = inductor(self._graph, [*self._held, *tensors])
 
     def _hold(self, update: Update) -> None:
         self.update = update
         self._held = [t.detach() for t in (*self._outside, *update.state, update.numbers)]
+        first = len(self._outside)
+        self._averages = [*self._statistics, *range(first, first + len(update.state))]
 
-    def moved(self, update: Update) -> "_WholeStep":
+    def moved(self, update: Update, tensors: Sequence[Tensor]) -> "_WholeStep":
         """Return the same code on other tensors of the optimizer."""
         self._hold(update)
+        if self._run is not self._code and self.capture(tensors) is not None:
+            self.launch_one_by_one()
         return self
+
+    def capturable(self, tensors: Sequence[Tensor]) -> bool:
+        """Tell whether the step could be one CUDA graph."""
+        return capturable([*self._held, *tensors])
+
+    def capture(self, tensors: Sequence[Tensor]) -> str | None:
+        """Replay the step as one CUDA graph from now on; return why not."""
+        try:
+            self._run = captured(self._code, [*self._held, *tensors], len(self._held) - 1, self._written())
+        except Exception as error:  # the code itself is there
+            return in_short(error)
+        return None
+
+    def launch_one_by_one(self) -> None:
+        """Run the code itself again."""
+        self._run = self._code
+
+    def _written(self) -> list[Tensor]:
+        return [self._held[i] for i in (*self._places, *self._averages)]
 
     def __call__(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         self.update.prepare()
@@ -277,20 +322,20 @@ class _WholeStep:
             return [self._run(*held, row, *tensors) for row, tensors in zip(numbers, slices, strict=True)]
 
     def distance(self, losses: int, tensors: Sequence[Tensor], seed: int | None = None) -> float:
-        """Compare compiled code with the recorded graph on copies: the loss, buffers and the optimizer's
-        averages.
+        """Compare compiled code with the recorded graph, on the very tensors that it will write, and put them back: the loss,
+        buffers and the optimizer's averages.
 
         Not the parameters: where a gradient is nothing but rounding, Adam's first steps make a full step of
         it.
         """
         results = []
+        averages = [self._held[i] for i in self._averages]
         for run in (self._graph, self._run):
-            held = [t.clone() for t in self._held]
-            with undisturbed(), torch.no_grad():
+            with undisturbed(copies(self._written())), torch.no_grad():
                 if seed is not None:
                     torch.manual_seed(seed)
-                out = run(*held, *tensors)
-            results.append([*out[:losses], *(t for i, t in enumerate(held) if i not in self._places)])
+                out = run(*self._held, *tensors)
+                results.append([*out[:losses], *(t.clone() for t in averages)])
         return inductors_distance(self._graph, *results)
 
 

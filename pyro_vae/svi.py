@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_vae.compiled import RecordingError, rebuilt, signature
-from pyro_vae.recording import Observe, random_state, set_random_state
+from pyro_vae.recording import Observe, put_back, random_state, set_random_state
 from pyro_vae.step_graph import StepGraph, as_tensors, audited, parts
 from pyro_vae.watch import Watch
 
@@ -261,12 +261,11 @@ class SVI:
             if graph is None:
                 return loss
         graph.calls += 1
-        if audited(graph.calls):
-            graph.audit(args, kwargs, tensors)
+        said = graph.audit(args, kwargs, tensors) if audited(graph.calls) else None
         if not graph.tried and self._worth_compiling(name, calls):
-            why_not = graph.compile(tensors)
-            if why_not:
-                self._warn(f"SVI replays its recording uncompiled: inductor failed ({why_not}).")
+            said = graph.compile(tensors)
+        if said:
+            self._warn(f"SVI {said}.")
         self.engine, self.why_not, self._last = graph.engine, None, graph
         return graph.run(tensors)
 
@@ -298,9 +297,7 @@ class SVI:
         for p in params:
             p.grad = None
         set_random_state(state)
-        with torch.no_grad():
-            for tensor, copy in watching.saved:
-                tensor.copy_(copy)
+        put_back(watching.saved)
         with _store_kept():
             recorded = StepGraph(self, args, kwargs, params, watch, name)
         for graph in graphs:

@@ -45,7 +45,7 @@ def with_objectives() -> Iterator[tuple[str, str, Row]]:
 ALL = ROWS | {f"{name}-{o}": row for name, o, row in with_objectives() if (name, o) not in UNSUPPORTED}
 
 
-@pytest.mark.parametrize("name,objective", UNSUPPORTED)
+@pytest.mark.parametrize(("name", "objective"), UNSUPPORTED)
 def test_what_is_left_out_cannot_be_trained(name: str, objective: str) -> None:
     (row,) = (row for n, o, row in with_objectives() if (n, o) == (name, objective))
     with pytest.raises(PairError, match=UNSUPPORTED[name, objective]):

@@ -10,7 +10,7 @@ import torch
 from pyro.infer import ReweightedWakeSleep, Trace_ELBO, TraceEnum_ELBO
 from torch import Tensor, nn
 
-from pyro_vae.step_graph import OTHER_DRAWS
+from pyro_vae.compiled import OTHER_DRAWS
 from pyro_vae.svi import (
     COMPILES_AT,
     MOST_RECORDINGS,
@@ -384,6 +384,80 @@ def test_audit_notices_what_no_check_can_foresee():
     with pytest.warns(EagerWarning, match="at call 10 its recording no longer gave what eager Pyro gives"):
         run(svi, batches(6))
     assert not svi.compiled
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.Rprop])  # in the graph, and beside it
+def test_audit_notices_compiled_code_that_goes_wrong(optimizer, monkeypatch):
+    one, off = programs(), [0.0]
+
+    def code(graph, inputs):
+        return lambda *tensors: [out + off[0] if out.is_floating_point() else out for out in graph(*tensors)]
+
+    monkeypatch.setattr("pyro_vae.step_graph.inductor", code)
+    monkeypatch.setattr("pyro_vae.compiled.inductor", code)
+    svi = SVI(one.model, one.guide, optimizer(everything(one)), Trace_ELBO(), compile="on")
+    run(svi, batches(5))
+    assert svi.engine == "inductor"
+    off[0] = 0.1
+    with pytest.warns(EagerWarning, match="replays its recording uncompiled from call 10: its code differs"):
+        run(svi, batches(6))
+    assert svi.engine == "recorded"
+
+
+class Awkward(Programs):
+    """Tensors from outside that lie in memory in unusual ways, or share it, and a buffer that is written in part."""
+
+    def __init__(self, share: bool):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(3))
+        self.loc = torch.zeros(()).expand(LATENT)
+        self.turned = torch.linspace(-1, 1, FEATURES * BATCH).reshape(FEATURES, BATCH).t()
+        self.sliced = torch.linspace(0, 1, 3 * FEATURES)[::3]
+        self.last = self.seen[2] if share else torch.zeros(())
+
+    def model(self, x: Tensor) -> None:
+        with torch.no_grad():
+            self.seen[0] += 1
+            self.seen[1:2].add_(x.mean())
+            self.last.copy_(self.seen[1] / self.seen[0])
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", dist.Normal(self.loc.expand(x.shape[0], LATENT), 1.0).to_event(1))
+            logits = self.decoder(z) + self.turned * self.sliced + self.last
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("mode", ["recorded", "on"])
+def test_tensors_may_lie_in_memory_as_they_like(mode, share, uncompiled):
+    tensors_may_lie_in_memory_as_they_like(mode, share)
+
+
+@pytest.mark.slow
+def test_tensors_may_lie_in_memory_as_they_like_compiled():
+    tensors_may_lie_in_memory_as_they_like("on", share=False)
+
+
+@pytest.mark.slow
+def test_code_that_does_not_know_of_shared_memory_is_refused():
+    with pytest.warns(EagerWarning, match="its code differs from the recorded graph"):
+        tensors_may_lie_in_memory_as_they_like("on", share=True, engine="recorded")
+
+
+def tensors_may_lie_in_memory_as_they_like(mode, share, engine=None):
+    data = [x.t().contiguous().t() for x in batches(12)]
+    found = []
+    for make in (pyro.infer.SVI, lambda *a: SVI(*a, compile=mode)):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        one = Awkward(share)
+        svi = make(one.model, one.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+        losses = run(svi, data)
+        found.append((losses, torch.cat([p.detach().flatten() for p in one.parameters()]), one.seen))
+    assert svi.engine == (engine or {"on": "inductor", "recorded": "recorded"}[mode]), svi.why_not
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found[0][2], found[1][2])
 
 
 AUTOGUIDES = [
