@@ -135,7 +135,7 @@ class Exchange:
         total, *flags = told.tolist()
         self.heard = flags[len(params) :]
         for p, summed, reached in zip(params, sums[:-1], flags, strict=False):
-            p.grad = (summed / total).to(p.dtype).reshape(p.shape) if reached else None
+            p.grad = torch.empty_like(p).copy_((summed / total).reshape(p.shape)) if reached else None
         for buffer, copy in zip(self.buffers, copies.split([b.numel() for b in self.buffers]), strict=True):
             buffer.copy_(copy.reshape(buffer.shape))
         return (sums[-1] / total).to(loss.dtype).reshape(loss.shape)

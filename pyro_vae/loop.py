@@ -25,7 +25,7 @@ from pyro_vae.nonfinite import NonFinite, explain
 from pyro_vae.pairing import Pair
 from pyro_vae.progress import Progress
 from pyro_vae.runs import Run
-from pyro_vae.settings import OPTIMIZERS, SCHEDULES, SettingsError, Training
+from pyro_vae.settings import SCHEDULES, SettingsError, Training, optimizer, optimizer_state
 from pyro_vae.svi import SVI
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Loop:
         self.steps_an_epoch = data.num_batches(training.batch_size)
         self.steps = training.epochs * self.steps_an_epoch
         self.beta = torch.tensor(training.beta, dtype=self.dtype, device=self.device)
-        self.optimizer = OPTIMIZERS[training.optimizer](list(pair.named_parameters().values()), lr=training.lr)
+        self.optimizer = optimizer(training.optimizer, list(pair.named_parameters().values()), training.lr)
         self.exchange = self._join() if world.size > 1 else None
         self.svi = SVI(
             *_weighed(pair, training, data.size("train"), self.beta, self.device),
@@ -341,7 +341,7 @@ class Loop:
 
     def _apply(self, state: dict[str, Any]) -> None:
         self.pair.load_state_dict(state["parameters"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(optimizer_state(state["optimizer"], self.optimizer))
         self.svi.load_state_dict(state["svi"])
         self.epoch, self.position, self.step = state["epoch"], state["position"], state["step"]
         self.beta.fill_(state["beta"])

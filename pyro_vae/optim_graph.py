@@ -212,7 +212,7 @@ def _begin(parameter: Tensor, optimizer: Optimizer, group: dict[str, Any]) -> bo
         if type(optimizer) is ClippedAdam:
             state["step"] = 0
         elif type(optimizer) is not SGD:
-            wide = torch.get_default_dtype() == torch.float64
+            wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
             device = parameter.device if group.get("fused") else "cpu"
             state["step"] = torch.zeros((), dtype=torch.float64 if wide else torch.float32, device=device)
     return fresh

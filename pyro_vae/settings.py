@@ -1,13 +1,15 @@
 """What there is to set in training."""
 
+import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -15,6 +17,23 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamax": torch.optim.Adamax,
     "sgd": torch.optim.SGD,
 }
+
+
+def optimizer(name: str, params: Sequence[Tensor], lr: float) -> torch.optim.Optimizer:
+    """Return the optimizer of that name; on a CPU with torch's fused update, a third of the time, where it has one."""
+    kind = OPTIMIZERS[name]
+    # torch's fused update takes each gradient to lie in memory as autograd leaves it; on a GPU the compiled step has its own
+    fused = "fused" in inspect.signature(kind).parameters and all(p.device.type == "cpu" for p in params)
+    return kind(params, lr=lr, **({"fused": True} if fused else {}))
+
+
+def optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return an optimizer's state, perhaps of another device, for this one to load: whether it is fused is its own affair."""
+    groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    return {
+        **state,
+        "param_groups": [{**old, **({"fused": new["fused"]} if "fused" in new else {})} for old, new in groups],
+    }
 
 
 class SettingsError(ValueError):

@@ -121,8 +121,10 @@ class StepGraph:
         out = self._recording.run(*tensors)
         pyros = isinstance(self._svi.optim, PyroOptim)
         for p, grad in zip(self._params, self._scatter(out[self._losses :]), strict=True):
-            if grad is not None or not pyros:  # Pyro's optimizers leave zeros where no gradient arrives any more
-                p.grad = grad
+            if grad is not None:  # laid out as autograd lays it, which optimizers take for granted
+                p.grad = grad if grad.stride() == p.stride() else like(p, grad)
+            elif not pyros:  # Pyro's optimizers leave zeros where no gradient arrives any more
+                p.grad = None
         return self._svi.finish(self._loss(out), self._params)
 
     def ahead(self, most: int) -> int:

@@ -31,13 +31,13 @@ UNSUPPORTED = {
 
 
 def with_objectives() -> Iterator[tuple[str, str, Row]]:
-    """Yield each pair that takes an objective with each objective that needs no site to sum over."""
+    """Yield each pair that takes an objective with each that needs no site to sum over; the rows themselves have the ELBO."""
     for pair in {row.pair.__name__: row.pair for row in ROWS.values()}.values():
         if "objective" not in signature(pair).parameters:
             continue
         name = REPRESENTATIVE.get(pair.__name__, pair.__name__)
         for objective in OBJECTIVES:
-            if objective != "enumeration" and f"{name}-{objective}" not in ROWS:
+            if objective not in ("elbo", "enumeration") and f"{name}-{objective}" not in ROWS:
                 options = {**ROWS[name].options, "objective": objective, "particles": 3}
                 yield name, objective, replace(ROWS[name], options=options)
 

@@ -404,6 +404,27 @@ def test_audit_notices_compiled_code_that_goes_wrong(optimizer, monkeypatch):
     assert svi.engine == "recorded"
 
 
+@pytest.mark.parametrize("mode", ["recorded", "on"])
+def test_gradients_lie_in_memory_as_their_parameters_do(mode, uncompiled):
+    """As autograd leaves them: torch's fused Adam takes it for granted, and so may any optimizer."""
+    found = []
+    for compile in ("off", mode):
+        torch.manual_seed(0)
+        weight, factor = nn.Parameter(torch.randn(3, 4)), torch.randn(4, 3)
+
+        def model(x, weight=weight, factor=factor):
+            pyro.sample("x", dist.Normal((weight.t() * factor).sum(-1), 1.0).to_event(1), obs=x)
+
+        optim = torch.optim.Adam([weight], lr=0.1, fused=True)
+        svi = SVI(model, lambda x: None, optim, Trace_ELBO(), compile=compile, exchange=lambda loss, params: loss)
+        for x in torch.randn(5, 4):
+            svi.step(x)
+        assert weight.grad.stride() == weight.stride()
+        found.append(weight.detach())
+    assert svi.compiled
+    torch.testing.assert_close(*found)
+
+
 class Awkward(Programs):
     """Tensors from outside that lie in memory in unusual ways, or share it, and a buffer that is written in part."""
 
