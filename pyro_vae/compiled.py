@@ -244,6 +244,8 @@ def record(
     with undisturbed(), watching:
         reference(*rebuilt(args, iter(leaves)), **rebuilt(kwargs, iter(leaves[_count(args) :])))
     put_back(watching.saved)
+    if watching.given_written is not None:
+        raise RecordingError(f"it writes into its own argument; let it write into a copy ({watching.given_written})")
     # gradients pile up on parameters that `params` leaves out; that is no business of the recording
     piles = {id(t.grad) for t in watching.outside if t.is_leaf and t.grad is not None}
     saved = [(t, copy) for t, copy in watching.saved if id(t) not in piles]

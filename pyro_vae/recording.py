@@ -94,6 +94,8 @@ class Observe(TorchDispatchMode):
         outside: tensors that the run used and did not make, in order of first use; `given` is left out.
         saved: `(tensor, copy from before)` of the outside tensors that the run wrote in place, also through views of its own;
             to be put back from last to first, since tensors that share memory may have been found one after the other.
+            Those given are among them, if they were written.
+        given_written: the line that wrote a given tensor, or None.
     """
 
     def __init__(self, given: Sequence[Tensor] = ()) -> None:
@@ -101,8 +103,12 @@ class Observe(TorchDispatchMode):
         self.outside: list[Tensor] = []
         self.saved: list[tuple[Tensor, Tensor]] = []
         self._made = WeakTensorKeyDictionary()
+        self.given_written: str | None = None
+        self._given = list(given)
         self._known = {id(t) for t in given}
-        self._in_memory: dict[int, list[Tensor]] = {}  # the outside tensors in each piece of memory
+        self._in_memory: dict[int, list[Tensor]] = {}  # the given and the outside tensors in each piece of memory
+        for tensor in given:
+            self._in_memory.setdefault(_memory(tensor), []).append(tensor)
 
     def made(self, tensor: Tensor) -> bool:
         """Tell whether the run itself made the tensor."""
@@ -120,6 +126,8 @@ class Observe(TorchDispatchMode):
                 for tensor in self._in_memory.get(_memory(written), ()):
                     if all(tensor is not t for t, _ in self.saved):
                         self.saved.append((tensor, tensor.detach().clone()))
+                        if any(tensor is t for t in self._given):
+                            self.given_written = _line_of_program()
         out = func(*args, **kwargs)
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor) and id(tensor) not in self._known:
@@ -293,8 +301,12 @@ class Reads(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _backward(self, loss: Tensor, gradient: Tensor | None = None, **_: Any) -> None:
-        grads = torch.autograd.grad(loss, self.params, gradient, allow_unused=True, retain_graph=True)
-        for i, grad in enumerate(grads):
+        wanted = [i for i, p in enumerate(self.params) if p.requires_grad]  # others are frozen
+        if not wanted:
+            return
+        of = [self.params[i] for i in wanted]
+        grads = torch.autograd.grad(loss, of, gradient, allow_unused=True, retain_graph=True)
+        for i, grad in zip(wanted, grads, strict=True):
             old = self.grads[i]
             if grad is not None:
                 self.grads[i] = grad if old is None else old + grad

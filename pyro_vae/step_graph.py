@@ -33,6 +33,10 @@ from pyro_vae.watch import Watch
 AUDITS = frozenset([2, 10, 100])  # calls replayed eagerly and compared, then every AUDIT_EVERY-th
 AUDIT_EVERY = 1_000
 
+_FLAGS = operator.attrgetter(
+    "requires_grad", "_backward_hooks"
+)  # what decides whether, and as what, a gradient arrives
+
 
 def audited(call: int) -> bool:
     """Tell whether the recording is compared with eager Pyro at this call."""
@@ -91,22 +95,36 @@ class StepGraph:
         self._reached = present[len(present) - len(params) :]
         self._losses = sum(present[: len(present) - len(params)])
         self._one_loss = len(present) == 1 + len(params)
+        self._optim = svi.optim
+        self._flags = list(map(_FLAGS, self._recording.outside))
         store = pyro.get_param_store()._params
         self._stored = {name: p for name, p in store.items() if any(p is q for q in self._recording.outside)}
 
     def valid(self) -> bool:
-        """Tell whether the recording holds: the same Python state, and the same tensors where they were."""
+        """Tell whether the recording holds: the same Python state, the same tensors where they were, and the same ones to train."""
         store = pyro.get_param_store()._params
         return (
             self._recording.valid()
+            and list(map(_FLAGS, self._recording.outside)) == self._flags
+            and self._trains_the_same()
             and all(map(operator.is_, map(store.get, self._stored), self._stored.values()))
             and self.watch.changed() is None
         )
+
+    def _trains_the_same(self) -> bool:
+        """Tell whether the optimizer is the same one, and (Pyro's take what is announced) has the same parameters."""
+        if self._svi.optim is not self._optim:
+            return False
+        if isinstance(self._optim, PyroOptim):
+            return True
+        given = [p for group in self._optim.param_groups for p in group["params"]]
+        return len(given) == len(self._params) and all(map(operator.is_, given, self._params))
 
     def same(self, other: "StepGraph") -> bool:
         """Tell whether another recording of such a step does the same to the same tensors."""
         one, two = self._recording, other._recording
         identical = len(one.outside) == len(two.outside) and all(map(operator.is_, one.outside, two.outside))
+        identical = identical and self._flags == other._flags and self._trains_the_same()
         return identical and one.valid() and differences(one.graph, two.graph) is None
 
     def run(self, tensors: Sequence[Tensor]) -> Any:

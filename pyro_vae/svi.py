@@ -3,7 +3,7 @@
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -207,18 +207,20 @@ class SVI:
         """Run the ELBO as Pyro does; return its loss and the parameters to train, whose `grad` is filled."""
         if isinstance(self.optim, Optimizer):
             self.optim.zero_grad()
-        state = random_state() if self._announced is None else None
-        with poutine.trace(param_only=True) as capture:
+        first = isinstance(self.optim, Optimizer) and self._announced is None
+        state, watching = random_state() if first else [], Observe()
+        with poutine.trace(param_only=True) as capture, watching if first else nullcontext():
             loss = self.loss_of(args, kwargs)
         if isinstance(self.optim, PyroOptim):
             sites = map(_unconstrained, capture.trace.nodes.values())
             return loss, list({id(p): p for p in sites}.values())
         params = [p for group in self.optim.param_groups for p in group["params"]]
-        if state is not None:
+        if first:
             self._announced = bool(capture.trace.nodes) or any(p.grad is not None for p in params)
             if not self._announced and hasattr(self.objective, "differentiable_loss"):
-                # Pyro's ELBOs take no gradient where no parameter announces itself, as in plain modules
+                # Pyro's ELBOs take no gradient where no parameter announces itself, as in plain modules: once more
                 set_random_state(state)
+                put_back(watching.saved)
                 self._loss_and_grads = _differentiate(self.objective.differentiable_loss)
                 return self.gradients(args, kwargs)
         return loss, params

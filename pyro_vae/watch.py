@@ -3,12 +3,17 @@
 import functools
 import inspect
 import operator
+from argparse import Namespace
 from collections.abc import Iterable
+from dataclasses import is_dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor, nn
 
 _contents = operator.attrgetter("cell_contents")
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+LARGEST = 100  # entries of a list or dictionary that is looked into
 
 
 class Same:
@@ -33,18 +38,19 @@ class Watch:
     module is where.
 
     Looks at modules and their attributes (so also at train or eval mode), at bound methods, partials, wrapped
-    functions, `.program`, closures, and the globals that a function names. `changed()` tells whether one of
-    them is no longer what it was.
+    functions, `.program`, closures, and the globals that a function names, and into lists, dictionaries of up to `LARGEST`
+    entries, namespaces and dataclasses. `changed()` tells whether one of them is no longer what it was.
     """
 
     def __init__(self, *programs: Any) -> None:
         self.modules: list[nn.Module] = []
         self._items: list[tuple[dict[str, Any], str, Any]] = []
         self._cells: list[tuple[Any, Any]] = []
+        self._lists: list[tuple[list[Any], list[Any]]] = []
         self._seen: set[int] = set()
         for program in programs:
             self._visit(program)
-        self._hold(self._items, self._cells)
+        self._hold(self._items, self._cells, self._lists)
 
     def _visit(self, thing: Any) -> None:
         if id(thing) in self._seen:
@@ -56,6 +62,9 @@ class Watch:
                 self._keep(vars(module), unless_none=True)
                 self._keep(module._parameters)
                 self._keep(module._buffers)
+                for name, value in vars(module).items():
+                    if name not in _OF_EVERY_MODULE and not isinstance(value, nn.Module):
+                        self._follow(value, module)
         elif inspect.isfunction(thing):
             for cell in thing.__closure__ or ():
                 try:
@@ -77,18 +86,33 @@ class Watch:
         elif isinstance(thing, functools.partial):
             for part in (thing.func, *thing.args, *thing.keywords.values()):
                 self._visit(part)
+        elif isinstance(thing, dict | list | tuple):
+            if isinstance(thing, dict):
+                self._keep(thing)
+            elif isinstance(thing, list):
+                self._lists.append((thing, list(thing)))
+            for value in list(thing.values() if isinstance(thing, dict) else thing):
+                self._follow(value, thing)
         elif hasattr(thing, "__dict__") and not inspect.isclass(thing) and not inspect.ismodule(thing):
             self._keep(vars(thing))
             for value in list(vars(thing).values()):
                 self._follow(value, thing)
 
     def _follow(self, value: Any, owner: Any) -> None:
-        """Go on into modules, and into callables of the same file."""
-        if isinstance(value, nn.Module) or (
-            callable(value)
-            and not inspect.isclass(value)
-            and (
-                getattr(value, "__module__", None) == getattr(owner, "__module__", "") or not inspect.isfunction(value)
+        """Go on into modules, small containers, sets of options, and callables of the same file."""
+        if isinstance(value, dict | list | tuple):
+            if len(value) <= LARGEST:
+                self._visit(value)
+        elif (
+            isinstance(value, nn.Module | SimpleNamespace | Namespace)
+            or is_dataclass(value)
+            or (
+                callable(value)
+                and not inspect.isclass(value)
+                and (
+                    getattr(value, "__module__", None) == getattr(owner, "__module__", "")
+                    or not inspect.isfunction(value)
+                )
             )
         ):
             self._visit(value)
@@ -102,14 +126,23 @@ class Watch:
     def _interesting(value: Any) -> bool:
         return isinstance(value, int | float | str | bool | type(None) | Tensor)
 
-    def _hold(self, items: list[tuple[Any, Any, Any]], cells: list[tuple[Any, Any]]) -> None:
-        self._items, self._cells = items, cells
+    def _hold(
+        self,
+        items: list[tuple[Any, Any, Any]],
+        cells: list[tuple[Any, Any]],
+        lists: list[tuple[list[Any], list[Any]]],
+    ) -> None:
+        self._items, self._cells, self._lists = items, cells, lists
         self._same = Same(items)
         self._places, self._values = [cell for cell, _ in cells], [value for _, value in cells]
 
     def changed(self) -> str | None:
         """Return the name of a value that is not what it was, or None."""
-        if self._same and all(map(operator.is_, map(_contents, self._places), self._values)):
+        if (
+            self._same
+            and all(map(operator.is_, map(_contents, self._places), self._values))
+            and all(len(now) == len(old) and all(map(operator.is_, now, old)) for now, old in self._lists)
+        ):
             return None
         items = [(holder, name, holder.get(name)) for holder, name, _ in self._items]
         cells = [(cell, cell.cell_contents) for cell, _ in self._cells]
@@ -118,7 +151,9 @@ class Watch:
                 return str(name)
         if any(_differs(old, new) for (_, old), (_, new) in zip(self._cells, cells, strict=True)):
             return "a variable of an enclosing function"
-        self._hold(items, cells)  # equal, and other objects
+        if any(len(now) != len(old) or any(map(_differs, old, now)) for now, old in self._lists):
+            return "an element of a list"
+        self._hold(items, cells, [(now, list(now)) for now, _ in self._lists])  # equal, and other objects
         return None
 
     def settle(self) -> None:
@@ -126,8 +161,12 @@ class Watch:
         self._hold(
             [(h, n, v) for h, n, v in self._items if h.get(n) is v],
             [(c, v) for c, v in self._cells if c.cell_contents is v],
+            [(now, old) for now, old in self._lists if len(now) == len(old) and all(map(operator.is_, now, old))],
         )
 
 
 def _differs(old: Any, new: Any) -> bool:
-    return new is not old and (isinstance(old, Tensor) or type(new) is not type(old) or new != old)
+    """Tell whether another object stands for another value; of what is no number or string, another object is another value."""
+    if new is old:
+        return False
+    return not isinstance(old, int | float | str) or type(new) is not type(old) or new != old

@@ -1,7 +1,9 @@
 """SVI: Pyro's numbers, eager and replayed, with Pyro's and torch's optimizers."""
 
 import copy
+import re
 import warnings
+from types import SimpleNamespace
 
 import pyro
 import pyro.distributions as dist
@@ -372,15 +374,18 @@ def test_what_makes_no_difference_is_recorded_once():
 
 
 def test_audit_notices_what_no_check_can_foresee():
-    one, hidden = programs(), {"scale": 1.0}
+    class Hidden:
+        scale = 1.0
+
+    one, hidden = programs(), Hidden()
 
     def model(x):
-        with pyro.poutine.scale(scale=hidden["scale"]):
+        with pyro.poutine.scale(scale=hidden.scale):
             one.model(x)
 
     svi = SVI(model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
     run(svi, batches(5))
-    hidden["scale"] = 2.0
+    hidden.scale = 2.0
     with pytest.warns(EagerWarning, match="at call 10 its recording no longer gave what eager Pyro gives"):
         run(svi, batches(6))
     assert not svi.compiled
@@ -479,6 +484,108 @@ def tensors_may_lie_in_memory_as_they_like(mode, share, engine=None):
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found[0][2], found[1][2])
+
+
+class Plain:
+    """A pair of plain modules with its nets in a list and its numbers in containers, as scripts have them."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.encoder = nn.Sequential(nn.Linear(FEATURES, 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 2 * LATENT))
+        self.decoder = nn.Linear(LATENT, FEATURES)
+        nets, scales, powers, options = [self.encoder], {"kl": 1.0}, [1.0, [1.0]], SimpleNamespace(shift=0.0)
+        self.scales, self.powers, self.options = scales, powers, options
+
+        def model(x):
+            pyro.module("decoder", self.decoder)
+            with pyro.plate("data", x.shape[0]), pyro.poutine.scale(scale=powers[1][0]):
+                with pyro.poutine.scale(scale=scales["kl"]):
+                    z = pyro.sample("z", dist.Normal(x.new_zeros(x.shape[0], LATENT), 1.0).to_event(1))
+                pyro.sample("x", dist.Bernoulli(logits=self.decoder(z) + options.shift).to_event(1), obs=x)
+
+        def guide(x):
+            pyro.module("encoder", nets[0])
+            with pyro.plate("data", x.shape[0]), pyro.poutine.scale(scale=powers[1][0]):
+                loc, log_scale = nets[0](x).chunk(2, -1)
+                with pyro.poutine.scale(scale=scales["kl"]):
+                    pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+        self.model, self.guide = model, guide
+
+    def parameters(self):
+        return [*self.encoder.parameters(), *self.decoder.parameters()]
+
+
+BETWEEN_STEPS = {
+    "freeze": lambda one, optim: one.encoder.requires_grad_(False),
+    "freeze a bias": lambda one, optim: one.encoder[0].bias.requires_grad_(False),
+    "eval": lambda one, optim: one.encoder.eval(),
+    "number in a dictionary": lambda one, optim: one.scales.update(kl=0.5),
+    "number in a list of lists": lambda one, optim: one.powers[1].__setitem__(0, 0.5),
+    "option": lambda one, optim: setattr(one.options, "shift", 0.5),
+    "hook": lambda one, optim: one.decoder.weight.register_hook(lambda grad: 0 * grad),
+    "another group": lambda one, optim: optim.add_param_group({"params": one.decoder.parameters(), "lr": 1e-3}),
+    "one parameter fewer": lambda one, optim: optim.param_groups[0]["params"].pop(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*was not registered in the param store because requires_grad=False")
+@pytest.mark.parametrize("mode", ["recorded", "on"])
+@pytest.mark.parametrize("what", BETWEEN_STEPS)
+@pytest.mark.parametrize("kind", ["torch", "pyro"])
+def test_what_is_changed_between_steps_is_noticed(kind, what, mode, uncompiled):
+    if kind == "pyro" and what in ("another group", "one parameter fewer"):
+        pytest.skip("Pyro's optimizers take what is announced")
+    found = []
+    for compile in ("off", mode):
+        pyro.clear_param_store()
+        one = Plain()
+        optim = pyro.optim.Adam({"lr": 1e-2})
+        if kind == "torch":
+            given = one.encoder.parameters() if what == "another group" else one.parameters()
+            optim = torch.optim.Adam(given, lr=1e-2)
+        svi = SVI(one.model, one.guide, optim, Trace_ELBO(), compile=compile)
+        losses = run(svi, batches(12))  # the next audit would be at call 100
+        BETWEEN_STEPS[what](one, optim)
+        losses += run(svi, batches(6))
+        found.append((losses, torch.cat([p.detach().flatten() for p in one.parameters()])))
+    assert svi.compiled, svi.why_not
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("mode", ["off", "recorded"])
+def test_the_first_step_of_plain_modules_runs_their_statistics_once(mode):
+    torch.manual_seed(0)
+    norm, decoder = nn.BatchNorm1d(FEATURES), nn.Linear(FEATURES, FEATURES)
+
+    def model(x):
+        with pyro.plate("data", x.shape[0]):
+            pyro.sample("x", dist.Bernoulli(logits=decoder(norm(x))).to_event(1), obs=x)
+
+    optim = torch.optim.Adam([*norm.parameters(), *decoder.parameters()])
+    svi = SVI(model, lambda x: None, optim, Trace_ELBO(), compile=mode)
+    for step, x in enumerate(batches(3), 1):
+        svi.step(x)
+        assert int(norm.num_batches_tracked) == step
+
+
+def test_a_program_that_writes_into_its_argument_runs_eagerly_and_the_data_stay_whole():
+    found = []
+    for mode in ("off", "recorded"):
+        one, data = programs(), batches(12)
+
+        def guide(x, one=one):
+            x.div_(2.0)
+            one.guide(x)
+
+        svi = SVI(one.model, guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile=mode)
+        with warnings.catch_warnings(record=True) as said, pyro.validation_enabled(False):
+            warnings.simplefilter("always")
+            found.append((run(svi, data), values(one), torch.stack(data)))
+    assert re.search(r"writes into its own argument.*test_svi.py:.*x.div_", str(said[-1].message))
+    assert found[0][0] == found[1][0]
+    assert all(map(torch.equal, found[0][1:], found[1][1:]))
 
 
 AUTOGUIDES = [
