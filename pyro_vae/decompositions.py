@@ -1,5 +1,5 @@
 """What inductor is told about some operations: softplus and log-sigmoid in a form that its code on a CPU runs several times faster, for the
-same numbers; and how one tensor is joined to none.
+same numbers; how one tensor is joined to none; and how bits are drawn in float64.
 
 The first two need log(1 + exp(-|x|)). Inductor calls a library's `log1p` for it, which is right for every argument to half a unit in the last
 place, and is most of the time of a step's elementwise code. Here the argument lies in (0, 1], where a short series is as exact as
@@ -47,7 +47,15 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     for op, ours in ((_aten.softplus.default, _softplus), (_aten.log_sigmoid_forward.default, _log_sigmoid)):
         table[op] = functools.partial(_chosen, ours, table[op])
     table[_aten.cat.default] = functools.partial(_cat, table[_aten.cat.default])
+    table[_aten.bernoulli.default] = functools.partial(_bernoulli, table[_aten.bernoulli.default])
     return table
+
+
+def _bernoulli(theirs: Callable[..., Any], p: Tensor, **options: Any) -> Any:
+    """Draw in float64 as torch does: inductor's form draws in float32, and so other values."""
+    if p.dtype == torch.float64 and p.device.type == "cpu" and not options.get("generator"):
+        return (torch.rand_like(p) < p).to(p.dtype)
+    return theirs(p, **options)
 
 
 def _cat(theirs: Callable[..., Any], tensors: Sequence[Tensor], dim: int = 0) -> Any:

@@ -686,7 +686,7 @@ def assert_equals_eager(one: Case, compile: bool, tolerance: float, steps: int =
 
     recording = record(loss_and_grads, args, reference=reference, params=params)
     if compile:
-        recording.compile(*signature(args, {})[1])
+        assert recording.compile(*signature(args, {})[1]) is None
     state = buffers(one)
     for step in range(steps):
         args = one.args()
@@ -723,6 +723,14 @@ def test_recording_equals_eager_pyro_in_double_precision(name):
 @pytest.mark.parametrize("name", ["trace", "enumerated_in_model", "correlation", "batch_norm_and_dropout"])
 def test_inductor_equals_eager_pyro(name):
     assert_equals_eager(CASES[name](), compile=True, tolerance=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", CASES)
+def test_inductor_equals_eager_pyro_in_double_precision(name):
+    torch.set_default_dtype(torch.float64)
+    assert_equals_eager(CASES[name](), compile=True, tolerance=1e-10)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -59,3 +59,14 @@ def test_what_is_stacked_alone_can_be_viewed_as_in_torch():
     recording = record(lambda x: torch.stack([x.transpose(0, 1).exp()], -2).view(48, 3) + 1, (x,))
     assert recording.compile(x) is None
     torch.testing.assert_close(recording(x), x.transpose(0, 1).exp().reshape(48, 3) + 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bits_are_drawn_as_torch_draws_them(dtype):
+    p = torch.rand(5_000, dtype=dtype)
+    graph = make_fx(torch.bernoulli, decomposition_table=decompositions())(p)
+    assert not any("bernoulli" in str(node.target) for node in graph.graph.nodes)
+    torch.manual_seed(3)
+    expected = torch.bernoulli(p)
+    torch.manual_seed(3)
+    assert torch.equal(graph(p), expected)
