@@ -36,6 +36,7 @@ INDUCTOR_SLACK = 100.0
 _HALF = (torch.bfloat16, torch.float16)
 HALF_SLACK = 3.0  # ... and where half precision is inside, it rounds in other places: by so many times that precision
 OTHER_DRAWS = 8_191  # a seed
+_SPARSE = "sparse tensor, whose number of entries is part of its shape; make it dense"
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, Enum)
 
 
@@ -56,6 +57,8 @@ def signature(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], list[Tensor]]:
 
 def _describe(value: Any, key: list[Any], tensors: list[Tensor]) -> None:
     if isinstance(value, Tensor):
+        if value.layout is not torch.strided:
+            raise RecordingError(f"an argument is a {_SPARSE}")
         tensors.append(value)
         key += (value.shape, value.stride(), value.dtype, value.device)
     elif isinstance(value, dict):
@@ -250,6 +253,8 @@ def record(
     piles = {id(t.grad) for t in watching.outside if t.is_leaf and t.grad is not None}
     saved = [(t, copy) for t, copy in watching.saved if id(t) not in piles]
     outside = [t for t in watching.outside if not watching.made(t)]
+    if any(t.layout is not torch.strided for t in outside):
+        raise RecordingError(f"it uses a {_SPARSE}")
 
     shapes: list[tuple[list[Any], Any]] = []
 

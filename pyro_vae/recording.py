@@ -84,7 +84,7 @@ def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Ten
 
 def _memory(tensor: Tensor) -> int:
     """Tell pieces of memory apart; tensors that are views of one another share theirs."""
-    return tensor.untyped_storage()._cdata
+    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)
 
 
 class Observe(TorchDispatchMode):

@@ -33,9 +33,8 @@ from pyro_vae.watch import Watch
 AUDITS = frozenset([2, 10, 100])  # calls replayed eagerly and compared, then every AUDIT_EVERY-th
 AUDIT_EVERY = 1_000
 
-_FLAGS = operator.attrgetter(
-    "requires_grad", "_backward_hooks"
-)  # what decides whether, and as what, a gradient arrives
+# what decides whether a gradient arrives, and as what
+_FLAGS = operator.attrgetter("requires_grad", "_backward_hooks")
 
 
 def audited(call: int) -> bool:

@@ -16,7 +16,7 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.compiled import RecordingError, rebuilt, signature
+from pyro_vae.compiled import RecordingError, in_short, rebuilt, signature
 from pyro_vae.recording import Observe, put_back, random_state, set_random_state
 from pyro_vae.step_graph import StepGraph, as_tensors, audited, parts
 from pyro_vae.watch import Watch
@@ -27,9 +27,7 @@ RECORDS_AT = 50  # call at which "auto" records when it does not know how many s
 WORTH_RECORDING = 100  # steps after which recording has paid for itself, about
 WORTH_COMPILING = 10_000  # the same for inductor with a cold cache, on a small VAE
 COMPILES_AT = 5_000  # call at which "auto" compiles when it does not know how many steps are planned
-PLANNED_COMPILES_AT = (
-    100  # ... when it knows that they are many: the first losses are there before the compiler takes its time
-)
+PLANNED_COMPILES_AT = 100  # the same when they are many: the first losses come before the compiler takes its time
 OTHER_SHAPES_COMPILE_AT = 50  # calls of a second signature before it is compiled too: a last, smaller batch is not
 MOST_RECORDINGS = 8
 
@@ -208,14 +206,14 @@ class SVI:
         if isinstance(self.optim, Optimizer):
             self.optim.zero_grad()
         first = isinstance(self.optim, Optimizer) and self._announced is None
-        state, watching = random_state() if first else [], Observe()
-        with poutine.trace(param_only=True) as capture, watching if first else nullcontext():
+        state = random_state() if first else []
+        with poutine.trace(param_only=True) as capture, Observe() if first else nullcontext() as watching:
             loss = self.loss_of(args, kwargs)
         if isinstance(self.optim, PyroOptim):
             sites = map(_unconstrained, capture.trace.nodes.values())
             return loss, list({id(p): p for p in sites}.values())
         params = [p for group in self.optim.param_groups for p in group["params"]]
-        if first:
+        if first and watching is not None:
             self._announced = bool(capture.trace.nodes) or any(p.grad is not None for p in params)
             if not self._announced and hasattr(self.objective, "differentiable_loss"):
                 # Pyro's ELBOs take no gradient where no parameter announces itself, as in plain modules: once more
@@ -300,8 +298,13 @@ class SVI:
             p.grad = None
         set_random_state(state)
         put_back(watching.saved)
-        with _store_kept():
-            recorded = StepGraph(self, args, kwargs, params, watch, name)
+        try:
+            with _store_kept():
+                recorded = StepGraph(self, args, kwargs, params, watch, name)
+        except RecordingError:
+            raise
+        except Exception as error:  # the eager step above raised none
+            raise RecordingError(f"recording it raised {in_short(error)}") from error
         for graph in graphs:
             if graph.same(recorded):  # what has changed makes no difference
                 graph.watch.settle()

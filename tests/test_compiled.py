@@ -649,6 +649,27 @@ def through_numpy() -> Case:
     return inner._replace(model=model)
 
 
+@refused("uses a sparse tensor")
+def sparse_outside() -> Case:
+    inner, mixing = vae(), torch.eye(BATCH).to_sparse()
+
+    def guide(x):
+        inner.guide(torch.sparse.mm(mixing, x))
+
+    return inner._replace(guide=guide)
+
+
+@refused("an argument is a sparse tensor")
+def sparse_argument() -> Case:
+    inner = vae()
+
+    def dense(program):
+        return lambda x: program(x.to_dense())
+
+    model, guide = dense(inner.model), dense(inner.guide)
+    return Case(inner.elbo, model, guide, lambda: (bits()[0].to_sparse(),))
+
+
 # --- tests ---
 
 
