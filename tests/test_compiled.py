@@ -737,7 +737,7 @@ def test_recording_equals_eager_pyro(name):
 @pytest.mark.parametrize("name", CASES)
 def test_recording_equals_eager_pyro_in_double_precision(name):
     torch.set_default_dtype(torch.float64)
-    assert_equals_eager(CASES[name](), compile=False, tolerance=1e-10, steps=3)
+    assert_equals_eager(CASES[name](), compile=False, tolerance=1e-10)
 
 
 @pytest.mark.slow
