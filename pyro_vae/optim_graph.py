@@ -81,6 +81,7 @@ class Update:
             optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules ask whether a step was taken
         first = {id(p): i for i, (_, p) in enumerate(counted)}
         self._count_of = [first.get(id(members[0][0])) for members in self._members]
+        self._counted = self._counts.tobytes()
         self._same = Same(
             [
                 *((vars(o), "state", o.state) for _, o, _ in self._owned),  # load_state_dict puts another in its place
@@ -116,7 +117,14 @@ class Update:
         if not self._same:
             return False
         rates = ([group["lr"] for group in groups] for groups in self._groups)
-        return all(row.count(row[0]) == len(row) for row in rates)
+        return all(row.count(row[0]) == len(row) for row in rates) and self._one_age_each()
+
+    def _one_age_each(self) -> bool:
+        """Tell whether the parameters of each cohort are still of one age: steps that trained only some may have come between."""
+        clipped = (members for members, key in zip(self._members, self._keys, strict=True) if key[0] is ClippedAdam)
+        if self._counts.tobytes() == self._counted and next(clipped, None) is None:
+            return True
+        return all(len({_age(o.state[p]) for p, o, _ in members}) == 1 for members in self._members)
 
     def prepare(self) -> None:
         """Count the step and compute its numbers."""
@@ -132,6 +140,7 @@ class Update:
             age = _age(optimizer.state[parameter]) if place is None else int(self._counts[place])
             self._rows[row] = _numbers(kind, group, age, self._first_steps[row])
             self._first_steps[row] = False
+        self._counted = self._counts.tobytes()
         if self.numbers is not self._host:
             self.numbers.copy_(self._host, non_blocking=True)
 

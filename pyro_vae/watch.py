@@ -38,7 +38,7 @@ class Watch:
     module is where.
 
     Looks at modules and their attributes (so also at train or eval mode), at bound methods, partials, wrapped
-    functions, `.program`, closures, and the globals that a function names, and into lists, dictionaries of up to `LARGEST`
+    functions, `.program`, closures, default arguments, and the globals that a function names, and into lists, dictionaries of up to `LARGEST`
     entries, namespaces and dataclasses. `changed()` tells whether one of them is no longer what it was.
     """
 
@@ -78,6 +78,8 @@ class Watch:
             for name, value in names.items():
                 if self._interesting(value):
                     self._items.append((thing.__globals__, name, value))
+                self._follow(value, thing)
+            for value in (*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()):
                 self._follow(value, thing)
             self._visit(getattr(thing, "__wrapped__", None))
         elif inspect.ismethod(thing):

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import ReweightedWakeSleep, Trace_ELBO, TraceEnum_ELBO
+from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor, nn
 
 from pyro_vae.compiled import OTHER_DRAWS
@@ -494,14 +495,16 @@ class Plain:
         self.encoder = nn.Sequential(nn.Linear(FEATURES, 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 2 * LATENT))
         self.decoder = nn.Linear(LATENT, FEATURES)
         nets, scales, powers, options = [self.encoder], {"kl": 1.0}, [1.0, [1.0]], SimpleNamespace(shift=0.0)
-        self.scales, self.powers, self.options = scales, powers, options
+        self.scales, self.powers, self.options, self.more = scales, powers, options, {"shift": 0.0}
 
-        def model(x):
+        def model(x, more=self.more):
             pyro.module("decoder", self.decoder)
             with pyro.plate("data", x.shape[0]), pyro.poutine.scale(scale=powers[1][0]):
                 with pyro.poutine.scale(scale=scales["kl"]):
                     z = pyro.sample("z", dist.Normal(x.new_zeros(x.shape[0], LATENT), 1.0).to_event(1))
-                pyro.sample("x", dist.Bernoulli(logits=self.decoder(z) + options.shift).to_event(1), obs=x)
+                pyro.sample(
+                    "x", dist.Bernoulli(logits=self.decoder(z) + options.shift + more["shift"]).to_event(1), obs=x
+                )
 
         def guide(x):
             pyro.module("encoder", nets[0])
@@ -523,6 +526,7 @@ BETWEEN_STEPS = {
     "number in a dictionary": lambda one, optim: one.scales.update(kl=0.5),
     "number in a list of lists": lambda one, optim: one.powers[1].__setitem__(0, 0.5),
     "option": lambda one, optim: setattr(one.options, "shift", 0.5),
+    "number in a default argument": lambda one, optim: one.more.update(shift=0.5),
     "hook": lambda one, optim: one.decoder.weight.register_hook(lambda grad: 0 * grad),
     "another group": lambda one, optim: optim.add_param_group({"params": one.decoder.parameters(), "lr": 1e-3}),
     "one parameter fewer": lambda one, optim: optim.param_groups[0]["params"].pop(),
@@ -864,6 +868,27 @@ def test_shapes_that_share_an_optimizer_share_its_counts(uncompiled):
         assert counts == {180}
     assert svi.engine == "inductor"
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.Adamax, ClippedAdam])
+def test_steps_that_train_only_some_parameters_age_only_them(optimizer, uncompiled):
+    """Adam corrects its averages by how many steps each parameter has taken."""
+    found = []
+    for mode in ("off", "recorded", "on"):
+        always, sometimes = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(4))
+        settings = {"both": True}
+
+        def model(x, always=always, sometimes=sometimes, settings=settings):
+            loc = always + sometimes if settings["both"] else always
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+        svi = SVI(model, lambda x: None, optimizer([always, sometimes], lr=0.1), Trace_ELBO(), compile=mode)
+        for i, x in enumerate(torch.linspace(0, 9, 40).reshape(-1, 4)):
+            settings["both"] = i % 4 == 0
+            svi.step(x)
+        assert svi.engine == {"off": "eager", "recorded": "recorded", "on": "inductor"}[mode]
+        found.append(torch.stack([always.detach(), sometimes.detach()]))
+    torch.testing.assert_close(found[1:], found[:1] * 2)
 
 
 @pytest.mark.parametrize(("off", "refused"), [({None}, False), ({None, OTHER_DRAWS}, True)])
