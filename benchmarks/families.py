@@ -10,6 +10,7 @@ Each prints one line, with the numbers of data; agreement also the classifier's 
 
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from pyro_vae import Data, Pair, load_data, pairs, parts
 from pyro_vae.nets import MLP
 from pyro_vae.predictive import generate
 from pyro_vae.runs import Run
+from pyro_vae.training import as_saved
 
 BATCH = 128
 
@@ -27,8 +29,8 @@ def restored(folder: str) -> tuple[Pair, Data]:
     """Return a run's best pair and its data."""
     run = Run.open(folder)
     config = run.config
-    data = load_data(config["data"]["name"], **config["data"]["options"])
-    pair = pairs.find(config["pair"]["name"])(data.spec, **config["pair"]["options"])
+    data = as_saved(partial(load_data, config["data"]["name"]), config["data"]["options"])
+    pair = as_saved(partial(pairs.find(config["pair"]["name"]), data.spec), config["pair"]["options"])
     pair.load_state_dict(run.load_best()["parameters"])
     return pair.train(False), data
 

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -105,7 +106,7 @@ def _parser(command: str, description: str) -> Any:
 DATA_OPTIONS = {
     "data_dir": (
         str | None,
-        "where named data sets lie or are downloaded to (default: $PYRO_VAE_DATA or ~/.cache/pyro_vae)",
+        "where named data sets but digits lie or are downloaded to (default: $PYRO_VAE_DATA or ~/.cache/pyro_vae)",
     ),
     "binarize": (str | None, "gray: values as they are; static: one binary draw; dynamic: a fresh draw each epoch"),
     "image_size": (int | None, "height and width for folders of images, omniglot and celeba"),
@@ -114,7 +115,7 @@ DATA_OPTIONS = {
     "test": (float | None, "the same for the test split of your own data"),
     "split_by": (str | None, "field whose equal values stay in one split, such as a patient's number"),
     "labels": (int | None, "training data that keep their class, equally many a class; the others' are hidden"),
-    "label_seed": (int | None, "decides which data keep theirs"),
+    "label_seed": (int | None, "decides which data keep theirs (default: 0)"),
 }
 
 
@@ -245,13 +246,14 @@ def _train(words: Sequence[str]) -> int:
     from pyro_vae.distributed import join
     from pyro_vae.loop import possible
     from pyro_vae.runs import Run, next_folder
-    from pyro_vae.training import shared
+    from pyro_vae.training import refuse_unheeded, shared
 
     training = _training({field: args[field] for field in Training.names()})
     data = _load_data(args)
     with seeded(training.seed):
         pair = _build(args, name, options, data.spec)
     config = {"pair": pair.recipe, "data": data.recipe, "training": asdict(training)}
+    refuse_unheeded(training, pair)
     _refuse_problems(pair, data)
     world = join(training.devices, training.device)
     world.first(lambda: possible(training, data, world))
@@ -303,22 +305,26 @@ def _refuse_fewer(run: Any, epochs: int) -> None:
 def _evaluate(words: Sequence[str]) -> int:
     parser = _parser("evaluate", "ELBO by site, importance-weighted log p(x) and more, in nats per datum.")
     _add_run(parser)
-    parser.add_argument("--samples", type=int, default=5000, help="draws from the guide a datum")
+    parser.add_argument("--samples", type=int | None, default=None, help="draws from the guide a datum (default: 5000)")
     parser.add_argument("--split", type=str, default="test", help="train, valid or test")
     args = parser.parse_args(words)
     if args.split not in ("train", "valid", "test"):
         raise UsageError(f"--split must be train, valid or test, got {args.split!r}")
-    if args.samples < 1:
+    if args.samples is not None and args.samples < 1:
         raise UsageError(f"--samples must be at least 1, got {args.samples}")
-    from pyro_vae.evaluation import evaluate
+    from pyro_vae.evaluation import evaluate, without_evidence
     from pyro_vae.progress import Counter
     from pyro_vae.runs import Run
 
     run = Run.open(args.run)
     pair, data = _rebuild(run, args.pair)
     pair.load_state_dict(run.load_best()["parameters"])
+    why_not = without_evidence(pair, data.batch(args.split, 2))
+    if args.samples is not None and why_not:
+        raise UsageError(f"--samples {args.samples} are draws to weigh log p(x) by, and {why_not}; leave --samples out")
     with Counter(data.size(args.split), "log p(x)") as counter:
-        figures = evaluate(pair, data, split=args.split, num_samples=args.samples, progress=counter.add)
+        samples = 5000 if args.samples is None else args.samples
+        figures = evaluate(pair, data, split=args.split, num_samples=samples, progress=counter.add)
     if args.json:
         print(json.dumps(figures))
     else:
@@ -427,7 +433,7 @@ def _encode(words: Sequence[str]) -> int:
     parser.add_argument("--out", type=str | None, default=None, help=".npz (default: RUN/codes.npz)")
     parser.add_argument("--draws", type=bool, default=False, help="true: a draw of q(z | x) a datum, else its mean")
     parser.add_argument("--idle", type=bool, default=False, help="true: keep the latent dimensions that are not in use")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws, which a guide without a mean takes too")
     args = parser.parse_args(words)
     from pyro_vae.codes import encode, write_codes
     from pyro_vae.progress import Counter
@@ -498,15 +504,18 @@ def _rebuild(run: Any, allowed: str | None) -> tuple[Any, Any]:
     if name not in PAIRS and name != allowed:
         raise UsageError(f"{run} was trained with {name}, whose code would be run; allow it with --pair {name}")
     from pyro_vae.checkpoint import seeded
-    from pyro_vae.training import Training
+    from pyro_vae.training import Training, as_saved
 
     seed = _checked(lambda: Training.read(config["training"])).seed
+
+    def build(**options: Any) -> Any:
+        # as `train` does, so that a run killed before its first checkpoint begins with the same bits
+        with seeded(seed):
+            return find(name)(data.spec, **options)
+
     try:
-        data = load_data(source["name"], **source["options"])
-        with seeded(
-            seed
-        ):  # as `train` does, so that a run killed before its first checkpoint begins with the same bits
-            return find(name)(data.spec, **recipe["options"]), data
+        data = as_saved(partial(load_data, source["name"]), source["options"])
+        return as_saved(build, recipe["options"]), data
     except (ValueError, OSError):  # these say it themselves
         raise
     except Exception as error:  # whatever other code makes of a config.yaml that somebody changed

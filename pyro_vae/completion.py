@@ -25,7 +25,7 @@ def completions(
     For models that read a part of x and return x whole, such as the pair ``structured``.
 
     Args:
-        count: number of data.
+        count: number of data; of sequences 6 at most are drawn.
         draws: of z, a datum.
         split: train, valid or test.
         seed: of the draws.

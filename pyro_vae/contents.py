@@ -174,6 +174,12 @@ class Values:
                 "leave the option out, or give x as integers."
             )
         if 1 in self.tops:
+            if self.levels not in (None, 2):
+                raise DataError(
+                    f"{name} has floats in x that are 0 and 1 alone, of which levels={self.levels} says nothing: "
+                    "leave the option out, or give x as integers.",
+                    unused="levels",
+                )
             return "binary", None, 1
         if self.tops:
             top = self.levels - 1 if self.levels is not None else self.tops[0]

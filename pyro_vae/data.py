@@ -193,7 +193,7 @@ def load_data(
     levels: int | None = None,
     split_by: str | None = None,
     labels: int | None = None,
-    label_seed: int = 0,
+    label_seed: int | None = None,
 ) -> Data:
     """Return a data set, split and checked.
 
@@ -202,7 +202,7 @@ def load_data(
             file of ``x`` or a folder with one .npy file a field, both memory-mapped; a folder of images, flat or with a
             subfolder a class, if need be below train, valid and test; or a mapping of arrays or tensors by field.
             Arrays of uint8 mean k/255. Integer ``y`` of shape (data,) are classes, other ``y`` attributes as floats.
-        data_dir: where named sets lie or are downloaded to; ``$PYRO_VAE_DATA`` or ``~/.cache/pyro_vae`` by default.
+        data_dir: where named sets but digits lie or are downloaded to; ``$PYRO_VAE_DATA`` or ``~/.cache/pyro_vae`` by default.
         binarize: "gray": values as they are. "static": every value of [0, 1] is replaced by one binary draw with that
             probability. "dynamic": the same, drawn anew each time in training. Evaluation always sees the same draws.
             By default what the set's published figures use, and gray for colour images and for the user's own data.
@@ -215,7 +215,7 @@ def load_data(
         split_by: name of a field, such as a patient's number; data that agree in it stay in one split.
         labels: how many training data keep their class, equally many a class; the others' are hidden, and a field
             ``labelled`` tells which: see `pyro_vae.labels`.
-        label_seed: decides which.
+        label_seed: decides which; 0 by default.
 
     Raises:
         DataError: one sentence about a name, file, array or option that cannot be used.
@@ -225,6 +225,11 @@ def load_data(
         raise DataError(f"There is no binarize={binarize!r}: choose gray, static or dynamic.")
     if levels is not None and not 2 <= levels <= 65536:
         raise DataError(f"levels={levels} are not possible: give 2 to 65536.")
+    if label_seed is not None and labels is None:
+        raise DataError(
+            f"label_seed={label_seed} decides whose labels are kept, and without labels all are: give labels, or leave it out.",
+            unused="label_seed",
+        )
     opened = open_source(source, data_dir=data_dir, image_size=image_size)
     contents = inspect(
         opened.parts,
@@ -236,7 +241,7 @@ def load_data(
     mode = _binarization(binarize, opened, contents)
     splits = cut(opened, contents, valid, test, seed, split_by)
     if labels is not None:
-        splits, contents = hide_labels(splits, contents, labels, label_seed, opened.name)
+        splits, contents = hide_labels(splits, contents, labels, label_seed or 0, opened.name)
     data = _described(opened.name, splits, contents, mode)
     options = {
         "data_dir": data_dir and os.path.abspath(Path(data_dir).expanduser()),

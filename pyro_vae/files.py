@@ -21,7 +21,14 @@ _RATIO_LIMIT = 100  # real data rarely shrink more than this; deflate reaches 1,
 
 
 class DataError(ValueError):
-    """Data that cannot be used, with one sentence that says what is wrong and what to change."""
+    """Data that cannot be used, with one sentence that says what is wrong and what to change.
+
+    ``unused`` names the option, if it is one that can have no effect on these data.
+    """
+
+    def __init__(self, message: str, *, unused: str | None = None) -> None:
+        super().__init__(message)
+        self.unused = unused
 
 
 class _Header(NamedTuple):

@@ -39,7 +39,7 @@ def analogies(pair: Pair, data: Data, *, count: int = 8, split: str = "test", se
     """Draw data as the other classes: the code of q(z | x, y) decoded with every y.
 
     Args:
-        count: number of data.
+        count: number of data; of tables and sequences 6 at most are drawn.
         split: train, valid or test.
         seed: of draws, for a guide without a mean.
     """
@@ -77,7 +77,7 @@ def attributes(
 
     Args:
         attribute: number of the attribute, or of the class where y is a class.
-        count: number of data.
+        count: number of data; of tables and sequences 6 at most are drawn.
         extent: from minus to plus this strength.
         steps: images a datum.
         split: train, valid or test; the mean codes come from the training split.

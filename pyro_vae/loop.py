@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae import checkpoint
+from pyro_vae.aggregate import MaximumMeanDiscrepancy, TotalCorrelation
 from pyro_vae.binarize import key
+from pyro_vae.bounds import Bound, ReweightedWakeSleep
 from pyro_vae.checking import require_sound
 from pyro_vae.data import Data
 from pyro_vae.distributed import Exchange, World
@@ -23,6 +25,7 @@ from pyro_vae.evaluation import bound
 from pyro_vae.handlers import FreeBits, PerDatum, Tempered, Wrapped
 from pyro_vae.nonfinite import NonFinite, explain
 from pyro_vae.pairing import Pair
+from pyro_vae.pathwise import PathDerivative
 from pyro_vae.progress import Progress
 from pyro_vae.runs import Run
 from pyro_vae.settings import SCHEDULES, SettingsError, Training, optimizer, optimizer_state
@@ -446,6 +449,28 @@ def _weighed(
         free = FreeBits(training.free_bits)
         return free.model(model), free.guide(guide)
     return model, guide
+
+
+def refuse_unheeded(training: Training, pair: Pair) -> None:
+    """Refuse settings of the KL that the pair's objective has no place for.
+
+    Raises:
+        SettingsError: beta or warm-up without a KL in the objective; free bits where each datum is weighed by itself.
+    """
+    objective = pair.objective
+    name = type(objective).__name__
+    by_datum = (Bound, PathDerivative, ReweightedWakeSleep, TotalCorrelation, MaximumMeanDiscrepancy)
+    for setting in ("beta", "warm_up"):
+        value = getattr(training, setting)
+        if isinstance(objective, MaximumMeanDiscrepancy) and not objective.kl and value != getattr(Training, setting):
+            raise SettingsError(
+                f"{setting} {value} weighs the KL, and {name} has none; leave --{setting} out, or use another objective"
+            )
+    if training.free_bits and isinstance(objective, by_datum):
+        raise SettingsError(
+            f"free_bits {training.free_bits} are of the KL over the batch, and {name} weighs each datum by itself; "
+            "leave --free_bits out, or use the objective elbo or analytic-kl"
+        )
 
 
 def possible(training: Training, data: Data, world: World) -> torch.device:

@@ -17,7 +17,14 @@ Program = Callable[..., Any]
 
 
 class PairError(ValueError):
-    """A model and guide that do not fit together, or not with the data; the message says what to change."""
+    """A model and guide that do not fit together, or not with the data; the message says what to change.
+
+    ``unused`` names the option, if it is one that can have no effect beside the others.
+    """
+
+    def __init__(self, message: str, *, unused: str | None = None) -> None:
+        super().__init__(message)
+        self.unused = unused
 
 
 @dataclass(frozen=True)

@@ -78,11 +78,11 @@ def latent(
     latent: int | None = None,
     likelihood: parts.Likelihood = "auto",
     prior: parts.Prior = "normal",
-    components: int = 100,
+    components: int | None = None,
     covariance: parts.Covariance = "diagonal",
     net: parts.Net = "mlp",
-    hidden: list[int] = [500, 500],  # noqa: B006 (read only; jsonargparse shows it)
-    activation: str = "silu",
+    hidden: list[int] | None = None,
+    activation: str | None = None,
     objective: parts.Objective = "elbo",
     particles: int = 1,
 ) -> Pair:
@@ -92,20 +92,22 @@ def latent(
         latent: size of z; 10 for small data and 40 from a hundred features on.
         likelihood: p(x | z); auto is Bernoulli for binary data, else Normal with one learned scale.
         prior: p(z); standard normal, or learned (mixture of Gaussians, of the encoder's posteriors, or a flow).
-        components: of a mixture or vamp prior.
+        components: of a mixture or vamp prior; 100 by default.
         covariance: of the Gaussian q(z | x).
         net: multilayer perceptrons, or convolutions for images.
-        hidden: widths of the perceptrons' hidden layers; the decoder has them in reverse.
-        activation: of the nets.
+        hidden: widths of the perceptrons' hidden layers, [500, 500] by default; the decoder has them in reverse.
+        activation: of the nets; silu by default.
         objective: what training maximises; see pyro_vae.objectives.
         particles: draws a datum that the objective takes.
     """
     size = parts.latent_size(spec, latent)
-    nets: dict[str, Any] = {"net": net, "activation": activation}
-    p_x = parts.decoder(spec, size, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]), **nets)
-    q_z = parts.encoder(spec, parts.posterior_head(size, covariance), hidden=tuple(hidden), **nets)
+    widths = parts.widths(hidden, net)
+    nets: dict[str, Any] = {"net": net, "activation": parts.activation(activation, net, widths)}
+    p_x = parts.decoder(spec, size, parts.likelihood(spec, likelihood), hidden=widths[::-1], **nets)
+    q_z = parts.encoder(spec, parts.posterior_head(size, covariance), hidden=widths, **nets)
     p_z = parts.prior(spec, prior, size, q_z, components)
-    return Pair(LatentModel(p_z, p_x), LatentGuide(q_z), parts.objective(spec, objective, particles))
+    formula = prior == "normal" and covariance == "diagonal"
+    return Pair(LatentModel(p_z, p_x), LatentGuide(q_z), parts.objective(spec, objective, particles, formula=formula))
 
 
 @pair
@@ -118,7 +120,7 @@ def flow(
         "planar", "autoregressive", "coupling", "spline_autoregressive", "spline_coupling"
     ] = "autoregressive",
     layers: int = 4,
-    hidden: list[int] = [500, 500],  # noqa: B006
+    hidden: list[int] = [500, 500],  # noqa: B006 (read only; jsonargparse shows it)
     objective: parts.Objective = "elbo",
     particles: int = 1,
 ) -> Pair:
@@ -136,7 +138,8 @@ def flow(
     size = parts.latent_size(spec, latent)
     p_x = parts.decoder(spec, size, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
     q_z = parts.encoder(spec, Flow(size, kind, layers=layers), hidden=tuple(hidden))
-    return Pair(LatentModel(StandardNormal(size), p_x), LatentGuide(q_z), parts.objective(spec, objective, particles))
+    model = LatentModel(StandardNormal(size), p_x)
+    return Pair(model, LatentGuide(q_z), parts.objective(spec, objective, particles, formula=False))
 
 
 @pair
@@ -241,6 +244,8 @@ def hierarchical(
         objective: what training maximises.
         particles: draws a datum that the objective takes.
     """
+    if latent is not None and not latent:
+        raise PairError("latent [] names no level; give at least one size, such as [10, 5]", unused="latent")
     sizes = latent or [parts.latent_size(spec, None), parts.latent_size(spec, None) // 2]
     wide = (parts.first(hidden),)
     above = list(zip(sizes[1:], sizes[:-1], strict=True))[::-1]  # (size of zl+1, size of zl), from the top down
@@ -267,7 +272,7 @@ def semi_supervised(
     classes: Literal["enumerated", "drawn"] = "enumerated",
     classifier: parts.Net = "mlp",
     dropout: float = 0.0,
-    scaling: parts.Scaling = "feature",
+    scaling: parts.Scaling | None = None,
     hidden: list[int] = [200, 200],  # noqa: B006
 ) -> Pair:
     """y, z -> x: classes y known of few data (--labels 100), inferred of the others.
@@ -279,11 +284,11 @@ def semi_supervised(
         classes: y summed over exactly, or drawn.
         classifier: net of q(y | x): mlp, or conv for images.
         dropout: probability, in the hidden layers of q(y | x).
-        scaling: of real x before nets read it: each feature by its own deviation, or all by a common one, so that
-            features that vary little stay small, as the codes of M1+M2 should.
-        hidden: widths of the hidden layers.
+        scaling: of real x before perceptrons read it: each feature by its own deviation (the default), or all by a
+            common one, so that features that vary little stay small, as the codes of M1+M2 should.
+        hidden: widths of the perceptrons' hidden layers.
     """
-    size, known = parts.latent_size(spec, latent), parts.classes(spec)
+    size, known, scaling = parts.latent_size(spec, latent), parts.classes(spec), parts.scaling(spec, scaling)
     p_x = parts.decoder(spec, size + known, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
     logits = parts.to_numbers(spec, known, net=classifier, hidden=tuple(hidden), dropout=dropout, scaling=scaling)
     reader = parts.up(spec, hidden=tuple(hidden[:1]), scaling=scaling)
@@ -366,7 +371,7 @@ def semi_amortized(
     latent: int | None = None,
     likelihood: parts.Likelihood = "auto",
     steps: int = 3,
-    rate: float = 0.2,
+    rate: float | None = None,
     hidden: list[int] = [200, 200],  # noqa: B006
     objective: parts.Objective = "elbo",
     particles: int = 1,
@@ -377,16 +382,18 @@ def semi_amortized(
         latent: size of z; 10 for small data and 40 from a hundred features on.
         likelihood: p(x | z).
         steps: of refinement; 0 is the latent pair.
-        rate: of the steps.
+        rate: of the steps; 0.2 by default.
         hidden: widths of the hidden layers.
         objective: what training maximises.
         particles: draws a datum that the objective takes.
     """
+    if rate is not None and steps == 0:
+        raise PairError(f"rate {rate} is of the steps, and --steps is 0; leave --rate out", unused="rate")
     size = parts.latent_size(spec, latent)
     p_x = parts.decoder(spec, size, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
     model = LatentModel(StandardNormal(size), p_x)
     net = parts.to_numbers(spec, 2 * size, hidden=tuple(hidden))
-    guide = SemiAmortizedGuide(model, net, size, steps=steps, rate=rate)
+    guide = SemiAmortizedGuide(model, net, size, steps=steps, rate=0.2 if rate is None else rate)
     return Pair(model, guide, parts.objective(spec, objective, particles))
 
 

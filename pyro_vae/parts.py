@@ -119,6 +119,48 @@ def encoder(
     return Conditional(nn.Sequential(*_standardize(spec, context), body), head)
 
 
+def widths(hidden: Sequence[int] | None, net: Net) -> tuple[int, ...]:
+    """Return the widths of hidden layers: ``hidden``, or 500 and 500.
+
+    Raises:
+        PairError: they are set for a convolutional net.
+    """
+    if net == "conv" and hidden is not None:
+        raise PairError(
+            f"hidden {list(hidden)} are widths of perceptrons, and --net is conv; leave --hidden out, or use --net mlp",
+            unused="hidden",
+        )
+    return (500, 500) if hidden is None else tuple(hidden)
+
+
+def activation(asked: str | None, net: Net, hidden: Sequence[int]) -> str:
+    """Return the activation of nets: ``asked``, or silu.
+
+    Raises:
+        PairError: one is set for nets without a hidden layer.
+    """
+    if asked is not None and net == "mlp" and not hidden:
+        raise PairError(
+            f"activation {asked} follows a hidden layer, and --hidden is []; leave --activation out, or give a width such as [200]",
+            unused="activation",
+        )
+    return asked or "silu"
+
+
+def scaling(spec: Spec, asked: Scaling | None) -> Scaling:
+    """Return how real data are scaled: ``asked``, or each feature by its own deviation.
+
+    Raises:
+        PairError: it is set for data that nets read as they are.
+    """
+    if asked is not None and spec.support != "real":
+        raise PairError(
+            f"scaling {asked} is for real x, and {spec.name} is {spec.support}, which nets read as it is; leave --scaling out",
+            unused="scaling",
+        )
+    return asked or "feature"
+
+
 def first(hidden: Sequence[int]) -> int:
     """Return the width of the first hidden layer.
 
@@ -228,7 +270,8 @@ def items(spec: Spec, count: int | None) -> tuple[int, Spec]:
     Raises:
         PairError: nobody says, or x cannot be divided so.
     """
-    count = count or (spec.fields["mask"][0] if "mask" in spec.fields else None)
+    if count is None and "mask" in spec.fields:
+        count = spec.fields["mask"][0]
     if count is None:
         raise PairError(
             f"a grouped pair needs to know how many items of x a group has, and {spec.name} has no field 'mask' to tell; set --items"
@@ -241,8 +284,18 @@ def items(spec: Spec, count: int | None) -> tuple[int, Spec]:
     return count, replace(spec, features=size, image=None, mean=mean.mean(0), std=spread)
 
 
-def prior(spec: Spec, name: Prior, latent: int, encoder: nn.Module, components: int) -> nn.Module:
-    """Return p(z); ``vamp`` mixes what ``encoder``, the guide's, says of ``components`` pseudo-data."""
+def prior(spec: Spec, name: Prior, latent: int, encoder: nn.Module, components: int | None = None) -> nn.Module:
+    """Return p(z); ``vamp`` mixes what ``encoder``, the guide's, says of ``components`` pseudo-data, 100 by default.
+
+    Raises:
+        PairError: ``components`` are set for a prior that has none.
+    """
+    if components is not None and name not in ("mixture", "vamp"):
+        raise PairError(
+            f"components {components} are of a mixture, and --prior is {name}; leave --components out, or use --prior mixture or vamp",
+            unused="components",
+        )
+    components = 100 if components is None else components
     if name == "mixture":
         return MixturePrior(latent, components)
     if name == "vamp":
@@ -250,12 +303,22 @@ def prior(spec: Spec, name: Prior, latent: int, encoder: nn.Module, components: 
     return FlowPrior(latent) if name == "flow" else StandardNormal(latent)
 
 
-def objective(spec: Spec, name: Objective, particles: int = 1) -> ELBO:
-    """Return the objective called ``name`` with ``particles`` draws a datum.
+def objective(spec: Spec, name: Objective, particles: int = 1, *, formula: bool = True) -> ELBO:
+    """Return the objective called ``name`` with ``particles`` draws a datum; ``formula`` says that the pair's KL has one.
 
     Raises:
-        PairError: it cannot be made with so few draws.
+        PairError: it cannot be made with so few draws, or would be the ELBO under another name.
     """
+    if name in ("iwae", "renyi") and particles == 1:
+        raise PairError(
+            f"objective {name} compares draws and is the elbo with 1 a datum; set --particles, such as 10, or leave --objective out",
+            unused="objective",
+        )
+    if name == "analytic-kl" and not formula:
+        raise PairError(
+            "objective analytic-kl takes the KL by formula, and for this guide and prior there is none; leave --objective out",
+            unused="objective",
+        )
     try:
         return OBJECTIVES[name](particles, spec.num_data)
     except ValueError as error:

@@ -47,7 +47,7 @@ def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure
     """Draw new data from the model: the mean of p(x | z) at z ~ p(z).
 
     Args:
-        count: number of draws.
+        count: number of draws; of tables and sequences 20 at most are drawn.
         seed: of the draws.
     """
     at_least(1, count=count)
@@ -62,7 +62,7 @@ def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str = "te
     """Draw data and, below each, its reconstruction: the mean of p(x | z) at the centre of q(z | x).
 
     Args:
-        count: number of data.
+        count: number of data; of tables and sequences 6 at most are drawn.
         split: train, valid or test.
         seed: of the draws, for guides without a mean.
     """

@@ -62,7 +62,7 @@ def write_run_report(
         training(run, drawn),
         programs(run, pair, drawn),
         pictures(run, drawn),
-        repeat(run),
+        repeat(run, pair, data),
     ]
     name = pair.recipe["name"] if pair.recipe else "A pair"
     return _write(run.folder, f"{name} on {data.spec.name}", parts)

@@ -222,7 +222,7 @@ def programs(run: Run, pair: Pair, drawn: Drawn) -> str:
     return "\n".join(["<h2>The programs</h2>", _shown(run, drawn, ["graph"]), *shown])
 
 
-def repeat(run: Run) -> str:
+def repeat(run: Run, pair: Pair, data: Data) -> str:
     """Return the command that repeats the run, its settings, and the versions it was made with."""
     config = run.config
     settings = [
@@ -230,7 +230,9 @@ def repeat(run: Run) -> str:
     ]
     versions = [("pyro_vae", __version__), ("python", platform.python_version())]
     versions += [(name, version(name)) for name in ("torch", "pyro-ppl", "numpy")]
-    line = command(config)
+    # as they were built anew: an older run's options may be refused today
+    built = {"pair": pair.recipe or config["pair"], "data": data.recipe or config["data"]}
+    line = command({**config, **built})
     how = (
         f"<pre class='command'>{html.escape(line)}</pre>"
         if line

@@ -47,6 +47,11 @@ def cut(
             sizes[split] = usual if asked is None else asked
         elif asked is not None:
             raise DataError(f"{opened.name} has its own {split} split: leave {split}={asked} out.")
+    if split_by is not None and not any(sizes.values()):
+        raise DataError(
+            f"split_by={split_by!r} keeps data together where splits are cut, and none is cut from {opened.name}: leave it out.",
+            unused="split_by",
+        )
     whole = parts.pop("all", None) or parts.pop("train")
     groups = _groups(opened, whole, split_by)
     rows = _divide(len(whole["x"]), sizes, groups, seed, opened.name)

@@ -8,16 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae import checkpoint
-from pyro_vae.data import Data, load_data
+from pyro_vae.data import Data, DataError, load_data
 from pyro_vae.distributed import World, join
-from pyro_vae.loop import CHECKED_BATCH, Interrupted, Loop, Unsaved
+from pyro_vae.loop import CHECKED_BATCH, Interrupted, Loop, Unsaved, refuse_unheeded
 from pyro_vae.nonfinite import NonFinite
-from pyro_vae.pairing import Pair
+from pyro_vae.pairing import Pair, PairError
 from pyro_vae.progress import Progress, Silent
 from pyro_vae.runs import Run
 from pyro_vae.settings import Training
 
-__all__ = ["CHECKED_BATCH", "Fitted", "Interrupted", "NonFinite", "Training", "Unsaved", "describe", "fit", "shared"]
+__all__ = [
+    "CHECKED_BATCH",
+    "Fitted",
+    "Interrupted",
+    "NonFinite",
+    "Training",
+    "Unsaved",
+    "as_saved",
+    "describe",
+    "fit",
+    "refuse_unheeded",
+    "shared",
+]
 
 
 @dataclass(frozen=True)
@@ -66,11 +78,14 @@ def fit(
 
     Raises:
         PairError: when the pair breaks its contract.
+        SettingsError: for a setting that the pair's objective would not heed.
         NonFinite: when a loss or gradient is not finite; the parameters are those before it.
         Unsaved: when a checkpoint cannot be written.
         RunError: when the folder cannot be used, or another process is writing to it.
     """
     training = Training(**settings)
+    if not resume:  # older runs may hold such settings
+        refuse_unheeded(training, pair)
     data = data if isinstance(data, Data) else load_data(data)
     world = join(training.devices, training.device)
     held = isinstance(run, Run) and run.locked  # by a caller who goes on writing
@@ -98,6 +113,19 @@ def shared(world: World, action: Callable[[], Run]) -> Run:
 
     folder = world.first(first)
     return made[0] if made else Run(Path(folder))
+
+
+def as_saved(build: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """Return what ``build`` makes of the options of a ``config.yaml``, without those that can have no effect.
+
+    Such options are refused now; runs that hold them are older.
+    """
+    try:
+        return build(**options)
+    except (DataError, PairError) as error:
+        if error.unused not in options:
+            raise
+        return as_saved(build, {name: value for name, value in options.items() if name != error.unused})
 
 
 def describe(pair: Pair, data: Data) -> dict[str, Any]:

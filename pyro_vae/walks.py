@@ -29,7 +29,7 @@ def manifold(pair: Pair, data: Data, *, side: int = 20, seed: int = 0) -> Figure
     Auto-Encoding Variational Bayes (Kingma & Welling, 2013), appendix A.
 
     Args:
-        side: tiles a side.
+        side: tiles a side; of tables and sequences 6 at most are drawn.
         seed: of draws, for a model without means.
     """
     at_least(2, side=side)
@@ -127,7 +127,7 @@ def traversal(
 
     Args:
         datum: number of the datum in the split.
-        dimensions: how many to show at most.
+        dimensions: how many to show at most; 6 of tables and sequences.
         steps: images a dimension.
         extent: from minus to plus so many standard deviations of p(z), or of p(z | what stands above) at the datum's code.
         split: train, valid or test.

@@ -91,7 +91,8 @@ ROWS: dict[str, Row] = {
     "latent-conv": Row(pairs.latent, {"latent": 3, "net": "conv"}, BINARY),
     "latent-full": Row(pairs.latent, {**SMALL, "covariance": "full"}),
     "latent-low-rank": Row(pairs.latent, {**SMALL, "covariance": "low-rank"}),
-    **{f"latent-{p}": Row(pairs.latent, {**SMALL, "prior": p, "components": 4}) for p in ("mixture", "vamp", "flow")},
+    **{f"latent-{p}": Row(pairs.latent, {**SMALL, "prior": p, "components": 4}) for p in ("mixture", "vamp")},
+    "latent-flow": Row(pairs.latent, {**SMALL, "prior": "flow"}),
     **{
         f"latent-{o}": Row(pairs.latent, {**SMALL, "objective": o, "particles": 3})
         for o in OBJECTIVES

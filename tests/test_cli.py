@@ -232,6 +232,7 @@ BAD = [
     (["train", "--net", "cnn"], "net"),
     (["train", "--activation", "swoosh"], "activation"),
     (["train", "--data", "missing.npz"], "missing.npz"),
+    (["train", "--data", "minst", "--data-dir", "."], "did you mean 'mnist'?"),
     (["train", "--data", "nan.npz"], "nan"),
     (["train", "--data", "empty.npz"], "empty"),
     (["train", "--data", "uneven.npz"], "uneven"),
