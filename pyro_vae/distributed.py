@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # imported later, its functions would hold the group, and with it threads, past the end
 from torch import Tensor
 
 from pyro_vae.settings import SettingsError
@@ -95,7 +96,7 @@ class World:
 
 
 class Exchange:
-    """Makes one process's loss and gradients those of the global batch: the hook that ``SVI`` calls before its update.
+    """Makes one process's loss and gradients those of the global batch, between gradients and update of `SVI`.
 
     With b_r data on process r and B = sum b_r, the loss of the global batch in nats per datum is sum_r b_r/B loss_r, and its
     gradient likewise. Buffers that training changes (running averages) become process 0's after every step, as in
@@ -104,41 +105,90 @@ class Exchange:
     Args:
         world: the processes.
         buffers: tensors that training may change and that are no parameters.
+        wishes: how many numbers each process contributes to every step.
 
     Attributes:
         weight: number of data of this process's share; to be set before each step.
         wishes: numbers that this process contributes; ``heard`` are the sums over the processes.
+        reached: for each parameter, whether a gradient reached it in some process.
+        asked: whether some process asked for `agree`.
     """
 
-    def __init__(self, world: World, buffers: Sequence[Tensor], wishes: int) -> None:
+    def __init__(self, world: World, buffers: Sequence[Tensor], wishes: int = 0) -> None:
         self.world = world
         self.buffers = [buffer for buffer in buffers if buffer.is_floating_point()]
         self.weight = 1
         self.wishes = [0.0] * wishes
         self.heard = [0.0] * wishes
+        self.reached: list[bool] = []
+        self.asked = False
+        self._sums = torch.empty(0)
 
-    def __call__(self, loss: Tensor, params: Sequence[Tensor]) -> Tensor:
-        """Replace the ``grad`` of every parameter by that of the global batch, and return its loss."""
-        present = [p.grad is not None for p in params]
-        pieces = [p.grad if p.grad is not None else torch.zeros_like(p) for p in params]
-        weighed = [*(piece.flatten() for piece in pieces), loss.detach().reshape(1)]
-        kind = pieces[0].dtype if pieces else loss.dtype
-        for tensor in (*pieces, *self.buffers):  # not the loss, whose type differs between eager and recorded steps
+    def add_up(self, loss: Tensor, params: Sequence[Tensor], asks: bool = False) -> Tensor:
+        """Return loss, every parameter's ``grad`` and the buffers, weighed and added up over the processes, as one vector.
+
+        The next call writes into the same vector.
+        """
+        facts = [self.weight, asks, *(p.grad is not None for p in params), *self.wishes]
+        kind = torch.float32
+        for tensor in (*params, *self.buffers):  # not the loss, whose type differs between eager and recorded steps
             kind = torch.promote_types(kind, tensor.dtype)
-        facts = torch.tensor([self.weight, *map(float, present), *self.wishes], dtype=kind, device=loss.device)
-        mine = [b.flatten() if self.world.rank == 0 else torch.zeros_like(b).flatten() for b in self.buffers]
-        flat = torch.cat([*(w.to(kind) * self.weight for w in weighed), facts, *(b.to(kind) for b in mine)])
-        with lost(self.world):
-            dist.all_reduce(flat)
-        count = len(facts)
-        *sums, told, copies = flat.split([*(len(w) for w in weighed), count, sum(b.numel() for b in self.buffers)])
-        total, *flags = told.tolist()
+        size = sum(t.numel() for t in (*params, *self.buffers)) + 1 + len(facts)
+        if (self._sums.numel(), self._sums.dtype, self._sums.device) != (size, kind, loss.device):
+            self._sums = torch.empty(size, dtype=kind, device=loss.device)
+        *grads, summed, buffers, told = self._pieces(self._sums, params)
+        with torch.no_grad():
+            for piece, p in zip(grads, params, strict=True):
+                if p.grad is None:
+                    piece.zero_()
+                else:
+                    torch.mul(p.grad.to(kind), self.weight, out=piece.view(p.shape))
+            summed.copy_(loss.detach().reshape(1)).mul_(self.weight)
+            if self.world.rank == 0 and self.buffers:
+                buffers.copy_(torch.cat([b.detach().flatten().to(kind) for b in self.buffers]))
+            else:
+                buffers.zero_()
+            told.copy_(torch.tensor(list(map(float, facts))))
+        if self.world.size > 1:
+            with lost(self.world):
+                dist.all_reduce(self._sums)
+        _, asked, *flags = told.tolist()
+        self.asked = asked > 0
+        self.reached = [flag > 0 for flag in flags[: len(params)]]
         self.heard = flags[len(params) :]
-        for p, summed, reached in zip(params, sums[:-1], flags, strict=False):
-            p.grad = torch.empty_like(p).copy_((summed / total).reshape(p.shape)) if reached else None
-        for buffer, copy in zip(self.buffers, copies.split([b.numel() for b in self.buffers]), strict=True):
-            buffer.copy_(copy.reshape(buffer.shape))
-        return (sums[-1] / total).to(loss.dtype).reshape(loss.shape)
+        return self._sums
+
+    def read(self, sums: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Return the global batch's loss (0-dim) and gradients, and process 0's buffers, from what was added up.
+
+        Tensor operations only, so that they can be part of a graph.
+        """
+        *grads, summed, buffers, told = self._pieces(sums, params)
+        copies = buffers.split([b.numel() for b in self.buffers]) if self.buffers else ()
+        return (
+            summed[0] / told[0],
+            [piece.view(p.shape) / told[0] for piece, p in zip(grads, params, strict=True)],
+            [copy.view(b.shape) for copy, b in zip(copies, self.buffers, strict=True)],
+        )
+
+    def hand_out(self, sums: Tensor, params: Sequence[Tensor]) -> Tensor:
+        """Write what was added up into the parameters' ``grad`` and the buffers; return the loss."""
+        with torch.no_grad():
+            loss, grads, copies = self.read(sums, params)
+            for p, grad, reached in zip(params, grads, self.reached, strict=True):
+                p.grad = torch.empty_like(p).copy_(grad) if reached else None
+            for buffer, copy in zip(self.buffers, copies, strict=True):
+                buffer.copy_(copy)
+        return loss
+
+    def agree(self, why_not: str | None) -> str | None:
+        """Return the first reason that a process has against what all have asked for, or None."""
+        return next((reason for reason in self.world.gather(why_not) if reason is not None), None)
+
+    def _pieces(self, sums: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the gradients, the loss, the buffers and what the processes say, as views of the vector."""
+        sizes = [*(p.numel() for p in params), 1, sum(b.numel() for b in self.buffers)]
+        return sums.split([*sizes, sums.numel() - sum(sizes)])
 
 
 class lost:  # noqa: N801 (a context manager, used like a function)

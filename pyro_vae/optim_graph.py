@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from pyro.optim import PyroOptim
 from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor
 from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer
@@ -177,6 +178,14 @@ class Update:
             for tensor, value in zip([parameter, *old], new, strict=True):
                 tensor.copy_(torch.where(finite, value, tensor))
         return finite
+
+
+def owners(optim: PyroOptim | Optimizer) -> dict[int, tuple[Optimizer, dict[str, Any]]]:
+    """Return for each parameter its torch optimizer and its group there."""
+    if isinstance(optim, Optimizer):
+        return {id(p): (optim, group) for group in optim.param_groups for p in group["params"]}
+    inner = {p: getattr(one, "optimizer", one) for p, one in optim.optim_objs.items()}  # a schedule wraps it
+    return {id(p): (one, one.param_groups[0]) for p, one in inner.items()}
 
 
 def _fixed(group: dict[str, Any]) -> tuple[Any, ...]:

@@ -2,32 +2,29 @@
 
 import contextlib
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import pyro
 import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
-from torch.fx import GraphModule
 from torch.optim import Optimizer
 
 from pyro_vae.compiled import (
     OTHER_DRAWS,
-    Recording,
     RecordingError,
     disagreement,
     furthest,
     in_short,
-    inductor,
-    inductors_distance,
     like,
     record,
     resampled,
 )
-from pyro_vae.cuda_graph import capturable, captured
-from pyro_vae.optim_graph import Update
-from pyro_vae.recording import copies, differences, trace, undisturbed
+from pyro_vae.distributed import Exchange
+from pyro_vae.optim_graph import Update, owners
+from pyro_vae.recording import copies, differences, undisturbed
+from pyro_vae.update_code import UpdateCode
 from pyro_vae.watch import Watch
 
 AUDITS = frozenset([2, 10, 100])  # calls replayed eagerly and compared, then every AUDIT_EVERY-th
@@ -47,7 +44,7 @@ class Steps(Protocol):
 
     optim: PyroOptim | Optimizer
     clip: float | None
-    exchange: Callable[[Any, list[Tensor]], Any] | None
+    exchange: Exchange | None
     finite: Tensor
 
     def gradients(self, args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:
@@ -83,7 +80,7 @@ class StepGraph:
     def __init__(self, svi: Steps, args: Any, kwargs: Any, params: list[Tensor], watch: Watch, name: str) -> None:
         self._svi, self.watch, self._params, self.name = svi, watch, params, name
         self.calls, self.engine, self.tried = 0, "recorded", False
-        self._whole: _WholeStep | None = None
+        self._whole: UpdateCode | None = None
 
         def loss_and_grads(grads: list[Tensor | None], *args: Any, **kwargs: Any) -> Any:
             return as_tensors(svi.loss_of(args, kwargs)), list(grads)
@@ -226,12 +223,12 @@ class StepGraph:
             p.grad = grad
         return as_tensors(loss), grads
 
-    def _make_whole(self, tensors: Sequence[Tensor], old: "_WholeStep | None" = None) -> "_WholeStep | None":
+    def _make_whole(self, tensors: Sequence[Tensor], old: "UpdateCode | None" = None) -> "UpdateCode | None":
         """Return the whole step as compiled code on the optimizer's tensors, None if it has no such form."""
         optim, recording = self._svi.optim, self._recording
         if isinstance(optim, PyroOptim):
             _create_optimizers(optim, self._params)
-        owner = _owners(optim)
+        owner = owners(optim)
         trained = []
         for p, reached in zip(self._params, self._reached, strict=True):
             if id(p) in owner and not reached and isinstance(optim, PyroOptim) and owner[id(p)][0].state.get(p):
@@ -262,7 +259,7 @@ class StepGraph:
             )
             return [*losses, finite]
 
-        return _WholeStep(step, update, recording, places, tensors)
+        return UpdateCode(step, update, recording.outside, recording.written, places, tensors)
 
     def _scatter(self, grads: Sequence[Tensor]) -> list[Tensor | None]:
         found = iter(grads)
@@ -275,89 +272,6 @@ class StepGraph:
         return self._recording.assemble([*out[: self._losses], *[out[0]] * sum(self._reached)])[0]
 
 
-class _WholeStep:
-    """Loss, gradients and update as one piece of inductor's code."""
-
-    def __init__(
-        self,
-        step: Callable[..., list[Tensor]],
-        update: Update,
-        recording: Recording,
-        places: list[int],
-        tensors: Sequence[Tensor],
-    ) -> None:
-        self._outside, self._places = recording.outside, set(places)
-        statistics = {id(t) for t in recording.written}
-        self._statistics = [i for i, t in enumerate(self._outside) if id(t) in statistics]
-        self._hold(update)
-        written = {*self._places, *self._averages}
-        spare = [like(t) if i in written else t for i, t in enumerate(self._held)]
-        with undisturbed(), torch.no_grad():
-            self._graph: GraphModule = trace(step, [*spare, *tensors])
-        self._code = self._run = inductor(self._graph, [*self._held, *tensors])
-
-    def _hold(self, update: Update) -> None:
-        self.update = update
-        self._held = [t.detach() for t in (*self._outside, *update.state, update.numbers)]
-        first = len(self._outside)
-        self._averages = [*self._statistics, *range(first, first + len(update.state))]
-
-    def moved(self, update: Update, tensors: Sequence[Tensor]) -> "_WholeStep":
-        """Return the same code on other tensors of the optimizer."""
-        self._hold(update)
-        if self._run is not self._code and self.capture(tensors) is not None:
-            self.launch_one_by_one()
-        return self
-
-    def capturable(self, tensors: Sequence[Tensor]) -> bool:
-        """Tell whether the step could be one CUDA graph."""
-        return capturable([*self._held, *tensors])
-
-    def capture(self, tensors: Sequence[Tensor]) -> str | None:
-        """Replay the step as one CUDA graph from now on; return why not."""
-        try:
-            self._run = captured(self._code, [*self._held, *tensors], len(self._held) - 1, self._written())
-        except Exception as error:  # the code itself is there
-            return in_short(error)
-        return None
-
-    def launch_one_by_one(self) -> None:
-        """Run the code itself again."""
-        self._run = self._code
-
-    def _written(self) -> list[Tensor]:
-        return [self._held[i] for i in (*self._places, *self._averages)]
-
-    def __call__(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        self.update.prepare()
-        with torch.no_grad():
-            return self._run(*self._held, *tensors)
-
-    def run_on(self, slices: Sequence[Sequence[Tensor]]) -> list[Sequence[Tensor]]:
-        """Take a step on each; what the host computes for them is computed before the first."""
-        *held, _ = self._held
-        numbers = self.update.ahead(len(slices))
-        with torch.no_grad():
-            return [self._run(*held, row, *tensors) for row, tensors in zip(numbers, slices, strict=True)]
-
-    def distance(self, losses: int, tensors: Sequence[Tensor], seed: int | None = None) -> float:
-        """Compare compiled code with the recorded graph, on the very tensors that it will write, and put them back: the loss,
-        buffers and the optimizer's averages.
-
-        Not the parameters: where a gradient is nothing but rounding, Adam's first steps make a full step of
-        it.
-        """
-        results = []
-        averages = [self._held[i] for i in self._averages]
-        for run in (self._graph, self._run):
-            with undisturbed(copies(self._written())), torch.no_grad():
-                if seed is not None:
-                    torch.manual_seed(seed)
-                out = run(*self._held, *tensors)
-                results.append([*out[:losses], *(t.clone() for t in averages)])
-        return inductors_distance(self._graph, *results)
-
-
 def as_tensors(loss: Any) -> Any:
     """Return a loss with its numbers as detached tensors; some ELBOs return a tuple of losses."""
     if isinstance(loss, tuple):
@@ -368,14 +282,6 @@ def as_tensors(loss: Any) -> Any:
 def parts(loss: Any) -> tuple[Tensor, ...]:
     """Return the loss, or the losses, as a tuple."""
     return loss if isinstance(loss, tuple) else (loss,)
-
-
-def _owners(optim: PyroOptim | Optimizer) -> dict[int, tuple[Optimizer, dict[str, Any]]]:
-    """Return for each parameter its torch optimizer and its group there."""
-    if isinstance(optim, Optimizer):
-        return {id(p): (optim, group) for group in optim.param_groups for p in group["params"]}
-    inner = {p: getattr(one, "optimizer", one) for p, one in optim.optim_objs.items()}  # a schedule wraps it
-    return {id(p): (one, one.param_groups[0]) for p, one in inner.items()}
 
 
 def _create_optimizers(optim: PyroOptim, params: Sequence[Tensor]) -> None:

@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_vae.compiled import RecordingError, in_short, rebuilt, signature
+from pyro_vae.distributed import Exchange
 from pyro_vae.recording import Observe, put_back, random_state, set_random_state
+from pyro_vae.shared_update import SharedUpdate
 from pyro_vae.step_graph import StepGraph, as_tensors, audited, parts
 from pyro_vae.watch import Watch
 
@@ -56,9 +58,7 @@ class SVI:
         clip: largest norm of the gradient over all parameters; torch optimizers only (a Pyro optimizer has
             `clip_args`).
         steps: how many steps are planned, which "auto" goes by.
-        exchange: called with the loss and the parameters between gradients and update; it may replace each
-            parameter's `grad`, and returns the loss. Several processes average there. The update is then made by
-            the optimizer itself, beside the graph.
+        exchange: adds up loss and gradients of several processes, each of which takes every step with its share of the batch.
         loss_and_grads: as in Pyro, for a `loss` that is a function.
 
     Attributes:
@@ -79,7 +79,7 @@ class SVI:
         compile: Mode = "auto",
         clip: float | None = None,
         steps: int | None = None,
-        exchange: Callable[[Any, list[Tensor]], Any] | None = None,
+        exchange: Exchange | None = None,
         loss_and_grads: Callable[..., Any] | None = None,
     ) -> None:
         if not isinstance(optim, PyroOptim | Optimizer):
@@ -93,6 +93,7 @@ class SVI:
             raise ValueError(f"compile is {compile!r}; give 'auto', 'on', 'off' or 'recorded'")
         self.model, self.guide, self.optim, self.clip = model, guide, optim, clip
         self.exchange = exchange
+        self._shared = SharedUpdate(self, exchange) if exchange and isinstance(optim, Optimizer) else None
         self.objective = loss
         if isinstance(loss, ELBO):
             self.loss, self._loss_and_grads = loss.loss, loss.loss_and_grads
@@ -224,9 +225,14 @@ class SVI:
         return loss, params
 
     def finish(self, loss: Any, params: list[Tensor]) -> Any:
-        """Step the optimizer eagerly if the loss is finite; return the loss as a tensor."""
+        """Take the update from the parameters' `grad` if the loss is finite; return the loss as a tensor."""
         if self.exchange is not None:
-            loss = self.exchange(loss, params)
+            sums = self._add_up(self.exchange, loss, params)
+            taken = self._shared.take(sums, params) if self._shared is not None else None
+            if taken is not None:
+                total, self.finite = taken
+                return total.to(loss.dtype).reshape(loss.shape)
+            loss = self.exchange.hand_out(sums, params).to(loss.dtype).reshape(loss.shape)
         finite = torch.stack([part.isfinite().all() for part in parts(loss)]).all()
         if self.clip is not None:
             norm = torch.nn.utils.clip_grad_norm_([p for p in params if p.grad is not None], self.clip)
@@ -239,6 +245,19 @@ class SVI:
         if isinstance(self.optim, PyroOptim):
             pyro.infer.util.zero_grads(params)
         return loss
+
+    def _add_up(self, exchange: Exchange, loss: Tensor, params: list[Tensor]) -> Tensor:
+        """Return what all processes have; at steps that they share, see to the code for their update."""
+        shared = self._shared
+        if shared is None:
+            return exchange.add_up(loss, params)
+        asks = self._pays(self.count) and shared.why_not is None
+        sums = exchange.add_up(loss, params, asks and (audited(self.count) or not shared.settled(params)))
+        if exchange.asked:
+            shared.settle(sums, params)
+            if shared.why_not is not None:
+                self._warn(f"SVI leaves the update of several processes to the optimizer: {shared.why_not}.")
+        return sums
 
     # --- replayed
     # ----------------------------------------------------------------------------------------------------
@@ -270,14 +289,15 @@ class SVI:
         return graph.run(tensors)
 
     def _worth_compiling(self, name: str, calls: int) -> bool:
-        """Decide by counts alone, so that a resumed run decides alike."""
-        if self.mode == "recorded":
-            return False
-        if self.mode == "auto" and self.planned is None:
-            return calls >= COMPILES_AT
+        if self.mode == "on":
+            return name == next(iter(self._calls)) or calls > OTHER_SHAPES_COMPILE_AT
+        return self._pays(calls)
+
+    def _pays(self, calls: int) -> bool:
+        """Tell whether compiling is worth its time by now: by counts alone, so that a resumed run, and each of several processes, decides alike."""
         if self.mode == "auto" and self.planned is not None:
             return self.planned >= WORTH_COMPILING and calls >= PLANNED_COMPILES_AT
-        return name == next(iter(self._calls)) or calls > OTHER_SHAPES_COMPILE_AT
+        return self.mode == "on" or (self.mode == "auto" and calls >= COMPILES_AT)
 
     def _record(self, key: tuple[Any, ...], args: Any, kwargs: Any, name: str) -> tuple[StepGraph | None, Any]:
         """Return the graph of such a step, or None and the loss of a first step that had to be taken eagerly."""
