@@ -50,10 +50,6 @@ def scatter(
     site = site or next(iter(sizes))
     if site not in sizes:
         raise NotDrawable(f"there is no latent vector {site!r}; the model has {', '.join(map(repr, sizes))}")
-    if method != "auto" and sizes[site] <= 2:
-        raise NotDrawable(
-            f"method {method} brings more than 2 dimensions down to 2, and {site!r} has {sizes[site]}; leave --method out"
-        )
     means = posterior_means(pair, batch, seed=seed)[site].double()
     prior = draw_latents(pair, batch, {}, seed=seed)[site].double().expand(len(means), -1)
     figure = page(5.6)

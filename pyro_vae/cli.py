@@ -106,7 +106,7 @@ def _parser(command: str, description: str) -> Any:
 DATA_OPTIONS = {
     "data_dir": (
         str | None,
-        "where named data sets but digits lie or are downloaded to (default: $PYRO_VAE_DATA or ~/.cache/pyro_vae)",
+        "where named data sets lie or are downloaded to (default: $PYRO_VAE_DATA or ~/.cache/pyro_vae)",
     ),
     "binarize": (str | None, "gray: values as they are; static: one binary draw; dynamic: a fresh draw each epoch"),
     "image_size": (int | None, "height and width for folders of images, omniglot and celeba"),
@@ -253,7 +253,7 @@ def _train(words: Sequence[str]) -> int:
     with seeded(training.seed):
         pair = _build(args, name, options, data.spec)
     config = {"pair": pair.recipe, "data": data.recipe, "training": asdict(training)}
-    refuse_unheeded(training, pair)
+    refuse_unheeded(training, pair, data)
     _refuse_problems(pair, data)
     world = join(training.devices, training.device)
     world.first(lambda: possible(training, data, world))
@@ -305,26 +305,22 @@ def _refuse_fewer(run: Any, epochs: int) -> None:
 def _evaluate(words: Sequence[str]) -> int:
     parser = _parser("evaluate", "ELBO by site, importance-weighted log p(x) and more, in nats per datum.")
     _add_run(parser)
-    parser.add_argument("--samples", type=int | None, default=None, help="draws from the guide a datum (default: 5000)")
+    parser.add_argument("--samples", type=int, default=5000, help="draws from the guide a datum")
     parser.add_argument("--split", type=str, default="test", help="train, valid or test")
     args = parser.parse_args(words)
     if args.split not in ("train", "valid", "test"):
         raise UsageError(f"--split must be train, valid or test, got {args.split!r}")
-    if args.samples is not None and args.samples < 1:
+    if args.samples < 1:
         raise UsageError(f"--samples must be at least 1, got {args.samples}")
-    from pyro_vae.evaluation import evaluate, without_evidence
+    from pyro_vae.evaluation import evaluate
     from pyro_vae.progress import Counter
     from pyro_vae.runs import Run
 
     run = Run.open(args.run)
     pair, data = _rebuild(run, args.pair)
     pair.load_state_dict(run.load_best()["parameters"])
-    why_not = without_evidence(pair, data.batch(args.split, 2))
-    if args.samples is not None and why_not:
-        raise UsageError(f"--samples {args.samples} are draws to weigh log p(x) by, and {why_not}; leave --samples out")
     with Counter(data.size(args.split), "log p(x)") as counter:
-        samples = 5000 if args.samples is None else args.samples
-        figures = evaluate(pair, data, split=args.split, num_samples=samples, progress=counter.add)
+        figures = evaluate(pair, data, split=args.split, num_samples=args.samples, progress=counter.add)
     if args.json:
         print(json.dumps(figures))
     else:

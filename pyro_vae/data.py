@@ -202,7 +202,7 @@ def load_data(
             file of ``x`` or a folder with one .npy file a field, both memory-mapped; a folder of images, flat or with a
             subfolder a class, if need be below train, valid and test; or a mapping of arrays or tensors by field.
             Arrays of uint8 mean k/255. Integer ``y`` of shape (data,) are classes, other ``y`` attributes as floats.
-        data_dir: where named sets but digits lie or are downloaded to; ``$PYRO_VAE_DATA`` or ``~/.cache/pyro_vae`` by default.
+        data_dir: where named sets lie or are downloaded to; ``$PYRO_VAE_DATA`` or ``~/.cache/pyro_vae`` by default.
         binarize: "gray": values as they are. "static": every value of [0, 1] is replaced by one binary draw with that
             probability. "dynamic": the same, drawn anew each time in training. Evaluation always sees the same draws.
             By default what the set's published figures use, and gray for colour images and for the user's own data.

@@ -79,15 +79,6 @@ def point_sites(pair: Pair, batch: Batch) -> list[str]:
     return [name for name, site in _guide_sites(pair, batch).items() if is_latent(site) and _is_point(site["fn"])]
 
 
-def without_evidence(pair: Pair, batch: Batch) -> str | None:
-    """Say why draws weigh no p(x) of a single datum, if they do not."""
-    if shared := global_sites(pair, batch):
-        return f"all data share {', '.join(map(repr, shared))}, so no datum has one of its own"
-    if points := point_sites(pair, batch):
-        return f"the guide is a point at {', '.join(map(repr, points))}, which has none"
-    return None
-
-
 def _guide_sites(pair: Pair, batch: Batch) -> dict[str, Any]:
     with torch.no_grad(), torch.random.fork_rng():
         trace = poutine.trace(pair.bound_guide).get_trace(batch)

@@ -451,12 +451,18 @@ def _weighed(
     return model, guide
 
 
-def refuse_unheeded(training: Training, pair: Pair) -> None:
-    """Refuse settings of the KL that the pair's objective has no place for.
+def refuse_unheeded(training: Training, pair: Pair, data: Data) -> None:
+    """Refuse settings that the pair or its objective has no place for.
 
     Raises:
-        SettingsError: beta or warm-up without a KL in the objective; free bits where each datum is weighed by itself.
+        SettingsError: beta or warm-up without a KL in the objective; free bits where each datum is weighed by itself; few labels for a
+            pair that takes every y for one.
     """
+    labels = ((data.recipe or {}).get("options") or {}).get("labels")
+    if labels is not None and "y" in pair.fields and "labelled" not in pair.fields:
+        raise SettingsError(
+            f"the pair reads y, which --labels {labels} hides, and not labelled, which tells where; leave --labels out, or use semi_supervised"
+        )
     objective = pair.objective
     name = type(objective).__name__
     by_datum = (Bound, PathDerivative, ReweightedWakeSleep, TotalCorrelation, MaximumMeanDiscrepancy)

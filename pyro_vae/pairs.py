@@ -106,8 +106,7 @@ def latent(
     p_x = parts.decoder(spec, size, parts.likelihood(spec, likelihood), hidden=widths[::-1], **nets)
     q_z = parts.encoder(spec, parts.posterior_head(size, covariance), hidden=widths, **nets)
     p_z = parts.prior(spec, prior, size, q_z, components)
-    formula = prior == "normal" and covariance == "diagonal"
-    return Pair(LatentModel(p_z, p_x), LatentGuide(q_z), parts.objective(spec, objective, particles, formula=formula))
+    return Pair(LatentModel(p_z, p_x), LatentGuide(q_z), parts.objective(spec, objective, particles))
 
 
 @pair
@@ -139,7 +138,7 @@ def flow(
     p_x = parts.decoder(spec, size, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
     q_z = parts.encoder(spec, Flow(size, kind, layers=layers), hidden=tuple(hidden))
     model = LatentModel(StandardNormal(size), p_x)
-    return Pair(model, LatentGuide(q_z), parts.objective(spec, objective, particles, formula=False))
+    return Pair(model, LatentGuide(q_z), parts.objective(spec, objective, particles))
 
 
 @pair

@@ -303,22 +303,12 @@ def prior(spec: Spec, name: Prior, latent: int, encoder: nn.Module, components: 
     return FlowPrior(latent) if name == "flow" else StandardNormal(latent)
 
 
-def objective(spec: Spec, name: Objective, particles: int = 1, *, formula: bool = True) -> ELBO:
-    """Return the objective called ``name`` with ``particles`` draws a datum; ``formula`` says that the pair's KL has one.
+def objective(spec: Spec, name: Objective, particles: int = 1) -> ELBO:
+    """Return the objective called ``name`` with ``particles`` draws a datum.
 
     Raises:
-        PairError: it cannot be made with so few draws, or would be the ELBO under another name.
+        PairError: it cannot be made with so few draws.
     """
-    if name in ("iwae", "renyi") and particles == 1:
-        raise PairError(
-            f"objective {name} compares draws and is the elbo with 1 a datum; set --particles, such as 10, or leave --objective out",
-            unused="objective",
-        )
-    if name == "analytic-kl" and not formula:
-        raise PairError(
-            "objective analytic-kl takes the KL by formula, and for this guide and prior there is none; leave --objective out",
-            unused="objective",
-        )
     try:
         return OBJECTIVES[name](particles, spec.num_data)
     except ValueError as error:

@@ -78,7 +78,6 @@ def open_source(source: object, *, data_dir: str | os.PathLike | None = None, im
         if path.is_dir() and not any(path.glob("*.npy")):
             parts = read_image_folder(path, image_size, SPLIT_NAMES)
             height, width, channels = next(iter(parts.values()))["x"].shape[1:]
-            _refuse_folder(data_dir, "these data are your own")
             return Source(path.name, _ordered(parts), image=(channels, height, width))
         opened = _from_path(path, str(source))
     else:
@@ -88,19 +87,7 @@ def open_source(source: object, *, data_dir: str | os.PathLike | None = None, im
         )
     if image_size is not None:
         raise DataError(f"image_size={image_size} resizes folders of images, omniglot and celeba, not {opened.name}.")
-    if not (isinstance(source, str) and source in DATASETS):
-        _refuse_folder(data_dir, "these data are your own")
-    elif source == "digits":
-        _refuse_folder(data_dir, "digits come with scikit-learn")
     return opened
-
-
-def _refuse_folder(data_dir: str | os.PathLike | None, why: str) -> None:
-    if data_dir is not None:
-        raise DataError(
-            f"data_dir={os.fspath(data_dir)!r} is where downloaded data sets lie, and {why}: leave it out.",
-            unused="data_dir",
-        )
 
 
 def _path(source: str | os.PathLike) -> Path:

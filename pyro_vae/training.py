@@ -84,9 +84,9 @@ def fit(
         RunError: when the folder cannot be used, or another process is writing to it.
     """
     training = Training(**settings)
-    if not resume:  # older runs may hold such settings
-        refuse_unheeded(training, pair)
     data = data if isinstance(data, Data) else load_data(data)
+    if not resume:  # older runs may hold such settings
+        refuse_unheeded(training, pair, data)
     world = join(training.devices, training.device)
     held = isinstance(run, Run) and run.locked  # by a caller who goes on writing
     if run is not None and not isinstance(run, Run):

@@ -24,7 +24,6 @@ REPRESENTATIVE = {"flow": "flow-coupling", "structured": "structured-2"}  # othe
 
 # What a pair cannot be trained with, by the first words of why.
 UNSUPPORTED = {
-    ("flow-coupling", "analytic-kl"): "objective analytic-kl takes the KL by formula",
     ("flow-coupling", "total-correlation"): "TotalCorrelation takes q's dimensions one by one",
     ("grouped", "total-correlation"): "TotalCorrelation takes q's dimensions one by one",
     ("grouped", "mmd"): "MaximumMeanDiscrepancy fails on the pair",
