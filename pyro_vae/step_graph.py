@@ -32,6 +32,7 @@ from pyro_vae.watch import Watch
 
 AUDITS = frozenset([2, 10, 100])  # calls replayed eagerly and compared, then every AUDIT_EVERY-th
 AUDIT_EVERY = 1_000
+MOST_STATES = 8  # Python states in which one recording was found to hold, before what differs is looked at no more
 
 # what decides whether a gradient arrives, and as what
 _FLAGS = operator.attrgetter("requires_grad", "_backward_hooks")
@@ -81,7 +82,8 @@ class StepGraph:
     """
 
     def __init__(self, svi: Steps, args: Any, kwargs: Any, params: list[Tensor], watch: Watch, name: str) -> None:
-        self._svi, self.watch, self._params, self.name = svi, watch, params, name
+        self._svi, self.watches, self._params, self.name = svi, [watch], params, name
+        self._options = svi.clip, svi.exchange
         self.calls, self.engine, self.tried = 0, "recorded", False
         self._whole: _WholeStep | None = None
 
@@ -107,12 +109,23 @@ class StepGraph:
             and list(map(_FLAGS, self._recording.outside)) == self._flags
             and self._trains_the_same()
             and all(map(operator.is_, map(store.get, self._stored), self._stored.values()))
-            and self.watch.changed() is None
+            and (any(self.watches) or any(watch.changed() is None for watch in self.watches))
         )
 
+    def also(self, watch: Watch) -> str | None:
+        """Hold in another Python state too; of too many, return the name of a value that will be looked at no more."""
+        self.watches.insert(0, watch)
+        if len(self.watches) <= MOST_STATES:
+            return None
+        first = self.watches[-1]
+        name = first.changed()
+        first.settle()
+        self.watches = [first]
+        return name
+
     def _trains_the_same(self) -> bool:
-        """Tell whether the optimizer is the same one, and (Pyro's take what is announced) has the same parameters."""
-        if self._svi.optim is not self._optim:
+        """Tell whether optimizer, clipping and exchange are the same, and (Pyro's take what is announced) has the same parameters."""
+        if self._svi.optim is not self._optim or (self._svi.clip, self._svi.exchange) != self._options:
             return False
         if isinstance(self._optim, PyroOptim):
             return True

@@ -130,7 +130,7 @@ class SVI:
     def update(self, *args: Any, **kwargs: Any) -> Any:
         """Take a gradient step; return the loss as a detached tensor, without waiting for the device."""
         self.count += 1
-        if self._given_up is None and not _PYRO_STACK:
+        if self._given_up is None and not _PYRO_STACK and torch.is_grad_enabled():
             try:
                 return self._replay(args, kwargs)
             except RecordingError as refusal:
@@ -281,7 +281,8 @@ class SVI:
 
     def _record(self, key: tuple[Any, ...], args: Any, kwargs: Any, name: str) -> tuple[StepGraph | None, Any]:
         """Return the graph of such a step, or None and the loss of a first step that had to be taken eagerly."""
-        watch = Watch(self.model, self.guide, self.objective)
+        watch = Watch(self.model, self.guide, self.objective, self._loss_and_grads)
+        watch.keep(vars(self), "model", "guide", "_loss_and_grads")
         known = [*pyro.get_param_store()._params.values(), *(p for m in watch.modules for p in m.parameters(False))]
         existed = {id(p) for p in known} if isinstance(self.optim, PyroOptim) else None
         state = random_state()
@@ -307,7 +308,12 @@ class SVI:
             raise RecordingError(f"recording it raised {in_short(error)}") from error
         for graph in graphs:
             if graph.same(recorded):  # what has changed makes no difference
-                graph.watch.settle()
+                idle = graph.also(watch)
+                if idle:
+                    self._warn(
+                        f"SVI looks no more at {idle!r}, which keeps changing and has made no difference; "
+                        "if it will make one later, make it a tensor."
+                    )
                 return graph, None
         graphs.append(recorded)
         return recorded, None
@@ -320,7 +326,7 @@ class SVI:
         return self._eager(args, kwargs)
 
     def _why_no_more(self, key: tuple[Any, ...]) -> str:
-        changed = [name for graph in self._graphs.get(key, ()) if (name := graph.watch.changed())]
+        changed = [name for graph in self._graphs.get(key, ()) if (name := graph.watches[0].changed())]
         cause = f"{changed[-1]!r} has changed again; make it a tensor" if changed else "another shape has come; pad it"
         return f"there are {MOST_RECORDINGS} recordings already, and {cause}"
 

@@ -3,6 +3,7 @@
 import copy
 import re
 import warnings
+from enum import Enum
 from types import SimpleNamespace
 
 import pyro
@@ -367,11 +368,15 @@ def test_too_many_shapes_run_eagerly():
 def test_what_makes_no_difference_is_recorded_once():
     one = programs()
     svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
-    for step, x in enumerate(batches(MOST_RECORDINGS + 2)):
-        one.epoch = step  # such as a callback might keep
-        one.train(step % 2 == 0)
-        svi.step(x)
-        assert svi.compiled
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step, x in enumerate(batches(MOST_RECORDINGS + 2)):
+            one.epoch = step  # such as a callback might keep
+            one.train(step % 2 == 0)
+            svi.step(x)
+            assert svi.compiled
+    (one_warning,) = (str(w.message) for w in said)
+    assert one_warning.startswith("SVI looks no more at 'epoch', which keeps changing and has made no difference")
 
 
 def test_audit_notices_what_no_check_can_foresee():
@@ -559,6 +564,101 @@ def test_what_is_changed_between_steps_is_noticed(kind, what, mode, uncompiled):
     assert svi.compiled, svi.why_not
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-5, atol=1e-7)
+
+
+class Kind(Enum):
+    WIDE = 1.0
+    NARROW = 2.0
+
+
+class Options:
+    power = 1.0
+
+
+POWER = 1.0
+
+
+class Loose(Programs):
+    """With what scripts have in classes, globals, helpers and containers."""
+
+    shift = 0.0
+
+    def __init__(self):
+        super().__init__()
+        self.activation, self.kind, self.options, self.pair = torch.tanh, Kind.WIDE, {"shift": 0.0}, (0.0,)
+
+    def power(self):
+        return POWER
+
+    def powers(self):
+        return self.power() * Options.power * self.kind.value * (lambda: POWER)()
+
+    def model(self, x: Tensor) -> None:
+        pyro.module("decoder", self.decoder)
+        shift = (
+            self.shift + self.options["shift"] + self.options.get("more", 0.0) + self.pair[0] + hasattr(self, "cold")
+        )
+        with pyro.plate("data", x.shape[0]), pyro.poutine.scale(scale=self.powers()):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(x.shape[0], LATENT), 1.0).to_event(1))
+            logits = self.activation(self.decoder(z)) + shift
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+
+EXCHANGED = {
+    "attribute in place of the class's": lambda one, svi, patch: setattr(one, "shift", 0.5),
+    "attribute of a class": lambda one, svi, patch: patch.setattr(Options, "power", 2.0),
+    "method of an object": lambda one, svi, patch: setattr(one, "power", lambda: 2.0),
+    "method of a class": lambda one, svi, patch: patch.setattr(Loose, "power", lambda self: 2.0),
+    "global of a method": lambda one, svi, patch: patch.setitem(globals(), "POWER", 2.0),
+    "function": lambda one, svi, patch: setattr(one, "activation", torch.sigmoid),
+    "enum": lambda one, svi, patch: setattr(one, "kind", Kind.NARROW),
+    "dictionary": lambda one, svi, patch: setattr(one, "options", {"shift": 0.5}),
+    "new entry": lambda one, svi, patch: one.options.update(more=0.5),
+    "tuple": lambda one, svi, patch: setattr(one, "pair", (0.5,)),
+    "new attribute": lambda one, svi, patch: setattr(one, "cold", True),
+    "module": lambda one, svi, patch: one.decoder.__setitem__(1, nn.ReLU()),
+    "hook of a module": lambda one, svi, patch: one.decoder.register_forward_hook(lambda *a: a[-1] / 2),
+    "model": lambda one, svi, patch: setattr(svi, "model", pyro.poutine.scale(svi.model, scale=2.0)),
+    "clip": lambda one, svi, patch: setattr(svi, "clip", 0.1),
+}
+
+
+@pytest.mark.parametrize("mode", ["recorded", "on"])
+@pytest.mark.parametrize("what", EXCHANGED)
+def test_what_is_exchanged_between_steps_is_noticed(what, mode, monkeypatch, uncompiled):
+    found = []
+    for compile in ("off", mode):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        one = Loose()
+        optim = torch.optim.Adam(one.parameters(), lr=1e-2)
+        svi = SVI(one.model, one.guide, optim, Trace_ELBO(), compile=compile, clip=5.0)
+        losses = run(svi, batches(12))  # the next audit would be at call 100
+        with monkeypatch.context() as patch:
+            EXCHANGED[what](one, svi, patch)
+            losses += run(svi, batches(6))
+        found.append((losses, torch.cat([p.detach().flatten() for p in one.parameters()])))
+    assert svi.compiled, svi.why_not
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-5, atol=1e-7)
+
+
+def test_a_number_that_has_made_no_difference_may_make_one():
+    found = []
+    for mode in ("off", "recorded"):
+        one = programs()
+
+        def model(x, one=one):
+            with pyro.poutine.scale(scale=1.0 if one.epoch < 4 else 0.1):
+                one.model(x)
+
+        svi = SVI(model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile=mode)
+        losses = []
+        for one.epoch in range(6):
+            losses += run(svi, batches(6))
+        found.append(losses)
+    assert svi.compiled
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["off", "recorded"])
