@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import pyro
 import torch
 from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.optim import Optimizer
@@ -33,6 +34,8 @@ from pyro_vae.watch import Watch
 AUDITS = frozenset([2, 10, 100])  # calls replayed eagerly and compared, then every AUDIT_EVERY-th
 AUDIT_EVERY = 1_000
 MOST_STATES = 8  # Python states in which one recording was found to hold, before what differs is looked at no more
+
+_CALLS = PyroOptim.__call__, PyroLRScheduler.__call__  # which do nothing but step; one's own may do more
 
 # what decides whether a gradient arrives, and as what
 _FLAGS = operator.attrgetter("requires_grad", "_backward_hooks")
@@ -251,11 +254,14 @@ class StepGraph:
                 return None  # a gradient reached it in other steps, so Pyro's optimizers go on moving it
             if id(p) in owner and reached:
                 trained.append(p)
-        clipped = isinstance(optim, PyroOptim) and any(map(optim.grad_clip.get, trained))
+        of_its_own = isinstance(optim, PyroOptim) and (
+            any(map(optim.grad_clip.get, trained)) or type(optim).__call__ not in _CALLS
+        )
         exchanged = self._svi.exchange is not None
-        if exchanged or not trained or clipped or any(Update.why_not(*owner[id(p)]) for p in trained):
+        if exchanged or not trained or of_its_own or any(Update.why_not(*owner[id(p)]) for p in trained):
             return None
-        update = Update([(p, *owner[id(p)]) for p in trained], self._svi.clip)
+        of_pyro = [(optim.optim_objs, p, optim.optim_objs[p]) for p in trained] if isinstance(optim, PyroOptim) else []
+        update = Update([(p, *owner[id(p)]) for p in trained], self._svi.clip, of_pyro)
         if old is not None and old.update.plan == update.plan:
             return old.moved(update, tensors)
         places = [next(i for i, t in enumerate(recording.outside) if t is p) for p in trained]

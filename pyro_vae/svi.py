@@ -282,12 +282,12 @@ class SVI:
     def _record(self, key: tuple[Any, ...], args: Any, kwargs: Any, name: str) -> tuple[StepGraph | None, Any]:
         """Return the graph of such a step, or None and the loss of a first step that had to be taken eagerly."""
         watch = Watch(self.model, self.guide, self.objective, self._loss_and_grads)
-        watch.keep(vars(self), "model", "guide", "_loss_and_grads")
         known = [*pyro.get_param_store()._params.values(), *(p for m in watch.modules for p in m.parameters(False))]
         existed = {id(p) for p in known} if isinstance(self.optim, PyroOptim) else None
         state = random_state()
         with Observe() as watching:
             loss, params = self.gradients(args, kwargs)
+        watch.keep(vars(self), "model", "guide", "_loss_and_grads")
         new = key not in self._graphs
         graphs = self._graphs.setdefault(key, [])
         made = any(watching.made(p) or (existed is not None and id(p) not in existed) for p in params)

@@ -991,6 +991,50 @@ def test_steps_that_train_only_some_parameters_age_only_them(optimizer, uncompil
     torch.testing.assert_close(found[1:], found[:1] * 2)
 
 
+def clamped(*tensors: Tensor) -> None:
+    with torch.no_grad():
+        for tensor in tensors:
+            tensor.clamp_(-0.1, 0.1)
+
+
+class Clamping(pyro.optim.PyroOptim):
+    def __call__(self, params, *args, **kwargs):
+        super().__call__(params, *args, **kwargs)
+        clamped(*params)
+
+
+OF_OPTIMIZERS = {
+    "hook": lambda optim, params: optim.register_step_post_hook(lambda *_: clamped(*params)),
+    "maximize": lambda optim, params: optim.param_groups[0].update(maximize=True),
+    "no state": lambda optim, params: optim.state.clear(),
+    "no state of a parameter": lambda optim, params: optim.state.update({params[0]: {}}),
+    "another for each parameter": lambda optim, params: optim.optim_objs.update(
+        {p: torch.optim.SGD([p], lr=1e-3) for p in optim.optim_objs}
+    ),
+    "one's own": lambda optim, params: None,
+}
+
+
+@pytest.mark.parametrize("first", [0, 12])
+@pytest.mark.parametrize("what", OF_OPTIMIZERS)
+def test_what_is_done_to_optimizers_is_noticed(what, first, uncompiled):
+    found = []
+    for mode in ("off", "on"):
+        one = programs()
+        optim = torch.optim.Adam(everything(one), lr=1e-2)
+        if "for each" in what or "own" in what:
+            kind = Clamping if "own" in what else pyro.optim.PyroOptim
+            optim = kind(torch.optim.Adam, {"lr": 1e-2})
+        svi = SVI(one.model, one.guide, optim, Trace_ELBO(), compile=mode)
+        losses = run(svi, batches(first))
+        OF_OPTIMIZERS[what](optim, everything(one))
+        losses += run(svi, batches(6))
+        found.append((losses, values(one)))
+    assert svi.compiled
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(("off", "refused"), [({None}, False), ({None, OTHER_DRAWS}, True)])
 def test_compiled_code_must_differ_on_two_draws_to_be_refused(off, refused, monkeypatch, uncompiled):
     def distance(self, losses, tensors, seed=None):
