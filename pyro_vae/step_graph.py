@@ -29,7 +29,7 @@ from pyro_vae.compiled import (
 from pyro_vae.cuda_graph import capturable, captured
 from pyro_vae.optim_graph import Update
 from pyro_vae.recording import copies, differences, trace, undisturbed
-from pyro_vae.watch import Watch
+from pyro_vae.watch import Same, Watch
 
 AUDITS = frozenset([2, 10, 100])  # calls replayed eagerly and compared, then every AUDIT_EVERY-th
 AUDIT_EVERY = 1_000
@@ -38,7 +38,7 @@ MOST_STATES = 8  # Python states in which one recording was found to hold, befor
 _CALLS = PyroOptim.__call__, PyroLRScheduler.__call__  # which do nothing but step; one's own may do more
 
 # what decides whether a gradient arrives, and as what
-_FLAGS = operator.attrgetter("requires_grad", "_backward_hooks")
+_FLAGS = operator.attrgetter("requires_grad", "_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def audited(call: int) -> bool:
@@ -62,6 +62,9 @@ class Steps(Protocol):
 
     def finish(self, loss: Any, params: list[Tensor]) -> Any:
         """Step the optimizer eagerly; return the loss as a tensor."""
+
+    def warn(self, message: str) -> None:
+        """Warn the caller of the step."""
 
 
 class StepGraph:
@@ -89,6 +92,7 @@ class StepGraph:
         self._options = svi.clip, svi.exchange
         self.calls, self.engine, self.tried = 0, "recorded", False
         self._whole: _WholeStep | None = None
+        self._renewed = 0
 
         def loss_and_grads(grads: list[Tensor | None], *args: Any, **kwargs: Any) -> Any:
             return as_tensors(svi.loss_of(args, kwargs)), list(grads)
@@ -101,6 +105,9 @@ class StepGraph:
         self._one_loss = len(present) == 1 + len(params)
         self._optim = svi.optim
         self._flags = list(map(_FLAGS, self._recording.outside))
+        if any(after for _, _, after in self._flags):
+            raise RecordingError("a parameter has a hook that runs when its gradient has arrived")
+        self._hooks = Same((), [hooks for _, hooks, _ in self._flags if hooks is not None])
         store = pyro.get_param_store()._params
         self._stored = {name: p for name, p in store.items() if any(p is q for q in self._recording.outside)}
 
@@ -110,6 +117,7 @@ class StepGraph:
         return (
             self._recording.valid()
             and list(map(_FLAGS, self._recording.outside)) == self._flags
+            and bool(self._hooks)
             and self._trains_the_same()
             and all(map(operator.is_, map(store.get, self._stored), self._stored.values()))
             and (any(self.watches) or any(watch.changed() is None for watch in self.watches))
@@ -146,10 +154,15 @@ class StepGraph:
         """Take the step; return the loss."""
         if self._whole is not None:
             if not self._whole.update.valid():
-                self._whole = self._make_whole(tensors, self._whole)
+                self._renew(tensors, self._whole)
             if self._whole is not None:
                 out = self._whole(tensors)
                 self._svi.finite = out[self._losses]
+                if isinstance(self._optim, Optimizer):
+                    for (
+                        p
+                    ) in self._params:  # no gradient leaves the graph; what a step before left would be taken for it
+                        p.grad = None
                 return self._loss(out)
         out = self._recording.run(*tensors)
         pyros = isinstance(self._svi.optim, PyroOptim)
@@ -159,6 +172,22 @@ class StepGraph:
             elif not pyros:  # Pyro's optimizers leave zeros where no gradient arrives any more
                 p.grad = None
         return self._svi.finish(self._loss(out), self._params)
+
+    def _renew(self, tensors: Sequence[Tensor], old: "_WholeStep") -> None:
+        """Compile for other hyperparameters; replay the recording where that fails, or they never stand still."""
+        why_not = None
+        try:
+            self._whole = self._make_whole(tensors, old)
+        except Exception as error:  # whatever goes wrong in a compiler, the recorded graph is there
+            why_not = f"inductor failed ({in_short(error)})"
+        self._renewed += self._whole is not old
+        if self._renewed > MOST_STATES:
+            why_not = "the optimizer's settings other than its learning rate change again and again"
+        if why_not is not None:
+            self._whole = None
+            self._svi.warn(f"SVI replays its recording uncompiled from call {self.calls}: {why_not}.")
+        if self._whole is None:
+            self.engine = "recorded"
 
     def ahead(self, most: int) -> int:
         """Return how many steps may follow the last one without anything being looked at: none is to be audited."""
@@ -260,7 +289,13 @@ class StepGraph:
         exchanged = self._svi.exchange is not None
         if exchanged or not trained or of_its_own or any(Update.why_not(*owner[id(p)]) for p in trained):
             return None
-        of_pyro = [(optim.optim_objs, p, optim.optim_objs[p]) for p in trained] if isinstance(optim, PyroOptim) else []
+        of_pyro = []
+        if isinstance(optim, PyroOptim):
+            of_pyro += [(optim.optim_objs, p, optim.optim_objs[p]) for p in trained]
+            others = [p for p, reached in zip(self._params, self._reached, strict=True) if not reached]
+            of_pyro += [(owner[id(p)][0].state, p, None) for p in others]
+            for p in trained:
+                p.grad = torch.zeros_like(p)  # as Pyro leaves it: steps that do not reach it go on moving it
         update = Update([(p, *owner[id(p)]) for p in trained], self._svi.clip, of_pyro)
         if old is not None and old.update.plan == update.plan:
             return old.moved(update, tensors)

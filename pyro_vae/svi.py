@@ -107,6 +107,7 @@ class SVI:
         self.finite = torch.tensor(True)
         self._calls: dict[str, int] = {}
         self._graphs: dict[tuple[Any, ...], list[StepGraph]] = {}
+        self._made_at = -1  # count of the last step that created parameters
         self._last: StepGraph | None = None  # what took the last replayed step
         self._warned = False
         self._given_up: str | None = "compile is 'off'" if compile == "off" else None
@@ -190,6 +191,10 @@ class SVI:
         self.count = state["count"]
         self._calls = dict(state["calls"])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies record anew: a recording is of the tensors themselves."""
+        return {**vars(self), "_graphs": {}, "_last": None}
+
     # --- eager
     # -------------------------------------------------------------------------------------------------------
 
@@ -245,7 +250,9 @@ class SVI:
 
     def _replay(self, args: Any, kwargs: Any) -> Any:
         key, tensors = signature(args, kwargs)
-        autocast = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+        if any(t.requires_grad for t in tensors):
+            raise RecordingError("an argument requires a gradient, which would not get through; detach it")
+        autocast = [torch.is_autocast_enabled(d) and torch.get_autocast_dtype(d) for d in ("cpu", "cuda")]
         key = *key, torch.get_default_dtype(), *autocast
         graph = next((graph for graph in self._graphs.get(key, ()) if graph.valid()), None)
         name = graph.name if graph is not None else repr(key)
@@ -265,7 +272,7 @@ class SVI:
         if not graph.tried and self._worth_compiling(name, calls):
             said = graph.compile(tensors)
         if said:
-            self._warn(f"SVI {said}.")
+            self.warn(f"SVI {said}.")
         self.engine, self.why_not, self._last = graph.engine, None, graph
         return graph.run(tensors)
 
@@ -291,11 +298,14 @@ class SVI:
         new = key not in self._graphs
         graphs = self._graphs.setdefault(key, [])
         made = any(watching.made(p) or (existed is not None and id(p) not in existed) for p in params)
-        if new and (watch.changed() or made):
+        again, self._made_at = self._made_at == self.count - 1, self.count if made else -1
+        if (new and watch.changed()) or (made and not again):
             # It drew initial values, or settled something else once for all: taken again it would be another step.
             self.engine, self.why_not = "eager", "the first step creates parameters"
             return None, self.finish(as_tensors(loss), params)
-        for p in params:
+        if isinstance(self.optim, PyroOptim):
+            pyro.infer.util.zero_grads(params)  # as after a step
+        for p in params if isinstance(self.optim, Optimizer) else ():
             p.grad = None
         set_random_state(state)
         put_back(watching.saved)
@@ -303,14 +313,16 @@ class SVI:
             with _store_kept():
                 recorded = StepGraph(self, args, kwargs, params, watch, name)
         except RecordingError:
+            watch.put_back()
             raise
         except Exception as error:  # the eager step above raised none
+            watch.put_back()
             raise RecordingError(f"recording it raised {in_short(error)}") from error
         for graph in graphs:
             if graph.same(recorded):  # what has changed makes no difference
                 idle = graph.also(watch)
                 if idle:
-                    self._warn(
+                    self.warn(
                         f"SVI looks no more at {idle!r}, which keeps changing and has made no difference; "
                         "if it will make one later, make it a tensor."
                     )
@@ -321,7 +333,7 @@ class SVI:
     def _step_eagerly(self, reason: str, args: Any, kwargs: Any, warn: bool = False) -> Any:
         if warn and not self._warned:
             self._warned = True
-            self._warn(f"SVI runs eagerly: {reason}.")
+            self.warn(f"SVI runs eagerly: {reason}.")
         self.engine, self.why_not = "eager", reason
         return self._eager(args, kwargs)
 
@@ -333,10 +345,11 @@ class SVI:
     def _give_up(self, reason: str) -> None:
         self._given_up = reason
         self._graphs.clear()
-        self._warn(f"SVI runs eagerly: {reason}.")
+        self.warn(f"SVI runs eagerly: {reason}.")
 
     @staticmethod
-    def _warn(message: str) -> None:
+    def warn(message: str) -> None:
+        """Warn at the line that called this package."""
         here = Path(__file__).parent
         level, frame = 1, sys._getframe(0)
         while frame.f_back is not None and Path(frame.f_code.co_filename).parent == here:

@@ -5,6 +5,7 @@ import inspect
 import operator
 import sys
 from argparse import Namespace
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
 from types import CodeType, MappingProxyType, SimpleNamespace
@@ -61,7 +62,7 @@ class Watch:
         self._of_classes: list[tuple[Any, str, Any]] = []
         self._sized: list[Any] = []
         self._cells: list[tuple[Any, Any]] = []
-        self._lists: list[tuple[list[Any], list[Any]]] = []
+        self._lists: list[tuple[Any, list[Any]]] = []
         self._seen: set[int] = set()
         self._kept: set[tuple[int, str]] = set()
         for program in programs:
@@ -114,8 +115,8 @@ class Watch:
         elif isinstance(thing, dict):
             self._keep(thing)
             self._sized.append(thing)
-        elif isinstance(thing, list | tuple):
-            if isinstance(thing, list):
+        elif isinstance(thing, list | tuple | set | deque):
+            if not isinstance(thing, tuple):
                 self._lists.append((thing, list(thing)))
             for value in list(thing):
                 self._follow(value)
@@ -141,7 +142,7 @@ class Watch:
 
     def _follow(self, value: Any) -> None:
         """Go on into modules, small containers, sets of options, and callables that are not a library's."""
-        if isinstance(value, dict | list | tuple):
+        if isinstance(value, dict | list | tuple | set | deque):
             if len(value) <= LARGEST:
                 self._visit(value)
         elif inspect.isclass(value):
@@ -165,7 +166,7 @@ class Watch:
         of_classes: list[tuple[Any, Any, Any]],
         sized: list[Any],
         cells: list[tuple[Any, Any]],
-        lists: list[tuple[list[Any], list[Any]]],
+        lists: list[tuple[Any, list[Any]]],
     ) -> None:
         self._items, self._of_classes, self._sized, self._cells, self._lists = items, of_classes, sized, cells, lists
         self._same, self._same_classes = Same(items, sized), Same(of_classes, get=MappingProxyType.get)
@@ -200,6 +201,17 @@ class Watch:
             items, of_classes, self._sized, cells, [(now, list(now)) for now, _ in self._lists]
         )  # equal, and other objects
         return None
+
+    def put_back(self) -> None:
+        """Undo what the programs have replaced in modules, dictionaries, lists and closures."""
+        for holder, name, value in self._items:
+            if name in holder and holder[name] is not value:
+                holder[name] = value
+        for cell, value in self._cells:
+            cell.cell_contents = value
+        for now, old in self._lists:
+            if isinstance(now, list):
+                now[:] = old
 
     def settle(self) -> None:
         """Watch no longer what has changed since: the programs change it themselves."""

@@ -586,12 +586,13 @@ class Loose(Programs):
     def __init__(self):
         super().__init__()
         self.activation, self.kind, self.options, self.pair = torch.tanh, Kind.WIDE, {"shift": 0.0}, (0.0,)
+        self.flags = set()
 
     def power(self):
         return POWER
 
     def powers(self):
-        return self.power() * Options.power * self.kind.value * (lambda: POWER)()
+        return self.power() * Options.power * self.kind.value * (lambda: POWER)() * (1 + len(self.flags))
 
     def model(self, x: Tensor) -> None:
         pyro.module("decoder", self.decoder)
@@ -613,6 +614,7 @@ EXCHANGED = {
     "function": lambda one, svi, patch: setattr(one, "activation", torch.sigmoid),
     "enum": lambda one, svi, patch: setattr(one, "kind", Kind.NARROW),
     "dictionary": lambda one, svi, patch: setattr(one, "options", {"shift": 0.5}),
+    "set": lambda one, svi, patch: one.flags.add("doubled"),
     "new entry": lambda one, svi, patch: one.options.update(more=0.5),
     "tuple": lambda one, svi, patch: setattr(one, "pair", (0.5,)),
     "new attribute": lambda one, svi, patch: setattr(one, "cold", True),
@@ -659,6 +661,101 @@ def test_a_number_that_has_made_no_difference_may_make_one():
         found.append(losses)
     assert svi.compiled
     assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("between", ["second", "removed"])
+def test_hooks_that_are_added_or_removed_are_noticed(between):
+    found = []
+    for mode in ("off", "recorded"):
+        one = programs()
+        hook = one.decoder[0].weight.register_hook(lambda grad: grad / 2)
+        svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one), lr=1e-2), Trace_ELBO(), compile=mode)
+        losses = run(svi, batches(12))
+        hook.remove() if between == "removed" else one.decoder[0].weight.register_hook(lambda grad: 0 * grad)
+        found.append(losses + run(svi, batches(6)))
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+    assert svi.compiled
+
+
+def test_an_emptied_store_is_filled_with_the_same_draws():
+    def model(x):
+        z = pyro.sample("z", dist.Normal(pyro.param("loc", lambda: torch.randn(FEATURES)), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x.sum(0))
+
+    def guide(x):
+        pyro.sample("z", dist.Normal(pyro.param("mean", lambda: torch.randn(FEATURES)), 1.0).to_event(1))
+
+    found = []
+    for mode in ("off", "recorded"):
+        pyro.clear_param_store()
+        svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO(), compile=mode)
+        losses = run(svi, batches(6))
+        pyro.clear_param_store()
+        found.append(losses + run(svi, batches(6), seed=3))
+    assert svi.compiled
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+def test_a_gradient_that_goes_through_an_argument_arrives():
+    found = []
+    for mode in ("off", "recorded"):
+        one = programs()
+        shift = nn.Parameter(torch.zeros(FEATURES))
+        svi = SVI(
+            lambda x, y, one=one: one.model(x),
+            lambda x, y, one=one: one.guide(x + y),
+            torch.optim.Adam([shift]),
+            Trace_ELBO(),
+            compile=mode,
+        )
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", EagerWarning)
+            for x in batches(3):
+                svi.step(x, shift)
+        found.append(shift.detach())
+    assert [str(w.message) for w in said if w.category is EagerWarning] == [
+        "SVI runs eagerly: an argument requires a gradient, which would not get through; detach it."
+    ]
+    assert found[0].any()
+    assert torch.equal(*found)
+
+
+def test_steps_without_gradients_train_nothing():
+    found = []
+    for mode in ("off", "recorded"):
+        one = programs()
+        svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile=mode)
+        run(svi, batches(3))
+        with torch.no_grad():
+            run(svi, batches(3))
+        found.append(values(one))
+    assert torch.equal(*found)
+
+
+def test_what_a_refused_program_replaces_is_replaced_once():
+    found = []
+    for mode in ("off", "recorded"):
+        one = programs()
+
+        def model(x, one=one):
+            one.beta = 0.9 * one.beta + 0.1 * x.mean()
+            one.model(x)
+
+        svi = SVI(model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile=mode)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", EagerWarning)
+            found.append([*run(svi, batches(4)), float(one.beta)])
+    assert len(said) == 1
+    assert found[0] == found[1]
+
+
+def test_copies_record_anew(uncompiled):
+    one = programs()
+    svi = SVI(one.model, one.guide, torch.optim.Adam(one.parameters()), Trace_ELBO(), compile="on")
+    run(svi, batches(3))
+    other = copy.deepcopy(svi)
+    assert run(other, batches(3)) == run(svi, batches(3))
+    assert other.engine == "inductor"
 
 
 @pytest.mark.parametrize("mode", ["off", "recorded"])
@@ -1033,6 +1130,55 @@ def test_what_is_done_to_optimizers_is_noticed(what, first, uncompiled):
     assert svi.compiled
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("mode", ["recorded", "on"])
+def test_pyros_optimizers_go_on_moving_what_a_step_does_not_reach(mode, first, uncompiled):
+    found = []
+    for compile in ("off", mode):
+        pyro.clear_param_store()
+        settings = {"both": first}
+
+        def model(x, settings=settings):
+            always, sometimes = pyro.param("always", torch.zeros(4)), pyro.param("sometimes", torch.zeros(4))
+            loc = always + sometimes if settings["both"] else always
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+        svi = SVI(model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), compile=compile)
+        for i, x in enumerate(torch.linspace(0, 9, 40).reshape(-1, 4)):
+            settings["both"] = (i % 4 == 0) == first
+            svi.step(x)
+        found.append(torch.stack([pyro.param(name).detach() for name in ("always", "sometimes")]))
+    torch.testing.assert_close(*found)
+
+
+def test_settings_that_never_stand_still_are_not_compiled_again_and_again(uncompiled):
+    found = []
+    for mode in ("off", "on"):
+        one = programs()
+        optim = torch.optim.Adam(everything(one))
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optim, max_lr=0.1, total_steps=30)  # changes beta1 too
+        svi = SVI(one.model, one.guide, optim, Trace_ELBO(), compile=mode)
+        losses = []
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", EagerWarning)
+            for x in batches(20):
+                losses.append(svi.step(x))
+                schedule.step()
+        found.append(losses)
+    assert ["change again and again" in str(w.message) for w in said] == [True]
+    assert svi.engine == "recorded"
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_no_gradient_is_left_from_a_step_before(uncompiled):
+    one = programs()
+    svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="on")
+    for p in everything(one):
+        p.grad = torch.ones_like(p)
+    run(svi, batches(2))
+    assert all(p.grad is None for p in everything(one))
 
 
 @pytest.mark.parametrize(("off", "refused"), [({None}, False), ({None, OTHER_DRAWS}, True)])
