@@ -67,6 +67,7 @@ class Watch:
         self._kept: set[tuple[int, str]] = set()
         for program in programs:
             self._visit(program)
+        self._first_names = [(holder, set(holder)) for holder in self._sized if isinstance(holder, dict)]
         self._hold(self._items, self._of_classes, self._sized, self._cells, self._lists)
 
     def keep(self, holder: dict[str, Any], *names: str) -> None:
@@ -203,10 +204,13 @@ class Watch:
         return None
 
     def put_back(self) -> None:
-        """Undo what the programs have replaced in modules, dictionaries, lists and closures."""
+        """Undo what the programs have replaced in, or added to, modules, dictionaries, lists and closures."""
         for holder, name, value in self._items:
             if name in holder and holder[name] is not value:
                 holder[name] = value
+        for holder, names in self._first_names:
+            for name in holder.keys() - names:
+                del holder[name]
         for cell, value in self._cells:
             cell.cell_contents = value
         for now, old in self._lists:

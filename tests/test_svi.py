@@ -51,6 +51,8 @@ def net(n_in: int, n_out: int) -> nn.Sequential:
 class Programs(nn.Module):
     """A VAE in the style of Pyro's examples: bound methods that register their nets in the store."""
 
+    count = 0
+
     def __init__(self, *first: nn.Module):
         super().__init__()
         self.encoder = nn.Sequential(*first, *net(FEATURES, 2 * LATENT))
@@ -739,7 +741,9 @@ def test_what_a_refused_program_replaces_is_replaced_once():
 
         def model(x, one=one):
             one.beta = 0.9 * one.beta + 0.1 * x.mean()
-            one.model(x)
+            one.count += 1  # the class's at first
+            with pyro.poutine.scale(scale=1 / one.count):
+                one.model(x)
 
         svi = SVI(model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile=mode)
         with warnings.catch_warnings(record=True) as said:
@@ -747,6 +751,23 @@ def test_what_a_refused_program_replaces_is_replaced_once():
             found.append([*run(svi, batches(4)), float(one.beta)])
     assert len(said) == 1
     assert found[0] == found[1]
+
+
+def test_conjugates_are_data_of_another_kind():
+    found = []
+    for mode in ("off", "recorded"):
+        one = programs()
+        svi = SVI(
+            lambda x, one=one: one.model(x.imag.abs()),
+            lambda x, one=one: one.guide(x.imag.abs()),
+            torch.optim.Adam(everything(one)),
+            Trace_ELBO(),
+            compile=mode,
+        )
+        data = [torch.complex(x, x) for x in batches(4)]
+        with warnings.catch_warnings(action="ignore", category=EagerWarning):
+            found.append(run(svi, [data[0], data[1].conj(), data[2], data[3].conj()]))
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
 def test_copies_record_anew(uncompiled):
