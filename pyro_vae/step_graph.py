@@ -28,7 +28,7 @@ from pyro_vae.compiled import (
 )
 from pyro_vae.cuda_graph import capturable, captured
 from pyro_vae.optim_graph import Update
-from pyro_vae.recording import copies, differences, trace, undisturbed
+from pyro_vae.recording import copies, differences, memory, trace, undisturbed
 from pyro_vae.watch import Same, Watch
 
 AUDITS = frozenset([2, 10, 100])  # calls replayed eagerly and compared, then every AUDIT_EVERY-th
@@ -104,6 +104,7 @@ class StepGraph:
         self._losses = sum(present[: len(present) - len(params)])
         self._one_loss = len(present) == 1 + len(params)
         self._optim = svi.optim
+        self._memories = set(map(memory, params))
         self._flags = list(map(_FLAGS, self._recording.outside))
         if any(after for _, _, after in self._flags):
             raise RecordingError("a parameter has a hook that runs when its gradient has arrived")
@@ -149,6 +150,10 @@ class StepGraph:
         identical = len(one.outside) == len(two.outside) and all(map(operator.is_, one.outside, two.outside))
         identical = identical and self._flags == other._flags and self._trains_the_same()
         return identical and one.valid() and differences(one.graph, two.graph) is None
+
+    def apart(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Return the data, copied where they lie in a parameter's memory: compiled code may write it before it reads them."""
+        return tensors if self._memories.isdisjoint(map(memory, tensors)) else list(map(like, tensors))
 
     def run(self, tensors: Sequence[Tensor]) -> Any:
         """Take the step; return the loss."""

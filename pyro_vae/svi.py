@@ -268,6 +268,7 @@ class SVI:
             if graph is None:
                 return loss
         graph.calls += 1
+        tensors = graph.apart(tensors)
         said = graph.audit(args, kwargs, tensors) if audited(graph.calls) else None
         if not graph.tried and self._worth_compiling(name, calls):
             said = graph.compile(tensors)

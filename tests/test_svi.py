@@ -1246,6 +1246,32 @@ def test_inductor_follows_pyro_in_mixed_precision():
 
 
 @pytest.mark.slow
+def test_data_may_lie_in_a_parameters_memory():
+    found = []
+    for mode in ("off", "on"):
+        torch.manual_seed(0)
+        nets = nn.Linear(4, 6).double(), nn.Linear(3, 4).double()
+
+        def model(x, nets=nets):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 3).double(), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(nets[1](z).tanh(), 1.0).to_event(1), obs=x)
+
+        def guide(x, nets=nets):
+            with pyro.plate("data", len(x)):
+                loc, log_scale = nets[0](x).chunk(2, -1)
+                pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+        optim = torch.optim.Adam([p for net in nets for p in net.parameters()], lr=1e-2)
+        svi = SVI(model, guide, optim, Trace_ELBO(), compile=mode)
+        torch.manual_seed(2)
+        losses = [svi.step(nets[0].weight.detach()) for _ in range(20)]
+        found.append((torch.tensor(losses), nets[0].weight.detach()))
+    assert svi.engine == "inductor"
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.slow
 def test_enumerated_mixture_compiles():
     def model(x):
         locs = pyro.param("locs", lambda: torch.randn(3, x.shape[1]))
