@@ -8,7 +8,7 @@ compute the powers of the step count anew.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +17,7 @@ from pyro.optim import PyroOptim
 from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor
 from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer
+from torch.optim import optimizer as torch_optimizer
 
 from pyro_vae.watch import Same
 
@@ -41,6 +42,7 @@ class Update:
     Args:
         owned: `(parameter, its optimizer, its group)` for each parameter that has a gradient.
         clip: largest norm of the gradient of all parameters together, or None.
+        also: dictionary, key, and the object that must be there, of what owns the optimizers.
 
     Attributes:
         plan: what the graph depends on; two updates of the same parameters with the same plan can share it.
@@ -48,7 +50,12 @@ class Update:
         numbers: `(cohorts, 4)` float64, filled by `prepare`.
     """
 
-    def __init__(self, owned: Sequence[tuple[Tensor, Optimizer, dict[str, Any]]], clip: float | None = None) -> None:
+    def __init__(
+        self,
+        owned: Sequence[tuple[Tensor, Optimizer, dict[str, Any]]],
+        clip: float | None = None,
+        also: Iterable[tuple[Any, Any, Any]] = (),
+    ) -> None:
         self.clip = clip
         self._owned = list(owned)
         self._fresh = [_begin(parameter, optimizer, group) for parameter, optimizer, group in self._owned]
@@ -80,20 +87,24 @@ class Update:
         for (optimizer, parameter), count in zip(counted, counts, strict=True):
             optimizer.state[parameter]["step"] = count
             optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules ask whether a step was taken
+        optimizers = list({id(o): o for _, o, _ in self._owned}.values())
         first = {id(p): i for i, (_, p) in enumerate(counted)}
         self._count_of = [first.get(id(members[0][0])) for members in self._members]
         self._counted = self._counts.tobytes()
         self._same = Same(
             [
-                *((vars(o), "state", o.state) for _, o, _ in self._owned),  # load_state_dict puts another in its place
+                *also,
+                *((vars(o), "state", o.state) for o in optimizers),  # load_state_dict puts another in its place
+                *((o.state, p, o.state[p]) for p, o, _ in self._owned),
                 *((o.state[p], "step", count) for (o, p), count in zip(counted, counts, strict=True)),
                 *(
                     (group, name, group.get(name))
-                    for _, _, group in self._owned
-                    for name in _HYPERPARAMETERS
+                    for group in {id(g): g for _, _, g in self._owned}.values()
+                    for name in (*_HYPERPARAMETERS, *_FEATURES_LEFT_TO_TORCH)
                     if name in group
                 ),
-            ]
+            ],
+            {id(hooks): hooks for o in optimizers for hooks in _hooks(o)}.values(),
         )
         self.plan = [(key[0], key[1]) for key in self._keys], self._cohort
         self._host = torch.zeros(len(cohorts), 4, dtype=torch.float64)
@@ -108,6 +119,8 @@ class Update:
             return f"{type(optimizer).__name__} is not one of {', '.join(kind.__name__ for kind in _STATE)}"
         if group.get("fused") and any(p.device.type != "cpu" for p in group["params"]):
             return f"{type(optimizer).__name__} is fused and counts its steps on the device"
+        if any(_hooks(optimizer)):
+            return f"{type(optimizer).__name__} has hooks"
         for feature in _FEATURES_LEFT_TO_TORCH:
             if group.get(feature):
                 return f"{type(optimizer).__name__} has {feature} on"
@@ -186,6 +199,16 @@ def owners(optim: PyroOptim | Optimizer) -> dict[int, tuple[Optimizer, dict[str,
         return {id(p): (optim, group) for group in optim.param_groups for p in group["params"]}
     inner = {p: getattr(one, "optimizer", one) for p, one in optim.optim_objs.items()}  # a schedule wraps it
     return {id(p): (one, one.param_groups[0]) for p, one in inner.items()}
+
+
+def _hooks(optimizer: Optimizer) -> list[Any]:
+    """What is to run before and after each step: of the optimizer, and of all."""
+    return [
+        optimizer._optimizer_step_pre_hooks,
+        optimizer._optimizer_step_post_hooks,
+        torch_optimizer._global_optimizer_pre_hooks,
+        torch_optimizer._global_optimizer_post_hooks,
+    ]
 
 
 def _fixed(group: dict[str, Any]) -> tuple[Any, ...]:

@@ -82,7 +82,7 @@ def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Ten
     return found
 
 
-def _memory(tensor: Tensor) -> int:
+def memory(tensor: Tensor) -> int:
     """Tell pieces of memory apart; tensors that are views of one another share theirs."""
     return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)
 
@@ -108,7 +108,7 @@ class Observe(TorchDispatchMode):
         self._known = {id(t) for t in given}
         self._in_memory: dict[int, list[Tensor]] = {}  # the given and the outside tensors in each piece of memory
         for tensor in given:
-            self._in_memory.setdefault(_memory(tensor), []).append(tensor)
+            self._in_memory.setdefault(memory(tensor), []).append(tensor)
 
     def made(self, tensor: Tensor) -> bool:
         """Tell whether the run itself made the tensor."""
@@ -121,9 +121,9 @@ class Observe(TorchDispatchMode):
                 if isinstance(tensor, Tensor) and id(tensor) not in self._known and tensor not in self._made:
                     self._known.add(id(tensor))
                     self.outside.append(tensor)
-                    self._in_memory.setdefault(_memory(tensor), []).append(tensor)
+                    self._in_memory.setdefault(memory(tensor), []).append(tensor)
             for written in _written(func, args, kwargs):
-                for tensor in self._in_memory.get(_memory(written), ()):
+                for tensor in self._in_memory.get(memory(written), ()):
                     if all(tensor is not t for t, _ in self.saved):
                         self.saved.append((tensor, tensor.detach().clone()))
                         if any(tensor is t for t in self._given):
@@ -145,7 +145,7 @@ class Guard(TorchDispatchMode):
 
     def constant(self, tensor: Tensor) -> bool:
         """Tell whether the tensor depends neither on an input nor on a draw."""
-        return tensor in self._constant and _memory(tensor) not in self._overwritten
+        return tensor in self._constant and memory(tensor) not in self._overwritten
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -161,7 +161,7 @@ class Guard(TorchDispatchMode):
         else:
             out = func(*args, **kwargs)
         if not constant:
-            self._overwritten.update(map(_memory, _written(func, args, kwargs)))
+            self._overwritten.update(map(memory, _written(func, args, kwargs)))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 if constant:

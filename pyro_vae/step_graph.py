@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import pyro
 import torch
 from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -23,15 +24,18 @@ from pyro_vae.compiled import (
 )
 from pyro_vae.distributed import Exchange
 from pyro_vae.optim_graph import Update, owners
-from pyro_vae.recording import copies, differences, undisturbed
+from pyro_vae.recording import copies, differences, memory, undisturbed
 from pyro_vae.update_code import UpdateCode
-from pyro_vae.watch import Watch
+from pyro_vae.watch import Same, Watch
 
 AUDITS = frozenset([2, 10, 100])  # calls replayed eagerly and compared, then every AUDIT_EVERY-th
 AUDIT_EVERY = 1_000
+MOST_STATES = 8  # Python states in which one recording was found to hold, before what differs is looked at no more
+
+_CALLS = PyroOptim.__call__, PyroLRScheduler.__call__  # which do nothing but step; one's own may do more
 
 # what decides whether a gradient arrives, and as what
-_FLAGS = operator.attrgetter("requires_grad", "_backward_hooks")
+_FLAGS = operator.attrgetter("requires_grad", "_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def audited(call: int) -> bool:
@@ -56,6 +60,9 @@ class Steps(Protocol):
     def finish(self, loss: Any, params: list[Tensor]) -> Any:
         """Step the optimizer eagerly; return the loss as a tensor."""
 
+    def warn(self, message: str) -> None:
+        """Warn the caller of the step."""
+
 
 class StepGraph:
     """A step for one signature of the arguments.
@@ -78,9 +85,11 @@ class StepGraph:
     """
 
     def __init__(self, svi: Steps, args: Any, kwargs: Any, params: list[Tensor], watch: Watch, name: str) -> None:
-        self._svi, self.watch, self._params, self.name = svi, watch, params, name
+        self._svi, self.watches, self._params, self.name = svi, [watch], params, name
+        self._options = svi.clip, svi.exchange
         self.calls, self.engine, self.tried = 0, "recorded", False
         self._whole: UpdateCode | None = None
+        self._renewed = 0
 
         def loss_and_grads(grads: list[Tensor | None], *args: Any, **kwargs: Any) -> Any:
             return as_tensors(svi.loss_of(args, kwargs)), list(grads)
@@ -92,7 +101,11 @@ class StepGraph:
         self._losses = sum(present[: len(present) - len(params)])
         self._one_loss = len(present) == 1 + len(params)
         self._optim = svi.optim
+        self._memories = set(map(memory, params))
         self._flags = list(map(_FLAGS, self._recording.outside))
+        if any(after for _, _, after in self._flags):
+            raise RecordingError("a parameter has a hook that runs when its gradient has arrived")
+        self._hooks = Same((), [hooks for _, hooks, _ in self._flags if hooks is not None])
         store = pyro.get_param_store()._params
         self._stored = {name: p for name, p in store.items() if any(p is q for q in self._recording.outside)}
 
@@ -102,14 +115,26 @@ class StepGraph:
         return (
             self._recording.valid()
             and list(map(_FLAGS, self._recording.outside)) == self._flags
+            and bool(self._hooks)
             and self._trains_the_same()
             and all(map(operator.is_, map(store.get, self._stored), self._stored.values()))
-            and self.watch.changed() is None
+            and (any(self.watches) or any(watch.changed() is None for watch in self.watches))
         )
 
+    def also(self, watch: Watch) -> str | None:
+        """Hold in another Python state too; of too many, return the name of a value that will be looked at no more."""
+        self.watches.insert(0, watch)
+        if len(self.watches) <= MOST_STATES:
+            return None
+        first = self.watches[-1]
+        name = first.changed()
+        first.settle()
+        self.watches = [first]
+        return name
+
     def _trains_the_same(self) -> bool:
-        """Tell whether the optimizer is the same one, and (Pyro's take what is announced) has the same parameters."""
-        if self._svi.optim is not self._optim:
+        """Tell whether optimizer, clipping and exchange are the same, and (Pyro's take what is announced) has the same parameters."""
+        if self._svi.optim is not self._optim or (self._svi.clip, self._svi.exchange) != self._options:
             return False
         if isinstance(self._optim, PyroOptim):
             return True
@@ -123,14 +148,21 @@ class StepGraph:
         identical = identical and self._flags == other._flags and self._trains_the_same()
         return identical and one.valid() and differences(one.graph, two.graph) is None
 
+    def apart(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Return the data, copied where they lie in a parameter's memory: compiled code may write it before it reads them."""
+        return tensors if self._memories.isdisjoint(map(memory, tensors)) else list(map(like, tensors))
+
     def run(self, tensors: Sequence[Tensor]) -> Any:
         """Take the step; return the loss."""
         if self._whole is not None:
             if not self._whole.update.valid():
-                self._whole = self._make_whole(tensors, self._whole)
+                self._renew(tensors, self._whole)
             if self._whole is not None:
                 out = self._whole(tensors)
                 self._svi.finite = out[self._losses]
+                if isinstance(self._optim, Optimizer):
+                    for p in self._params:
+                        p.grad = None  # none leaves the graph; what a step before left would be taken for it
                 return self._loss(out)
         out = self._recording.run(*tensors)
         pyros = isinstance(self._svi.optim, PyroOptim)
@@ -141,9 +173,25 @@ class StepGraph:
                 p.grad = None
         return self._svi.finish(self._loss(out), self._params)
 
-    def ahead(self, most: int) -> int:
-        """Return how many steps may follow the last one without anything being looked at: none is to be audited."""
+    def _renew(self, tensors: Sequence[Tensor], old: "UpdateCode") -> None:
+        """Compile for other hyperparameters; replay the recording where that fails, or they never stand still."""
+        why_not = None
+        try:
+            self._whole = self._make_whole(tensors, old)
+        except Exception as error:  # whatever goes wrong in a compiler, the recorded graph is there
+            why_not = f"inductor failed ({in_short(error)})"
+        self._renewed += self._whole is not old
+        if self._renewed > MOST_STATES:
+            why_not = "the optimizer's settings other than its learning rate change again and again"
+        if why_not is not None:
+            self._whole = None
+            self._svi.warn(f"SVI replays its recording uncompiled from call {self.calls}: {why_not}.")
         if self._whole is None:
+            self.engine = "recorded"
+
+    def ahead(self, most: int, tensors: Sequence[Tensor]) -> int:
+        """Return how many steps may follow the last one without anything being looked at: none is to be audited, nor are its data copied."""
+        if self._whole is None or not self._memories.isdisjoint(map(memory, tensors)):
             return 0
         return next((i for i in range(most) if audited(self.calls + i + 1)), most)
 
@@ -235,11 +283,20 @@ class StepGraph:
                 return None  # a gradient reached it in other steps, so Pyro's optimizers go on moving it
             if id(p) in owner and reached:
                 trained.append(p)
-        clipped = isinstance(optim, PyroOptim) and any(map(optim.grad_clip.get, trained))
+        of_its_own = isinstance(optim, PyroOptim) and (
+            any(map(optim.grad_clip.get, trained)) or type(optim).__call__ not in _CALLS
+        )
         exchanged = self._svi.exchange is not None
-        if exchanged or not trained or clipped or any(Update.why_not(*owner[id(p)]) for p in trained):
+        if exchanged or not trained or of_its_own or any(Update.why_not(*owner[id(p)]) for p in trained):
             return None
-        update = Update([(p, *owner[id(p)]) for p in trained], self._svi.clip)
+        of_pyro = []
+        if isinstance(optim, PyroOptim):
+            of_pyro += [(optim.optim_objs, p, optim.optim_objs[p]) for p in trained]
+            others = [p for p, reached in zip(self._params, self._reached, strict=True) if not reached]
+            of_pyro += [(owner[id(p)][0].state, p, None) for p in others]
+            for p in trained:
+                p.grad = torch.zeros_like(p)  # as Pyro leaves it: steps that do not reach it go on moving it
+        update = Update([(p, *owner[id(p)]) for p in trained], self._svi.clip, of_pyro)
         if old is not None and old.update.plan == update.plan:
             return old.moved(update, tensors)
         places = [next(i for i, t in enumerate(recording.outside) if t is p) for p in trained]

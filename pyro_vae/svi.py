@@ -108,6 +108,7 @@ class SVI:
         self.finite = torch.tensor(True)
         self._calls: dict[str, int] = {}
         self._graphs: dict[tuple[Any, ...], list[StepGraph]] = {}
+        self._made_at = -1  # count of the last step that created parameters
         self._last: StepGraph | None = None  # what took the last replayed step
         self._warned = False
         self._given_up: str | None = "compile is 'off'" if compile == "off" else None
@@ -131,7 +132,7 @@ class SVI:
     def update(self, *args: Any, **kwargs: Any) -> Any:
         """Take a gradient step; return the loss as a detached tensor, without waiting for the device."""
         self.count += 1
-        if self._given_up is None and not _PYRO_STACK:
+        if self._given_up is None and not _PYRO_STACK and torch.is_grad_enabled():
             try:
                 return self._replay(args, kwargs)
             except RecordingError as refusal:
@@ -171,7 +172,7 @@ class SVI:
             losses.append(self.update(*rebuilt(args, one), **rebuilt(kwargs, one)))
             finite.append(self.finite)
             if self.engine == "inductor" and self._last is not None:
-                ahead = self._last.ahead(len(slices) - len(losses))
+                ahead = self._last.ahead(len(slices) - len(losses), tensors)
                 if ahead:
                     self.count += ahead
                     self._calls[self._last.name] += ahead
@@ -190,6 +191,11 @@ class SVI:
         """Continue counting from `state`, so that a resumed run repeats the uninterrupted one bit for bit."""
         self.count = state["count"]
         self._calls = dict(state["calls"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies record anew: a recording is of the tensors themselves."""
+        shared = SharedUpdate(self, self.exchange) if self._shared and self.exchange else None
+        return {**vars(self), "_graphs": {}, "_last": None, "_shared": shared}
 
     # --- eager
     # -------------------------------------------------------------------------------------------------------
@@ -256,7 +262,7 @@ class SVI:
         if exchange.asked:
             shared.settle(sums, params)
             if shared.why_not is not None:
-                self._warn(f"SVI leaves the update of several processes to the optimizer: {shared.why_not}.")
+                self.warn(f"SVI leaves the update of several processes to the optimizer: {shared.why_not}.")
         return sums
 
     # --- replayed
@@ -264,7 +270,9 @@ class SVI:
 
     def _replay(self, args: Any, kwargs: Any) -> Any:
         key, tensors = signature(args, kwargs)
-        autocast = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+        if any(t.requires_grad for t in tensors):
+            raise RecordingError("an argument requires a gradient, which would not get through; detach it")
+        autocast = [torch.is_autocast_enabled(d) and torch.get_autocast_dtype(d) for d in ("cpu", "cuda")]
         key = *key, torch.get_default_dtype(), *autocast
         graph = next((graph for graph in self._graphs.get(key, ()) if graph.valid()), None)
         name = graph.name if graph is not None else repr(key)
@@ -280,11 +288,12 @@ class SVI:
             if graph is None:
                 return loss
         graph.calls += 1
+        tensors = graph.apart(tensors)
         said = graph.audit(args, kwargs, tensors) if audited(graph.calls) else None
         if not graph.tried and self._worth_compiling(name, calls):
             said = graph.compile(tensors)
         if said:
-            self._warn(f"SVI {said}.")
+            self.warn(f"SVI {said}.")
         self.engine, self.why_not, self._last = graph.engine, None, graph
         return graph.run(tensors)
 
@@ -301,20 +310,24 @@ class SVI:
 
     def _record(self, key: tuple[Any, ...], args: Any, kwargs: Any, name: str) -> tuple[StepGraph | None, Any]:
         """Return the graph of such a step, or None and the loss of a first step that had to be taken eagerly."""
-        watch = Watch(self.model, self.guide, self.objective)
+        watch = Watch(self.model, self.guide, self.objective, self._loss_and_grads)
         known = [*pyro.get_param_store()._params.values(), *(p for m in watch.modules for p in m.parameters(False))]
         existed = {id(p) for p in known} if isinstance(self.optim, PyroOptim) else None
         state = random_state()
         with Observe() as watching:
             loss, params = self.gradients(args, kwargs)
+        watch.keep(vars(self), "model", "guide", "_loss_and_grads")
         new = key not in self._graphs
         graphs = self._graphs.setdefault(key, [])
         made = any(watching.made(p) or (existed is not None and id(p) not in existed) for p in params)
-        if new and (watch.changed() or made):
+        again, self._made_at = self._made_at == self.count - 1, self.count if made else -1
+        if (new and watch.changed()) or (made and not again):
             # It drew initial values, or settled something else once for all: taken again it would be another step.
             self.engine, self.why_not = "eager", "the first step creates parameters"
             return None, self.finish(as_tensors(loss), params)
-        for p in params:
+        if isinstance(self.optim, PyroOptim):
+            pyro.infer.util.zero_grads(params)  # as after a step
+        for p in params if isinstance(self.optim, Optimizer) else ():
             p.grad = None
         set_random_state(state)
         put_back(watching.saved)
@@ -322,12 +335,19 @@ class SVI:
             with _store_kept():
                 recorded = StepGraph(self, args, kwargs, params, watch, name)
         except RecordingError:
+            watch.put_back()
             raise
         except Exception as error:  # the eager step above raised none
+            watch.put_back()
             raise RecordingError(f"recording it raised {in_short(error)}") from error
         for graph in graphs:
             if graph.same(recorded):  # what has changed makes no difference
-                graph.watch.settle()
+                idle = graph.also(watch)
+                if idle:
+                    self.warn(
+                        f"SVI looks no more at {idle!r}, which keeps changing and has made no difference; "
+                        "if it will make one later, make it a tensor."
+                    )
                 return graph, None
         graphs.append(recorded)
         return recorded, None
@@ -335,22 +355,23 @@ class SVI:
     def _step_eagerly(self, reason: str, args: Any, kwargs: Any, warn: bool = False) -> Any:
         if warn and not self._warned:
             self._warned = True
-            self._warn(f"SVI runs eagerly: {reason}.")
+            self.warn(f"SVI runs eagerly: {reason}.")
         self.engine, self.why_not = "eager", reason
         return self._eager(args, kwargs)
 
     def _why_no_more(self, key: tuple[Any, ...]) -> str:
-        changed = [name for graph in self._graphs.get(key, ()) if (name := graph.watch.changed())]
+        changed = [name for graph in self._graphs.get(key, ()) if (name := graph.watches[0].changed())]
         cause = f"{changed[-1]!r} has changed again; make it a tensor" if changed else "another shape has come; pad it"
         return f"there are {MOST_RECORDINGS} recordings already, and {cause}"
 
     def _give_up(self, reason: str) -> None:
         self._given_up = reason
         self._graphs.clear()
-        self._warn(f"SVI runs eagerly: {reason}.")
+        self.warn(f"SVI runs eagerly: {reason}.")
 
     @staticmethod
-    def _warn(message: str) -> None:
+    def warn(message: str) -> None:
+        """Warn at the line that called this package."""
         here = Path(__file__).parent
         level, frame = 1, sys._getframe(0)
         while frame.f_back is not None and Path(frame.f_code.co_filename).parent == here:

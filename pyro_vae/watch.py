@@ -3,16 +3,19 @@
 import functools
 import inspect
 import operator
+import sys
 from argparse import Namespace
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
-from types import SimpleNamespace
+from types import CodeType, MappingProxyType, SimpleNamespace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 _contents = operator.attrgetter("cell_contents")
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_LIBRARIES = sys.stdlib_module_names | {"torch", "pyro", "numpy", "pyro_vae"}  # nobody exchanges what is in them
 LARGEST = 100  # entries of a list or dictionary that is looked into
 
 
@@ -23,34 +26,54 @@ class Same:
 
     Args:
         entries: dictionary, key, and the object that is there.
+        sized: dictionaries that must not grow or shrink either.
+        get: how to look into them.
     """
 
-    def __init__(self, entries: Iterable[tuple[Any, Any, Any]]) -> None:
+    def __init__(self, entries: Iterable[tuple[Any, Any, Any]], sized: Iterable[Any] = (), get: Any = dict.get) -> None:
         found = list(entries)
         self._holders, self._names, self._values = ([entry[i] for entry in found] for i in range(3))
+        self._sized, self._get = list(sized), get
+        self._sizes = list(map(len, self._sized))
+
+    def resized(self) -> list[Any]:
+        """Return the dictionaries that have grown or shrunk."""
+        return [holder for holder, size in zip(self._sized, self._sizes, strict=True) if len(holder) != size]
 
     def __bool__(self) -> bool:
-        return all(map(operator.is_, map(dict.get, self._holders, self._names), self._values))
+        return (
+            all(map(operator.is_, map(self._get, self._holders, self._names), self._values))
+            and list(map(len, self._sized)) == self._sizes
+        )
 
 
 class Watch:
-    """The Python state of programs that a recording holds fast: numbers, strings, flags and which tensor or
-    module is where.
+    """The Python state of programs that a recording holds fast: what is where in modules, containers and the programs themselves.
 
     Looks at modules and their attributes (so also at train or eval mode), at bound methods, partials, wrapped
     functions, `.program`, closures, default arguments, and the globals that a function names, and into lists, dictionaries of up to `LARGEST`
-    entries, namespaces and dataclasses. `changed()` tells whether one of them is no longer what it was.
+    entries, namespaces and dataclasses; of classes that are not a library's at their attributes and methods, of modules of Python at what a
+    function names. `changed()` tells whether one of them is no longer what it was.
     """
 
     def __init__(self, *programs: Any) -> None:
         self.modules: list[nn.Module] = []
         self._items: list[tuple[dict[str, Any], str, Any]] = []
+        self._of_classes: list[tuple[Any, str, Any]] = []
+        self._sized: list[Any] = []
         self._cells: list[tuple[Any, Any]] = []
-        self._lists: list[tuple[list[Any], list[Any]]] = []
+        self._lists: list[tuple[Any, list[Any]]] = []
         self._seen: set[int] = set()
+        self._kept: set[tuple[int, str]] = set()
         for program in programs:
             self._visit(program)
-        self._hold(self._items, self._cells, self._lists)
+        self._first_names = [(holder, set(holder)) for holder in self._sized if isinstance(holder, dict)]
+        self._hold(self._items, self._of_classes, self._sized, self._cells, self._lists)
+
+    def keep(self, holder: dict[str, Any], *names: str) -> None:
+        """Look at these entries too."""
+        self._items += [(holder, name, holder.get(name)) for name in names]
+        self._same = Same(self._items, self._sized)
 
     def _visit(self, thing: Any) -> None:
         if id(thing) in self._seen:
@@ -58,29 +81,31 @@ class Watch:
         self._seen.add(id(thing))
         if isinstance(thing, nn.Module):
             for module in thing.modules():
+                self._seen.add(id(module))
                 self.modules.append(module)
-                self._keep(vars(module), unless_none=True)
-                self._keep(module._parameters)
-                self._keep(module._buffers)
-                for name, value in vars(module).items():
-                    if name not in _OF_EVERY_MODULE and not isinstance(value, nn.Module):
-                        self._follow(value, module)
+                self._keep(vars(module), {*vars(module)} - _OF_EVERY_MODULE | {"training"})
+                for entries in (module._parameters, module._buffers, module._modules):
+                    self._keep(entries)
+                self._sized += [vars(module), module._modules, module._forward_pre_hooks, module._forward_hooks]
+                self._visit_class(type(module))
         elif inspect.isfunction(thing):
             for cell in thing.__closure__ or ():
                 try:
                     value = cell.cell_contents
                 except ValueError:  # a name that is not assigned yet
                     continue
-                if self._interesting(value):
-                    self._cells.append((cell, value))
-                self._follow(value, thing)
-            names = {name: thing.__globals__[name] for name in thing.__code__.co_names if name in thing.__globals__}
-            for name, value in names.items():
-                if self._interesting(value):
-                    self._items.append((thing.__globals__, name, value))
-                self._follow(value, thing)
+                self._cells.append((cell, value))
+                self._follow(value)
+            self._keep(vars(thing))
+            names = set(_names(thing.__code__))
+            for name in names & thing.__globals__.keys():
+                value = thing.__globals__[name]
+                if not inspect.ismodule(value):
+                    self._keep(thing.__globals__, [name])
+                elif not _of_library(value.__name__):
+                    self._keep(vars(value), names & vars(value).keys())
             for value in (*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()):
-                self._follow(value, thing)
+                self._follow(value)
             self._visit(getattr(thing, "__wrapped__", None))
         elif inspect.ismethod(thing):
             self._visit(thing.__self__)
@@ -88,83 +113,132 @@ class Watch:
         elif isinstance(thing, functools.partial):
             for part in (thing.func, *thing.args, *thing.keywords.values()):
                 self._visit(part)
-        elif isinstance(thing, dict | list | tuple):
-            if isinstance(thing, dict):
-                self._keep(thing)
-            elif isinstance(thing, list):
+        elif isinstance(thing, dict):
+            self._keep(thing)
+            self._sized.append(thing)
+        elif isinstance(thing, list | tuple | set | deque):
+            if not isinstance(thing, tuple):
                 self._lists.append((thing, list(thing)))
-            for value in list(thing.values() if isinstance(thing, dict) else thing):
-                self._follow(value, thing)
-        elif hasattr(thing, "__dict__") and not inspect.isclass(thing) and not inspect.ismodule(thing):
+            for value in list(thing):
+                self._follow(value)
+        elif inspect.isclass(thing):
+            self._visit_class(thing)
+        elif hasattr(thing, "__dict__") and not inspect.ismodule(thing):
             self._keep(vars(thing))
-            for value in list(vars(thing).values()):
-                self._follow(value, thing)
+            self._sized.append(vars(thing))
+            self._visit_class(type(thing))
 
-    def _follow(self, value: Any, owner: Any) -> None:
-        """Go on into modules, small containers, sets of options, and callables of the same file."""
-        if isinstance(value, dict | list | tuple):
+    def _visit_class(self, kind: type) -> None:
+        """Look at the attributes of a class and those it inherits from, and at their methods and properties."""
+        for one in kind.__mro__:
+            if one.__module__ == "builtins" or _of_library(one.__module__) or id(one) in self._seen:
+                continue
+            self._seen.add(id(one))
+            for name, value in vars(one).items():
+                if not name.startswith("__") or inspect.isfunction(value):
+                    self._of_classes.append((vars(one), name, value))
+                    for function in (value, *(getattr(value, way, None) for way in ("fget", "func", "__func__"))):
+                        self._follow(function)
+            self._sized.append(vars(one))
+
+    def _follow(self, value: Any) -> None:
+        """Go on into modules, small containers, sets of options, and callables that are not a library's."""
+        if isinstance(value, dict | list | tuple | set | deque):
             if len(value) <= LARGEST:
                 self._visit(value)
-        elif (
-            isinstance(value, nn.Module | SimpleNamespace | Namespace)
-            or is_dataclass(value)
-            or (
-                callable(value)
-                and not inspect.isclass(value)
-                and (
-                    getattr(value, "__module__", None) == getattr(owner, "__module__", "")
-                    or not inspect.isfunction(value)
-                )
-            )
-        ):
+        elif inspect.isclass(value):
+            self._visit_class(value)
+        elif inspect.isfunction(value):
+            if value.__closure__ or not _of_library(value.__module__):
+                self._visit(value)
+        elif isinstance(value, nn.Module | SimpleNamespace | Namespace) or is_dataclass(value) or callable(value):
             self._visit(value)
 
-    def _keep(self, holder: dict[str, Any], unless_none: bool = False) -> None:
-        for name, value in holder.items():
-            if self._interesting(value) and not (unless_none and value is None):
-                self._items.append((holder, name, value))
-
-    @staticmethod
-    def _interesting(value: Any) -> bool:
-        return isinstance(value, int | float | str | bool | type(None) | Tensor)
+    def _keep(self, holder: dict[str, Any], names: Iterable[str] | None = None) -> None:
+        for name in list(holder) if names is None else names:
+            if (id(holder), name) not in self._kept:
+                self._kept.add((id(holder), name))
+                self._items.append((holder, name, holder[name]))
+                self._follow(holder[name])
 
     def _hold(
         self,
         items: list[tuple[Any, Any, Any]],
+        of_classes: list[tuple[Any, Any, Any]],
+        sized: list[Any],
         cells: list[tuple[Any, Any]],
-        lists: list[tuple[list[Any], list[Any]]],
+        lists: list[tuple[Any, list[Any]]],
     ) -> None:
-        self._items, self._cells, self._lists = items, cells, lists
-        self._same = Same(items)
+        self._items, self._of_classes, self._sized, self._cells, self._lists = items, of_classes, sized, cells, lists
+        self._same, self._same_classes = Same(items, sized), Same(of_classes, get=MappingProxyType.get)
         self._places, self._values = [cell for cell, _ in cells], [value for _, value in cells]
+
+    def __bool__(self) -> bool:
+        """Tell whether all is the very object that it was; what is equal only, `changed` finds out."""
+        return (
+            bool(self._same)
+            and bool(self._same_classes)
+            and all(map(operator.is_, map(_contents, self._places), self._values))
+            and all(len(now) == len(old) and all(map(operator.is_, now, old)) for now, old in self._lists)
+        )
 
     def changed(self) -> str | None:
         """Return the name of a value that is not what it was, or None."""
-        if (
-            self._same
-            and all(map(operator.is_, map(_contents, self._places), self._values))
-            and all(len(now) == len(old) and all(map(operator.is_, now, old)) for now, old in self._lists)
-        ):
+        if self:
             return None
         items = [(holder, name, holder.get(name)) for holder, name, _ in self._items]
+        of_classes = [(holder, name, holder.get(name)) for holder, name, _ in self._of_classes]
         cells = [(cell, cell.cell_contents) for cell, _ in self._cells]
-        for (_, name, old), (_, _, new) in zip(self._items, items, strict=True):
+        for (_, name, old), (_, _, new) in zip(self._items + self._of_classes, items + of_classes, strict=True):
             if _differs(old, new):
                 return str(name)
         if any(_differs(old, new) for (_, old), (_, new) in zip(self._cells, cells, strict=True)):
             return "a variable of an enclosing function"
         if any(len(now) != len(old) or any(map(_differs, old, now)) for now, old in self._lists):
             return "an element of a list"
-        self._hold(items, cells, [(now, list(now)) for now, _ in self._lists])  # equal, and other objects
+        if self._same.resized():
+            return "a new attribute or entry"
+        self._hold(
+            items, of_classes, self._sized, cells, [(now, list(now)) for now, _ in self._lists]
+        )  # equal, and other objects
         return None
+
+    def put_back(self) -> None:
+        """Undo what the programs have replaced in, or added to, modules, dictionaries, lists and closures."""
+        for holder, name, value in self._items:
+            if name in holder and holder[name] is not value:
+                holder[name] = value
+        for holder, names in self._first_names:
+            for name in holder.keys() - names:
+                del holder[name]
+        for cell, value in self._cells:
+            cell.cell_contents = value
+        for now, old in self._lists:
+            if isinstance(now, list):
+                now[:] = old
 
     def settle(self) -> None:
         """Watch no longer what has changed since: the programs change it themselves."""
+        resized = {id(holder) for holder in self._same.resized()}
         self._hold(
-            [(h, n, v) for h, n, v in self._items if h.get(n) is v],
-            [(c, v) for c, v in self._cells if c.cell_contents is v],
-            [(now, old) for now, old in self._lists if len(now) == len(old) and all(map(operator.is_, now, old))],
+            [(h, n, v) for h, n, v in self._items if not _differs(v, h.get(n))],
+            [(h, n, v) for h, n, v in self._of_classes if not _differs(v, h.get(n))],
+            [h for h in self._sized if id(h) not in resized],
+            [(c, v) for c, v in self._cells if not _differs(v, c.cell_contents)],
+            [(now, old) for now, old in self._lists if len(now) == len(old) and not any(map(_differs, old, now))],
         )
+
+
+def _of_library(module: str | None) -> bool:
+    return (module or "").partition(".")[0] in _LIBRARIES
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Return the globals and attributes that a function names, also in the functions within it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
 
 
 def _differs(old: Any, new: Any) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae.compiled import Recording, RecordingError, record, signature
+from pyro_vae.compiled import Recording, RecordingError, in_short, record, signature
 from pyro_vae.pairing import Batch, Pair
 from pyro_vae.svi import EagerWarning, Mode
 from pyro_vae.weights import weigh
@@ -45,10 +45,15 @@ class Weigher:
                     (log_w,) = recording.run(*tensors)
                     return log_w
             except RecordingError as refusal:
-                self.why_not = str(refusal)
-                self._warn(f"log-weights are computed eagerly: {refusal}.")
+                self._run_eagerly(str(refusal))
+            except Exception as error:  # if it is the pair's, the eager run below raises it too
+                self._run_eagerly(f"recording them raised {in_short(error)}")
         self.engine = "eager"
         return weigh(self.pair, batch, num_samples, nesting)
+
+    def _run_eagerly(self, reason: str) -> None:
+        self.why_not = reason
+        self._warn(f"log-weights are computed eagerly: {reason}.")
 
     def _recording(self, batch: Batch, num_samples: int | None, nesting: int) -> tuple[Recording | None, list[Tensor]]:
         batch = dict(batch)
@@ -72,4 +77,4 @@ class Weigher:
 
     @staticmethod
     def _warn(message: str) -> None:
-        warnings.warn(message, EagerWarning, stacklevel=5)
+        warnings.warn(message, EagerWarning, stacklevel=6)

@@ -3,6 +3,7 @@
 import copy
 import re
 import warnings
+from enum import Enum
 from types import SimpleNamespace
 
 import pyro
@@ -49,6 +50,8 @@ def net(n_in: int, n_out: int) -> nn.Sequential:
 
 class Programs(nn.Module):
     """A VAE in the style of Pyro's examples: bound methods that register their nets in the store."""
+
+    count = 0
 
     def __init__(self, *first: nn.Module):
         super().__init__()
@@ -367,11 +370,15 @@ def test_too_many_shapes_run_eagerly():
 def test_what_makes_no_difference_is_recorded_once():
     one = programs()
     svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
-    for step, x in enumerate(batches(MOST_RECORDINGS + 2)):
-        one.epoch = step  # such as a callback might keep
-        one.train(step % 2 == 0)
-        svi.step(x)
-        assert svi.compiled
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step, x in enumerate(batches(MOST_RECORDINGS + 2)):
+            one.epoch = step  # such as a callback might keep
+            one.train(step % 2 == 0)
+            svi.step(x)
+            assert svi.compiled
+    (one_warning,) = (str(w.message) for w in said)
+    assert one_warning.startswith("SVI looks no more at 'epoch', which keeps changing and has made no difference")
 
 
 def test_audit_notices_what_no_check_can_foresee():
@@ -559,6 +566,217 @@ def test_what_is_changed_between_steps_is_noticed(kind, what, mode, uncompiled):
     assert svi.compiled, svi.why_not
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-5, atol=1e-7)
+
+
+class Kind(Enum):
+    WIDE = 1.0
+    NARROW = 2.0
+
+
+class Options:
+    power = 1.0
+
+
+POWER = 1.0
+
+
+class Loose(Programs):
+    """With what scripts have in classes, globals, helpers and containers."""
+
+    shift = 0.0
+
+    def __init__(self):
+        super().__init__()
+        self.activation, self.kind, self.options, self.pair = torch.tanh, Kind.WIDE, {"shift": 0.0}, (0.0,)
+        self.flags = set()
+
+    def power(self):
+        return POWER
+
+    def powers(self):
+        return self.power() * Options.power * self.kind.value * (lambda: POWER)() * (1 + len(self.flags))
+
+    def model(self, x: Tensor) -> None:
+        pyro.module("decoder", self.decoder)
+        shift = (
+            self.shift + self.options["shift"] + self.options.get("more", 0.0) + self.pair[0] + hasattr(self, "cold")
+        )
+        with pyro.plate("data", x.shape[0]), pyro.poutine.scale(scale=self.powers()):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(x.shape[0], LATENT), 1.0).to_event(1))
+            logits = self.activation(self.decoder(z)) + shift
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+
+EXCHANGED = {
+    "attribute in place of the class's": lambda one, svi, patch: setattr(one, "shift", 0.5),
+    "attribute of a class": lambda one, svi, patch: patch.setattr(Options, "power", 2.0),
+    "method of an object": lambda one, svi, patch: setattr(one, "power", lambda: 2.0),
+    "method of a class": lambda one, svi, patch: patch.setattr(Loose, "power", lambda self: 2.0),
+    "global of a method": lambda one, svi, patch: patch.setitem(globals(), "POWER", 2.0),
+    "function": lambda one, svi, patch: setattr(one, "activation", torch.sigmoid),
+    "enum": lambda one, svi, patch: setattr(one, "kind", Kind.NARROW),
+    "dictionary": lambda one, svi, patch: setattr(one, "options", {"shift": 0.5}),
+    "set": lambda one, svi, patch: one.flags.add("doubled"),
+    "new entry": lambda one, svi, patch: one.options.update(more=0.5),
+    "tuple": lambda one, svi, patch: setattr(one, "pair", (0.5,)),
+    "new attribute": lambda one, svi, patch: setattr(one, "cold", True),
+    "module": lambda one, svi, patch: one.decoder.__setitem__(1, nn.ReLU()),
+    "hook of a module": lambda one, svi, patch: one.decoder.register_forward_hook(lambda *a: a[-1] / 2),
+    "model": lambda one, svi, patch: setattr(svi, "model", pyro.poutine.scale(svi.model, scale=2.0)),
+    "clip": lambda one, svi, patch: setattr(svi, "clip", 0.1),
+}
+
+
+@pytest.mark.parametrize("mode", ["recorded", "on"])
+@pytest.mark.parametrize("what", EXCHANGED)
+def test_what_is_exchanged_between_steps_is_noticed(what, mode, monkeypatch, uncompiled):
+    found = []
+    for compile in ("off", mode):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        one = Loose()
+        optim = torch.optim.Adam(one.parameters(), lr=1e-2)
+        svi = SVI(one.model, one.guide, optim, Trace_ELBO(), compile=compile, clip=5.0)
+        losses = run(svi, batches(12))  # the next audit would be at call 100
+        with monkeypatch.context() as patch:
+            EXCHANGED[what](one, svi, patch)
+            losses += run(svi, batches(6))
+        found.append((losses, torch.cat([p.detach().flatten() for p in one.parameters()])))
+    assert svi.compiled, svi.why_not
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-5, atol=1e-7)
+
+
+def test_a_number_that_has_made_no_difference_may_make_one():
+    found = []
+    for mode in ("off", "recorded"):
+        one = programs()
+
+        def model(x, one=one):
+            with pyro.poutine.scale(scale=1.0 if one.epoch < 4 else 0.1):
+                one.model(x)
+
+        svi = SVI(model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile=mode)
+        losses = []
+        for one.epoch in range(6):
+            losses += run(svi, batches(6))
+        found.append(losses)
+    assert svi.compiled
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("between", ["second", "removed"])
+def test_hooks_that_are_added_or_removed_are_noticed(between):
+    found = []
+    for mode in ("off", "recorded"):
+        one = programs()
+        hook = one.decoder[0].weight.register_hook(lambda grad: grad / 2)
+        svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one), lr=1e-2), Trace_ELBO(), compile=mode)
+        losses = run(svi, batches(12))
+        hook.remove() if between == "removed" else one.decoder[0].weight.register_hook(lambda grad: 0 * grad)
+        found.append(losses + run(svi, batches(6)))
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+    assert svi.compiled
+
+
+def test_an_emptied_store_is_filled_with_the_same_draws():
+    def model(x):
+        z = pyro.sample("z", dist.Normal(pyro.param("loc", lambda: torch.randn(FEATURES)), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x.sum(0))
+
+    def guide(x):
+        pyro.sample("z", dist.Normal(pyro.param("mean", lambda: torch.randn(FEATURES)), 1.0).to_event(1))
+
+    found = []
+    for mode in ("off", "recorded"):
+        pyro.clear_param_store()
+        svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO(), compile=mode)
+        losses = run(svi, batches(6))
+        pyro.clear_param_store()
+        found.append(losses + run(svi, batches(6), seed=3))
+    assert svi.compiled
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+def test_a_gradient_that_goes_through_an_argument_arrives():
+    found = []
+    for mode in ("off", "recorded"):
+        one = programs()
+        shift = nn.Parameter(torch.zeros(FEATURES))
+        svi = SVI(
+            lambda x, y, one=one: one.model(x),
+            lambda x, y, one=one: one.guide(x + y),
+            torch.optim.Adam([shift]),
+            Trace_ELBO(),
+            compile=mode,
+        )
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", EagerWarning)
+            for x in batches(3):
+                svi.step(x, shift)
+        found.append(shift.detach())
+    assert [str(w.message) for w in said if w.category is EagerWarning] == [
+        "SVI runs eagerly: an argument requires a gradient, which would not get through; detach it."
+    ]
+    assert found[0].any()
+    assert torch.equal(*found)
+
+
+def test_steps_without_gradients_train_nothing():
+    found = []
+    for mode in ("off", "recorded"):
+        one = programs()
+        svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile=mode)
+        run(svi, batches(3))
+        with torch.no_grad():
+            run(svi, batches(3))
+        found.append(values(one))
+    assert torch.equal(*found)
+
+
+def test_what_a_refused_program_replaces_is_replaced_once():
+    found = []
+    for mode in ("off", "recorded"):
+        one = programs()
+
+        def model(x, one=one):
+            one.beta = 0.9 * one.beta + 0.1 * x.mean()
+            one.count += 1  # the class's at first
+            with pyro.poutine.scale(scale=1 / one.count):
+                one.model(x)
+
+        svi = SVI(model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile=mode)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", EagerWarning)
+            found.append([*run(svi, batches(4)), float(one.beta)])
+    assert len(said) == 1
+    assert found[0] == found[1]
+
+
+def test_conjugates_are_data_of_another_kind():
+    found = []
+    for mode in ("off", "recorded"):
+        one = programs()
+        svi = SVI(
+            lambda x, one=one: one.model(x.imag.abs()),
+            lambda x, one=one: one.guide(x.imag.abs()),
+            torch.optim.Adam(everything(one)),
+            Trace_ELBO(),
+            compile=mode,
+        )
+        data = [torch.complex(x, x) for x in batches(4)]
+        with warnings.catch_warnings(action="ignore", category=EagerWarning):
+            found.append(run(svi, [data[0], data[1].conj(), data[2], data[3].conj()]))
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+def test_copies_record_anew(uncompiled):
+    one = programs()
+    svi = SVI(one.model, one.guide, torch.optim.Adam(one.parameters()), Trace_ELBO(), compile="on")
+    run(svi, batches(3))
+    other = copy.deepcopy(svi)
+    assert run(other, batches(3)) == run(svi, batches(3))
+    assert other.engine == "inductor"
 
 
 @pytest.mark.parametrize("mode", ["off", "recorded"])
@@ -891,6 +1109,99 @@ def test_steps_that_train_only_some_parameters_age_only_them(optimizer, uncompil
     torch.testing.assert_close(found[1:], found[:1] * 2)
 
 
+def clamped(*tensors: Tensor) -> None:
+    with torch.no_grad():
+        for tensor in tensors:
+            tensor.clamp_(-0.1, 0.1)
+
+
+class Clamping(pyro.optim.PyroOptim):
+    def __call__(self, params, *args, **kwargs):
+        super().__call__(params, *args, **kwargs)
+        clamped(*params)
+
+
+OF_OPTIMIZERS = {
+    "hook": lambda optim, params: optim.register_step_post_hook(lambda *_: clamped(*params)),
+    "maximize": lambda optim, params: optim.param_groups[0].update(maximize=True),
+    "no state": lambda optim, params: optim.state.clear(),
+    "no state of a parameter": lambda optim, params: optim.state.update({params[0]: {}}),
+    "another for each parameter": lambda optim, params: optim.optim_objs.update(
+        {p: torch.optim.SGD([p], lr=1e-3) for p in optim.optim_objs}
+    ),
+    "one's own": lambda optim, params: None,
+}
+
+
+@pytest.mark.parametrize("first", [0, 12])
+@pytest.mark.parametrize("what", OF_OPTIMIZERS)
+def test_what_is_done_to_optimizers_is_noticed(what, first, uncompiled):
+    found = []
+    for mode in ("off", "on"):
+        one = programs()
+        optim = torch.optim.Adam(everything(one), lr=1e-2)
+        if "for each" in what or "own" in what:
+            kind = Clamping if "own" in what else pyro.optim.PyroOptim
+            optim = kind(torch.optim.Adam, {"lr": 1e-2})
+        svi = SVI(one.model, one.guide, optim, Trace_ELBO(), compile=mode)
+        losses = run(svi, batches(first))
+        OF_OPTIMIZERS[what](optim, everything(one))
+        losses += run(svi, batches(6))
+        found.append((losses, values(one)))
+    assert svi.compiled
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("mode", ["recorded", "on"])
+def test_pyros_optimizers_go_on_moving_what_a_step_does_not_reach(mode, first, uncompiled):
+    found = []
+    for compile in ("off", mode):
+        pyro.clear_param_store()
+        settings = {"both": first}
+
+        def model(x, settings=settings):
+            always, sometimes = pyro.param("always", torch.zeros(4)), pyro.param("sometimes", torch.zeros(4))
+            loc = always + sometimes if settings["both"] else always
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+        svi = SVI(model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), compile=compile)
+        for i, x in enumerate(torch.linspace(0, 9, 40).reshape(-1, 4)):
+            settings["both"] = (i % 4 == 0) == first
+            svi.step(x)
+        found.append(torch.stack([pyro.param(name).detach() for name in ("always", "sometimes")]))
+    torch.testing.assert_close(*found)
+
+
+def test_settings_that_never_stand_still_are_not_compiled_again_and_again(uncompiled):
+    found = []
+    for mode in ("off", "on"):
+        one = programs()
+        optim = torch.optim.Adam(everything(one))
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optim, max_lr=0.1, total_steps=30)  # changes beta1 too
+        svi = SVI(one.model, one.guide, optim, Trace_ELBO(), compile=mode)
+        losses = []
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", EagerWarning)
+            for x in batches(20):
+                losses.append(svi.step(x))
+                schedule.step()
+        found.append(losses)
+    assert ["change again and again" in str(w.message) for w in said] == [True]
+    assert svi.engine == "recorded"
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_no_gradient_is_left_from_a_step_before(uncompiled):
+    one = programs()
+    svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="on")
+    for p in everything(one):
+        p.grad = torch.ones_like(p)
+    run(svi, batches(2))
+    assert all(p.grad is None for p in everything(one))
+
+
 @pytest.mark.parametrize(("off", "refused"), [({None}, False), ({None, OTHER_DRAWS}, True)])
 def test_compiled_code_must_differ_on_two_draws_to_be_refused(off, refused, monkeypatch, uncompiled):
     def distance(self, losses, tensors, seed=None):
@@ -932,6 +1243,32 @@ def test_inductor_follows_pyro_in_mixed_precision():
         results.append(losses)
     assert svi.engine == "inductor"
     assert results[0] == pytest.approx(results[1], rel=1e-2)
+
+
+@pytest.mark.slow
+def test_data_may_lie_in_a_parameters_memory():
+    found = []
+    for mode in ("off", "on"):
+        torch.manual_seed(0)
+        nets = nn.Linear(4, 6).double(), nn.Linear(3, 4).double()
+
+        def model(x, nets=nets):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 3).double(), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(nets[1](z).tanh(), 1.0).to_event(1), obs=x)
+
+        def guide(x, nets=nets):
+            with pyro.plate("data", len(x)):
+                loc, log_scale = nets[0](x).chunk(2, -1)
+                pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+        optim = torch.optim.Adam([p for net in nets for p in net.parameters()], lr=1e-2)
+        svi = SVI(model, guide, optim, Trace_ELBO(), compile=mode)
+        torch.manual_seed(2)
+        losses = [svi.step(nets[1].weight.detach().t()) for _ in range(20)]
+        found.append((torch.tensor(losses), nets[1].weight.detach()))
+    assert svi.engine == "inductor"
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.slow

@@ -141,6 +141,20 @@ def test_what_cannot_be_recorded_runs_eagerly_and_says_why():
     torch.testing.assert_close(other.estimate, eager.estimate, rtol=0, atol=0)
 
 
+def test_errors_while_recording_are_told_and_cost_nothing(monkeypatch):
+    def broken(*args, **kwargs):
+        raise ValueError("no such kernel")
+
+    pair, x = pair_of(Nets), {"x": binary(5, 6)}
+    eager = pv.log_evidence(pair, x, num_samples=20, compile="off")
+    monkeypatch.setattr("pyro_vae.weigher.record", broken)
+    with pytest.warns(EagerWarning, match="eagerly: recording them raised ValueError: no such kernel") as told:
+        other = pv.log_evidence(pair, x, num_samples=20, compile="on")
+    assert len(told) == 1
+    assert told[0].filename == __file__
+    torch.testing.assert_close(other.estimate, eager.estimate, rtol=0, atol=0)
+
+
 def test_a_mode_that_is_none_is_refused():
     with pytest.raises(ValueError, match="compile is 'yes'; give 'auto', 'on', 'off' or 'recorded'"):
         Weigher(pair_of(Nets), "yes")
