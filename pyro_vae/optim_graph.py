@@ -42,7 +42,7 @@ class Update:
     Args:
         owned: `(parameter, its optimizer, its group)` for each parameter that has a gradient.
         clip: largest norm of the gradient of all parameters together, or None.
-        also: dictionary, key, and the object that must be there, of what owns the optimizers.
+        also: dictionaries that hold the optimizers, and must go on to.
 
     Attributes:
         plan: what the graph depends on; two updates of the same parameters with the same plan can share it.
@@ -54,7 +54,7 @@ class Update:
         self,
         owned: Sequence[tuple[Tensor, Optimizer, dict[str, Any]]],
         clip: float | None = None,
-        also: Iterable[tuple[Any, Any, Any]] = (),
+        also: Iterable[dict[Any, Any]] = (),
     ) -> None:
         self.clip = clip
         self._owned = list(owned)
@@ -93,9 +93,7 @@ class Update:
         self._counted = self._counts.tobytes()
         self._same = Same(
             [
-                *also,
                 *((vars(o), "state", o.state) for o in optimizers),  # load_state_dict puts another in its place
-                *((o.state, p, o.state[p]) for p, o, _ in self._owned),
                 *((o.state[p], "step", count) for (o, p), count in zip(counted, counts, strict=True)),
                 *(
                     (group, name, group.get(name))
@@ -105,6 +103,7 @@ class Update:
                 ),
             ],
             {id(hooks): hooks for o in optimizers for hooks in _hooks(o)}.values(),
+            [*also, *(o.state for o in optimizers)],
         )
         self.plan = [(key[0], key[1]) for key in self._keys], self._cohort
         self._host = torch.zeros(len(cohorts), 4, dtype=torch.float64)

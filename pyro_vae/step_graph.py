@@ -105,7 +105,8 @@ class StepGraph:
         self._flags = list(map(_FLAGS, self._recording.outside))
         if any(after for _, _, after in self._flags):
             raise RecordingError("a parameter has a hook that runs when its gradient has arrived")
-        self._hooks = Same((), [hooks for _, hooks, _ in self._flags if hooks is not None])
+        hooked = [hooks for _, hooks, _ in self._flags if hooks is not None]
+        self._hooks = Same((), hooked) if hooked else True
         store = pyro.get_param_store()._params
         self._stored = {name: p for name, p in store.items() if any(p is q for q in self._recording.outside)}
 
@@ -291,9 +292,8 @@ class StepGraph:
             return None
         of_pyro = []
         if isinstance(optim, PyroOptim):
-            of_pyro += [(optim.optim_objs, p, optim.optim_objs[p]) for p in trained]
             others = [p for p, reached in zip(self._params, self._reached, strict=True) if not reached]
-            of_pyro += [(owner[id(p)][0].state, p, None) for p in others]
+            of_pyro += [optim.optim_objs, *(owner[id(p)][0].state for p in others)]
             for p in trained:
                 p.grad = torch.zeros_like(p)  # as Pyro leaves it: steps that do not reach it go on moving it
         update = Update([(p, *owner[id(p)]) for p in trained], self._svi.clip, of_pyro)

@@ -8,7 +8,8 @@ from argparse import Namespace
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
-from types import CodeType, MappingProxyType, SimpleNamespace
+from itertools import chain
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 from torch import nn
@@ -27,13 +28,20 @@ class Same:
     Args:
         entries: dictionary, key, and the object that is there.
         sized: dictionaries that must not grow or shrink either.
-        get: how to look into them.
+        whole: dictionaries that must hold what they hold and nothing else; for tensors as keys, whose hash takes Python.
     """
 
-    def __init__(self, entries: Iterable[tuple[Any, Any, Any]], sized: Iterable[Any] = (), get: Any = dict.get) -> None:
+    def __init__(
+        self,
+        entries: Iterable[tuple[Any, Any, Any]],
+        sized: Iterable[Any] = (),
+        whole: Iterable[dict[Any, Any]] = (),
+    ) -> None:
         found = list(entries)
         self._holders, self._names, self._values = ([entry[i] for entry in found] for i in range(3))
-        self._sized, self._get = list(sized), get
+        self._whole = list(whole)
+        self._within = [value for holder in self._whole for value in holder.values()]
+        self._sized = [*sized, *self._whole]
         self._sizes = list(map(len, self._sized))
 
     def resized(self) -> list[Any]:
@@ -41,10 +49,14 @@ class Same:
         return [holder for holder, size in zip(self._sized, self._sizes, strict=True) if len(holder) != size]
 
     def __bool__(self) -> bool:
-        return (
-            all(map(operator.is_, map(self._get, self._holders, self._names), self._values))
-            and list(map(len, self._sized)) == self._sizes
-        )
+        try:
+            return (
+                all(map(operator.is_, map(operator.getitem, self._holders, self._names), self._values))
+                and list(map(len, self._sized)) == self._sizes
+                and all(map(operator.is_, chain.from_iterable(map(dict.values, self._whole)), self._within))
+            )
+        except KeyError:
+            return False
 
 
 class Watch:
@@ -73,21 +85,19 @@ class Watch:
     def keep(self, holder: dict[str, Any], *names: str) -> None:
         """Look at these entries too."""
         self._items += [(holder, name, holder.get(name)) for name in names]
-        self._same = Same(self._items, self._sized)
+        self._same = Same(self._items + self._of_classes, self._sized)
 
     def _visit(self, thing: Any) -> None:
         if id(thing) in self._seen:
             return
         self._seen.add(id(thing))
         if isinstance(thing, nn.Module):
-            for module in thing.modules():
-                self._seen.add(id(module))
-                self.modules.append(module)
-                self._keep(vars(module), {*vars(module)} - _OF_EVERY_MODULE | {"training"})
-                for entries in (module._parameters, module._buffers, module._modules):
-                    self._keep(entries)
-                self._sized += [vars(module), module._modules, module._forward_pre_hooks, module._forward_hooks]
-                self._visit_class(type(module))
+            self.modules.append(thing)
+            self._keep(vars(thing), {*vars(thing)} - _OF_EVERY_MODULE | {"training"})
+            for entries in (thing._parameters, thing._buffers, thing._modules):
+                self._keep(entries)
+            self._sized += [vars(thing), thing._modules, thing._forward_pre_hooks, thing._forward_hooks]
+            self._visit_class(type(thing))
         elif inspect.isfunction(thing):
             for cell in thing.__closure__ or ():
                 try:
@@ -170,14 +180,13 @@ class Watch:
         lists: list[tuple[Any, list[Any]]],
     ) -> None:
         self._items, self._of_classes, self._sized, self._cells, self._lists = items, of_classes, sized, cells, lists
-        self._same, self._same_classes = Same(items, sized), Same(of_classes, get=MappingProxyType.get)
+        self._same = Same(items + of_classes, sized)
         self._places, self._values = [cell for cell, _ in cells], [value for _, value in cells]
 
     def __bool__(self) -> bool:
         """Tell whether all is the very object that it was; what is equal only, `changed` finds out."""
         return (
             bool(self._same)
-            and bool(self._same_classes)
             and all(map(operator.is_, map(_contents, self._places), self._values))
             and all(len(now) == len(old) and all(map(operator.is_, now, old)) for now, old in self._lists)
         )
