@@ -133,9 +133,10 @@ class Exchange:
         kind = torch.float32
         for tensor in (*params, *self.buffers):  # not the loss, whose type differs between eager and recorded steps
             kind = torch.promote_types(kind, tensor.dtype)
+        device = params[0].device if params else loss.device  # an eager loss is a number
         size = sum(t.numel() for t in (*params, *self.buffers)) + 1 + len(facts)
-        if (self._sums.numel(), self._sums.dtype, self._sums.device) != (size, kind, loss.device):
-            self._sums = torch.empty(size, dtype=kind, device=loss.device)
+        if (self._sums.numel(), self._sums.dtype, self._sums.device) != (size, kind, device):
+            self._sums = torch.empty(size, dtype=kind, device=device)
         *grads, summed, buffers, told = self._pieces(self._sums, params)
         with torch.no_grad():
             for piece, p in zip(grads, params, strict=True):

@@ -293,7 +293,7 @@ class StepGraph:
         of_pyro = []
         if isinstance(optim, PyroOptim):
             others = [p for p, reached in zip(self._params, self._reached, strict=True) if not reached]
-            of_pyro += [optim.optim_objs, *(owner[id(p)][0].state for p in others)]
+            of_pyro += [optim.optim_objs, optim.grad_clip, *(owner[id(p)][0].state for p in others)]
             for p in trained:
                 p.grad = torch.zeros_like(p)  # as Pyro leaves it: steps that do not reach it go on moving it
         update = Update([(p, *owner[id(p)]) for p in trained], self._svi.clip, of_pyro)
