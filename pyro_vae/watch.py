@@ -17,6 +17,10 @@ from torch import nn
 _contents = operator.attrgetter("cell_contents")
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _LIBRARIES = sys.stdlib_module_names | {"torch", "pyro", "numpy", "pyro_vae"}  # nobody exchanges what is in them
+_OF_A_SCOPE = {
+    "params",
+    "constraints",
+}  # what a scope of Pyro's store holds, two dictionaries that every run in it replaces
 LARGEST = 100  # entries of a list or dictionary that is looked into
 
 
@@ -154,7 +158,7 @@ class Watch:
     def _follow(self, value: Any) -> None:
         """Go on into modules, small containers, sets of options, and callables that are not a library's."""
         if isinstance(value, dict | list | tuple | set | deque):
-            if len(value) <= LARGEST:
+            if len(value) <= LARGEST and not (isinstance(value, dict) and value.keys() == _OF_A_SCOPE):
                 self._visit(value)
         elif inspect.isclass(value):
             self._visit_class(value)

@@ -10,15 +10,19 @@ import pyro.distributions as dist
 import pytest
 import torch
 import yaml
+from pairs import ROWS
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from torch import nn
 
 import pyro_vae as pv
 from pyro_vae import checkpoint
+from pyro_vae.checking import require_sound
 from pyro_vae.evaluation import evaluate
+from pyro_vae.loop import _weighed
 from pyro_vae.models.linear import maximum_likelihood
 from pyro_vae.progress import Progress
 from pyro_vae.runs import Run
+from pyro_vae.svi import SVI
 from pyro_vae.training import Interrupted, NonFinite, Training
 
 
@@ -118,6 +122,20 @@ def test_resuming_gives_the_same_bits_while_auto_changes_over(tmp_path, digits, 
     assert more.compiled
     assert more.history == whole.history
     assert equal(state(more.pair), state(whole.pair))
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_checked_pair_records_its_very_first_step(row):
+    """So does a resumed run: were its first step eager, it would not be the uninterrupted run's."""
+    pair, batch = ROWS[row].build(), ROWS[row].batch()
+    require_sound(pair, batch)
+    weight = torch.tensor(1.0, dtype=torch.float64)
+    programs = _weighed(pair, Training(warm_up=2.0), 100, weight, torch.device("cpu"))
+    optimizer = torch.optim.Adam(pair.named_parameters().values())
+    svi = SVI(*programs, optimizer, pair.objective, compile="recorded")
+    with pyro.validation_enabled(False):
+        svi.update(batch)
+    assert svi.engine == "recorded", svi.why_not
 
 
 @pytest.mark.parametrize(
