@@ -60,7 +60,7 @@ def _describe(value: Any, key: list[Any], tensors: list[Tensor]) -> None:
         if value.layout is not torch.strided:
             raise RecordingError(f"an argument is a {_SPARSE}")
         tensors.append(value)
-        key += (value.shape, value.stride(), value.dtype, value.device, value.is_conj())
+        key += (value.shape, value.stride(), value.dtype, value.device, value.is_conj(), value.requires_grad)
     elif isinstance(value, dict):
         key.append(tuple(value))
         for item in value.values():

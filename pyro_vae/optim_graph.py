@@ -91,6 +91,7 @@ class Update:
         first = {id(p): i for i, (_, p) in enumerate(counted)}
         self._count_of = [first.get(id(members[0][0])) for members in self._members]
         self._counted = self._counts.tobytes()
+        self._counts_itself = any(isinstance(o, ClippedAdam) for o in optimizers)
         self._same = Same(
             [
                 *((vars(o), "state", o.state) for o in optimizers),  # load_state_dict puts another in its place
@@ -134,8 +135,7 @@ class Update:
 
     def _one_age_each(self) -> bool:
         """Tell whether the parameters of each cohort are still of one age: steps that trained only some may have come between."""
-        clipped = (members for members, key in zip(self._members, self._keys, strict=True) if key[0] is ClippedAdam)
-        if self._counts.tobytes() == self._counted and next(clipped, None) is None:
+        if self._counts.tobytes() == self._counted and not self._counts_itself:
             return True
         return all(len({_age(o.state[p]) for p, o, _ in members}) == 1 for members in self._members)
 

@@ -28,8 +28,8 @@ from pyro_vae.recording import copies, differences, memory, undisturbed
 from pyro_vae.update_code import UpdateCode
 from pyro_vae.watch import Same, Watch
 
-AUDITS = frozenset([2, 10, 100])  # calls replayed eagerly and compared, then every AUDIT_EVERY-th
-AUDIT_EVERY = 1_000
+AUDITS = frozenset([2, 10, 100, 1_000])  # calls replayed eagerly and compared, then every AUDIT_EVERY-th
+AUDIT_EVERY = 5_000  # one takes as long as a hundred of the smallest steps
 MOST_STATES = 8  # Python states in which one recording was found to hold, before what differs is looked at no more
 
 _CALLS = PyroOptim.__call__, PyroLRScheduler.__call__  # which do nothing but step; one's own may do more

@@ -270,10 +270,9 @@ class SVI:
 
     def _replay(self, args: Any, kwargs: Any) -> Any:
         key, tensors = signature(args, kwargs)
-        if any(t.requires_grad for t in tensors):
-            raise RecordingError("an argument requires a gradient, which would not get through; detach it")
-        autocast = [torch.is_autocast_enabled(d) and torch.get_autocast_dtype(d) for d in ("cpu", "cuda")]
-        key = *key, torch.get_default_dtype(), *autocast
+        on_cpu = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
+        on_cuda = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
+        key = *key, torch.get_default_dtype(), on_cpu, on_cuda
         graph = next((graph for graph in self._graphs.get(key, ()) if graph.valid()), None)
         name = graph.name if graph is not None else repr(key)
         calls = self._calls[name] = self._calls.get(name, 0) + 1
@@ -282,6 +281,8 @@ class SVI:
                 return self._step_eagerly(
                     f"shapes are recorded at their call {RECORDS_AT}, to be sure that it pays", args, kwargs
                 )
+            if any(t.requires_grad for t in tensors):
+                raise RecordingError("an argument requires a gradient, which would not get through; detach it")
             if sum(map(len, self._graphs.values())) >= MOST_RECORDINGS:
                 return self._step_eagerly(self._why_no_more(key), args, kwargs, warn=True)
             graph, loss = self._record(key, args, kwargs, name)

@@ -57,7 +57,10 @@ class Same:
             return (
                 all(map(operator.is_, map(operator.getitem, self._holders, self._names), self._values))
                 and list(map(len, self._sized)) == self._sizes
-                and all(map(operator.is_, chain.from_iterable(map(dict.values, self._whole)), self._within))
+                and (
+                    not self._whole
+                    or all(map(operator.is_, chain.from_iterable(map(dict.values, self._whole)), self._within))
+                )
             )
         except KeyError:
             return False
@@ -191,7 +194,7 @@ class Watch:
         """Tell whether all is the very object that it was; what is equal only, `changed` finds out."""
         return (
             bool(self._same)
-            and all(map(operator.is_, map(_contents, self._places), self._values))
+            and (not self._places or all(map(operator.is_, map(_contents, self._places), self._values)))
             and all(len(now) == len(old) and all(map(operator.is_, now, old)) for now, old in self._lists)
         )
 
