@@ -63,3 +63,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line("|---|---|---|---|")
         for kind, (tried, survived) in sorted(table.items()):
             terminalreporter.write_line(f"| {kind} | {tried:,} | {survived:,} | {tried - survived:,} |")
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Compiling takes seconds; the graph that inductor would be given runs as it is."""
+    monkeypatch.setattr("pyro_vae.update_code.inductor", lambda graph, inputs: graph)
+    monkeypatch.setattr("pyro_vae.compiled.inductor", lambda graph, inputs: graph)

@@ -37,13 +37,6 @@ def fresh():
     pyro.clear_param_store()
 
 
-@pytest.fixture
-def uncompiled(monkeypatch):
-    """Compiling takes seconds; the graph that inductor would be given runs as it is."""
-    monkeypatch.setattr("pyro_vae.update_code.inductor", lambda graph, inputs: graph)
-    monkeypatch.setattr("pyro_vae.compiled.inductor", lambda graph, inputs: graph)
-
-
 def net(n_in: int, n_out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(n_in, n_out), nn.Tanh())
 
