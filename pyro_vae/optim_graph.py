@@ -8,6 +8,7 @@ compute the powers of the step count anew.
 """
 
 import math
+import struct
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -21,11 +22,13 @@ from torch.optim import optimizer as torch_optimizer
 
 from pyro_vae.watch import Same
 
+_ROW = struct.Struct("8d")  # packed, and not assigned, because NumPy takes several times as long before each step
 _FEATURES_LEFT_TO_TORCH = ("amsgrad", "maximize", "capturable", "differentiable")
 _HYPERPARAMETERS = (
     *("betas", "eps", "weight_decay", "momentum", "dampening", "nesterov"),
     *("clip_norm", "centered_variance", "lrd", "decoupled_weight_decay"),
 )
+_MOVING = ("betas", "momentum")  # constants of the graph until a schedule moves them, then numbers of each step
 _STATE: dict[type[Optimizer], tuple[str, ...]] = {
     Adam: ("exp_avg", "exp_avg_sq"),
     AdamW: ("exp_avg", "exp_avg_sq"),
@@ -43,11 +46,13 @@ class Update:
         owned: `(parameter, its optimizer, its group)` for each parameter that has a gradient.
         clip: largest norm of the gradient of all parameters together, or None.
         also: dictionaries that hold the optimizers, and must go on to.
+        moving: whether betas and momentum may change from step to step, as OneCycleLR has them: they are inputs of the graph then, which
+            takes longer than constants.
 
     Attributes:
         plan: what the graph depends on; two updates of the same parameters with the same plan can share it.
         state: the optimizers' tensors, in the order in which `apply` takes them.
-        numbers: `(cohorts, 4)` float64, filled by `prepare`.
+        numbers: `(cohorts, 8)` float64, filled by `prepare`.
     """
 
     def __init__(
@@ -55,8 +60,9 @@ class Update:
         owned: Sequence[tuple[Tensor, Optimizer, dict[str, Any]]],
         clip: float | None = None,
         also: Iterable[dict[Any, Any]] = (),
+        moving: bool = False,
     ) -> None:
-        self.clip = clip
+        self.clip, self._moving = clip, moving
         self._owned = list(owned)
         self._fresh = [_begin(parameter, optimizer, group) for parameter, optimizer, group in self._owned]
         self._slots = [
@@ -72,7 +78,7 @@ class Update:
         cohorts: dict[Any, int] = {}
         for (parameter, optimizer, group), fresh in zip(self._owned, self._fresh, strict=True):
             age = _age(optimizer.state[parameter])
-            key = (type(optimizer), _fixed(group), float(group["lr"]), age, fresh)
+            key = (type(optimizer), self._fixed(group), float(group["lr"]), age, fresh, *map(group.get, _MOVING))
             row = cohorts.setdefault(key, len(cohorts))
             if row == len(self._members):
                 self._members.append([])
@@ -86,8 +92,9 @@ class Update:
         self._counts = _as_one(counts).numpy()
         for (optimizer, parameter), count in zip(counted, counts, strict=True):
             optimizer.state[parameter]["step"] = count
-            optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules ask whether a step was taken
         optimizers = list({id(o): o for _, o, _ in self._owned}.values())
+        for optimizer in optimizers:
+            optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules ask whether a step was taken
         first = {id(p): i for i, (_, p) in enumerate(counted)}
         self._count_of = [first.get(id(members[0][0])) for members in self._members]
         self._counted = self._counts.tobytes()
@@ -100,15 +107,16 @@ class Update:
                     (group, name, group.get(name))
                     for group in {id(g): g for _, _, g in self._owned}.values()
                     for name in (*_HYPERPARAMETERS, *_FEATURES_LEFT_TO_TORCH)
-                    if name in group
+                    if name in group and not (moving and name in _MOVING)
                 ),
             ],
-            {id(hooks): hooks for o in optimizers for hooks in _hooks(o)}.values(),
-            [*also, *(o.state for o in optimizers)],
+            whole=[*also, *(o.state for o in optimizers)],
+            hooks={id(hooks): hooks for o in optimizers for hooks in _hooks(o)}.values(),
         )
+        self._rates_in_tensors = True  # which may change in place; found out when they are looked at
         self.plan = [(key[0], key[1]) for key in self._keys], self._cohort
-        self._host = torch.zeros(len(cohorts), 4, dtype=torch.float64)
-        self._rows = self._host.numpy()
+        self._host = torch.zeros(len(cohorts), 8, dtype=torch.float64)
+        self._rows = memoryview(self._host.numpy()).cast("B")
         device = self._owned[0][0].device if self._owned else torch.device("cpu")
         self.numbers = self._host if device.type == "cpu" else self._host.to(device)
 
@@ -130,8 +138,31 @@ class Update:
         """Tell whether the optimizers hold the tensors and hyperparameters that the graph was made for."""
         if not self._same:
             return False
-        rates = ([group["lr"] for group in groups] for groups in self._groups)
-        return all(row.count(row[0]) == len(row) for row in rates) and self._one_age_each()
+        return (not (self._same.written or self._rates_in_tensors) or self._one_rate_each()) and self._one_age_each()
+
+    def moves(self) -> bool:
+        """Tell whether betas or momentum are other numbers than when this was made, or were numbers of each step then."""
+        pairs = ((group, key) for groups, key in zip(self._groups, self._keys, strict=True) for group in groups)
+        return self._moving or any(tuple(map(group.get, _MOVING)) != key[-len(_MOVING) :] for group, key in pairs)
+
+    def _one_rate_each(self) -> bool:
+        """Tell whether the parameters of each cohort still have one learning rate, and one of what else may move."""
+        rates = [[group["lr"] for group in groups] for groups in self._groups]
+        self._rates_in_tensors = any(isinstance(rate, Tensor) for row in rates for rate in row)
+        if self._moving:
+            if any(
+                self._fixed(group) != key[1]
+                for groups, key in zip(self._groups, self._keys, strict=True)
+                for group in groups
+            ):
+                return False
+            rates += [[tuple(map(group.get, _MOVING)) for group in groups] for groups in self._groups]
+        return all(row.count(row[0]) == len(row) for row in rates)
+
+    def _fixed(self, group: dict[str, Any]) -> tuple[Any, ...]:
+        """The hyperparameters that are constants of the graph; of what moves, only whether there is any."""
+        moving = _MOVING if self._moving else ()
+        return tuple(bool(group.get(name)) if name in moving else group.get(name) for name in _HYPERPARAMETERS)
 
     def _one_age_each(self) -> bool:
         """Tell whether the parameters of each cohort are still of one age: steps that trained only some may have come between."""
@@ -151,7 +182,8 @@ class Update:
             place = self._count_of[row]
             parameter, optimizer, group = members[0]
             age = _age(optimizer.state[parameter]) if place is None else int(self._counts[place])
-            self._rows[row] = _numbers(kind, group, age, self._first_steps[row])
+            numbers = _numbers(kind, group, age, self._first_steps[row])
+            _ROW.pack_into(self._rows, row * _ROW.size, *numbers, *(_moved(group) if self._moving else _STILL))
             self._first_steps[row] = False
         self._counted = self._counts.tobytes()
         if self.numbers is not self._host:
@@ -186,7 +218,9 @@ class Update:
             params, grads, self._owned, self._cohort, self._slots, strict=True
         ):
             old = [next(slots) for _ in names]
-            new = _RULES[type(optimizer)](parameter, grad, old, numbers[row].to(parameter.dtype), group)
+            n = numbers[row].to(parameter.dtype)
+            settings = {**group, **_decay(*(n[4:].unbind() if self._moving else _moved(group)))}
+            new = _RULES[type(optimizer)](parameter, grad, old, n, settings)
             for tensor, value in zip([parameter, *old], new, strict=True):
                 tensor.copy_(torch.where(finite, value, tensor))
         return finite
@@ -208,11 +242,6 @@ def _hooks(optimizer: Optimizer) -> list[Any]:
         torch_optimizer._global_optimizer_pre_hooks,
         torch_optimizer._global_optimizer_post_hooks,
     ]
-
-
-def _fixed(group: dict[str, Any]) -> tuple[Any, ...]:
-    """The hyperparameters that are constants of the graph."""
-    return tuple(map(group.get, _HYPERPARAMETERS))
 
 
 def _joined(counts: list[Tensor]) -> list[Tensor]:
@@ -272,34 +301,48 @@ def _numbers(kind: type[Optimizer], group: dict[str, Any], age: int, first: bool
     return rate / (1 - beta1**age), 1 / correction, 1 - rate * group["weight_decay"], 0.0
 
 
+_STILL = (0.0,) * 4
+
+
+def _moved(group: dict[str, Any]) -> tuple[float, ...]:
+    """Betas, or momentum, and what they leave of 1: in half the digits it would be another number."""
+    beta1, beta2 = group["betas"] if "betas" in group else (group["momentum"], 0.0)
+    return beta1, 1 - beta1, beta2, 1 - beta2
+
+
+def _decay(beta1: Any, rest1: Any, beta2: Any, rest2: Any) -> dict[str, Any]:
+    """The same by the names that the rules use, as numbers or tensors."""
+    return {"betas": (beta1, beta2), "rests": (rest1, rest2), "momentum": beta1}
+
+
 def _adam(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str, Any]) -> list[Tensor]:
-    beta1, beta2 = group["betas"]
+    (_, beta2), (rest1, rest2) = group["betas"], group["rests"]
     if group["weight_decay"]:
         if group.get("decoupled_weight_decay"):
             p = p * n[2]
         else:
             g = g + group["weight_decay"] * p
-    mean = old[0] + (1 - beta1) * (g - old[0])
-    square = beta2 * old[1] + (1 - beta2) * g * g
+    mean = old[0] + rest1 * (g - old[0])
+    square = beta2 * old[1] + rest2 * g * g
     return [p - n[0] * mean / (square.sqrt() * n[1] + group["eps"]), mean, square]
 
 
 def _clipped_adam(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str, Any]) -> list[Tensor]:
-    beta1, beta2 = group["betas"]
+    (beta1, beta2), (rest1, rest2) = group["betas"], group["rests"]
     g = g.clamp(-group["clip_norm"], group["clip_norm"])
     if group["weight_decay"]:
         g = g + group["weight_decay"] * p
-    mean = beta1 * old[0] + (1 - beta1) * g
+    mean = beta1 * old[0] + rest1 * g
     spread = g - mean if group["centered_variance"] else g
-    square = beta2 * old[1] + (1 - beta2) * spread * spread
+    square = beta2 * old[1] + rest2 * spread * spread
     return [p - n[0] * mean / (square.sqrt() + group["eps"]), mean, square]
 
 
 def _adamax(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str, Any]) -> list[Tensor]:
-    beta1, beta2 = group["betas"]
+    (_, beta2), (rest1, _) = group["betas"], group["rests"]
     if group["weight_decay"]:
         g = g + group["weight_decay"] * p
-    mean = old[0] + (1 - beta1) * (g - old[0])
+    mean = old[0] + rest1 * (g - old[0])
     largest = torch.maximum(beta2 * old[1], g.abs() + group["eps"])
     return [p - n[0] * mean / largest, mean, largest]
 
@@ -307,7 +350,7 @@ def _adamax(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str,
 def _sgd(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str, Any]) -> list[Tensor]:
     if group["weight_decay"]:
         g = g + group["weight_decay"] * p
-    if not group["momentum"]:
+    if not old:
         return [p - n[0] * g]
     momentum = n[1] * old[0] + n[2] * g
     step = g + group["momentum"] * momentum if group["nesterov"] else momentum

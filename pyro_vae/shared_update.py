@@ -77,7 +77,8 @@ class SharedUpdate:
         for p in trained:
             if (why_not := Update.why_not(*owner[id(p)])) is not None:
                 raise ValueError(why_not)
-        update = Update([(p, *owner[id(p)]) for p in trained], self._svi.clip)
+        moving = self._code is not None and self._code.update.moves()
+        update = Update([(p, *owner[id(p)]) for p in trained], self._svi.clip, moving=moving)
         made_for = *self._facts(params), reached
         if self._code is not None and self._made_for == made_for and self._code.update.plan == update.plan:
             return self._code.moved(update, [sums])

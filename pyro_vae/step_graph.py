@@ -11,6 +11,7 @@ from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from pyro_vae.compiled import (
     OTHER_DRAWS,
@@ -35,6 +36,7 @@ MOST_STATES = 8  # Python states in which one recording was found to hold, befor
 _CALLS = PyroOptim.__call__, PyroLRScheduler.__call__  # which do nothing but step; one's own may do more
 
 # what decides whether a gradient arrives, and as what
+_NEEDS = operator.attrgetter("requires_grad")
 _FLAGS = operator.attrgetter("requires_grad", "_backward_hooks", "_post_accumulate_grad_hooks")
 
 
@@ -105,22 +107,37 @@ class StepGraph:
         self._flags = list(map(_FLAGS, self._recording.outside))
         if any(after for _, _, after in self._flags):
             raise RecordingError("a parameter has a hook that runs when its gradient has arrived")
-        hooked = [hooks for _, hooks, _ in self._flags if hooks is not None]
-        self._hooks = Same((), hooked) if hooked else True
+        self._needs, self._handles = [needs for needs, _, _ in self._flags], RemovableHandle.next_id
+        self._hooks = Same((), [hooks for _, hooks, _ in self._flags if hooks is not None])
         store = pyro.get_param_store()._params
         self._stored = {name: p for name, p in store.items() if any(p is q for q in self._recording.outside)}
+        self._hold_store(store)
 
     def valid(self) -> bool:
         """Tell whether the recording holds: the same Python state, the same tensors where they were, and the same ones to train."""
         store = pyro.get_param_store()._params
+        if store is not self._store:
+            self._hold_store(store)
         return (
             self._recording.valid()
-            and list(map(_FLAGS, self._recording.outside)) == self._flags
-            and bool(self._hooks)
+            and self._hands_on_the_same()
             and self._trains_the_same()
-            and all(map(operator.is_, map(store.get, self._stored), self._stored.values()))
+            and bool(self._in_store)
             and (any(self.watches) or any(watch.changed() is None for watch in self.watches))
         )
+
+    def _hold_store(self, store: dict[str, Tensor]) -> None:
+        self._store, self._in_store = store, Same((store, name, p) for name, p in self._stored.items())
+
+    def _hands_on_the_same(self) -> bool:
+        """Tell whether the same tensors need a gradient, and have the same hooks; a new one has taken a new handle."""
+        if list(map(_NEEDS, self._recording.outside)) != self._needs:
+            return False
+        if RemovableHandle.next_id != self._handles:
+            if list(map(_FLAGS, self._recording.outside)) != self._flags:
+                return False
+            self._handles = RemovableHandle.next_id
+        return bool(self._hooks)
 
     def also(self, watch: Watch) -> str | None:
         """Hold in another Python state too; of too many, return the name of a value that will be looked at no more."""
@@ -296,7 +313,9 @@ class StepGraph:
             of_pyro += [optim.optim_objs, optim.grad_clip, *(owner[id(p)][0].state for p in others)]
             for p in trained:
                 p.grad = torch.zeros_like(p)  # as Pyro leaves it: steps that do not reach it go on moving it
-        update = Update([(p, *owner[id(p)]) for p in trained], self._svi.clip, of_pyro)
+        update = Update(
+            [(p, *owner[id(p)]) for p in trained], self._svi.clip, of_pyro, old is not None and old.update.moves()
+        )
         if old is not None and old.update.plan == update.plan:
             return old.moved(update, tensors)
         places = [next(i for i, t in enumerate(recording.outside) if t is p) for p in trained]

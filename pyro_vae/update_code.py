@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from pyro_vae.compiled import in_short, inductor, inductors_distance, like
+from pyro_vae.compiled import in_short, inductors_distance, like
 from pyro_vae.cuda_graph import capturable, captured
+from pyro_vae.inductor import inductor
 from pyro_vae.optim_graph import Update
 from pyro_vae.recording import copies, trace, undisturbed
 
@@ -41,7 +42,8 @@ class UpdateCode:
         spare = [like(t) if i in changed else t for i, t in enumerate(self._held)]
         with undisturbed(), torch.no_grad():
             self._graph: GraphModule = trace(step, [*spare, *tensors])
-        self._code = self._run = inductor(self._graph, [*self._held, *tensors])
+        self._code = inductor(self._graph, [*self._held, *tensors])
+        self._run: Callable[..., Sequence[Tensor]] = self._code
 
     def _hold(self, update: Update) -> None:
         self.update = update
@@ -78,8 +80,12 @@ class UpdateCode:
     def __call__(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Count a step, take it, and return what it returns."""
         self.update.prepare()
-        with torch.no_grad():
+        grad = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)  # torch.no_grad() itself takes 17 us here
+        try:
             return self._run(*self._held, *tensors)
+        finally:
+            torch._C._set_grad_enabled(grad)
 
     def run_on(self, slices: Sequence[Sequence[Tensor]]) -> list[Sequence[Tensor]]:
         """Run on each; what the host computes for them is computed before the first."""

@@ -8,12 +8,20 @@ from argparse import Namespace
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
-from itertools import chain
+from itertools import compress, count, repeat
 from types import CodeType, SimpleNamespace
 from typing import Any
 
 from torch import nn
+from torch.nn.modules import module as torch_module
+from torch.utils.hooks import RemovableHandle
 
+try:
+    from torch._C._dynamo.guards import dict_version as _version
+except ImportError:  # another torch than the tested ones: take every dictionary for changed
+    _version = functools.partial(next, count())
+
+_GONE = object()
 _contents = operator.attrgetter("cell_contents")
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _LIBRARIES = sys.stdlib_module_names | {"torch", "pyro", "numpy", "pyro_vae"}  # nobody exchanges what is in them
@@ -27,12 +35,17 @@ LARGEST = 100  # entries of a list or dictionary that is looked into
 class Same:
     """True while dictionaries hold the very objects that they were seen to hold.
 
-    The loop is C's: a step asks this of a hundred entries, and with cold caches each turn of a Python loop costs as much as a kernel.
+    Only those are gone through that were written to since: torch counts the writes to a dictionary. A step asks this when the caches
+    hold nothing of it, and each object looked at then costs as much as a hundred operations.
 
     Args:
         entries: dictionary, key, and the object that is there.
         sized: dictionaries that must not grow or shrink either.
         whole: dictionaries that must hold what they hold and nothing else; for tensors as keys, whose hash takes Python.
+        hooks: torch's dictionaries of hooks. Those that are empty stay so until torch gives somebody a handle on a new one.
+
+    Attributes:
+        written: whether any of them had been written to when this was last asked.
     """
 
     def __init__(
@@ -40,30 +53,68 @@ class Same:
         entries: Iterable[tuple[Any, Any, Any]],
         sized: Iterable[Any] = (),
         whole: Iterable[dict[Any, Any]] = (),
+        hooks: Iterable[dict[int, Any]] = (),
     ) -> None:
-        found = list(entries)
-        self._holders, self._names, self._values = ([entry[i] for entry in found] for i in range(3))
-        self._whole = list(whole)
-        self._within = [value for holder in self._whole for value in holder.values()]
-        self._sized = [*sized, *self._whole]
-        self._sizes = list(map(len, self._sized))
+        hooks = list(hooks)
+        held: dict[int, _Held] = {}
+        for holder, name, value in entries:
+            one = held.setdefault(id(holder), _Held(holder))
+            one.names.append(name)
+            one.values.append(value)
+        for holder in (*sized, *filter(None, hooks)):
+            held.setdefault(id(holder), _Held(holder)).size = len(holder)
+        for holder in whole:
+            held.setdefault(id(holder), _Held(holder)).all = list(holder.values())
+        self.written = True
+        self._of_classes = [one for one in held.values() if not isinstance(one.holder, dict)]  # nobody counts theirs
+        self._of_dicts = [one for one in held.values() if isinstance(one.holder, dict)]
+        self._dicts = [one.holder for one in self._of_dicts]
+        self._versions = [-1] * len(self._dicts)
+        self._empty = [holder for holder in hooks if not holder]
+        self._handles = -1
 
     def resized(self) -> list[Any]:
         """Return the dictionaries that have grown or shrunk."""
-        return [holder for holder, size in zip(self._sized, self._sizes, strict=True) if len(holder) != size]
+        others = [one.holder for one in (*self._of_dicts, *self._of_classes) if one.resized()]
+        return others + list(filter(None, self._empty))
 
     def __bool__(self) -> bool:
-        try:
-            return (
-                all(map(operator.is_, map(operator.getitem, self._holders, self._names), self._values))
-                and list(map(len, self._sized)) == self._sizes
-                and (
-                    not self._whole
-                    or all(map(operator.is_, chain.from_iterable(map(dict.values, self._whole)), self._within))
-                )
-            )
-        except KeyError:
+        handles = RemovableHandle.next_id
+        if handles != self._handles:
+            if any(self._empty):
+                return False
+            self._handles = handles
+        versions = list(map(_version, self._dicts))
+        self.written = versions != self._versions
+        if self.written:
+            changed = map(operator.ne, versions, self._versions)
+            if not all(one.same() for one in compress(self._of_dicts, changed)):
+                return False
+            self._versions = versions
+        return all(one.same() for one in self._of_classes)
+
+
+class _Held:
+    """What one dictionary must hold."""
+
+    def __init__(self, holder: Any) -> None:
+        self.holder = holder
+        self.names: list[Any] = []
+        self.values: list[Any] = []
+        self.size: int | None = None
+        self.all: list[Any] | None = None
+
+    def resized(self) -> bool:
+        return self.size is not None and len(self.holder) != self.size
+
+    def same(self) -> bool:
+        if self.resized():
             return False
+        if self.all is not None:
+            now = self.holder.values()
+            if len(now) != len(self.all) or not all(map(operator.is_, now, self.all)):
+                return False
+        return all(map(operator.is_, map(self.holder.get, self.names, repeat(_GONE)), self.values))
 
 
 class Watch:
@@ -80,19 +131,21 @@ class Watch:
         self._items: list[tuple[dict[str, Any], str, Any]] = []
         self._of_classes: list[tuple[Any, str, Any]] = []
         self._sized: list[Any] = []
+        self._hooks: list[Any] = [torch_module._global_forward_pre_hooks, torch_module._global_forward_hooks]
         self._cells: list[tuple[Any, Any]] = []
         self._lists: list[tuple[Any, list[Any]]] = []
         self._seen: set[int] = set()
         self._kept: set[tuple[int, str]] = set()
         for program in programs:
             self._visit(program)
-        self._first_names = [(holder, set(holder)) for holder in self._sized if isinstance(holder, dict)]
-        self._hold(self._items, self._of_classes, self._sized, self._cells, self._lists)
+        sized = [*self._sized, *self._hooks]
+        self._first_names = [(holder, set(holder)) for holder in sized if isinstance(holder, dict)]
+        self._hold(self._items, self._of_classes, self._sized, self._hooks, self._cells, self._lists)
 
     def keep(self, holder: dict[str, Any], *names: str) -> None:
         """Look at these entries too."""
         self._items += [(holder, name, holder.get(name)) for name in names]
-        self._same = Same(self._items + self._of_classes, self._sized)
+        self._same = Same(self._items + self._of_classes, self._sized, hooks=self._hooks)
 
     def _visit(self, thing: Any) -> None:
         if id(thing) in self._seen:
@@ -103,7 +156,8 @@ class Watch:
             self._keep(vars(thing), {*vars(thing)} - _OF_EVERY_MODULE | {"training"})
             for entries in (thing._parameters, thing._buffers, thing._modules):
                 self._keep(entries)
-            self._sized += [vars(thing), thing._modules, thing._forward_pre_hooks, thing._forward_hooks]
+            self._sized += [vars(thing), thing._modules]
+            self._hooks += [thing._forward_pre_hooks, thing._forward_hooks]
             self._visit_class(type(thing))
         elif inspect.isfunction(thing):
             for cell in thing.__closure__ or ():
@@ -183,11 +237,13 @@ class Watch:
         items: list[tuple[Any, Any, Any]],
         of_classes: list[tuple[Any, Any, Any]],
         sized: list[Any],
+        hooks: list[Any],
         cells: list[tuple[Any, Any]],
         lists: list[tuple[Any, list[Any]]],
     ) -> None:
-        self._items, self._of_classes, self._sized, self._cells, self._lists = items, of_classes, sized, cells, lists
-        self._same = Same(items + of_classes, sized)
+        self._items, self._of_classes, self._sized, self._hooks = items, of_classes, sized, hooks
+        self._cells, self._lists = cells, lists
+        self._same = Same(items + of_classes, sized, hooks=hooks)
         self._places, self._values = [cell for cell, _ in cells], [value for _, value in cells]
 
     def __bool__(self) -> bool:
@@ -215,7 +271,7 @@ class Watch:
         if self._same.resized():
             return "a new attribute or entry"
         self._hold(
-            items, of_classes, self._sized, cells, [(now, list(now)) for now, _ in self._lists]
+            items, of_classes, self._sized, self._hooks, cells, [(now, list(now)) for now, _ in self._lists]
         )  # equal, and other objects
         return None
 
@@ -240,6 +296,7 @@ class Watch:
             [(h, n, v) for h, n, v in self._items if not _differs(v, h.get(n))],
             [(h, n, v) for h, n, v in self._of_classes if not _differs(v, h.get(n))],
             [h for h in self._sized if id(h) not in resized],
+            [h for h in self._hooks if id(h) not in resized],
             [(c, v) for c, v in self._cells if not _differs(v, c.cell_contents)],
             [(now, old) for now, old in self._lists if len(now) == len(old) and not any(map(_differs, old, now))],
         )
