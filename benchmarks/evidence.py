@@ -46,13 +46,14 @@ def evidence(device: str, quick: bool) -> dict[str, Stepper]:
     pair = pv.Pair(Model(decoder), Guide(encoder))
     batch = {"x": cases.binary(WIDTH)().to(device)}
     found: dict[str, Stepper] = {}
-    for label, mode in (("eager chunks", "off"), ("recorded chunks", "recorded"), ("compiled chunks", "on")):
-        if quick and mode == "on":
-            continue
+    modes = [("eager chunks", "off", False), ("recorded chunks", "recorded", False)]
+    if not quick:
+        modes += [("compiled chunks", "on", False), ("compiled chunks, bf16", "on", True)]
+    for label, mode, half in modes:
         weigher = Weigher(pair, mode)  # type: ignore[arg-type]
 
-        def steps(count: int, weigher: Weigher = weigher) -> None:
-            with evaluation(pair, 0):
+        def steps(count: int, weigher: Weigher = weigher, half: bool = half) -> None:
+            with evaluation(pair, 0), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
                 for _ in range(count):
                     weigher(batch, DRAWS, 1).double().logsumexp(0)
 

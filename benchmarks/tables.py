@@ -25,6 +25,7 @@ RATIOS = [
         for name in ("conv-128", "hierarchical-64", "flow-64", "mixture-64", "tracegraph-64", "full-covariance-64")
     ),
     ("evidence", "eager chunks", "compiled chunks"),
+    ("evidence", "eager chunks", "compiled chunks, bf16"),
 ]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 from torch.fx import GraphModule
 
+from pyro_vae import kernel_order
 from pyro_vae.decompositions import decompositions
 from pyro_vae.recording import undisturbed
 
@@ -18,9 +19,9 @@ from pyro_vae.recording import undisturbed
 class Code:
     """Inductor's code for a graph.
 
-    Torch leads arguments and results through half a dozen Python functions, which takes 60 us of a step of 3 ms. The first call goes that way. If it came down to handing over the very
-    tensors that were given, after constants of the graph, and handing back the very tensors that came out, as it does unless two of
-    them share memory, later calls go straight to the code.
+    Torch leads arguments and results through half a dozen Python functions, which takes 60 us of a step of 3 ms. The first call goes that
+    way. If all that it came down to was handing over the very tensors that were given, after constants of the graph, and handing back
+    the very tensors that came out, later calls go straight to the code.
 
     Args:
         wrapped: what torch's compiler returned.
@@ -73,14 +74,14 @@ def inductor(graph: GraphModule, inputs: Sequence[Tensor]) -> Code:
     import torch._inductor.config
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
+    on_cpu = all(t.device.type == "cpu" for t in inputs)
     # Shapes are part of our signature, so the code need not look at each tensor's again: 7 us of the smallest steps' 100.
     settings: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False, "scalar_asserts": False}
     # ... and so are layouts: channels last, to which it would turn convolutions, takes longer on some processors.
-    settings |= {
-        "layout_optimization": False,
-        "fallback_random": True,
-        "cpp_wrapper": all(t.device.type == "cpu" for t in inputs),
-    }
+    settings |= {"layout_optimization": False, "fallback_random": True, "cpp_wrapper": on_cpu}
+    if on_cpu:
+        known = torch._inductor.config.get_config_copy()  # another torch may not have them
+        settings |= {name: value for name, value in kernel_order.settings().items() if name in known}
     graphs: list[Any] = []
 
     def inner(*args: Any, **kwargs: Any) -> Any:
