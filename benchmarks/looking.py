@@ -47,8 +47,9 @@ def looking(name: str) -> dict[str, tuple[float, float | None]]:
     for _ in range(20):
         svi.step(batch)
     graph = svi._last
-    assert graph is not None and graph._whole is not None, svi.why_not
+    assert graph is not None, svi.why_not
     code = graph._whole
+    assert code is not None, svi.why_not
     alone = {
         PARTS[1]: median_of(graph.valid),
         PARTS[2]: median_of(code.update.valid),

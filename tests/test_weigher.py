@@ -36,6 +36,19 @@ class Nets(nn.Module):
             pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
 
 
+class AsFloat(nn.Module):
+    def forward(self, x):
+        return x.float()
+
+
+class Single(Nets):
+    """With nets in single precision, which autocast halves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = (nn.Sequential(AsFloat(), net.float()) for net in (self.encoder, self.decoder))
+
+
 class Mixed(Nets):
     """With a component that is summed out."""
 
@@ -101,6 +114,17 @@ def test_compiled_figures_are_those_of_an_eager_run():
     compiled = pv.log_evidence(pair, x, num_samples=200, compile="on")
     for ours, theirs in zip(compiled, eager, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_half_precision_is_recorded_as_it_is_run():
+    pair, x = pair_of(Single), {"x": binary(20, 6)}
+    single = pv.log_evidence(pair, x, num_samples=500, compile="off").estimate
+    half = []
+    for mode in ("off", "recorded"):
+        with torch.autocast("cpu", torch.bfloat16):
+            half.append(pv.log_evidence(pair, x, num_samples=500, compile=mode).estimate)
+    torch.testing.assert_close(half[0], half[1], rtol=1e-6, atol=1e-6)
+    assert 1e-4 < (half[0] - single).abs().max() < 0.1
 
 
 def test_auto_goes_by_the_number_of_chunks_of_a_shape(uncompiled):
