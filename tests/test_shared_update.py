@@ -13,6 +13,7 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
+import pyro_vae.shared_update
 from pyro_vae.distributed import Exchange, World
 from pyro_vae.svi import SVI, EagerWarning
 
@@ -68,12 +69,18 @@ def train(
     pair = Programs()
     optim = OPTIMIZERS[optimizer](pair.parameters())
     exchange = pair.exchange() if options.pop("exchanged") else None
+    moving = options.pop("moving", False)
     svi = SVI(pair.model, pair.guide, optim, Trace_ELBO(), clip=clip, exchange=exchange, **options)
     torch.manual_seed(1)
     losses = []
     for i, here in enumerate(reached):
         pair.reached = here
-        optim.param_groups[0]["lr"] *= 0.99
+        group = optim.param_groups[0]
+        group["lr"] *= 0.99
+        if moving and "betas" in group:
+            group["betas"] = 0.9 - 0.01 * i, 0.999
+        elif moving:
+            group["momentum"] = 0.9 - 0.01 * i
         x = torch.rand(10 if i % 4 != 2 else 6, 7, dtype=torch.float64).round()
         if exchange is not None:
             exchange.weight = len(x)
@@ -93,6 +100,19 @@ def test_the_numbers_are_torchs(optimizer, clip, mode, reached, uncompiled):
     assert found[2].engine == {"off": "eager", "recorded": "recorded", "on": "inductor"}[mode]
     assert found[2]._shared.why_not is None
     assert (found[2]._shared._code is not None) == (mode == "on")
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_betas_and_momentum_that_move_are_compiled_once_more(optimizer, uncompiled, monkeypatch):
+    made = []
+    code = pyro_vae.shared_update.UpdateCode
+    monkeypatch.setattr(pyro_vae.shared_update, "UpdateCode", lambda *args: made.append(0) or code(*args))
+    expected = train(optimizer, None, [True] * 12, exchanged=False, compile="off", moving=True)
+    found = train(optimizer, None, [True] * 12, exchanged=True, compile="on", moving=True)
+    assert found[2]._shared._code is not None
+    assert len(made) == 2
     torch.testing.assert_close(found[0], expected[0], rtol=1e-12, atol=0.0)
     torch.testing.assert_close(found[1], expected[1], rtol=1e-10, atol=1e-13)
 
@@ -153,6 +173,7 @@ import pyro, torch
 import torch.distributed as dist
 from pyro.infer import Trace_ELBO
 import pyro_vae.compiled, pyro_vae.update_code
+import pyro_vae.shared_update
 from pyro_vae.distributed import Exchange, World
 from pyro_vae.svi import SVI
 from test_shared_update import OPTIMIZERS, Programs
