@@ -9,7 +9,7 @@ compute the powers of the step count anew.
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -52,6 +52,8 @@ class Update:
     Attributes:
         plan: what the graph depends on; two updates of the same parameters with the same plan can share it.
         state: the optimizers' tensors, in the order in which `apply` takes them.
+        states: how many of them each parameter has.
+        cohort: for each parameter its row of the numbers.
         numbers: `(cohorts, 8)` float64, filled by `prepare`.
     """
 
@@ -72,8 +74,9 @@ class Update:
         self.state = [
             o.state[p][name] for (p, o, _), names in zip(self._owned, self._slots, strict=True) for name in names
         ]
+        self.states = list(map(len, self._slots))
         # Parameters that share hyperparameters and age share their numbers.
-        self._cohort: list[int] = []
+        self.cohort: list[int] = []
         self._members: list[list[tuple[Tensor, Optimizer, dict[str, Any]]]] = []
         cohorts: dict[Any, int] = {}
         for (parameter, optimizer, group), fresh in zip(self._owned, self._fresh, strict=True):
@@ -83,7 +86,7 @@ class Update:
             if row == len(self._members):
                 self._members.append([])
             self._members[row].append((parameter, optimizer, group))
-            self._cohort.append(row)
+            self.cohort.append(row)
         self._keys = list(cohorts)
         self._groups = [list({id(g): g for _, _, g in members}.values()) for members in self._members]
         self._first_steps = [fresh and issubclass(key[0], SGD) for key, fresh in ((k, k[4]) for k in self._keys)]
@@ -114,7 +117,7 @@ class Update:
             hooks={id(hooks): hooks for o in optimizers for hooks in _hooks(o)}.values(),
         )
         self._rates_in_tensors = True  # which may change in place; found out when they are looked at
-        self.plan = [(key[0], key[1]) for key in self._keys], self._cohort
+        self.plan = [(key[0], key[1]) for key in self._keys], self.cohort
         self._host = torch.zeros(len(cohorts), 8, dtype=torch.float64)
         self._rows = memoryview(self._host.numpy()).cast("B")
         device = self._owned[0][0].device if self._owned else torch.device("cpu")
@@ -214,16 +217,22 @@ class Update:
             factor = (self.clip / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
             grads = [grad * factor for grad in grads]
         slots = iter(state)
-        for parameter, grad, (_, optimizer, group), row, names in zip(
-            params, grads, self._owned, self._cohort, self._slots, strict=True
-        ):
-            old = [next(slots) for _ in names]
-            n = numbers[row].to(parameter.dtype)
-            settings = {**group, **_decay(*(n[4:].unbind() if self._moving else _moved(group)))}
-            new = _RULES[type(optimizer)](parameter, grad, old, n, settings)
+        for i, (parameter, grad, row, count) in enumerate(zip(params, grads, self.cohort, self.states, strict=True)):
+            old = [next(slots) for _ in range(count)]
+            new = self.rule(i)(parameter, grad, old, numbers[row].to(parameter.dtype))
             for tensor, value in zip([parameter, *old], new, strict=True):
                 tensor.copy_(torch.where(finite, value, tensor))
         return finite
+
+    def rule(self, i: int) -> Callable[[Any, Any, list[Any], Any], list[Any]]:
+        """Return what makes the i-th parameter's step: its new value and state, given it, its gradient, its state and its row of numbers."""
+        _, optimizer, group = self._owned[i]
+
+        def new(parameter: Any, grad: Any, old: list[Any], n: Any) -> list[Any]:
+            moving = [n[k] for k in range(4, 8)] if self._moving else _moved(group)
+            return _RULES[type(optimizer)](parameter, grad, old, n, {**group, **_decay(*moving)})
+
+        return new
 
 
 def owners(optim: PyroOptim | Optimizer) -> dict[int, tuple[Optimizer, dict[str, Any]]]:

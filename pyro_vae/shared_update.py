@@ -93,4 +93,4 @@ class SharedUpdate:
             finite = update.apply(inputs[:k], grads, inputs[n : n + s], inputs[n + s], loss)
             return [loss, finite]
 
-        return UpdateCode(step, update, [*trained, *exchange.buffers], exchange.buffers, range(k), [sums])
+        return UpdateCode(step, update, [*trained, *exchange.buffers], exchange.buffers, range(k), [sums], 2)

@@ -326,16 +326,17 @@ class StepGraph:
             out = recording.graph(*inputs[:n], *inputs[n + s + 1 :])
             losses = out[: self._losses]
             pairs = zip(self._params, self._scatter(out[self._losses :]), strict=True)
+            grads = [grad for p, grad in pairs if id(p) in wanted and grad is not None]
             finite = update.apply(
                 [inputs[i] for i in places],
-                [grad for p, grad in pairs if id(p) in wanted and grad is not None],
+                grads,
                 inputs[n : n + s],
                 inputs[n + s],
                 torch.stack([loss.reshape(()) for loss in losses]),
             )
-            return [*losses, finite]
+            return [*losses, finite, *grads]
 
-        return UpdateCode(step, update, recording.outside, recording.written, places, tensors)
+        return UpdateCode(step, update, recording.outside, recording.written, places, tensors, self._losses + 1)
 
     def _scatter(self, grads: Sequence[Tensor]) -> list[Tensor | None]:
         found = iter(grads)
