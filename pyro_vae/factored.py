@@ -18,7 +18,7 @@ from pyro_vae.factored_code import C_TYPES, Matrix, rule_in_cpp, source
 from pyro_vae.optim_graph import Update
 from pyro_vae.recording import memory
 
-MOST_DATA = 256  # added up in a gradient: for more, a library's product and an update after it are as fast
+MOST_DATA = 64  # added up in a gradient: for more, a library's product and an update after it are as fast
 _aten = torch.ops.aten
 _SAME = (_aten.detach.default, _aten.alias.default)
 _VIEWS = (*_SAME, _aten.view.default, _aten._unsafe_view.default, _aten.unsqueeze.default, _aten.squeeze.dim)

@@ -19,6 +19,8 @@ _TILES = """
 using V = at::vec::Vectorized<T>;
 constexpr int64_t W = V::size(), WIDTH = 2 * W;
 constexpr int64_t PANELS = 1 << 16;  // numbers of the right factor that are copied at a time, to stay in the cache
+constexpr int64_t GROUP = 8;  // tiles below one another whose part of the left factor is copied together: whole cache lines
+static_assert(W >= ROWS);
 #define UNROLL _Pragma("GCC unroll 8")
 
 static inline V load(const T* from, int64_t count) { return count < W ? V::loadu(from, count) : V::loadu(from); }
@@ -69,7 +71,7 @@ static inline void tile(
 template <int64_t depth, int64_t height, int64_t width, class Rule>
 static void update(const T* left, const T* right, int64_t begin, int64_t end, T* copies, const Rule& rule) {
   constexpr int64_t most = std::max<int64_t>(1, PANELS / (depth * WIDTH)) * WIDTH;
-  T *panels = copies, *rows = copies + std::max(PANELS, depth * WIDTH);
+  T *panels = copies, *copied = copies + std::max(PANELS, depth * WIDTH);
   Waiting waiting;
   for (int64_t first = 0; first < width; first += most) {
     const int64_t last = std::min(width, first + most);
@@ -78,9 +80,13 @@ static void update(const T* left, const T* right, int64_t begin, int64_t end, T*
       for (int64_t k = 0; k < depth; ++k) load(right + k * width + j, width - j).store(to + k * WIDTH);
     }
     for (int64_t i = begin; i < end; i += ROWS) {
-      const int64_t count = std::min<int64_t>(ROWS, end - i);
-      for (int64_t k = 0; k < depth; ++k)
-        for (int64_t r = 0; r < count; ++r) rows[k * ROWS + r] = left[k * height + i + r];
+      const int64_t count = std::min<int64_t>(ROWS, end - i), nth = (i - begin) / ROWS % GROUP;
+      if (nth == 0)
+        for (int64_t k = 0; k < depth; ++k)
+          for (int64_t g = 0; g < GROUP && i + g * ROWS < end; ++g)
+            load(left + k * height + i + g * ROWS, std::min<int64_t>(ROWS, end - i - g * ROWS))
+                .store(copied + (g * depth + k) * ROWS, ROWS);
+      const T* rows = copied + nth * depth * ROWS;
       for (int64_t j = first; j < last; j += WIDTH) {
         const T* panel = panels + (j - first) * depth;
         if (count == ROWS)
@@ -238,7 +244,7 @@ extern "C" void kernel({", ".join(arguments)}) {{
   {f"#pragma omp parallel num_threads({threads})" if threads > 1 else ""}
   {{
     const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
-    static thread_local std::vector<T> copies(std::max(PANELS, {depth} * WIDTH) + ROWS * {depth} + 64 / sizeof(T));
+    static thread_local std::vector<T> copies(std::max(PANELS, {depth} * WIDTH) + GROUP * ROWS * {depth} + 64 / sizeof(T));
     T* const aligned = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(copies.data()) + 63) / 64 * 64);
 {body}
   }}
