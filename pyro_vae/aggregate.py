@@ -10,7 +10,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.bounds import Objective, Site
-from pyro_vae.handlers import is_latent
+from pyro_vae.handlers import is_latent, uncondition
 from pyro_vae.pairing import PairError
 
 
@@ -114,7 +114,7 @@ class MaximumMeanDiscrepancy(Objective):
         if self.kl:
             log_ratio = self._log_prob(model_trace, scale, is_latent) - self._log_prob(guide_trace, scale)
             gain = gain + self.kl * log_ratio
-        prior_trace = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
+        prior_trace = poutine.trace(uncondition(model)).get_trace(*args, **kwargs)
         names = [name for name, site in self._sites(guide_trace) if is_latent(site)]
         codes, draws = (torch.cat([t.nodes[n]["value"] for n in names], -1) for t in (guide_trace, prior_trace))
         if codes.shape[-2] < 2:

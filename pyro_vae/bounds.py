@@ -15,7 +15,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae.handlers import is_enumerated, is_latent
+from pyro_vae.handlers import is_enumerated, is_latent, uncondition
 from pyro_vae.pairing import PairError
 
 Site = dict[str, Any]
@@ -221,7 +221,7 @@ class ReweightedWakeSleep(Objective):
         if len(args) != 1 or not isinstance(args[0], Mapping):
             raise PairError("sleep gives the guide data drawn from the model, by field; call with the batch as a dict")
         with torch.no_grad():
-            dream = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
+            dream = poutine.trace(uncondition(model)).get_trace(*args, **kwargs)
         drawn = {name: site["value"] for name, site in self._sites(dream) if name in args[0]}
         replayed = poutine.trace(poutine.replay(guide, trace=dream)).get_trace({**args[0], **drawn}, **kwargs)
         return self._log_prob(replayed, weight).sum(0)

@@ -14,7 +14,7 @@ from pyro.infer import ELBO, Trace_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.handlers import is_enumerated, is_site
+from pyro_vae.handlers import is_enumerated, is_site, uncondition
 from pyro_vae.pairing import Batch, Pair, PairError
 
 
@@ -403,7 +403,7 @@ def _drawn(look: _Look, batch: Batch) -> dict[str, Tensor] | str:
     torch.manual_seed(1)
     try:
         with torch.no_grad(), pyro.validation_enabled(False):
-            trace = poutine.trace(poutine.uncondition(look.pair.bound_model)).get_trace(batch)
+            trace = poutine.trace(uncondition(look.pair.bound_model)).get_trace(batch)
     except Exception as error:
         return _first_line(error)
     return {name: site["value"] for name, site in _samples(trace).items()}

@@ -10,7 +10,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.evidence import evaluation
-from pyro_vae.handlers import is_latent, is_site
+from pyro_vae.handlers import is_latent, is_site, uncondition
 from pyro_vae.pairing import Batch, Pair
 
 
@@ -35,7 +35,7 @@ def generate(pair: Pair, batch: Batch, *, seed: int = 0, draw: bool = False) -> 
     """
     with evaluation(pair, seed):
         names = observed_sites(pair, batch)
-        model = poutine.trace(poutine.uncondition(pair.bound_model)).get_trace(batch)
+        model = poutine.trace(uncondition(pair.bound_model)).get_trace(batch)
     if draw:
         return {name: _a_row_a_datum(model.nodes[name], model.nodes[name]["value"]) for name in names}
     return {name: mean_of(model.nodes[name]) for name in names}

@@ -16,7 +16,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_vae.handlers import is_latent, is_site
+from pyro_vae.handlers import is_latent, is_site, uncondition
 from pyro_vae.pairing import Batch, Pair, PairError
 from pyro_vae.weights import add_up, data_frame, particles, plate_nesting, size_of, takes_particles
 
@@ -60,7 +60,7 @@ class Latents:
 
     def from_prior(self, num_samples: int) -> Tensor:
         """Draw ``u`` from p: ``(num_samples, batch, size)``."""
-        fresh = poutine.uncondition(particles(self.pair.bound_model, num_samples, self.nesting))
+        fresh = uncondition(particles(self.pair.bound_model, num_samples, self.nesting))
         return self._pack(poutine.trace(fresh).get_trace(self.batch))
 
     def values(self, u: Tensor) -> dict[str, Tensor]:
@@ -187,7 +187,7 @@ def simulate(pair: Pair, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Ten
     """
     try:
         given = poutine.trace(pair.bound_model).get_trace(batch)
-        drawn = poutine.trace(poutine.uncondition(pair.bound_model)).get_trace(batch)
+        drawn = poutine.trace(uncondition(pair.bound_model)).get_trace(batch)
     except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError, KeyError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PairError(
