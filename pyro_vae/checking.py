@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 import pyro
 import pyro.poutine as poutine
 import torch
-from pyro.distributions import Unit
 from pyro.infer import ELBO, Trace_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.handlers import is_enumerated, is_site, uncondition
+from pyro_vae.handlers import is_deterministic, is_enumerated, is_factor, is_site, uncondition
 from pyro_vae.pairing import Batch, Pair, PairError
 
 
@@ -410,8 +409,9 @@ def _drawn(look: _Look, batch: Batch) -> dict[str, Tensor] | str:
 
 
 def _samples(trace: Trace) -> dict[str, dict]:
-    """Random variables proper: no plates' subsampling, no factors."""
-    return {n: s for n, s in trace.nodes.items() if is_site(s) and not isinstance(s["fn"], Unit)}
+    """Random variables proper: no plates' subsampling, no factors, no recorded values."""
+    sites = {n: s for n, s in trace.nodes.items() if is_site(s)}
+    return {n: s for n, s in sites.items() if not is_factor(s) and not is_deterministic(s)}
 
 
 def _family(fn: Any) -> str:

@@ -216,3 +216,10 @@ class Wrapped:
         if self.after is not None:
             self.after()
         return result
+
+
+def unwrapped(program: Callable) -> Callable:
+    """Return the program that handlers were put around."""
+    while isinstance(program, Wrapped):
+        program = program.program
+    return program

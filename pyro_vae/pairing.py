@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -152,7 +153,7 @@ class Bound:
         # guide would be one entry, and the model's net would never train. So each keeps its own store.
         own = isinstance(program, PyroModule)
         self.store: dict[str, dict] = {"params": {}, "constraints": {}} if own else store
-        self.name = getattr(program, "__qualname__", None) or type(program).__name__
+        self.name = program_name(program)
         self.fields, self.required, self.takes_all = _parameters(program)
 
     def arguments(self, batch: Batch) -> dict[str, Tensor]:
@@ -173,6 +174,25 @@ class Bound:
         """Run the program in the pair's own parameter store."""
         with pyro.get_param_store().scope(self.store):
             return self.program(**self.arguments(batch))
+
+
+def program_name(program: Program) -> str:
+    """Return the name by which messages call a program."""
+    return getattr(program, "__qualname__", None) or type(program).__name__
+
+
+@contextmanager
+def evaluating(programs: Iterable[Program]) -> Iterator[None]:
+    """Evaluation mode for every module of the programs; each in the mode it had afterwards."""
+    modules = [m for program in programs for root in modules_of(program).values() for m in root.modules()]
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
 
 
 def _parameters(program: Program) -> tuple[tuple[str, ...], tuple[str, ...], bool]:

@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import pyro
 import torch
@@ -73,14 +74,20 @@ def stacking(runs: Runs, nesting: int) -> Stacking:
     return Stacking(False, odd, own_randomness=not same)
 
 
-def warn_of_left(name: str) -> None:
-    """Warn that a program counts dimensions from the left; Python shows it once for each program."""
+def warn_of_left(program: Any, name: str) -> None:
+    """Warn, once for each program, that it counts dimensions from the left."""
+    if program in _WARNED:
+        return
+    _WARNED.add(program)
     warnings.warn(
         f"{name} gives other values when draws lie side by side, (draws, data, ...): it counts dimensions from the left. It is run "
         "once for every draw, which is right and slow; count from the right, dim=-1 in place of dim=1",
         UserWarning,
-        stacklevel=2,
+        stacklevel=3,
     )
+
+
+_WARNED: WeakSet[Any] = WeakSet()  # Python's own memory of warnings is lost with every catch_warnings
 
 
 class Given(Messenger):

@@ -4,7 +4,7 @@ A pair is run as it is; what comes out is the log-probability of every site, wit
 enumerated values summed out, so that each datum keeps a number of its own.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
@@ -102,7 +102,8 @@ def takes_particles(pair: Pair, batch: Batch, nesting: int) -> bool:
     with torch.no_grad(), poutine.block(), torch.random.fork_rng():
         found = stacking(lambda n: run(pair, batch, n, nesting), nesting)
     if found.program is not None and not found.own_randomness:
-        warn_of_left((pair.bound_guide, pair.bound_model)[found.program].name)
+        bound = (pair.bound_guide, pair.bound_model)[found.program]
+        warn_of_left(bound, bound.name)
     return found.sound
 
 
