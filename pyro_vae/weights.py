@@ -19,9 +19,11 @@ from pyro.poutine import Trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
-from pyro_vae.handlers import is_deterministic, is_site, whole_plates
+from pyro_vae.handlers import is_deterministic, is_latent, is_site, whole_plates
 from pyro_vae.pairing import Batch, Pair, PairError
-from pyro_vae.particles import PARTICLES, particles, stacking, warn_of_left
+from pyro_vae.particles import PARTICLES as PARTICLES
+from pyro_vae.particles import particles as particles
+from pyro_vae.particles import stacking, warn_of_left
 
 
 class Terms(NamedTuple):
@@ -139,6 +141,12 @@ def terms(pair: Pair, batch: Batch, num_samples: int | None, nesting: int, *, ma
     them. So are the guide's with ``marginal``; without it the term of every site is its expectation under q, as in the ELBO.
     """
     guide, model = run(pair, batch, num_samples, nesting)
+    for name, site in model.nodes.items():
+        if is_latent(site) and name not in guide.nodes and site["infer"].get("_enumerate_dim") is None:
+            raise PairError(
+                f"guide {pair.bound_guide.name} does not sample latent site {name!r} of {pair.bound_model.name}, and it is not enumerated "
+                'in parallel, so draws have no weight; add it to the guide, or mark it infer={"enumerate": "parallel"}'
+            )
     return add_up(pair, guide, model, num_samples or 1, size_of(batch), nesting, marginal=marginal)
 
 
