@@ -110,8 +110,6 @@ class Exchange:
     Attributes:
         weight: number of data of this process's share; to be set before each step.
         wishes: numbers that this process contributes; ``heard`` are the sums over the processes.
-        reached: for each parameter, whether a gradient reached it in some process.
-        asked: whether some process asked for `agree`.
     """
 
     def __init__(self, world: World, buffers: Sequence[Tensor], wishes: int = 0) -> None:
@@ -120,16 +118,11 @@ class Exchange:
         self.weight = 1
         self.wishes = [0.0] * wishes
         self.heard = [0.0] * wishes
-        self.reached: list[bool] = []
-        self.asked = False
         self._sums = torch.empty(0)
 
-    def add_up(self, loss: Tensor, params: Sequence[Tensor], asks: bool = False) -> Tensor:
-        """Return loss, every parameter's ``grad`` and the buffers, weighed and added up over the processes, as one vector.
-
-        The next call writes into the same vector.
-        """
-        facts = [self.weight, asks, *(p.grad is not None for p in params), *self.wishes]
+    def add_up(self, loss: Tensor, params: Sequence[Tensor]) -> Tensor:
+        """Write the global batch's gradients into the parameters' ``grad``, and process 0's buffers into the buffers; return its loss."""
+        facts = [self.weight, *(p.grad is not None for p in params), *self.wishes]
         kind = torch.float32
         for tensor in (*params, *self.buffers):  # not the loss, whose type differs between eager and recorded steps
             kind = torch.promote_types(kind, tensor.dtype)
@@ -137,7 +130,7 @@ class Exchange:
         size = sum(t.numel() for t in (*params, *self.buffers)) + 1 + len(facts)
         if (self._sums.numel(), self._sums.dtype, self._sums.device) != (size, kind, device):
             self._sums = torch.empty(size, dtype=kind, device=device)
-        *grads, summed, buffers, told = self._pieces(self._sums, params)
+        *grads, summed, buffers, told = self._pieces(params)
         with torch.no_grad():
             for piece, p in zip(grads, params, strict=True):
                 if p.grad is None:
@@ -153,43 +146,25 @@ class Exchange:
         if self.world.size > 1:
             with lost(self.world):
                 dist.all_reduce(self._sums)
-        _, asked, *flags = told.tolist()
-        self.asked = asked > 0
-        self.reached = [flag > 0 for flag in flags[: len(params)]]
+        return self._hand_out(params)
+
+    def _hand_out(self, params: Sequence[Tensor]) -> Tensor:
+        """Write what was added up into gradients and buffers; return the loss."""
+        *grads, summed, buffers, told = self._pieces(params)
+        _, *flags = told.tolist()
         self.heard = flags[len(params) :]
-        return self._sums
-
-    def read(self, sums: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Return the global batch's loss (0-dim) and gradients, and process 0's buffers, from what was added up.
-
-        Tensor operations only, so that they can be part of a graph.
-        """
-        *grads, summed, buffers, told = self._pieces(sums, params)
-        copies = buffers.split([b.numel() for b in self.buffers]) if self.buffers else ()
-        return (
-            summed[0] / told[0],
-            [piece.view(p.shape) / told[0] for piece, p in zip(grads, params, strict=True)],
-            [copy.view(b.shape) for copy, b in zip(copies, self.buffers, strict=True)],
-        )
-
-    def hand_out(self, sums: Tensor, params: Sequence[Tensor]) -> Tensor:
-        """Write what was added up into the parameters' ``grad`` and the buffers; return the loss."""
         with torch.no_grad():
-            loss, grads, copies = self.read(sums, params)
-            for p, grad, reached in zip(params, grads, self.reached, strict=True):
-                p.grad = torch.empty_like(p).copy_(grad) if reached else None
+            for p, piece, reached in zip(params, grads, flags[: len(params)], strict=True):
+                p.grad = torch.empty_like(p).copy_(piece.view(p.shape) / told[0]) if reached else None
+            copies = buffers.split([b.numel() for b in self.buffers]) if self.buffers else ()
             for buffer, copy in zip(self.buffers, copies, strict=True):
-                buffer.copy_(copy)
-        return loss
+                buffer.copy_(copy.view(buffer.shape))
+            return summed[0] / told[0]
 
-    def agree(self, why_not: str | None) -> str | None:
-        """Return the first reason that a process has against what all have asked for, or None."""
-        return next((reason for reason in self.world.gather(why_not) if reason is not None), None)
-
-    def _pieces(self, sums: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def _pieces(self, params: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the gradients, the loss, the buffers and what the processes say, as views of the vector."""
         sizes = [*(p.numel() for p in params), 1, sum(b.numel() for b in self.buffers)]
-        return sums.split([*sizes, sums.numel() - sum(sizes)])
+        return self._sums.split([*sizes, self._sums.numel() - sum(sizes)])
 
 
 class lost:  # noqa: N801 (a context manager, used like a function)

@@ -9,7 +9,7 @@ compute the powers of the step count anew.
 
 import math
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -22,13 +22,13 @@ from torch.optim import optimizer as torch_optimizer
 
 from pyro_vae.watch import Same
 
-_ROW = struct.Struct("8d")  # packed, and not assigned, because NumPy takes several times as long before each step
+_ROW = struct.Struct("4d")  # packed, and not assigned, because NumPy takes several times as long before each step
 _FEATURES_LEFT_TO_TORCH = ("amsgrad", "maximize", "capturable", "differentiable")
 _HYPERPARAMETERS = (
     *("betas", "eps", "weight_decay", "momentum", "dampening", "nesterov"),
     *("clip_norm", "centered_variance", "lrd", "decoupled_weight_decay"),
 )
-_MOVING = ("betas", "momentum")  # constants of the graph until a schedule moves them, then numbers of each step
+_AVERAGING = ("betas", "momentum")  # which some schedules move at every step
 _STATE: dict[type[Optimizer], tuple[str, ...]] = {
     Adam: ("exp_avg", "exp_avg_sq"),
     AdamW: ("exp_avg", "exp_avg_sq"),
@@ -46,15 +46,13 @@ class Update:
         owned: `(parameter, its optimizer, its group)` for each parameter that has a gradient.
         clip: largest norm of the gradient of all parameters together, or None.
         also: dictionaries that hold the optimizers, and must go on to.
-        moving: whether betas and momentum may change from step to step, as OneCycleLR has them: they are inputs of the graph then, which
-            takes longer than constants.
 
     Attributes:
         plan: what the graph depends on; two updates of the same parameters with the same plan can share it.
         state: the optimizers' tensors, in the order in which `apply` takes them.
         states: how many of them each parameter has.
         cohort: for each parameter its row of the numbers.
-        numbers: `(cohorts, 8)` float64, filled by `prepare`.
+        numbers: `(cohorts, 4)` float64, filled by `prepare`.
     """
 
     def __init__(
@@ -62,9 +60,8 @@ class Update:
         owned: Sequence[tuple[Tensor, Optimizer, dict[str, Any]]],
         clip: float | None = None,
         also: Iterable[dict[Any, Any]] = (),
-        moving: bool = False,
     ) -> None:
-        self.clip, self._moving = clip, moving
+        self.clip = clip
         self._owned = list(owned)
         self._fresh = [_begin(parameter, optimizer, group) for parameter, optimizer, group in self._owned]
         self._slots = [
@@ -81,7 +78,7 @@ class Update:
         cohorts: dict[Any, int] = {}
         for (parameter, optimizer, group), fresh in zip(self._owned, self._fresh, strict=True):
             age = _age(optimizer.state[parameter])
-            key = (type(optimizer), self._fixed(group), float(group["lr"]), age, fresh, *map(group.get, _MOVING))
+            key = (type(optimizer), tuple(map(group.get, _HYPERPARAMETERS)), float(group["lr"]), age, fresh)
             row = cohorts.setdefault(key, len(cohorts))
             if row == len(self._members):
                 self._members.append([])
@@ -110,7 +107,7 @@ class Update:
                     (group, name, group.get(name))
                     for group in {id(g): g for _, _, g in self._owned}.values()
                     for name in (*_HYPERPARAMETERS, *_FEATURES_LEFT_TO_TORCH)
-                    if name in group and not (moving and name in _MOVING)
+                    if name in group
                 ),
             ],
             whole=[*also, *(o.state for o in optimizers)],
@@ -118,7 +115,7 @@ class Update:
         )
         self._rates_in_tensors = True  # which may change in place; found out when they are looked at
         self.plan = [(key[0], key[1]) for key in self._keys], self.cohort
-        self._host = torch.zeros(len(cohorts), 8, dtype=torch.float64)
+        self._host = torch.zeros(len(cohorts), 4, dtype=torch.float64)
         self._rows = memoryview(self._host.numpy()).cast("B")
         device = self._owned[0][0].device if self._owned else torch.device("cpu")
         self.numbers = self._host if device.type == "cpu" else self._host.to(device)
@@ -143,29 +140,19 @@ class Update:
             return False
         return (not (self._same.written or self._rates_in_tensors) or self._one_rate_each()) and self._one_age_each()
 
-    def moves(self) -> bool:
-        """Tell whether betas or momentum are other numbers than when this was made, or were numbers of each step then."""
+    def moves(self) -> str | None:
+        """Return that betas or momentum are other numbers than when this was made, None if they are not."""
         pairs = ((group, key) for groups, key in zip(self._groups, self._keys, strict=True) for group in groups)
-        return self._moving or any(tuple(map(group.get, _MOVING)) != key[-len(_MOVING) :] for group, key in pairs)
+        moved = any(
+            group.get(name) != key[1][_HYPERPARAMETERS.index(name)] for group, key in pairs for name in _AVERAGING
+        )
+        return "the optimizer's betas or momentum change between steps" if moved else None
 
     def _one_rate_each(self) -> bool:
         """Tell whether the parameters of each cohort still have one learning rate, and one of what else may move."""
         rates = [[group["lr"] for group in groups] for groups in self._groups]
         self._rates_in_tensors = any(isinstance(rate, Tensor) for row in rates for rate in row)
-        if self._moving:
-            if any(
-                self._fixed(group) != key[1]
-                for groups, key in zip(self._groups, self._keys, strict=True)
-                for group in groups
-            ):
-                return False
-            rates += [[tuple(map(group.get, _MOVING)) for group in groups] for groups in self._groups]
         return all(row.count(row[0]) == len(row) for row in rates)
-
-    def _fixed(self, group: dict[str, Any]) -> tuple[Any, ...]:
-        """The hyperparameters that are constants of the graph; of what moves, only whether there is any."""
-        moving = _MOVING if self._moving else ()
-        return tuple(bool(group.get(name)) if name in moving else group.get(name) for name in _HYPERPARAMETERS)
 
     def _one_age_each(self) -> bool:
         """Tell whether the parameters of each cohort are still of one age: steps that trained only some may have come between."""
@@ -185,8 +172,7 @@ class Update:
             place = self._count_of[row]
             parameter, optimizer, group = members[0]
             age = _age(optimizer.state[parameter]) if place is None else int(self._counts[place])
-            numbers = _numbers(kind, group, age, self._first_steps[row])
-            _ROW.pack_into(self._rows, row * _ROW.size, *numbers, *(_moved(group) if self._moving else _STILL))
+            _ROW.pack_into(self._rows, row * _ROW.size, *_numbers(kind, group, age, self._first_steps[row]))
             self._first_steps[row] = False
         self._counted = self._counts.tobytes()
         if self.numbers is not self._host:
@@ -219,20 +205,11 @@ class Update:
         slots = iter(state)
         for i, (parameter, grad, row, count) in enumerate(zip(params, grads, self.cohort, self.states, strict=True)):
             old = [next(slots) for _ in range(count)]
-            new = self.rule(i)(parameter, grad, old, numbers[row].to(parameter.dtype))
+            _, optimizer, group = self._owned[i]
+            new = _RULES[type(optimizer)](parameter, grad, old, numbers[row].to(parameter.dtype), group)
             for tensor, value in zip([parameter, *old], new, strict=True):
                 tensor.copy_(torch.where(finite, value, tensor))
         return finite
-
-    def rule(self, i: int) -> Callable[[Any, Any, list[Any], Any], list[Any]]:
-        """Return what makes the i-th parameter's step: its new value and state, given it, its gradient, its state and its row of numbers."""
-        _, optimizer, group = self._owned[i]
-
-        def new(parameter: Any, grad: Any, old: list[Any], n: Any) -> list[Any]:
-            moving = [n[k] for k in range(4, 8)] if self._moving else _moved(group)
-            return _RULES[type(optimizer)](parameter, grad, old, n, {**group, **_decay(*moving)})
-
-        return new
 
 
 def owners(optim: PyroOptim | Optimizer) -> dict[int, tuple[Optimizer, dict[str, Any]]]:
@@ -310,48 +287,34 @@ def _numbers(kind: type[Optimizer], group: dict[str, Any], age: int, first: bool
     return rate / (1 - beta1**age), 1 / correction, 1 - rate * group["weight_decay"], 0.0
 
 
-_STILL = (0.0,) * 4
-
-
-def _moved(group: dict[str, Any]) -> tuple[float, ...]:
-    """Betas, or momentum, and what they leave of 1: in half the digits it would be another number."""
-    beta1, beta2 = group["betas"] if "betas" in group else (group["momentum"], 0.0)
-    return beta1, 1 - beta1, beta2, 1 - beta2
-
-
-def _decay(beta1: Any, rest1: Any, beta2: Any, rest2: Any) -> dict[str, Any]:
-    """The same by the names that the rules use, as numbers or tensors."""
-    return {"betas": (beta1, beta2), "rests": (rest1, rest2), "momentum": beta1}
-
-
 def _adam(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str, Any]) -> list[Tensor]:
-    (_, beta2), (rest1, rest2) = group["betas"], group["rests"]
+    beta1, beta2 = group["betas"]
     if group["weight_decay"]:
         if group.get("decoupled_weight_decay"):
             p = p * n[2]
         else:
             g = g + group["weight_decay"] * p
-    mean = old[0] + rest1 * (g - old[0])
-    square = beta2 * old[1] + rest2 * g * g
+    mean = old[0] + (1 - beta1) * (g - old[0])
+    square = beta2 * old[1] + (1 - beta2) * g * g
     return [p - n[0] * mean / (square.sqrt() * n[1] + group["eps"]), mean, square]
 
 
 def _clipped_adam(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str, Any]) -> list[Tensor]:
-    (beta1, beta2), (rest1, rest2) = group["betas"], group["rests"]
+    beta1, beta2 = group["betas"]
     g = g.clamp(-group["clip_norm"], group["clip_norm"])
     if group["weight_decay"]:
         g = g + group["weight_decay"] * p
-    mean = beta1 * old[0] + rest1 * g
+    mean = beta1 * old[0] + (1 - beta1) * g
     spread = g - mean if group["centered_variance"] else g
-    square = beta2 * old[1] + rest2 * spread * spread
+    square = beta2 * old[1] + (1 - beta2) * spread * spread
     return [p - n[0] * mean / (square.sqrt() + group["eps"]), mean, square]
 
 
 def _adamax(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str, Any]) -> list[Tensor]:
-    (_, beta2), (rest1, _) = group["betas"], group["rests"]
+    beta1, beta2 = group["betas"]
     if group["weight_decay"]:
         g = g + group["weight_decay"] * p
-    mean = old[0] + rest1 * (g - old[0])
+    mean = old[0] + (1 - beta1) * (g - old[0])
     largest = torch.maximum(beta2 * old[1], g.abs() + group["eps"])
     return [p - n[0] * mean / largest, mean, largest]
 

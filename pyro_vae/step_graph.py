@@ -193,9 +193,9 @@ class StepGraph:
 
     def _renew(self, tensors: Sequence[Tensor], old: "UpdateCode") -> None:
         """Compile for other hyperparameters; replay the recording where that fails, or they never stand still."""
-        why_not = None
+        why_not = old.update.moves()
         try:
-            self._whole = self._make_whole(tensors, old)
+            self._whole = None if why_not else self._make_whole(tensors, old)
         except Exception as error:  # whatever goes wrong in a compiler, the recorded graph is there
             why_not = f"inductor failed ({in_short(error)})"
         self._renewed += self._whole is not old
@@ -313,9 +313,7 @@ class StepGraph:
             of_pyro += [optim.optim_objs, optim.grad_clip, *(owner[id(p)][0].state for p in others)]
             for p in trained:
                 p.grad = torch.zeros_like(p)  # as Pyro leaves it: steps that do not reach it go on moving it
-        update = Update(
-            [(p, *owner[id(p)]) for p in trained], self._svi.clip, of_pyro, old is not None and old.update.moves()
-        )
+        update = Update([(p, *owner[id(p)]) for p in trained], self._svi.clip, of_pyro)
         if old is not None and old.update.plan == update.plan:
             return old.moved(update, tensors)
         places = [next(i for i, t in enumerate(recording.outside) if t is p) for p in trained]
@@ -334,9 +332,9 @@ class StepGraph:
                 inputs[n + s],
                 torch.stack([loss.reshape(()) for loss in losses]),
             )
-            return [*losses, finite, *grads]
+            return [*losses, finite]
 
-        return UpdateCode(step, update, recording.outside, recording.written, places, tensors, self._losses + 1)
+        return UpdateCode(step, update, recording.outside, recording.written, places, tensors)
 
     def _scatter(self, grads: Sequence[Tensor]) -> list[Tensor | None]:
         found = iter(grads)

@@ -19,7 +19,6 @@ from torch.optim import Optimizer
 from pyro_vae.compiled import RecordingError, in_short, rebuilt, signature
 from pyro_vae.distributed import Exchange
 from pyro_vae.recording import Observe, put_back, random_state, set_random_state
-from pyro_vae.shared_update import SharedUpdate
 from pyro_vae.step_graph import StepGraph, as_tensors, audited, parts
 from pyro_vae.watch import Watch
 
@@ -93,7 +92,6 @@ class SVI:
             raise ValueError(f"compile is {compile!r}; give 'auto', 'on', 'off' or 'recorded'")
         self.model, self.guide, self.optim, self.clip = model, guide, optim, clip
         self.exchange = exchange
-        self._shared = SharedUpdate(self, exchange) if exchange and isinstance(optim, Optimizer) else None
         self.objective = loss
         if isinstance(loss, ELBO):
             self.loss, self._loss_and_grads = loss.loss, loss.loss_and_grads
@@ -194,8 +192,7 @@ class SVI:
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies record anew: a recording is of the tensors themselves."""
-        shared = SharedUpdate(self, self.exchange) if self._shared and self.exchange else None
-        return {**vars(self), "_graphs": {}, "_last": None, "_shared": shared}
+        return {**vars(self), "_graphs": {}, "_last": None}
 
     # --- eager
     # -------------------------------------------------------------------------------------------------------
@@ -233,12 +230,7 @@ class SVI:
     def finish(self, loss: Any, params: list[Tensor]) -> Any:
         """Take the update from the parameters' `grad` if the loss is finite; return the loss as a tensor."""
         if self.exchange is not None:
-            sums = self._add_up(self.exchange, loss, params)
-            taken = self._shared.take(sums, params) if self._shared is not None else None
-            if taken is not None:
-                total, self.finite = taken
-                return total.to(loss.dtype).reshape(loss.shape)
-            loss = self.exchange.hand_out(sums, params).to(loss.dtype).reshape(loss.shape)
+            loss = self.exchange.add_up(loss, params).to(loss.dtype).reshape(loss.shape)
         finite = torch.stack([part.isfinite().all() for part in parts(loss)]).all()
         if self.clip is not None:
             norm = torch.nn.utils.clip_grad_norm_([p for p in params if p.grad is not None], self.clip)
@@ -251,19 +243,6 @@ class SVI:
         if isinstance(self.optim, PyroOptim):
             pyro.infer.util.zero_grads(params)
         return loss
-
-    def _add_up(self, exchange: Exchange, loss: Tensor, params: list[Tensor]) -> Tensor:
-        """Return what all processes have; at steps that they share, see to the code for their update."""
-        shared = self._shared
-        if shared is None:
-            return exchange.add_up(loss, params)
-        asks = self._pays(self.count) and shared.why_not is None
-        sums = exchange.add_up(loss, params, asks and (audited(self.count) or not shared.settled(params)))
-        if exchange.asked:
-            shared.settle(sums, params)
-            if shared.why_not is not None:
-                self.warn(f"SVI leaves the update of several processes to the optimizer: {shared.why_not}.")
-        return sums
 
     # --- replayed
     # ----------------------------------------------------------------------------------------------------
@@ -299,15 +278,12 @@ class SVI:
         return graph.run(tensors)
 
     def _worth_compiling(self, name: str, calls: int) -> bool:
+        """Return whether compiling pays by now: by counts alone, so that a resumed run, and each of several processes, decides alike."""
         if self.mode == "on":
             return name == next(iter(self._calls)) or calls > OTHER_SHAPES_COMPILE_AT
-        return self._pays(calls)
-
-    def _pays(self, calls: int) -> bool:
-        """Tell whether compiling is worth its time by now: by counts alone, so that a resumed run, and each of several processes, decides alike."""
         if self.mode == "auto" and self.planned is not None:
             return self.planned >= WORTH_COMPILING and calls >= PLANNED_COMPILES_AT
-        return self.mode == "on" or (self.mode == "auto" and calls >= COMPILES_AT)
+        return self.mode == "auto" and calls >= COMPILES_AT
 
     def _record(self, key: tuple[Any, ...], args: Any, kwargs: Any, name: str) -> tuple[StepGraph | None, Any]:
         """Return the graph of such a step, or None and the loss of a first step that had to be taken eagerly."""

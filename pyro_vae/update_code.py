@@ -7,7 +7,6 @@ from torch import Tensor
 
 from pyro_vae.compiled import in_short, inductors_distance, like
 from pyro_vae.cuda_graph import capturable, captured
-from pyro_vae.factored import Layout, factored, returning
 from pyro_vae.inductor import inductor
 from pyro_vae.optim_graph import Update
 from pyro_vae.recording import copies, trace, undisturbed
@@ -17,14 +16,13 @@ class UpdateCode:
     """Inductor's code for what ends in an update of parameters.
 
     Args:
-        step: what it does: takes `outside`, the optimizer's tensors and numbers, then `tensors`; returns `results` tensors, the last of
-            which tells whether the update was made, and where the update is of gradients that it computes, those.
+        step: what it does: takes `outside`, the optimizer's tensors and numbers, then `tensors`; the last tensor that it returns says
+            whether the update was made.
         update: the update that is part of it.
         outside: tensors that it reads or writes where they are.
         written: those of them that it writes besides parameters.
         places: where the parameters are among them.
         tensors: data, like those it will be called with.
-        results: how many there are.
     """
 
     def __init__(
@@ -35,7 +33,6 @@ class UpdateCode:
         written: Sequence[Tensor],
         places: Sequence[int],
         tensors: Sequence[Tensor],
-        results: int,
     ) -> None:
         self._outside, self._places = outside, set(places)
         statistics = {id(t) for t in written}
@@ -44,14 +41,8 @@ class UpdateCode:
         changed = {*self._places, *self._averages}
         spare = [like(t) if i in changed else t for i, t in enumerate(self._held)]
         with undisturbed(), torch.no_grad():
-            graph = trace(step, [*spare, *tensors])
-        self._graph = returning(graph, results)
-        inputs = [*self._held, *tensors]
-        layout = Layout(places, len(self._outside), results)
-        parts = factored(graph, update, layout, inputs)
-        self._code: Callable[..., Sequence[Tensor]] = (
-            inductor(self._graph, inputs) if parts is None else parts.joined(inductor(parts.first, inputs))
-        )
+            self._graph = trace(step, [*spare, *tensors])
+        self._code = inductor(self._graph, [*self._held, *tensors])
         self._run = self._code
 
     def _hold(self, update: Update) -> None:

@@ -67,7 +67,6 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         return replay, out
 
     monkeypatch.setattr("pyro_vae.update_code.inductor", lambda graph, inputs: graph)
-    monkeypatch.setattr("pyro_vae.update_code.factored", lambda *args: None)
     monkeypatch.setattr("pyro_vae.update_code.capturable", lambda inputs: True)
     monkeypatch.setattr("pyro_vae.cuda_graph.capture", capture)
     return captured
