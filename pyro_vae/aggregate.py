@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_vae.bounds import Objective, Site
 from pyro_vae.handlers import is_latent
+from pyro_vae.objective import Figure
 from pyro_vae.pairing import PairError
 
 
@@ -27,6 +28,9 @@ class TotalCorrelation(Objective):
         num_data: N, size of the training data.
         beta: weight of the total correlation.
     """
+
+    figure = Figure("ELBO with weighted total correlation", "bound")
+    per_datum = True
 
     def __init__(self, num_particles: int = 1, *, num_data: int, beta: float = 6.0, data_plate: str = "data") -> None:
         super().__init__(num_particles, data_plate=data_plate)
@@ -95,11 +99,15 @@ class MaximumMeanDiscrepancy(Objective):
         kl: what is left of the KL's weight, 0 to 1.
     """
 
+    figure = Figure("reconstruction less MMD", "divergence")
+    per_datum = True
+
     def __init__(
         self, num_particles: int = 1, *, weight: float = 100.0, kl: float = 0.0, data_plate: str = "data"
     ) -> None:
         super().__init__(num_particles, data_plate=data_plate)
         self.weight, self.kl = weight, kl
+        self.has_kl = kl != 0
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
         """Return minus the objective.

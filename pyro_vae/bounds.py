@@ -16,9 +16,12 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.handlers import is_enumerated, is_latent
+from pyro_vae.objective import Declaration, Figure
 from pyro_vae.pairing import PairError
 
 Site = dict[str, Any]
+
+IMPORTANCE_WEIGHTED = Figure("importance-weighted bound", "bound")
 
 
 class Objective(ELBO):
@@ -27,7 +30,18 @@ class Objective(ELBO):
     Args:
         num_particles: draws z_k a datum, side by side in a plate on the left.
         data_plate: the plate, at dim -1, that holds what belongs to one datum.
+
+    Attributes:
+        needs: see `pyro_vae.objective.Declaration`, as for the three that follow.
+        figure: what minus the loss is.
+        has_kl: whether there is a KL for beta to weight.
+        per_datum: whether each datum is weighted by itself.
     """
+
+    needs: frozenset[str] = Declaration.needs
+    figure: Figure = Declaration.figure
+    has_kl: bool = Declaration.has_kl
+    per_datum: bool = Declaration.per_datum
 
     def __init__(self, num_particles: int = 1, *, data_plate: str = "data") -> None:
         if num_particles < 1:
@@ -122,6 +136,8 @@ class Bound(Objective):
     *Variational Inference for Monte Carlo Objectives (Mnih & Rezende, 2016)*, arXiv 1602.06725.
     """
 
+    per_datum = True
+
     @abstractmethod
     def bound(self, log_w: Tensor) -> Tensor:
         """Return the bound, ``(..., batch)``, from log-weights ``(particles, ..., batch)``."""
@@ -157,6 +173,8 @@ class ImportanceWeighted(Bound):
     *Importance Weighted Autoencoders (Burda, Grosse & Salakhutdinov, 2015)*, arXiv 1509.00519, eq. 8.
     """
 
+    figure = IMPORTANCE_WEIGHTED
+
     def bound(self, log_w: Tensor) -> Tensor:
         """Return ``(..., batch)`` from ``(particles, ..., batch)``."""
         return log_w.logsumexp(0) - math.log(len(log_w))
@@ -171,6 +189,8 @@ class Renyi(Bound):
     *Renyi Divergence Variational Inference (Li & Turner, 2016)*, arXiv 1602.02311, eq. 10. ``pyro.infer.RenyiELBO`` scales before it
     takes the logarithm, so under subsampling it bounds nothing, and is no module.
     """
+
+    figure = Figure("Renyi bound", "bound")
 
     def __init__(self, num_particles: int = 5, *, alpha: float = 0.5, data_plate: str = "data") -> None:
         if alpha == 1:
@@ -191,8 +211,11 @@ class ReweightedWakeSleep(Objective):
     fraction ``sleep``, of log q(z | x) at data drawn from the model.
 
     *Reweighted Wake-Sleep (Bornschein & Bengio, 2014)*, arXiv 1406.2751; *Revisiting Reweighted Wake-Sleep (Le et al., 2018)*,
-    arXiv 1805.10469. ``pyro.infer.ReweightedWakeSleep`` adds up the batch before it weighs.
+    arXiv 1805.10469. ``pyro.infer.ReweightedWakeSleep`` adds up the batch before it weights.
     """
+
+    figure = IMPORTANCE_WEIGHTED
+    per_datum = True
 
     def __init__(self, num_particles: int = 10, *, sleep: float = 0.0, data_plate: str = "data") -> None:
         if num_particles < 2:

@@ -15,6 +15,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.handlers import is_enumerated, is_site
+from pyro_vae.objective import declared
 from pyro_vae.pairing import Batch, Pair, PairError
 
 
@@ -140,8 +141,9 @@ def _sites(look: _Look) -> Iterator[Problem]:
     latent = {n: s for n, s in _samples(model).items() if not s["is_observed"]}
     observed = {n for n, s in _samples(model).items() if s["is_observed"]}
     drawn = ", ".join(map(repr, sorted(mine))) or "nothing"
+    covered = "guide" in declared(look.pair.objective).needs
     for name in sorted(latent.keys() - mine):
-        if is_enumerated(latent[name]):
+        if is_enumerated(latent[name]) or not covered:
             continue
         near = difflib.get_close_matches(name, mine - latent.keys(), 1, 0.0)
         change = "Give the site the same name in both" if near else f"Add a sample statement for {name!r} to the guide"
@@ -278,6 +280,8 @@ def _supports(look: _Look) -> Iterator[Problem]:
 
 
 def _finite(look: _Look) -> Iterator[Problem]:
+    if "density" not in declared(look.pair.objective).needs:
+        return
     guide, model = look.traces()
     for trace, who in ((guide, look.guide_name), (model, look.model_name)):
         for name, site in _samples(trace).items():

@@ -69,13 +69,13 @@ def _status(error: Exception) -> int | None:
     """Return the exit status of an error that the user can act on; None for a fault of ours, which shows its traceback."""
     from pyro_vae.checkpoint import CheckpointError
     from pyro_vae.data import DataError
-    from pyro_vae.distributed import Elsewhere, ProcessLost
+    from pyro_vae.distributed import FailedOnFirstProcess, ProcessLost
     from pyro_vae.pairing import PairError
     from pyro_vae.runs import RunError
     from pyro_vae.settings import SettingsError
     from pyro_vae.training import Interrupted, NonFinite
 
-    if isinstance(error, Elsewhere):
+    if isinstance(error, FailedOnFirstProcess):
         return 0  # process 0 says it, and its status counts
     if isinstance(error, Interrupted):
         return 128 + error.signum
@@ -243,21 +243,23 @@ def _train(words: Sequence[str]) -> int:
     parser.add_class_arguments(Training, as_group=True)
     args = parser.parse_args(words)
     from pyro_vae.checkpoint import seeded
+    from pyro_vae.devices import resolve_device
     from pyro_vae.distributed import join
-    from pyro_vae.loop import possible
     from pyro_vae.runs import Run, next_folder
-    from pyro_vae.training import refuse_unheeded, shared
+    from pyro_vae.training import check_settings, create_on_first_process
 
     training = _training({field: args[field] for field in Training.names()})
     data = _load_data(args)
     with seeded(training.seed):
         pair = _build(args, name, options, data.spec)
     config = {"pair": pair.recipe, "data": data.recipe, "training": asdict(training)}
-    refuse_unheeded(training, pair, data)
+    check_settings(training, pair, data)
     _refuse_problems(pair, data)
     world = join(training.devices, training.device)
-    world.first(lambda: possible(training, data, world))
-    run = shared(world, lambda: Run.create(args.run if args.run is not None else next_folder(name, args.data), config))
+    world.first(lambda: resolve_device(training, data, world))
+    run = create_on_first_process(
+        world, lambda: Run.create(args.run if args.run is not None else next_folder(name, args.data), config)
+    )
     return _fit_and_show(pair, data, training, run, resume=False, as_json=args.json)
 
 
@@ -269,10 +271,10 @@ def _resume(words: Sequence[str]) -> int:
         "--on_nonfinite", type=str | None, default=None, help="from here on: stop, skip or rollback (see train)"
     )
     args = parser.parse_args(words)
+    from pyro_vae.devices import resolve_device
     from pyro_vae.distributed import join
-    from pyro_vae.loop import possible
     from pyro_vae.runs import Run
-    from pyro_vae.training import Training, shared
+    from pyro_vae.training import Training, create_on_first_process
 
     def claim() -> Run:
         run = Run.open(args.run)
@@ -284,8 +286,8 @@ def _resume(words: Sequence[str]) -> int:
     changes = {name: args[name] for name in ("epochs", "on_nonfinite") if args[name] is not None}
     pair, data = _rebuild(Run.open(args.run), args.pair)
     world = join(training.devices, training.device)
-    world.first(lambda: possible(training, data, world))
-    run = shared(world, claim)
+    world.first(lambda: resolve_device(training, data, world))
+    run = create_on_first_process(world, claim)
     if changes:
         training = _checked(lambda: replace(training, **changes))
         if args.epochs is not None:
@@ -500,7 +502,7 @@ def _rebuild(run: Any, allowed: str | None) -> tuple[Any, Any]:
     if name not in PAIRS and name != allowed:
         raise UsageError(f"{run} was trained with {name}, whose code would be run; allow it with --pair {name}")
     from pyro_vae.checkpoint import seeded
-    from pyro_vae.training import Training, as_saved
+    from pyro_vae.training import Training, build_from_config
 
     seed = _checked(lambda: Training.read(config["training"])).seed
 
@@ -510,8 +512,8 @@ def _rebuild(run: Any, allowed: str | None) -> tuple[Any, Any]:
             return find(name)(data.spec, **options)
 
     try:
-        data = as_saved(partial(load_data, source["name"]), source["options"])
-        return as_saved(build, recipe["options"]), data
+        data = build_from_config(partial(load_data, source["name"]), source["options"])
+        return build_from_config(build, recipe["options"]), data
     except (ValueError, OSError):  # these say it themselves
         raise
     except Exception as error:  # whatever other code makes of a config.yaml that somebody changed

@@ -24,7 +24,7 @@ from pyro_vae.settings import SettingsError
 PATIENCE = datetime.timedelta(minutes=10)  # how long a process waits for another before it takes it for dead
 
 
-class Elsewhere(Exception):
+class FailedOnFirstProcess(Exception):
     """Process 0 has failed and says why; the others have nothing to add."""
 
 
@@ -45,7 +45,7 @@ class World:
         """Return what ``action`` returns on process 0, on every process.
 
         Raises:
-            Elsewhere: on the others, when it raised there.
+            FailedOnFirstProcess: on the others, when it raised there.
         """
         if self.size == 1:
             return action()
@@ -60,7 +60,7 @@ class World:
             dist.broadcast_object_list(outcome, device=self._talks_on())
         value, failure = outcome[0]
         if failure is not None:
-            raise Elsewhere(failure)
+            raise FailedOnFirstProcess(failure)
         return value
 
     def gather(self, value: Any) -> list[Any]:
@@ -105,24 +105,25 @@ class Exchange:
     Args:
         world: the processes.
         buffers: tensors that training may change and that are no parameters.
-        wishes: how many numbers each process contributes to every step.
+        votes: how many numbers each process contributes to every step.
 
     Attributes:
         weight: number of data of this process's share; to be set before each step.
-        wishes: numbers that this process contributes; ``heard`` are the sums over the processes.
+        votes: numbers that this process contributes to the next step.
+        counted: their sums over the processes at the last step.
     """
 
-    def __init__(self, world: World, buffers: Sequence[Tensor], wishes: int = 0) -> None:
+    def __init__(self, world: World, buffers: Sequence[Tensor], votes: int = 0) -> None:
         self.world = world
         self.buffers = [buffer for buffer in buffers if buffer.is_floating_point()]
         self.weight = 1
-        self.wishes = [0.0] * wishes
-        self.heard = [0.0] * wishes
+        self.votes = [0.0] * votes
+        self.counted = [0.0] * votes
         self._sums = torch.empty(0)
 
     def add_up(self, loss: Tensor, params: Sequence[Tensor]) -> Tensor:
         """Write the global batch's gradients into the parameters' ``grad``, and process 0's buffers into the buffers; return its loss."""
-        facts = [self.weight, *(p.grad is not None for p in params), *self.wishes]
+        facts = [self.weight, *(p.grad is not None for p in params), *self.votes]
         kind = torch.float32
         for tensor in (*params, *self.buffers):  # not the loss, whose type differs between eager and recorded steps
             kind = torch.promote_types(kind, tensor.dtype)
@@ -152,7 +153,7 @@ class Exchange:
         """Write what was added up into gradients and buffers; return the loss."""
         *grads, summed, buffers, told = self._pieces(params)
         _, *flags = told.tolist()
-        self.heard = flags[len(params) :]
+        self.counted = flags[len(params) :]
         with torch.no_grad():
             for p, piece, reached in zip(params, grads, flags[: len(params)], strict=True):
                 p.grad = torch.empty_like(p).copy_(piece.view(p.shape) / told[0]) if reached else None

@@ -37,6 +37,7 @@ class Pair:
         objective: any Pyro ELBO.
         data_plate: the name of the plate, at dim -1, that holds what belongs to one datum.
         recipe: name and options that build the pair anew, kept in run folders; pairs from ``pyro_vae.pairs`` have one.
+        stepper: what makes the algorithm that trains them, see `pyro_vae.stepper.Stepper`; `SVI` by default.
 
     Every pair keeps a parameter store of its own, so that several pairs live in one process without
     touching each other, whatever names their ``pyro.param`` and ``pyro.module`` statements use.
@@ -47,6 +48,7 @@ class Pair:
     objective: ELBO = field(default_factory=Trace_ELBO)
     data_plate: str = "data"
     recipe: dict[str, Any] | None = None
+    stepper: Callable[..., Any] | None = None
     store: dict[str, dict] = field(default_factory=lambda: {"params": {}, "constraints": {}}, repr=False)
 
     @functools.cached_property

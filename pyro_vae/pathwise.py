@@ -10,7 +10,7 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.bounds import Objective
+from pyro_vae.bounds import IMPORTANCE_WEIGHTED, Objective
 from pyro_vae.pairing import PairError
 
 
@@ -20,6 +20,8 @@ class PathDerivative(Objective):
     The gradient at an exact guide is then 0 at every draw, not only in mean. Every latent site must be
     reparameterised, and q have a density at given values (no planar flow).
     """
+
+    per_datum = True
 
     @abstractmethod
     def weigh(self, log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,6 +78,8 @@ class DoublyReparameterized(PathDerivative):
     *Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives (Tucker, Lawson, Gu & Maddison, 2018)*,
     arXiv 1810.04152, eq. 8: weights w~ for p and w~^2 for q's path.
     """
+
+    figure = IMPORTANCE_WEIGHTED
 
     def weigh(self, log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the importance-weighted bound, and w~ and its square."""

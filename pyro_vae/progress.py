@@ -6,7 +6,13 @@ from typing import Any
 
 
 class Progress:
-    """Shows training on stderr."""
+    """Shows training on stderr.
+
+    Attributes:
+        figure: what the validation figure of an epoch is called.
+    """
+
+    figure = "ELBO"
 
     def start(self, epochs: int, steps: int, epoch: int) -> None:
         """Begin: ``epochs`` in all of ``steps`` each, of which ``epoch`` are done."""
@@ -37,7 +43,7 @@ class Progress:
     def epoch(self, row: dict[str, float]) -> None:
         """Note an epoch's row of the history."""
         done = int(row["epoch"])
-        figures = f"ELBO {row['elbo']:.2f} = {row['reconstruction']:.2f} - {row['kl']:.2f} nats"
+        figures = f"{self.figure} {row['elbo']:.2f} = {row['reconstruction']:.2f} - {row['kl']:.2f} nats"
         now = time.monotonic()
         if self.bar is not None:
             self.bar.update(self.task, completed=done, figures=figures)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,17 @@ from typing import Any
 from pyro_vae import checkpoint
 from pyro_vae.data import Data, DataError, load_data
 from pyro_vae.distributed import World, join
-from pyro_vae.loop import CHECKED_BATCH, Interrupted, Loop, Unsaved, refuse_unheeded
+from pyro_vae.fitted import Fitted
+from pyro_vae.interruption import Interrupted
+from pyro_vae.loop import Loop
 from pyro_vae.nonfinite import NonFinite
 from pyro_vae.pairing import Pair, PairError
+from pyro_vae.programs import check_settings
 from pyro_vae.progress import Progress, Silent
 from pyro_vae.runs import Run
 from pyro_vae.settings import Training
+from pyro_vae.state import Unsaved
+from pyro_vae.trainer import CHECKED_BATCH
 
 __all__ = [
     "CHECKED_BATCH",
@@ -24,31 +29,12 @@ __all__ = [
     "NonFinite",
     "Training",
     "Unsaved",
-    "as_saved",
+    "build_from_config",
+    "check_settings",
+    "create_on_first_process",
     "describe",
     "fit",
-    "refuse_unheeded",
-    "shared",
 ]
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A trained pair.
-
-    Its parameters are those with the best ELBO (beta = 1) on the validation split.
-    """
-
-    pair: Pair
-    data: Data
-    history: list[
-        dict[str, float]
-    ]  # a row an epoch: loss in training; elbo, reconstruction, kl on the validation split
-    epochs: int
-    steps: int
-    seconds: float
-    compiled: bool
-    run: Run | None
 
 
 def fit(
@@ -72,7 +58,7 @@ def fit(
         data: from ``load_data``, or what ``load_data`` takes.
         run: folder for checkpoints and history; none are written without one.
         resume: go on from the folder's last checkpoint.
-        progress: True for a line an epoch on stderr, or an object with ``Progress``'s methods.
+        progress: True for a line per epoch on stderr, or an object with ``Progress``'s methods.
         config: how to build pair and data anew, stored in the run folder; pairs from ``pyro_vae.pairs`` bring theirs.
         settings: any field of ``Training``.
 
@@ -86,24 +72,24 @@ def fit(
     training = Training(**settings)
     data = data if isinstance(data, Data) else load_data(data)
     if not resume:  # older runs may hold such settings
-        refuse_unheeded(training, pair, data)
+        check_settings(training, pair, data)
     world = join(training.devices, training.device)
     held = isinstance(run, Run) and run.locked  # by a caller who goes on writing
     if run is not None and not isinstance(run, Run):
         told = {**(config or describe(pair, data)), "training": asdict(training)}
-        run = shared(world, partial(Run.open, run) if resume else partial(Run.create, run, told))
+        run = create_on_first_process(world, partial(Run.open, run) if resume else partial(Run.create, run, told))
     observer = progress if isinstance(progress, Progress) else (Progress() if progress and not world.rank else Silent())
     try:
         if run is not None:
             world.first(run.lock)
         with checkpoint.seeded(training.seed):
-            return Loop(pair, data, training, run, observer, world).go(resume)
+            return Loop(pair, data, training, run, observer, world).train(resume)
     finally:
         if run is not None and not held:
             run.release()
 
 
-def shared(world: World, action: Callable[[], Run]) -> Run:
+def create_on_first_process(world: World, action: Callable[[], Run]) -> Run:
     """Return the run that ``action`` makes or opens on process 0; the other processes only know its folder."""
     made: list[Run] = []
 
@@ -115,7 +101,7 @@ def shared(world: World, action: Callable[[], Run]) -> Run:
     return made[0] if made else Run(Path(folder))
 
 
-def as_saved(build: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+def build_from_config(build: Callable[..., Any], options: Mapping[str, Any]) -> Any:
     """Return what ``build`` makes of the options of a ``config.yaml``, without those that can have no effect.
 
     Such options are refused now; runs that hold them are older.
@@ -125,7 +111,7 @@ def as_saved(build: Callable[..., Any], options: Mapping[str, Any]) -> Any:
     except (DataError, PairError) as error:
         if error.unused not in options:
             raise
-        return as_saved(build, {name: value for name, value in options.items() if name != error.unused})
+        return build_from_config(build, {name: value for name, value in options.items() if name != error.unused})
 
 
 def describe(pair: Pair, data: Data) -> dict[str, Any]:

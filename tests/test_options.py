@@ -18,12 +18,12 @@ from torch import Tensor
 import pyro_vae as pv
 from pyro_vae.cli import main
 from pyro_vae.data import DataError, Spec, load_data
-from pyro_vae.loop import _weighed
 from pyro_vae.pairing import PairError
 from pyro_vae.pairs import PAIRS
+from pyro_vae.programs import weighted_programs
 from pyro_vae.report_parts import command
 from pyro_vae.settings import SettingsError, Training
-from pyro_vae.training import as_saved, refuse_unheeded
+from pyro_vae.training import build_from_config, check_settings
 
 OTHER: dict[str, list[Any]] = {
     "latent": [2],
@@ -140,7 +140,7 @@ def test_an_option_without_effect_is_refused_by_name(name, options, unused, said
         PAIRS[name](about, **options)
     assert said in str(refusal.value)
     assert refusal.value.unused == unused
-    pair = as_saved(lambda **given: PAIRS[name](about, **given), options)  # a run of old holds it
+    pair = build_from_config(lambda **given: PAIRS[name](about, **given), options)  # a run of old holds it
     assert pair.recipe == {"name": name, "options": {o: value for o, value in options.items() if o != unused}}
 
 
@@ -189,7 +189,7 @@ def test_an_option_of_data_without_effect_is_refused(source, options, said):
         load_data(source, **options)
     assert said in str(refusal.value)
     assert refusal.value.unused == next(iter(options))
-    assert as_saved(lambda **given: load_data(source, **given), options).size("train")
+    assert build_from_config(lambda **given: load_data(source, **given), options).size("train")
 
 
 @pytest.mark.parametrize("setting", [{"beta": 3.0}, {"warm_up": 2.0}, {"free_bits": 50.0}], ids=str)
@@ -200,7 +200,7 @@ def test_a_setting_of_the_kl_has_an_effect_or_is_refused(row, setting):
     def gradients(training: Training, beta: float) -> list[Tensor]:
         pair, data = ROWS[row].build(), ROWS[row].batch()
         weight = torch.tensor(beta, dtype=torch.float64)
-        programs = _weighed(pair, training, 1000, weight, torch.device("cpu"))
+        programs = weighted_programs(pair, training, 1000, weight, torch.device("cpu"))
         with torch.random.fork_rng(), pyro.validation_enabled(False):
             torch.manual_seed(1)
             pair.objective.loss_and_grads(*programs, data)
@@ -213,7 +213,7 @@ def test_a_setting_of_the_kl_has_an_effect_or_is_refused(row, setting):
         with pytest.raises(SettingsError, match=f"leave --{name} out"):
             pv.fit(pair, {"x": X}, **setting)
     else:
-        refuse_unheeded(training, pair, load_data({"x": X}))
+        check_settings(training, pair, load_data({"x": X}))
         assert not same(gradients(Training(), 1.0), gradients(training, setting.get("beta", 0.3)))
 
 
@@ -244,9 +244,9 @@ def refusal(capsys, *argv: str) -> str:
         (["latent", "--net", "conv", "--hidden", "[8]"], "leave --hidden out, or use --net mlp"),
         (
             ["latent", "--objective", "mmd", "--beta", "3"],
-            "beta 3.0 weighs the KL, and MaximumMeanDiscrepancy has none",
+            "beta 3.0 weights the KL, and MaximumMeanDiscrepancy has none",
         ),
-        (["latent", "--objective", "stl", "--free_bits", "1"], "StickingTheLanding weighs each datum by itself"),
+        (["latent", "--objective", "stl", "--free_bits", "1"], "StickingTheLanding weights each datum by itself"),
         (
             ["semi_supervised", "--labels", "100", "--scaling", "common"],
             "scaling common is for real x, and digits is levels",

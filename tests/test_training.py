@@ -18,8 +18,8 @@ import pyro_vae as pv
 from pyro_vae import checkpoint
 from pyro_vae.checking import require_sound
 from pyro_vae.evaluation import evaluate
-from pyro_vae.loop import _weighed
 from pyro_vae.models.linear import maximum_likelihood
+from pyro_vae.programs import weighted_programs
 from pyro_vae.progress import Progress
 from pyro_vae.runs import Run
 from pyro_vae.svi import SVI
@@ -130,7 +130,7 @@ def test_a_checked_pair_records_its_very_first_step(row):
     pair, batch = ROWS[row].build(), ROWS[row].batch()
     require_sound(pair, batch)
     weight = torch.tensor(1.0, dtype=torch.float64)
-    programs = _weighed(pair, Training(warm_up=2.0), 100, weight, torch.device("cpu"))
+    programs = weighted_programs(pair, Training(warm_up=2.0), 100, weight, torch.device("cpu"))
     optimizer = torch.optim.Adam(pair.named_parameters().values())
     svi = SVI(*programs, optimizer, pair.objective, compile="recorded")
     with pyro.validation_enabled(False):

@@ -1,0 +1,107 @@
+"""All that a training step changes, on one device: the pair, its optimizer, the weight of the KL, and the stepper."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae import checkpoint
+from pyro_vae.checking import require_sound
+from pyro_vae.data import Data
+from pyro_vae.devices import convert, place, resolve_device
+from pyro_vae.distributed import Exchange, World
+from pyro_vae.interruption import SIGNALS
+from pyro_vae.pairing import Pair
+from pyro_vae.programs import weighted_programs
+from pyro_vae.settings import SCHEDULES, Training, optimizer, optimizer_state
+from pyro_vae.stepper import Stepper
+from pyro_vae.svi import SVI
+
+CHECKED_BATCH = 16  # data that the pair is tried on before the first step
+
+
+class Trainer:
+    """A pair with what trains it.
+
+    Args:
+        pair: trained in place, after it was checked on a few data.
+        data: to train on.
+        training: the settings.
+        world: the processes of the job; they begin with process 0's parameters.
+
+    Attributes:
+        steps_per_epoch: how many batches an epoch has.
+        exchange: what connects several processes, or None.
+        stepper: what takes the steps.
+
+    Raises:
+        PairError: when the pair breaks its contract.
+        SettingsError: when there is no such device.
+    """
+
+    def __init__(self, pair: Pair, data: Data, training: Training, world: World) -> None:
+        self.pair, self.training, self.world = pair, training, world
+        self.device = resolve_device(training, data, world)
+        self.dtype = torch.float64 if training.precision == "64" else torch.float32
+        convert(pair, self.device, self.dtype)
+        require_sound(pair, self.place(data.batch("train", CHECKED_BATCH)))
+        self.steps_per_epoch = data.num_batches(training.batch_size)
+        self.beta = torch.tensor(training.beta, dtype=self.dtype, device=self.device)
+        self.optimizer = optimizer(training.optimizer, list(pair.named_parameters().values()), training.lr)
+        self.exchange = self._join() if world.size > 1 else None
+        make: Any = pair.stepper or SVI
+        self.stepper: Stepper = make(
+            *weighted_programs(pair, training, data.size("train"), self.beta, self.device),
+            self.optimizer,
+            pair.objective,
+            # without a bound too: the norm reveals a non-finite gradient before it reaches the parameters
+            clip=math.inf if training.clip is None else training.clip,
+            compile=training.compile,
+            exchange=self.exchange,
+        )
+
+    def _join(self) -> Exchange:
+        self.world.share([*self.pair.named_parameters().values(), *self.pair.named_buffers().values()])
+        return Exchange(self.world, list(self.pair.named_buffers().values()), votes=1 + len(SIGNALS))
+
+    def place(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the batch where the pair is."""
+        return place(batch, self.device, self.dtype)
+
+    def rate(self, step: int, rollbacks: int) -> float:
+        """Return the learning rate of a step, counted from 0; each going back has halved it."""
+        t = self.training
+        return t.lr * SCHEDULES[t.schedule](step, t.epochs * self.steps_per_epoch) * 0.5**rollbacks
+
+    def weight(self, step: int) -> float:
+        """Return the KL's weight at a step, counted from 0."""
+        t = self.training
+        return t.beta * min(1.0, step / (t.warm_up * self.steps_per_epoch)) if t.warm_up else t.beta
+
+    def step(self, batch: Mapping[str, Tensor], step: int, rollbacks: int) -> float:
+        """Take a step on a batch that is placed; return its loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(step, rollbacks)
+        if self.training.warm_up:
+            self.beta.fill_(self.weight(step))
+        return self.stepper.update(batch).item()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next step depends on; tensors are those in use, not copies."""
+        return {
+            "parameters": {name: tensor.cpu() for name, tensor in self.pair.state_dict().items()},
+            "optimizer": self.optimizer.state_dict(),
+            "svi": self.stepper.state_dict(),
+            "beta": self.beta.item(),
+            "random": checkpoint.random_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned, perhaps on another device."""
+        self.pair.load_state_dict(state["parameters"])
+        self.optimizer.load_state_dict(optimizer_state(state["optimizer"], self.optimizer))
+        self.stepper.load_state_dict(state["svi"])
+        self.beta.fill_(state["beta"])
+        checkpoint.set_random_state(state["random"])
