@@ -13,6 +13,7 @@ from pyro_vae.evidence import ElboTable, active_units, elbo, evaluation, log_evi
 from pyro_vae.guides.linear import LinearGuide
 from pyro_vae.handlers import PerDatum, is_latent, is_site
 from pyro_vae.models.linear import LinearModel, maximum_likelihood
+from pyro_vae.objective import declared
 from pyro_vae.pairing import Batch, Pair
 from pyro_vae.predictive import reconstruct
 
@@ -105,7 +106,8 @@ def evaluate(
     ``elbo`` = ``reconstruction`` - ``kl`` = the sum of ``sites``, at beta = 1; ``log_evidence`` is the importance-weighted log p(x) with
     ``num_samples`` draws a datum, ``log_evidence_stderr`` the Monte Carlo standard error of its mean and ``ess`` the median
     effective sample size. ``rms_error`` is that of the reconstruction, a feature. Latent variables that all data share leave
-    no datum a log p(x) of its own, and a guide that is a point has no draws to weigh: the figures that rest on them are None then.
+    no datum a log p(x) of its own, a guide that is a point has no draws to weight, and an unnormalised model has no log p(x): the
+    figures that rest on them are None then.
     """
 
     def batches():  # type: ignore[no-untyped-def]
@@ -129,7 +131,7 @@ def evaluate(
     means = posterior_means(pair, spread(data, split, EXAMINED)[0], seed=seed)
     figures["active_units"] = sum(active_units(means).values())
     figures["latent"] = sum(mean.shape[1] for mean in means.values())
-    if point_sites(pair, next(iter(batches()))):
+    if point_sites(pair, next(iter(batches()))) or not declared(pair.objective).figure.comparable:
         return figures | dict.fromkeys(("log_evidence", "log_evidence_stderr", "ess", "khat_above_0.7"))
     evidence = log_evidence(pair, batches(), num_samples=num_samples, seed=seed, progress=progress)
     return figures | {

@@ -5,11 +5,13 @@ import time
 import warnings
 
 import pyro
+from torch import Tensor
 
 from pyro_vae import checkpoint
 from pyro_vae.binarize import key
 from pyro_vae.data import Data
 from pyro_vae.distributed import World
+from pyro_vae.feed import Feed
 from pyro_vae.fitted import Fitted
 from pyro_vae.interruption import SIGNALS, Interrupted, StopRequest
 from pyro_vae.objective import declared
@@ -21,6 +23,8 @@ from pyro_vae.settings import Training
 from pyro_vae.state import Best, Keeper, State
 from pyro_vae.trainer import Trainer
 from pyro_vae.validation import Validation
+
+MAX_SECONDS = 1.0  # that many steps in one call take, before progress is shown
 
 
 class Loop:
@@ -37,8 +41,8 @@ class Loop:
         self.recovery = Recovery(self.keeper)
         self.validation = Validation(self.trainer, data)
         self.request = StopRequest()
-        self.figure = declared(pair.objective).figure
-        observer.figure = "ELBO" if self.figure.comparable else "unnormalised ELBO"
+        self.yields = declared(pair.objective)
+        observer.figure = self.yields.shown
 
     def train(self, resume: bool) -> Fitted:
         """Train to the end and return the pair with its best parameters."""
@@ -90,9 +94,14 @@ class Loop:
             world=self.world.size,
         )
         try:
-            for batch in batches:
-                self._one_step(self.trainer.place(batch))
-                self._heed()
+            with Feed(batches, self.trainer.device, self.trainer.dtype) as feed:
+                while ready := feed.peek():
+                    if self.trainer.in_blocks:
+                        feed.advance(self._many_steps(ready))
+                    else:
+                        self._one_step({name: values[0] for name, values in ready.items()})
+                        feed.advance(1)
+                    self._heed()
         except RolledBack:
             return
         self._validate()
@@ -100,7 +109,39 @@ class Loop:
         if self.trainer.exchange is None:
             self._heed()
 
-    def _one_step(self, batch: dict) -> None:
+    def _many_steps(self, batches: dict[str, Tensor]) -> int:
+        """Take steps on a block of batches until it ends or something else is to be done; return how many."""
+        state = self.state
+        late = time.monotonic() + MAX_SECONDS
+        until = lambda: self._wanted() or time.monotonic() > late  # noqa: E731
+        losses = self.trainer.steps(batches, state.step, state.rollbacks, until)
+        for loss in losses or ():
+            self._enter(loss)
+        return len(losses) if losses is not None else self._one_by_one(batches)
+
+    def _one_by_one(self, batches: dict[str, Tensor]) -> int:
+        """Take steps up to one that is skipped, or until something else is to be done; return how many."""
+        skipped, count = self.state.skipped, len(next(iter(batches.values())))
+        for i in range(count):
+            self._one_step({name: values[i] for name, values in batches.items()})
+            if self.state.skipped > skipped or self._wanted():
+                return i + 1
+        return count
+
+    def _wanted(self) -> bool:
+        """Return whether to stop, or to save, now."""
+        return self.request.signum is not None or self.keeper.due()
+
+    def _enter(self, loss: float) -> None:
+        """Count a step and its loss."""
+        state = self.state
+        state.loss_sum += loss
+        state.in_a_row = 0
+        self.observer.step(state.epoch, state.position + 1, loss)
+        state.step += 1
+        state.position += 1
+
+    def _one_step(self, batch: dict[str, Tensor]) -> None:
         state, stepper, exchange = self.state, self.trainer.stepper, self.trainer.exchange
         if exchange is not None:
             exchange.weight = len(batch["x"])
@@ -110,13 +151,11 @@ class Loop:
         loss = self.trainer.step(batch, state.step, state.rollbacks)
         if not math.isfinite(loss) or not stepper.finite:
             self.recovery.recover(batch, loss, before)
+            state.step += 1
+            state.position += 1
         else:
-            state.loss_sum += loss
-            state.in_a_row = 0
-            self.observer.step(state.epoch, state.position + 1, loss)
+            self._enter(loss)
         self.recovery.settle(before)
-        state.step += 1
-        state.position += 1
 
     def _heed(self) -> None:
         """Save if it is time, stop if that was asked for; several processes do either after the same step."""
@@ -149,8 +188,10 @@ class Loop:
         state.history.append(row)
         if not math.isfinite(elbo):
             split = self.validation.split
-            self._note(f"the ELBO on the {split} split is {elbo} after epoch {epoch + 1}; this epoch is not the best")
-        better = math.isfinite(elbo) and (elbo > state.best.elbo or not self.figure.comparable)
+            self._note(
+                f"the {self.yields.shown} on the {split} split is {elbo} after epoch {epoch + 1}; this epoch is not the best"
+            )
+        better = math.isfinite(elbo) and (elbo > state.best.elbo or not self.yields.figure.comparable)
         if better or not state.best.parameters:
             parameters = {name: tensor.cpu().clone() for name, tensor in self.pair.state_dict().items()}
             state.best = Best(elbo if math.isfinite(elbo) else -math.inf, epoch, parameters)

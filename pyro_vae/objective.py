@@ -45,6 +45,18 @@ class Declaration:
     has_kl: bool = True
     per_datum: bool = False
 
+    @property
+    def has_elbo(self) -> bool:
+        """Whether a pair that suits the objective has an ELBO; if not, its own figure stands for it."""
+        return self.needs >= {"guide", "density"}
+
+    @property
+    def shown(self) -> str:
+        """What the figure of an epoch is called."""
+        if not self.has_elbo:
+            return self.figure.name
+        return "ELBO" if self.figure.comparable else "unnormalised ELBO"
+
     def __post_init__(self) -> None:
         unknown = self.needs - {"guide", "density"}
         if unknown:

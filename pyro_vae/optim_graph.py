@@ -178,14 +178,6 @@ class Update:
         if self.numbers is not self._host:
             self.numbers.copy_(self._host, non_blocking=True)
 
-    def ahead(self, count: int) -> list[Tensor]:
-        """Count that many steps; return the numbers of each."""
-        found = []
-        for _ in range(count):
-            self.prepare()
-            found.append(self.numbers.clone())
-        return found
-
     def apply(
         self,
         params: Sequence[Tensor],

@@ -1,5 +1,6 @@
 """What is shown while training: a bar with an honest estimate on a terminal, plain lines in a log."""
 
+import math
 import sys
 import time
 from typing import Any
@@ -36,14 +37,18 @@ class Progress:
             self.bar.start()
 
     def step(self, epoch: int, position: int, loss: float) -> None:
-        """Note a step; ``loss`` in nats per datum."""
+        """Note a step; ``loss`` in nats per datum.
+
+        Compiled steps are taken many in one call, and noted after it: what this changes holds from the next call on.
+        """
         if self.bar is not None and position % 10 == 0:
             self.bar.update(self.task, completed=epoch + position / self.steps)
 
     def epoch(self, row: dict[str, float]) -> None:
         """Note an epoch's row of the history."""
         done = int(row["epoch"])
-        figures = f"{self.figure} {row['elbo']:.2f} = {row['reconstruction']:.2f} - {row['kl']:.2f} nats"
+        parts = "" if math.isnan(row["kl"]) else f" = {row['reconstruction']:.2f} - {row['kl']:.2f}"
+        figures = f"{self.figure} {row['elbo']:.2f}{parts} nats"
         now = time.monotonic()
         if self.bar is not None:
             self.bar.update(self.task, completed=done, figures=figures)

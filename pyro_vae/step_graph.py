@@ -2,7 +2,7 @@
 
 import contextlib
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import pyro
@@ -213,11 +213,13 @@ class StepGraph:
             return 0
         return next((i for i in range(most) if audited(self.calls + i + 1)), most)
 
-    def run_on(self, slices: Sequence[Sequence[Tensor]]) -> list[Any]:
-        """Take a step on each, none of which is to be looked at; return their losses."""
+    def run_on(
+        self, slices: Sequence[Sequence[Tensor]], prepare: Callable[[int], None], until: Callable[[], bool]
+    ) -> list[Any]:
+        """Take a step on each, none of which is to be looked at, until told to stop; return their losses."""
         assert self._whole is not None
-        self.calls += len(slices)
-        outs = self._whole.run_on(slices)
+        outs = self._whole.run_on(slices, prepare, until)
+        self.calls += len(outs)
         self._svi.finite = torch.stack([out[self._losses] for out in outs]).all()
         return [self._loss(out) for out in outs]
 

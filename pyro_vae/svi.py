@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,7 +16,8 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.compiled import RecordingError, in_short, rebuilt, signature
+from pyro_vae.blocks import Schedule, never, take
+from pyro_vae.compiled import RecordingError, in_short, signature
 from pyro_vae.distributed import Exchange
 from pyro_vae.recording import Observe, put_back, random_state, set_random_state
 from pyro_vae.step_graph import StepGraph, as_tensors, audited, parts
@@ -139,47 +140,45 @@ class SVI:
         self.why_not = self._given_up or "the step was called inside a Pyro handler"
         return self._eager(args, kwargs)
 
-    def steps(self, *args: Any, **kwargs: Any) -> Any:
+    @property
+    def settled(self) -> bool:
+        """Whether many steps in one call (`steps`) are faster by now than one by one."""
+        return self.engine == "inductor" and self.exchange is None
+
+    def steps(
+        self, *args: Any, schedule: Schedule | None = None, until: Callable[[], bool] = never, **kwargs: Any
+    ) -> Any:
         """Take a step on each slice of the data along its first dim; return the losses as one detached tensor.
 
-        The same steps as `update(x[0])`, `update(x[1])` and so on, for every tensor x among the arguments, to the bit. Compiled ones follow
-        each other without Python looking between them whether anything has changed, which in a small model takes longer than
-        the step. `finite` then tells whether all losses were. A call that is interrupted has taken some of the steps; what counts
-        them may be ahead by the others.
+        The same steps as `update(x[0])`, `update(x[1])` and so on, for every tensor x among the arguments, to the bit. Compiled
+        ones follow each other without Python looking between them whether anything has changed, which in a small model
+        takes longer than the step. `finite` then tells whether all losses were.
 
         Args:
             args: data in any nest of lists, tuples and dicts; each tensor ``(steps, ...)``. Other values are the same at each step.
-            kwargs: the same, by name.
+            schedule: learning rates, and values of tensors that the programs read, one per step.
+            until: asked after each step; when it returns true, no further step is taken, and the losses are those of the steps taken.
+            kwargs: data by name; none can be called ``schedule`` or ``until``.
 
         Raises:
-            ValueError: the tensors differ in their first dim, or there is none.
+            ValueError: the tensors differ in their first dim, or there is none, or the schedule is not of as many steps.
             RecordingError: an argument holds something else than tensors, numbers and strings.
         """
-        _, tensors = signature(args, kwargs)
-        sizes = sorted({t.shape[0] if t.dim() else 0 for t in tensors})
-        if len(sizes) != 1 or sizes == [0]:
-            raise ValueError(
-                f"the tensors have first dims {sizes}; give each one slice for each step, (steps, ...), "
-                "and step() a single batch"
-            )
-        slices = list(zip(*(t.unbind() for t in tensors), strict=True))
-        losses: list[Any] = []
-        finite = []
-        while len(losses) < len(slices):
-            one = iter(slices[len(losses)])
-            losses.append(self.update(*rebuilt(args, one), **rebuilt(kwargs, one)))
-            finite.append(self.finite)
-            if self.engine == "inductor" and self._last is not None:
-                ahead = self._last.ahead(len(slices) - len(losses), tensors)
-                if ahead:
-                    self.count += ahead
-                    self._calls[self._last.name] += ahead
-                    losses += self._last.run_on(slices[len(losses) : len(losses) + ahead])
-                    finite.append(self.finite)
-        self.finite = torch.stack(finite).all()
-        if isinstance(losses[0], tuple):
-            return tuple(torch.stack(each) for each in zip(*losses, strict=True))
-        return torch.stack(losses)
+        return take(self, args, kwargs, schedule or Schedule(), until)
+
+    def ahead(self, most: int, tensors: Sequence[Tensor]) -> int:
+        """Return how many steps on data like `tensors` may follow the last one without anything being looked at."""
+        return self._last.ahead(most, tensors) if self.engine == "inductor" and self._last is not None else 0
+
+    def run_on(
+        self, slices: Sequence[Sequence[Tensor]], prepare: Callable[[int], None], until: Callable[[], bool]
+    ) -> list[Any]:
+        """Take a step on each, none of which is to be looked at; return their losses."""
+        assert self._last is not None
+        losses = self._last.run_on(slices, prepare, until)
+        self.count += len(losses)
+        self._calls[self._last.name] += len(losses)
+        return losses
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts that decide when a graph is compiled; parameters and optimizer have their own."""

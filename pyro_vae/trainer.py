@@ -1,13 +1,15 @@
 """All that a training step changes, on one device: the pair, its optimizer, the weight of the KL, and the stepper."""
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_vae import checkpoint
+from pyro_vae.blocks import Schedule
 from pyro_vae.checking import require_sound
 from pyro_vae.data import Data
 from pyro_vae.devices import convert, place, resolve_device
@@ -16,7 +18,7 @@ from pyro_vae.interruption import SIGNALS
 from pyro_vae.pairing import Pair
 from pyro_vae.programs import weighted_programs
 from pyro_vae.settings import SCHEDULES, Training, optimizer, optimizer_state
-from pyro_vae.stepper import Stepper
+from pyro_vae.stepper import BlockStepper, Stepper
 from pyro_vae.svi import SVI
 
 CHECKED_BATCH = 16  # data that the pair is tried on before the first step
@@ -88,10 +90,46 @@ class Trainer:
             self.beta.fill_(self.weight(step))
         return self.stepper.update(batch).item()
 
+    @property
+    def in_blocks(self) -> bool:
+        """Whether many steps in one call are faster by now than one by one."""
+        return isinstance(self.stepper, BlockStepper) and self.stepper.settled
+
+    def steps(
+        self, batches: Mapping[str, Tensor], step: int, rollbacks: int, until: Callable[[], bool]
+    ) -> list[float] | None:
+        """Take a step on each slice of placed data until told to stop; return the losses.
+
+        They are read from the device at the end, once. If one of them or its gradient is not finite, the result is None and
+        everything is as it was before the first.
+        """
+        assert isinstance(self.stepper, BlockStepper)
+        before = self._snapshot()
+        numbers = range(step, step + len(next(iter(batches.values()))))
+        weights = torch.tensor([self.weight(i) for i in numbers], dtype=self.dtype).to(self.device, non_blocking=True)
+        schedule = Schedule(
+            torch.tensor([self.rate(i, rollbacks) for i in numbers], dtype=torch.float64),
+            [(self.beta, weights)] if self.training.warm_up else (),
+        )
+        losses = self.stepper.steps(batches, schedule=schedule, until=until)
+        *found, finite = torch.cat([losses.double(), self.stepper.finite.double().reshape(1)]).tolist()
+        if finite and all(map(math.isfinite, found)):
+            return found
+        self.load_state_dict(before)
+        return None
+
+    def _snapshot(self) -> dict[str, Any]:
+        """Return a copy of the state, on the device."""
+        state = self._state({name: tensor.clone() for name, tensor in self.pair.state_dict().items()})
+        return {**state, "optimizer": copy.deepcopy(state["optimizer"]), "svi": copy.deepcopy(state["svi"])}
+
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next step depends on; tensors are those in use, not copies."""
+        return self._state({name: tensor.cpu() for name, tensor in self.pair.state_dict().items()})
+
+    def _state(self, parameters: dict[str, Tensor]) -> dict[str, Any]:
         return {
-            "parameters": {name: tensor.cpu() for name, tensor in self.pair.state_dict().items()},
+            "parameters": parameters,
             "optimizer": self.optimizer.state_dict(),
             "svi": self.stepper.state_dict(),
             "beta": self.beta.item(),

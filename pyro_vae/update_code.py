@@ -87,12 +87,19 @@ class UpdateCode:
         finally:
             torch._C._set_grad_enabled(grad)
 
-    def run_on(self, slices: Sequence[Sequence[Tensor]]) -> list[Sequence[Tensor]]:
-        """Run on each; what the host computes for them is computed before the first."""
-        *held, _ = self._held
-        numbers = self.update.ahead(len(slices))
+    def run_on(
+        self, slices: Sequence[Sequence[Tensor]], prepare: Callable[[int], None], until: Callable[[], bool]
+    ) -> list[Sequence[Tensor]]:
+        """Run on each, after ``prepare`` of its number, until told to stop."""
+        outs: list[Sequence[Tensor]] = []
         with torch.no_grad():
-            return [self._run(*held, row, *tensors) for row, tensors in zip(numbers, slices, strict=True)]
+            for i, tensors in enumerate(slices):
+                prepare(i)
+                self.update.prepare()
+                outs.append(self._run(*self._held, *tensors))
+                if until():
+                    break
+        return outs
 
     def distance(self, losses: int, tensors: Sequence[Tensor], seed: int | None = None) -> float:
         """Compare compiled code with the recorded graph, on the very tensors that it will write, and put them back: the loss,
