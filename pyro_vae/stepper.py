@@ -60,3 +60,17 @@ class BlockStepper(Stepper, Protocol):
 
         Stops early after a step at which ``until()`` is true. ``finite`` then tells whether all losses were.
         """
+
+
+def require_stepper(stepper: Any) -> None:
+    """Refuse an object that lacks what the loop asks of it.
+
+    Raises:
+        TypeError: naming what is missing.
+    """
+    wanted = ("finite", "compiled", "update", "gradients", "state_dict", "load_state_dict")
+    missing = [name for name in wanted if not hasattr(stepper, name)]
+    if missing:
+        raise TypeError(
+            f"the stepper is a {type(stepper).__name__}, which has no {', '.join(missing)}; add what pyro_vae.stepper.Stepper lists"
+        )

@@ -18,7 +18,7 @@ from pyro_vae.interruption import SIGNALS
 from pyro_vae.pairing import Pair
 from pyro_vae.programs import weighted_programs
 from pyro_vae.settings import SCHEDULES, Training, optimizer, optimizer_state
-from pyro_vae.stepper import BlockStepper, Stepper
+from pyro_vae.stepper import BlockStepper, Stepper, require_stepper
 from pyro_vae.svi import SVI
 
 CHECKED_BATCH = 16  # data that the pair is tried on before the first step
@@ -63,6 +63,8 @@ class Trainer:
             compile=training.compile,
             exchange=self.exchange,
         )
+        require_stepper(self.stepper)
+        self._takes_blocks = isinstance(self.stepper, BlockStepper)
 
     def _join(self) -> Exchange:
         self.world.share([*self.pair.named_parameters().values(), *self.pair.named_buffers().values()])
@@ -93,7 +95,7 @@ class Trainer:
     @property
     def in_blocks(self) -> bool:
         """Whether many steps in one call are faster by now than one by one."""
-        return isinstance(self.stepper, BlockStepper) and self.stepper.settled
+        return self._takes_blocks and self.stepper.settled  # type: ignore[attr-defined]
 
     def steps(
         self, batches: Mapping[str, Tensor], step: int, rollbacks: int, until: Callable[[], bool]
