@@ -25,8 +25,8 @@ class Schedule:
     lr: Tensor | None = None
     values: Sequence[tuple[Tensor, Tensor]] = ()
 
-    def begin(self, optim: PyroOptim | Optimizer, steps: int) -> Callable[[int], None]:
-        """Return what sets the numbers of a step, given which of the ``steps`` it is.
+    def begin(self, optim: PyroOptim | Optimizer, steps: int) -> Callable[[], None]:
+        """Return what sets the numbers of the next of so many steps.
 
         Raises:
             ValueError: it has not one number per step, or learning rates for a Pyro optimizer.
@@ -42,16 +42,17 @@ class Schedule:
             raise ValueError(
                 "a schedule of lr needs a torch optimizer, and optim is a Pyro one; use one of pyro.optim's schedulers"
             )
-        rates = [] if self.lr is None else self.lr.tolist()
-        rows = [(tensor, values.unbind()) for tensor, values in self.values]
+        rates = iter([] if self.lr is None else self.lr.tolist())
+        rows = [(tensor, iter(values.unbind())) for tensor, values in self.values]
 
-        def prepare(step: int) -> None:
-            if rates and isinstance(optim, Optimizer):
+        def prepare() -> None:
+            rate = next(rates, None)
+            if rate is not None and isinstance(optim, Optimizer):
                 for group in optim.param_groups:
-                    group["lr"] = rates[step]
-            for tensor, row in rows:
-                with torch.no_grad():
-                    tensor.copy_(row[step])
+                    group["lr"] = rate
+            with torch.no_grad():
+                for tensor, row in rows:
+                    tensor.copy_(next(row))
 
         return prepare
 
@@ -69,7 +70,7 @@ class Steps(Protocol):
         """Return how many steps may follow the last one without anything being looked at."""
 
     def run_on(
-        self, slices: Sequence[Sequence[Tensor]], prepare: Callable[[int], None], until: Callable[[], bool]
+        self, slices: Sequence[Sequence[Tensor]], prepare: Callable[[], None], until: Callable[[], bool]
     ) -> list[Any]:
         """Take them, until told to stop; return their losses."""
 
@@ -92,21 +93,22 @@ def take(svi: Steps, args: Any, kwargs: Any, schedule: Schedule, until: Callable
     prepare = schedule.begin(svi.optim, len(slices))
     losses: list[Any] = []
     finite = []
-    while len(losses) < len(slices):
-        first = len(losses)
-        prepare(first)
-        one = iter(slices[first])
+    stopped = False
+
+    def stop() -> bool:
+        nonlocal stopped
+        stopped = until()
+        return stopped
+
+    while len(losses) < len(slices) and not stopped:
+        prepare()
+        one = iter(slices[len(losses)])
         losses.append(svi.update(*rebuilt(args, one), **rebuilt(kwargs, one)))
         finite.append(svi.finite)
-        if until():
-            break
-        ahead = svi.ahead(len(slices) - len(losses), tensors)
+        ahead = 0 if stop() else svi.ahead(len(slices) - len(losses), tensors)
         if ahead:
-            begin = len(losses)
-            losses += svi.run_on(slices[begin : begin + ahead], lambda i, begin=begin: prepare(begin + i), until)
+            losses += svi.run_on(slices[len(losses) : len(losses) + ahead], prepare, stop)
             finite.append(svi.finite)
-            if len(losses) < begin + ahead or until():
-                break
     svi.finite = torch.stack(finite).all()
     if isinstance(losses[0], tuple):
         return tuple(torch.stack(each) for each in zip(*losses, strict=True))

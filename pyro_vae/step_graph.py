@@ -214,7 +214,7 @@ class StepGraph:
         return next((i for i in range(most) if audited(self.calls + i + 1)), most)
 
     def run_on(
-        self, slices: Sequence[Sequence[Tensor]], prepare: Callable[[int], None], until: Callable[[], bool]
+        self, slices: Sequence[Sequence[Tensor]], prepare: Callable[[], None], until: Callable[[], bool]
     ) -> list[Any]:
         """Take a step on each, none of which is to be looked at, until told to stop; return their losses."""
         assert self._whole is not None

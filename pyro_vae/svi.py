@@ -171,7 +171,7 @@ class SVI:
         return self._last.ahead(most, tensors) if self.engine == "inductor" and self._last is not None else 0
 
     def run_on(
-        self, slices: Sequence[Sequence[Tensor]], prepare: Callable[[int], None], until: Callable[[], bool]
+        self, slices: Sequence[Sequence[Tensor]], prepare: Callable[[], None], until: Callable[[], bool]
     ) -> list[Any]:
         """Take a step on each, none of which is to be looked at; return their losses."""
         assert self._last is not None

@@ -88,13 +88,13 @@ class UpdateCode:
             torch._C._set_grad_enabled(grad)
 
     def run_on(
-        self, slices: Sequence[Sequence[Tensor]], prepare: Callable[[int], None], until: Callable[[], bool]
+        self, slices: Sequence[Sequence[Tensor]], prepare: Callable[[], None], until: Callable[[], bool]
     ) -> list[Sequence[Tensor]]:
-        """Run on each, after ``prepare`` of its number, until told to stop."""
+        """Run on each, after a ``prepare`` for each, until told to stop."""
         outs: list[Sequence[Tensor]] = []
         with torch.no_grad():
-            for i, tensors in enumerate(slices):
-                prepare(i)
+            for tensors in slices:
+                prepare()
                 self.update.prepare()
                 outs.append(self._run(*self._held, *tensors))
                 if until():
