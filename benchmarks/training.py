@@ -1,9 +1,10 @@
-"""What training costs beside its steps: whole epochs of `pv.fit`, validation included, and `svi.steps` on the same batches.
+"""What training costs beside its steps: whole epochs of `pv.fit`, and `svi.steps` on the same batches.
 
     uv run --group bench python benchmarks/training.py [--steps 429] [--rounds 7] [--threads 1]
 
-Both sides run in one process, an epoch of the one after an epoch of the other. The ratio is the median over rounds; processor time is
-that of all threads, so that it holds on a machine in use, and counts the thread that reads ahead as if it waited for it.
+An epoch includes its validation. Both sides run in one process, an epoch of the one after an epoch of the
+other, and the ratio is the median over rounds. Processor time is that of all threads: it holds on a machine in
+use, and counts the thread that reads ahead as if the steps waited for it.
 """
 
 import argparse

@@ -18,8 +18,8 @@ class Schedule:
 
     Args:
         lr: learning rate of every parameter group at each step, ``(steps,)``; torch optimizers only.
-        values: pairs of a tensor that the programs read and what is written into it before each step, ``(steps, ...)``, such as
-            the weight of the KL.
+        values: pairs of a tensor that the programs read and what is written into it before each step,
+            ``(steps, ...)``, such as the weight of the KL.
     """
 
     lr: Tensor | None = None

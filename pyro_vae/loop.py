@@ -189,7 +189,8 @@ class Loop:
         if not math.isfinite(elbo):
             split = self.validation.split
             self._note(
-                f"the {self.yields.shown} on the {split} split is {elbo} after epoch {epoch + 1}; this epoch is not the best"
+                f"the {self.yields.shown} on the {split} split is {elbo} after epoch {epoch + 1}; "
+                "this epoch is not the best"
             )
         better = math.isfinite(elbo) and (elbo > state.best.elbo or not self.yields.figure.comparable)
         if better or not state.best.parameters:

@@ -1,7 +1,8 @@
 """What an objective needs of a pair and what it yields, declared where the objective is defined.
 
-An objective declares by attributes: ``needs``, ``figure``, ``has_kl`` and ``per_datum``, each with the default of
-`Declaration`, which is what Pyro's own ELBOs are. `declared` reads them, and nothing else asks what class an objective is.
+An objective declares by attributes: ``needs``, ``figure``, ``has_kl`` and ``per_datum``, each with the
+default of `Declaration`, which is what Pyro's own ELBOs are. `declared` reads them, and nothing else asks
+what class an objective is.
 """
 
 from dataclasses import dataclass, fields
@@ -16,8 +17,8 @@ class Figure:
 
     Attributes:
         name: what it is called where it is shown.
-        kind: "bound" of log p(x); "exact" log p(x); "unnormalised", off by a constant that training moves; a "divergence",
-            which is no log p(x).
+        kind: "bound" of log p(x); "exact" log p(x); "unnormalised", off by a constant that training
+            moves; a "divergence", which is no log p(x).
     """
 
     name: str

@@ -49,20 +49,23 @@ def check_settings(training: Training, pair: Pair, data: Data) -> None:
     """Refuse settings that the pair or its objective would not heed.
 
     Raises:
-        SettingsError: beta or warm-up without a KL in the objective; free bits where each datum is weighted by itself; patience
-            where no epoch is better than another; few labels for a pair that reads every y.
+        SettingsError: beta or warm-up without a KL in the objective; free bits where each datum is
+            weighted by itself; patience where no epoch is better than another; few labels for a pair
+            that reads every y.
     """
     labels = ((data.recipe or {}).get("options") or {}).get("labels")
     if labels is not None and "y" in pair.fields and "labelled" not in pair.fields:
         raise SettingsError(
-            f"the pair reads y, which --labels {labels} hides, and not labelled, which tells where; leave --labels out, or use semi_supervised"
+            f"the pair reads y, which --labels {labels} hides, and not labelled, which tells where; "
+            "leave --labels out, or use semi_supervised"
         )
     name, yields = type(pair.objective).__name__, declared(pair.objective)
     for setting in ("beta", "warm_up"):
         value = getattr(training, setting)
         if not yields.has_kl and value != getattr(Training, setting):
             raise SettingsError(
-                f"{setting} {value} weights the KL, and {name} has none; leave --{setting} out, or use another objective"
+                f"{setting} {value} weights the KL, and {name} has none; "
+                f"leave --{setting} out, or use another objective"
             )
     if training.free_bits and yields.per_datum:
         raise SettingsError(
@@ -71,6 +74,6 @@ def check_settings(training: Training, pair: Pair, data: Data) -> None:
         )
     if training.patience is not None and not yields.figure.comparable:
         raise SettingsError(
-            f"patience {training.patience} waits for a better epoch, and the {yields.figure.name} of {name} is unnormalised, "
-            "which makes no epoch better than another; leave --patience out"
+            f"patience {training.patience} waits for a better epoch, and the {yields.figure.name} of {name} is "
+            "unnormalised, which makes no epoch better than another; leave --patience out"
         )

@@ -1,4 +1,4 @@
-"""What is done about a non-finite loss or gradient: find what is to blame, keep the batch, then stop, skip or go back."""
+"""What is done about a non-finite loss or gradient: find its cause, keep the batch, then stop, skip or go back."""
 
 import copy
 import math

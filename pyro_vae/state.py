@@ -132,8 +132,8 @@ class Keeper:
             except OSError as error:
                 last = f"is of step {self._saved[1]}" if self._saved else "is the one before this start, if any"
                 raise Unsaved(
-                    f"cannot save to {self.run} at step {self.state.step}: {error.strerror}; the last good checkpoint {last}: "
-                    f"make room and go on with `pyro-vae resume {self.run}`"
+                    f"cannot save to {self.run} at step {self.state.step}: {error.strerror}; "
+                    f"the last good checkpoint {last}: make room and go on with `pyro-vae resume {self.run}`"
                 ) from error
         self._saved_at = time.monotonic()
         self._save_took, self._saved = self._saved_at - began, (self.state.epoch, self.state.step)
@@ -166,7 +166,10 @@ class Keeper:
         self._saved = self.state.epoch, self.state.step
 
     def _of_all(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return the state with every process's draws and counts, by rank: shares differ in shape, and counts go by shape."""
+        """Return the state with every process's draws and counts, by rank.
+
+        The shares of a batch differ in shape, and counts go by shape.
+        """
         every = self.world.gather({name: state[name] for name in _OWN})
         return {**state, **{name: [own[name] for own in every] for name in _OWN}}
 

@@ -1,7 +1,8 @@
 """What the training loop needs of an algorithm: a step on a batch, and a state that can be saved.
 
-`SVI` is one. Others (expectation maximisation, persistent chains, adversarial steps) get checkpoints, resuming, validation and
-progress from the loop once they have these methods; ``Pair(..., stepper=MyStepper)`` has the loop use one.
+`SVI` is one. Others (expectation maximisation, persistent chains, adversarial steps) get checkpoints,
+resuming, validation and progress from the loop once they have these methods; with
+``Pair(..., stepper=MyStepper)`` the loop uses one.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,14 +14,15 @@ from torch import Tensor
 class Stepper(Protocol):
     """An algorithm that trains a pair, one batch at a time.
 
-    The loop makes it as it makes `SVI`: ``make(model, guide, optim, objective, clip=..., compile=..., exchange=...)``, with
-    programs weighted in nats per datum, a torch optimizer over the pair's parameters, the largest norm of the gradient, the
-    setting ``compile``, and what connects several processes, or None. The loop saves and restores parameters, buffers and
-    that optimizer, and sets its learning rate before each step.
+    The loop makes it as it makes `SVI`:
+    ``make(model, guide, optim, objective, clip=..., compile=..., exchange=...)``, with programs
+    weighted in nats per datum, a torch optimizer over the pair's parameters, the largest norm of the
+    gradient, the setting ``compile``, and what connects several processes, or None. The loop saves and
+    restores parameters, buffers and that optimizer, and sets its learning rate before each step.
 
     Attributes:
-        finite: whether the last step's loss and gradient were finite, a 0-dim bool tensor. If not, the step must have changed no
-            parameter.
+        finite: whether the last step's loss and gradient were finite, a 0-dim bool tensor. If not, the
+            step must have changed no parameter.
         compiled: whether the last step was replayed, not run in Python.
     """
 
@@ -34,7 +36,10 @@ class Stepper(Protocol):
         """Take a step; return the loss in nats per datum, a detached 0-dim tensor."""
 
     def gradients(self, args: Any, kwargs: Any) -> Any:
-        """Compute what ``update(*args, **kwargs)`` steps on, eagerly and without the step: to find what is not finite."""
+        """Compute what ``update(*args, **kwargs)`` steps on, eagerly, without the step.
+
+        The loop calls it to find what is not finite.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Return what later steps depend on besides parameters, buffers and the optimizer: tensors and plain values."""
@@ -72,5 +77,6 @@ def require_stepper(stepper: Any) -> None:
     missing = [name for name in wanted if not hasattr(stepper, name)]
     if missing:
         raise TypeError(
-            f"the stepper is a {type(stepper).__name__}, which has no {', '.join(missing)}; add what pyro_vae.stepper.Stepper lists"
+            f"the stepper is a {type(stepper).__name__}, which has no {', '.join(missing)}; "
+            "add what pyro_vae.stepper.Stepper lists"
         )

@@ -102,8 +102,8 @@ class Trainer:
     ) -> list[float] | None:
         """Take a step on each slice of placed data until told to stop; return the losses.
 
-        They are read from the device at the end, once. If one of them or its gradient is not finite, the result is None and
-        everything is as it was before the first.
+        They are read from the device at the end, once. If one of them or its gradient is not
+        finite, the result is None and everything is as it was before the first.
         """
         assert isinstance(self.stepper, BlockStepper)
         before = self._snapshot()

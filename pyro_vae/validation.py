@@ -1,7 +1,7 @@
 """The figures of an epoch: the ELBO at beta = 1 on the validation split, with the same draws each time.
 
-What `pyro_vae.evaluation.bound` gives, to the bit, in less time: how the pair's plates lie and whether it takes particles is found
-out once for each shape, not in every epoch.
+What `pyro_vae.evaluation.bound` gives, to the bit, in less time: how the pair's plates lie and
+whether it takes particles is found out once for each shape, not in every epoch.
 """
 
 import math

@@ -123,7 +123,7 @@ def test_a_signal_inside_a_block_stops_after_its_step_and_resumes_to_the_bit(
     assert equal(resumed.pair, whole.pair)
 
 
-# --- a batch that is not finite ------------------------------------------------------------------------------------------
+# --- a batch that is not finite --------------------------------------------------------------------------------------
 
 POISON = 9.0
 
@@ -217,7 +217,7 @@ def test_a_batch_that_is_not_finite_inside_a_block_is_found_and_undone(
         assert (error.batch["x"] == POISON).any()
 
 
-# --- other algorithms ----------------------------------------------------------------------------------------------------
+# --- other algorithms ------------------------------------------------------------------------------------------------
 
 
 class Averages:
@@ -308,7 +308,7 @@ def test_another_algorithm_is_stopped_by_a_batch_that_is_not_finite(tmp_path):
         pv.fit(pv.Pair(Located(), nothing, stepper=Averages), data, epochs=1, batch_size=20)
 
 
-# --- what objectives declare ----------------------------------------------------------------------------------------------
+# --- what objectives declare -----------------------------------------------------------------------------------------
 
 
 def test_an_unnormalised_figure_makes_no_epoch_the_best(digits):
@@ -355,7 +355,7 @@ def test_a_guide_need_not_cover_what_the_objective_does_not_ask_of_it(digits):
     assert not any("does not sample latent site" in problem for problem in found[1])
 
 
-# --- batches -------------------------------------------------------------------------------------------------------------
+# --- batches ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
