@@ -6,6 +6,7 @@ import signal
 import pyro
 import pytest
 import torch
+from pyro.nn import PyroModule
 from torch import nn
 
 import pyro_vae as pv
@@ -155,10 +156,17 @@ class Guide(nn.Module):
 
 
 def poisoned():
+    """Data with one bad row, which the first epoch meets well inside a block."""
     torch.manual_seed(0)
-    x = torch.randn(500, 4)
-    x[150, 0] = POISON
-    return pv.load_data({"x": x}, valid=40, test=40)
+    clean = torch.randn(500, 4)
+    for row in range(500):
+        x = clean.clone()
+        x[row, 0] = POISON
+        data = pv.load_data({"x": x}, valid=40, test=40)
+        met = [i for i, batch in enumerate(data.epoch(0, 20, seed=0)) if (batch["x"] == POISON).any()]
+        if met and 5 <= met[0] <= 12:
+            return data
+    raise AssertionError("no row is met there")
 
 
 def poison_pair():
@@ -204,7 +212,7 @@ def test_a_batch_that_is_not_finite_inside_a_block_is_found_and_undone(
     assert notes == notes_1
     assert history == history_1
     assert (kept["batch"]["x"] == POISON).any()
-    assert kept["step"] == kept_1["step"] > 1
+    assert kept["step"] == kept_1["step"] >= 5
     for name, value in kept_1["parameters"].items():
         assert torch.equal(kept["parameters"][name], value), name
     assert torch.equal(kept["random"][0], kept_1["random"][0])
@@ -248,7 +256,7 @@ class Averages:
         self.momentum = state["momentum"].clone()
 
 
-class Located(nn.Module):
+class Located(PyroModule):
     def __init__(self):
         super().__init__()
         self.loc = nn.Parameter(torch.zeros(()))
@@ -295,8 +303,8 @@ def test_another_algorithm_is_saved_resumed_and_validated_like_svi(tmp_path):
 
 def test_a_stepper_without_what_the_loop_needs_is_refused(digits):
     one = small(digits)
-    with pytest.raises(TypeError, match="the stepper is a dict, which has no finite, compiled, update, gradients, "):
-        pv.fit(pv.Pair(one.model, one.guide, stepper=lambda *_, **__: {}), digits, epochs=1)
+    with pytest.raises(TypeError, match="the stepper is a list, which has no finite, compiled, update, gradients, "):
+        pv.fit(pv.Pair(one.model, one.guide, stepper=lambda *_, **__: []), digits, epochs=1)
 
 
 def test_another_algorithm_is_stopped_by_a_batch_that_is_not_finite(tmp_path):
@@ -315,12 +323,16 @@ def test_an_unnormalised_figure_makes_no_epoch_the_best(digits):
     class Unnormalised(pyro.infer.Trace_ELBO):
         figure = Figure("ELBO up to log Z", "unnormalised")
 
+        def loss_and_grads(self, model, guide, *args, **kwargs):
+            loss = self.differentiable_loss(model, guide, *args, **kwargs)
+            torch.autograd.backward(-loss)  # away from the optimum, so that each epoch is worse
+            return loss.detach()
+
     def pair():
         one = small(digits)
         return pv.Pair(one.model, one.guide, Unnormalised())
 
-    # a learning rate that makes later epochs worse
-    bad = {"epochs": 4, "lr": 0.3, "schedule": "constant", "optimizer": "sgd", "compile": "off", "on_nonfinite": "skip"}
+    bad = {"epochs": 3, "lr": 1e-3, "optimizer": "sgd", "compile": "off"}
     last = pair()
     elbos = [row["elbo"] for row in pv.fit(last, digits, **bad).history]
     assert elbos[-1] < max(elbos), "the test needs a last epoch that is not the best"
