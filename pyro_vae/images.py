@@ -181,7 +181,7 @@ def _decode(
             changes[_UPRIGHT] += 1
         if picture.has_transparency_data:
             seen = picture.convert("RGBA")
-            if seen.getextrema()[3][0] < 255:  # type: ignore[index]
+            if seen.getextrema()[3][0] < 255:  # type: ignore
                 picture = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
                 changes[_ON_WHITE] += 1
         plain = picture.convert("L" if channels == 1 else "RGB")
@@ -239,7 +239,7 @@ def _image(path: Path) -> "Image":
 
 def _is_deep(picture: "Image") -> bool:
     """Return whether the file has more than 8 bits per channel, which Pillow cuts to 8 where there are several channels."""
-    for decoder, _, _, args in picture.tile:
+    for decoder, _, _, args in getattr(picture, "tile", ()):
         parts = args if isinstance(args, tuple) else (args,)
         if any(_DEEP.fullmatch(str(part)) for part in parts):
             return True
