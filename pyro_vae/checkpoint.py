@@ -1,16 +1,18 @@
 """One file with everything a run needs to go on; written whole or not at all, read without running code."""
 
+import errno
 import hashlib
 import io
 import os
 import pickletools
 import random
+import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -49,9 +51,12 @@ def load(path: Path) -> dict[str, Any]:
         CheckpointError: for a missing or damaged file, or one of another format.
     """
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist; the run may not have reached its first checkpoint") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; restore the file") from None
     size = len(content) - len(_MARK) - hashlib.sha256().digest_size
     if size <= 0 or content[size : size + len(_MARK)] != _MARK:
         raise CheckpointError(f"{path} is not a complete checkpoint ({len(content)} bytes, no closing mark)")
@@ -115,24 +120,55 @@ def _refuse_stretched(state: Any, size: int) -> None:
             stack += value
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Put ``content`` at ``path`` so that a reader sees the old file or the new one, also after a power cut."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, if it is an ordinary one.
+
+    Opening a FIFO waits until somebody writes to it, and a device may never end: in a folder from elsewhere either may carry any name.
+
+    Raises:
+        OSError: when there is no such file, it may not be read, or it is a FIFO, device, socket or folder.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is not an ordinary file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the name of a new file beside ``path``, which takes its place when the block ends without an error.
+
+    A reader sees the old file or the new one, also after a power cut. Where ``path`` is a link, the link is replaced and its target
+    left alone.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), 0o666 & ~_UMASK)  # what any new file gets; mkstemp's is for its owner alone
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        os.fchmod(handle, 0o666 & ~_UMASK)  # what any new file gets; mkstemp's is for its owner alone
+        yield temporary
+        os.fsync(handle)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
     finally:
-        os.close(folder)
+        os.close(handle)
+    _sync_folder(path.parent)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put ``content`` at ``path``, whole or not at all (see ``replacing``)."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def random_state() -> dict[str, Any]:

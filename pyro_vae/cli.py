@@ -408,10 +408,10 @@ def _draw(words: Sequence[str]) -> int:
     elif what and what not in PICTURES:
         raise UsageError(_unknown("picture", what, PICTURES))
     args = parser.parse_args(words)
-    from pyro_vae.runs import Run
+    from pyro_vae.runs import Run, figures_in
 
     run = Run.open(args.run)
-    out = Path(args.out) if args.out else run.figures / f"{args.what}.png"
+    out = Path(args.out) if args.out else figures_in(run.folder) / f"{args.what}.png"
     if out.suffix not in (".png", ".svg", ".pdf"):
         raise UsageError(f"--out must end in .png, .svg or .pdf, got {out}")
     given: tuple[Any, ...] = (run.history,)

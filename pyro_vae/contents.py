@@ -249,11 +249,13 @@ def _image(
                 "(channels, height, width): change one of them."
             )
         return image, channels_last
-    if support == "real" or len(shape) not in (2, 3):
+    if len(shape) not in (2, 3):
         return None, False
     if len(shape) == 2:
         return (1, *shape), False
     first, last = shape[0] <= 4, shape[2] <= 4
+    if support == "real" and not first and not last:
+        return None, False
     if not first and not last:
         raise DataError(
             f"{name}: x has the shape {shape} a datum, and neither its first nor its last size is a number of channels "

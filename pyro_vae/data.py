@@ -55,6 +55,8 @@ class Spec:
     binarize: str
     """"gray" (values as they are), "static" or "dynamic"."""
     description: str
+    class_names: tuple[str, ...] | None = None
+    """Of class 0, 1, ..., where the data bring names."""
 
 
 class Data:
@@ -242,7 +244,7 @@ def load_data(
     splits = cut(opened, contents, valid, test, seed, split_by)
     if labels is not None:
         splits, contents = hide_labels(splits, contents, labels, label_seed or 0, opened.name)
-    data = _described(opened.name, splits, contents, mode)
+    data = _described(opened, splits, contents, mode)
     options = {
         "data_dir": data_dir and os.path.abspath(Path(data_dir).expanduser()),
         "binarize": binarize,
@@ -271,8 +273,9 @@ def _binarization(binarize: str | None, opened: Source, contents: Contents) -> s
     return "gray" if contents.support == "binary" else binarize or opened.binarize
 
 
-def _described(name: str, splits: dict[str, Split], contents: Contents, mode: str) -> Data:
+def _described(opened: Source, splits: dict[str, Split], contents: Contents, mode: str) -> Data:
     """Return the data with their `Spec`, for which the training split is read once."""
+    name = opened.name
     sizes = [len(splits[split]) for split in SPLITS]
     features = contents.fields["x"][0]
     kind = f"images {'x'.join(map(str, contents.image))}" if contents.image else f"data of {features} features"
@@ -290,6 +293,7 @@ def _described(name: str, splits: dict[str, Split], contents: Contents, mode: st
         "fields": dict(contents.fields),
         "num_data": sizes[0],
         "binarize": mode,
+        "class_names": opened.class_names,
         "description": f"{name}: {' / '.join(f'{size:,}' for size in sizes)} {kind}, {drawn}",
     }
     nothing = torch.empty(features)

@@ -9,12 +9,15 @@ import math
 import os
 import re
 import struct
+import sys
 import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+
+from pyro_vae.checkpoint import open_regular
 
 _HEADER_LIMIT = 10_000  # bytes; numpy's own limit for a .npy header
 _RATIO_LIMIT = 100  # real data rarely shrink more than this; deflate reaches 1,000 on a zip bomb
@@ -29,6 +32,16 @@ class DataError(ValueError):
     def __init__(self, message: str, *, unused: str | None = None) -> None:
         super().__init__(message)
         self.unused = unused
+
+
+class DataNote(UserWarning):
+    """What was done to data on reading, in one sentence."""
+
+
+def note(sentence: str) -> None:
+    """Warn with a `DataNote` that points at the caller outside this package."""
+    package = sys.modules[__name__.partition(".")[0]]
+    warnings.warn(sentence, DataNote, skip_file_prefixes=(os.path.dirname(str(package.__file__)),))
 
 
 class _Header(NamedTuple):
@@ -105,10 +118,8 @@ def read_idx(path: Path, *, dims: int) -> np.ndarray:
 
 def open_file(path: Path) -> BinaryIO:
     """Return ``path`` opened for reading, or raise `DataError` if it is no ordinary file that may be read."""
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path} is no ordinary file: check the name.")  # opening a pipe would wait for ever
     try:
-        return path.open("rb")
+        return open_regular(path)
     except OSError as error:
         raise DataError(
             f"{path} cannot be opened ({error.strerror or error}): check the name and its permissions."

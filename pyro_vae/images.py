@@ -2,14 +2,16 @@
 
 import io
 import os
+import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pyro_vae.files import DataError, brief, memory_limit, open_file
+from pyro_vae.files import DataError, brief, memory_limit, note, open_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,23 +21,33 @@ _FILE_LIMIT = 2**28  # bytes of one image: more than 64 million pixels of three 
 _SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"])
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _GREY = frozenset({"1", "L", "LA", "La"})
+_DEEP = re.compile(r"(L|LA|La|RGB|RGBA|RGBa|RGBX|CMYK);16[BLN]?")  # of Pillow's raw modes; BGR;16 has 16 bits per pixel
+_ORIENTATION = 0x0112  # EXIF's tag
+_ON_WHITE = "are partly transparent and were laid on white"
+_UPRIGHT = "were turned upright, as their EXIF data say"
 
 
-def read_image_folder(
-    folder: Path, image_size: int | None, splits: Mapping[str, str]
-) -> dict[str, dict[str, np.ndarray]]:
-    """Return the images below ``folder`` as arrays ``x`` and, if they lie in a subfolder a class, ``y``.
+class ImageSet(NamedTuple):
+    """Decoded images: arrays by field for each split (or for "all"), and the classes' names in the order of their numbers."""
+
+    parts: dict[str, dict[str, np.ndarray]]
+    class_names: tuple[str, ...] | None
+
+
+def read_image_folder(folder: Path, image_size: int | None, splits: Mapping[str, str]) -> ImageSet:
+    """Return the images below ``folder`` as arrays ``x`` and, if they lie in one subfolder per class, ``y``.
+
+    Transparent images are laid on white, and photographs are turned upright as their EXIF data say; a `DataNote` says how many.
+    Classes are numbered in the order of their names, as numbers where all names are numbers.
 
     Args:
-        folder: holds images, or one subfolder a class, or such folders for each split.
+        folder: holds images, or one subfolder per class, or such folders for each split.
         image_size: height and width; None keeps the images' own, which must then be the same.
-        splits: names of folders that are splits, and which split.
-
-    Returns:
-        The arrays by field for each split, or for "all".
+        splits: lower-case names of folders that are splits, and which split.
 
     Raises:
-        DataError: no images, a damaged one, sizes that differ, more than memory holds, classes for some only.
+        DataError: no images, a damaged one, sizes that differ, more than memory holds, classes for some only, one split's folder
+            beside others that are none.
     """
     images = list_images(folder)
     if not images:
@@ -47,34 +59,70 @@ def read_image_folder(
             f"{len(images):,} images of {height} x {width} pixels take {need / 2**30:,.3g} GiB, more than half of "
             "this machine's memory: give a smaller --image-size."
         )
-    tops = {top for _, top in images}
-    found: dict[str, list[tuple[Path, str | None]]] = {}
-    if "train" in tops and tops <= splits.keys():
-        for top in sorted(str(top) for top in tops):
-            found.setdefault(splits[top], []).extend(list_images(folder / top))
-    else:
-        found["all"] = images
+    found = _by_split(folder, images, splits)
     labels = {label for listed in found.values() for _, label in listed}
     if None in labels and len(labels) > 1:
         raise DataError(
             f"{folder} holds images both inside and beside its subfolders: give every image a class, or none."
         )
-    number = {label: i for i, label in enumerate(sorted(label for label in labels if label is not None))}
+    names = _in_order(label for label in labels if label is not None)
+    number = {label: i for i, label in enumerate(names)}
     parts = {}
+    changes: Counter[str] = Counter()
     for part, listed in found.items():
         x = np.empty((len(listed), height, width, channels), np.uint8)
-        read_images(progress([path for path, _ in listed], f"reading {folder.name}"), x)
+        changes += read_images(progress([path for path, _ in listed], f"reading {folder.name}"), x)
         parts[part] = {"x": x}
         if number:
             parts[part]["y"] = np.array([number[str(label)] for _, label in listed])
-    return parts
+    for change, count in changes.items():
+        note(f"{folder}: {count:,} of {len(images):,} images {change}.")
+    return ImageSet(parts, names or None)
+
+
+def _by_split(
+    folder: Path, images: list[tuple[Path, str | None]], splits: Mapping[str, str]
+) -> dict[str, list[tuple[Path, str | None]]]:
+    """Return the images by split where the folders directly inside are splits, else all of them under "all"."""
+    tops = {top for _, top in images}
+    named = {top: splits[top.lower()] for top in tops if top is not None and top.lower() in splits}
+    if not named or None in tops:
+        return {"all": images}
+    other = sorted(str(top) for top in tops - named.keys())
+    found: dict[str, list[tuple[Path, str | None]]] = {}
+    for top, split in sorted(named.items()):
+        found.setdefault(split, []).extend(list_images(folder / top))
+    nested = any(label is not None for listed in found.values() for _, label in listed)
+    if (other and not nested) or (len(tops) == 1 and "train" not in found):
+        return {"all": images}  # classes, of which some have such names
+    if other or "train" not in found:
+        lack = f"beside {other[0]}, which is none" if other else "and none for training"
+        raise DataError(
+            f"{folder} holds folders of splits ({', '.join(sorted(named))}) {lack}: "
+            "name the splits train, valid and test, and put nothing beside them."
+        )
+    return found
+
+
+def _in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """Return the names sorted, as numbers where all of them are."""
+    names = sorted(labels)
+    if all(name.isdecimal() for name in names):
+        names.sort(key=int)
+    return tuple(names)
 
 
 def list_images(folder: Path) -> list[tuple[Path, str | None]]:
-    """Return each image file of ``folder`` with its class, the first folder on the way to it (None if directly inside)."""
+    """Return each image file of ``folder`` with its class, the first folder on the way to it (None if directly inside).
+
+    Links to folders are followed, each real folder once on a way down.
+    """
     found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for place, folders, names in os.walk(folder, followlinks=True):
+        above = {os.path.realpath(parent) for parent in (place, *map(str, Path(place).parents))}
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and os.path.realpath(Path(place, name)) not in above
+        )
         for name in sorted(names):
             path = Path(place, name)
             if path.suffix.lower() in _SUFFIXES and not name.startswith("."):
@@ -91,7 +139,7 @@ def image_shape(paths: Sequence[Path], image_size: int | None) -> tuple[int, int
     shape, first, grey = None, None, True
     for path in paths:
         with _image(path) as picture:
-            size = (picture.height, picture.width)
+            size = (picture.height, picture.width)[:: -1 if _orientation(picture) >= 5 else 1]
             grey = grey and picture.mode in _GREY
         if image_size is None and shape not in (None, size):
             raise DataError(
@@ -102,8 +150,8 @@ def image_shape(paths: Sequence[Path], image_size: int | None) -> tuple[int, int
     return height, width, 1 if grey else 3
 
 
-def read_images(paths: Iterable[Path], into: np.ndarray, *, crop: int | None = None) -> None:
-    """Fill ``into``, uint8 of (images, height, width, channels), with the decoded images.
+def read_images(paths: Iterable[Path], into: np.ndarray, *, crop: int | None = None) -> "Counter[str]":
+    """Fill ``into``, uint8 of (images, height, width, channels), with the decoded images; return what was changed, and how often.
 
     Args:
         paths: the image files.
@@ -111,19 +159,31 @@ def read_images(paths: Iterable[Path], into: np.ndarray, *, crop: int | None = N
         crop: cut this many pixels square from the middle first.
     """
     height, width, channels = into.shape[1:]
+    changes: Counter[str] = Counter()
     for row, path in zip(into, paths, strict=True):
         with _image(path) as picture:
             try:
-                row[...] = _decode(picture, height, width, channels, crop)
+                row[...] = _decode(picture, height, width, channels, crop, changes)
             except Exception as error:  # decoders of damaged files raise OSError, SyntaxError, IndexError, ...
                 raise _unreadable(path, error) from error
+    return changes
 
 
-def _decode(picture: "Image", height: int, width: int, channels: int, crop: int | None) -> np.ndarray:
+def _decode(
+    picture: "Image", height: int, width: int, channels: int, crop: int | None, changes: "Counter[str]"
+) -> np.ndarray:
     from PIL import Image, ImageOps
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata that we do not use
+        if _orientation(picture) > 1:
+            picture = ImageOps.exif_transpose(picture)
+            changes[_UPRIGHT] += 1
+        if picture.has_transparency_data:
+            seen = picture.convert("RGBA")
+            if seen.getextrema()[3][0] < 255:  # type: ignore
+                picture = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
+                changes[_ON_WHITE] += 1
         plain = picture.convert("L" if channels == 1 else "RGB")
     if crop is not None:
         left, top = (plain.width - crop) // 2, (plain.height - crop) // 2
@@ -131,6 +191,21 @@ def _decode(picture: "Image", height: int, width: int, channels: int, crop: int 
     if plain.size != (width, height):
         plain = ImageOps.fit(plain, (width, height), Image.Resampling.BILINEAR)
     return np.asarray(plain).reshape(height, width, channels)
+
+
+def _orientation(picture: "Image") -> int:
+    """Return how the picture lies, as EXIF numbers it: 1 is upright, 5 to 8 lie on a side."""
+    if (
+        "exif" not in picture.info and picture.format != "TIFF"
+    ):  # Pillow would decode all of a PNG to look behind its pixels
+        return 1
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged metadata say nothing
+        return 1
+    return found if found in range(1, 9) else 1
 
 
 def _image(path: Path) -> "Image":
@@ -152,12 +227,32 @@ def _image(path: Path) -> "Image":
     problem = None
     if picture.width * picture.height > _PIXEL_LIMIT:
         problem = f"of {_by(picture.size[::-1])}, more than {_PIXEL_LIMIT:,} pixels: make it smaller."
-    elif picture.mode.startswith(("I", "F")):
-        problem = f"of more than 8 bits a channel (mode {picture.mode}): save it with 8 bits."
+    elif picture.mode.startswith(("I", "F")) or _is_deep(picture):
+        problem = f"of more than 8 bits per channel (mode {picture.mode}): save it with 8 bits, or its values as .npy."
+    elif (frames := _frames(picture)) > 1:
+        problem = f"of {frames} frames, of which only the first would be read: save each as an image of its own."
     if problem:
         picture.close()
         raise DataError(f"{path} is an image {problem}")
     return picture
+
+
+def _is_deep(picture: "Image") -> bool:
+    """Return whether the file has more than 8 bits per channel, which Pillow cuts to 8 where there are several channels."""
+    for decoder, _, _, args in getattr(picture, "tile", ()):
+        parts = args if isinstance(args, tuple) else (args,)
+        if any(_DEEP.fullmatch(str(part)) for part in parts):
+            return True
+        if decoder.startswith("ppm") and any(isinstance(part, int) and part > 255 for part in parts):
+            return True
+    return False
+
+
+def _frames(picture: "Image") -> int:
+    try:
+        return int(getattr(picture, "n_frames", 1))
+    except Exception:  # a damaged file, which decoding will name
+        return 1
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

@@ -5,9 +5,12 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import time
 from pathlib import Path
 from typing import Any
+
+from pyro_vae.checkpoint import open_regular
 
 _UNSUPPORTED = frozenset([errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
 _TRIES = 4  # since `taken` holds the lock for a moment when it looks
@@ -37,8 +40,9 @@ class Lock:
         """
         tries = 0
         while self._file is None:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW, 0o644)
             try:
+                _refuse_special(file, self.path)
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -70,9 +74,9 @@ class Lock:
 
 
 def taken(path: Path) -> bool:
-    """Tell whether a living process holds the lock, without taking it."""
+    """Return whether a living process holds the lock, without taking it."""
     try:
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # the lock of a folder from elsewhere may be a FIFO
     except OSError:
         return False
     try:
@@ -89,7 +93,7 @@ def taken(path: Path) -> bool:
 def read(path: Path) -> dict[str, Any]:
     """Return what the holder wrote: ``pid``, ``host``, ``since``; empty when there is nothing that can be read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             card = json.loads(file.read(1000))
     except (OSError, ValueError):
         return {}
@@ -109,6 +113,11 @@ def _card() -> str:
     return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
 
 
+def _refuse_special(file: int, path: Path) -> None:
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        raise OSError(errno.EINVAL, "its lock is not an ordinary file", str(path))
+
+
 def _same(file: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file), os.stat(path))
@@ -117,7 +126,7 @@ def _same(file: int, path: Path) -> bool:
 
 
 def _stale(card: dict[str, Any]) -> bool:
-    """Tell whether the holder was a process of this machine that is gone."""
+    """Return whether the holder was a process of this machine that is gone."""
     pid = card.get("pid")
     if not card:
         return True

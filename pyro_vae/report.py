@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyro_vae.checkpoint import write_whole
+from pyro_vae.checkpoint import replacing, write_whole
 from pyro_vae.data import Data
 from pyro_vae.diagnostics import Diagnosis
 from pyro_vae.evidence import ACTIVE_VARIANCE
@@ -25,7 +25,7 @@ from pyro_vae.report_parts import (
     summary,
     training,
 )
-from pyro_vae.runs import Run
+from pyro_vae.runs import Run, figures_in
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,9 +48,9 @@ def write_run_report(
         diagnosis: its verdicts and pictures become part of the report; its tree becomes ``posterior.nc``.
     """
     drawn = draw_all(run, pair, data)
-    run.figures.mkdir(parents=True, exist_ok=True)
+    folder = figures_in(run.folder)
     for name, picture in drawn.pictures.items():
-        write_whole(run.figures / f"{name}.png", picture)
+        write_whole(folder / f"{name}.png", picture)
     believed = (
         f"<h2>Is it to be believed?</h2>\n<p>Not examined yet: <code>pyro-vae diagnose {html.escape(str(run))}</code> writes verdicts here.</p>"
         if diagnosis is None
@@ -83,11 +83,11 @@ def _write(folder: Path, title: str, parts: list[str]) -> Path:
 
 def _diagnosed(diagnosis: Diagnosis, folder: Path) -> str:
     """Return the verdicts and their pictures; write ``figures/diagnose-*.png`` and ``posterior.nc`` beside."""
-    (folder / "figures").mkdir(exist_ok=True)
+    own = figures_in(folder)
     shown = []
     for name, figure in figures(diagnosis).items():
         picture = png(figure)
-        write_whole(folder / "figures" / f"diagnose-{name}.png", picture)
+        write_whole(own / f"diagnose-{name}.png", picture)
         shown.append(embedded(picture, name))
     if diagnosis.tree is not None:
         write_tree(diagnosis.tree, folder / "posterior.nc")
@@ -109,7 +109,8 @@ def write_tree(tree: Any, path: str | os.PathLike) -> None:
         f"/{group}": {str(name): {"zlib": True, "complevel": 3} for name in node.data_vars}
         for group, node in tree.children.items()
     }
-    tree.to_netcdf(path, encoding=encoding)
+    with replacing(Path(path)) as temporary:
+        tree.to_netcdf(temporary, encoding=encoding)
 
 
 def figures(diagnosis: Diagnosis) -> "dict[str, Figure]":

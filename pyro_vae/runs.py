@@ -12,14 +12,15 @@ from typing import Any
 import yaml
 
 from pyro_vae import __version__, checkpoint
-from pyro_vae.checkpoint import CheckpointError
+from pyro_vae.checkpoint import CheckpointError, open_regular
 from pyro_vae.lock import Lock, taken
 
 FORMAT = 1
 LARGEST_CONFIG = 1_000_000  # bytes; a real one has hundreds
+LARGEST_HISTORY = 100_000_000  # bytes; a real one has about a hundred per epoch
 DEEPEST_CONFIG = 20  # levels; a real one has four
 _SECTIONS = {"pair": {"name": str, "options": dict}, "data": {"name": str, "options": dict}}
-_TEMPORARY = re.compile(r"\.lock|\.previous\.ckpt|\.(config\.yaml|history\.csv|report\.html|\w+\.(ckpt|pt|npz))-\w+")
+_TEMPORARY = re.compile(r"\.lock|\.previous\.ckpt|\.(config\.yaml|history\.csv|report\.html|\w+\.(ckpt|pt|npz|nc))-\w+")
 _NO_LINKS = frozenset([errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV])
 
 
@@ -55,11 +56,13 @@ class Run:
         path = Path(folder)
         run = cls(path)
         run._refuse_used()
+        config = {"format": FORMAT, "version": __version__, **config}
+        _as_yaml(config)  # refused before there is a folder
         try:
             path.mkdir(parents=True, exist_ok=True)
             run.lock()
             run._refuse_used()  # another process may have been quicker
-            run.update({"format": FORMAT, "version": __version__, **config})
+            run.update(config)
         except OSError as error:
             run.release()
             raise RunError(
@@ -161,8 +164,7 @@ class Run:
 
     def update(self, config: dict[str, Any]) -> None:
         """Write ``config.yaml`` anew."""
-        text = yaml.dump(config, Dumper=_Plain, sort_keys=False, allow_unicode=True)
-        checkpoint.write_whole(self.folder / "config.yaml", text.encode())
+        checkpoint.write_whole(self.folder / "config.yaml", _as_yaml(config).encode())
 
     @property
     def begun(self) -> bool:
@@ -219,12 +221,11 @@ class Run:
             RunError: when the file is damaged.
         """
         path = self.folder / "history.csv"
-        if not path.exists():
+        if not os.path.lexists(path):
             return []
         try:
-            with path.open(newline="") as lines:
-                return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
-        except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
+            return [{name: float(value) for name, value in row.items()} for row in _read_csv(path)]
+        except (OSError, ValueError, TypeError, csv.Error) as error:
             raise RunError(f"{path} cannot be read: {error}; `pyro-vae resume {self.folder}` writes it anew") from None
 
     def write_history(self, history: list[dict[str, float]]) -> None:
@@ -247,8 +248,7 @@ class Run:
         row |= {"epochs": 0, "planned": None, "elbo": None}
         try:
             config = self.config
-            with (self.folder / "history.csv").open(newline="") as file:
-                elbos = [float(line["elbo"]) for line in csv.DictReader(file)]
+            elbos = [float(line["elbo"]) for line in _read_csv(self.folder / "history.csv")]
         except FileNotFoundError:
             elbos = []
         except (RunError, OSError, ValueError, KeyError, TypeError, csv.Error):
@@ -274,7 +274,20 @@ def runs_in(root: str | os.PathLike) -> Iterator[Run]:
         names = sorted(os.listdir(root))
     except OSError as error:
         raise RunError(f"cannot list {root}: {error.strerror}; name a folder that holds runs") from None
-    return (Run(Path(root, name)) for name in names if Path(root, name, "config.yaml").is_file())
+    return (Run(Path(root, name)) for name in names if os.path.isfile(os.path.join(root, name, "config.yaml")))
+
+
+def figures_in(folder: Path) -> Path:
+    """Return the folder ``figures`` of a run or report, made if it is not there.
+
+    Raises:
+        RunError: when a link or a file has its place: pictures would go elsewhere.
+    """
+    figures = folder / "figures"
+    if figures.is_symlink() or (figures.exists() and not figures.is_dir()):
+        raise RunError(f"{figures} is not a folder of its own and pictures would be written elsewhere; remove it")
+    figures.mkdir(parents=True, exist_ok=True)
+    return figures
 
 
 def next_folder(pair: str, data: str, root: Path = Path("runs")) -> Path:
@@ -285,6 +298,43 @@ def next_folder(pair: str, data: str, root: Path = Path("runs")) -> Path:
     while (name := stem if number == 1 else f"{stem}-{number}") in taken:
         number += 1
     return root / name
+
+
+def _as_yaml(config: dict[str, Any]) -> str:
+    """Return the text of ``config.yaml``.
+
+    Raises:
+        RunError: for what could not be read back, such as a file name that is not UTF-8.
+    """
+    text = yaml.dump(config, Dumper=_Plain, sort_keys=False, allow_unicode=True)
+    try:
+        text.encode()
+        _parse_yaml(text)
+    except (ValueError, yaml.YAMLError):
+        odd = next((value for value in _strings(config) if not _storable(value)), None)
+        what = f"{odd!r} is not valid Unicode text, so it" if odd is not None else "what describes this run"
+        raise RunError(f"{what} cannot be stored in config.yaml; rename the file or option") from None
+    return text
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _strings(name)
+            yield from _strings(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _strings(inner)
+
+
+def _storable(text: str) -> bool:
+    try:
+        text.encode()
+        return bool(_parse_yaml(yaml.dump(text, allow_unicode=True)) == text)
+    except (ValueError, yaml.YAMLError):
+        return False
 
 
 class _Plain(yaml.SafeDumper):
@@ -302,11 +352,22 @@ def _read_yaml(path: Path) -> Any:
     Raises:
         ValueError: for what could take memory or stack out of proportion: a large file, deep nesting, aliases.
     """
-    with path.open("rb") as file:
-        content = file.read(LARGEST_CONFIG + 1)
-    if len(content) > LARGEST_CONFIG:
-        raise ValueError(f"it has more than {LARGEST_CONFIG:,} bytes")
-    text = content.decode()
+    return _parse_yaml(_read_text(path, LARGEST_CONFIG))
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(_read_text(path, LARGEST_HISTORY), newline="")))
+
+
+def _read_text(path: Path, limit: int) -> str:
+    with open_regular(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"it has more than {limit:,} bytes")
+    return content.decode()
+
+
+def _parse_yaml(text: str) -> Any:
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):

@@ -38,8 +38,12 @@ _IDX = {  # torchvision's class, start of the file names for training and test, 
 }
 
 
-SPLIT_NAMES = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
-"""Endings of arrays' names, and names of folders of images, that mean a split."""
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("valid", "val", "validation", "validate", "dev", "development"), "valid"),
+    **dict.fromkeys(("test", "testing", "tst", "evaluation"), "test"),
+}
+"""Endings of arrays' names, and names of folders of images, that mean a split; in any case."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Source:
     levels: int | None = None
     image: tuple[int, int, int] | None = None
     classes: int | None = None
+    class_names: tuple[str, ...] | None = None  # of class 0, 1, ...
     curated: bool = False  # a published set: copies of a datum are part of it
 
 
@@ -76,9 +81,9 @@ def open_source(source: object, *, data_dir: str | os.PathLike | None = None, im
     elif isinstance(source, str | os.PathLike):
         path = _path(source)
         if path.is_dir() and not any(path.glob("*.npy")):
-            parts = read_image_folder(path, image_size, SPLIT_NAMES)
+            parts, names = read_image_folder(path, image_size, SPLIT_NAMES)
             height, width, channels = next(iter(parts.values()))["x"].shape[1:]
-            return Source(path.name, _ordered(parts), image=(channels, height, width))
+            return Source(path.name, _ordered(parts), image=(channels, height, width), class_names=names)
         opened = _from_path(path, str(source))
     else:
         raise DataError(
@@ -126,6 +131,12 @@ def _array(value: object, key: str) -> np.ndarray:
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
         return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    if isinstance(value, np.ma.MaskedArray):
+        if np.ma.getmaskarray(value).any():
+            raise DataError(
+                f"{key} is masked in {np.ma.count_masked(value):,} places: fill them, or leave those data out."
+            )
+        value = value.data
     try:
         return np.asarray(value)
     except ValueError:
@@ -137,7 +148,8 @@ def _parts(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, dict[str, 
     parts: dict[str, dict[str, np.ndarray]] = {}
     for name, array in arrays.items():
         field, _, ending = name.rpartition("_")
-        part, key = (SPLIT_NAMES[ending], field) if field and ending in SPLIT_NAMES else ("all", name)
+        split = SPLIT_NAMES.get(ending.lower()) if field else None
+        part, key = (split, field) if split else ("all", name)
         if key in parts.setdefault(part, {}):
             raise DataError(f"{where} has {key} of the {part} split twice: leave {name} out.")
         parts[part][key] = array

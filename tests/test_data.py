@@ -124,9 +124,9 @@ def test_images_are_flattened_as_channels_height_width(shape, image, option, tmp
                       + data.batch("test")["x"].tolist()) == sorted(wanted)  # fmt: skip
 
 
-def test_real_arrays_with_more_dimensions_are_no_images():
+def test_real_arrays_with_two_dimensions_per_datum_are_images():
     data = load_data({"x": RNG.normal(size=(20, 5, 7))})
-    assert (data.spec.image, data.spec.features, data.spec.binarize) == (None, 35, "gray")
+    assert (data.spec.image, data.spec.features, data.spec.binarize) == ((1, 5, 7), 35, "gray")
 
 
 def test_fields_keep_their_kind():

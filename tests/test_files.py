@@ -264,7 +264,7 @@ def test_files_that_cannot_be_used(tmp_path):
         ("a.npz", "is damaged and cannot be unpacked (File is not a zip file): save it again."),
         ("text.npz", "array 'readme.txt' of"),
         ("empty", "holds neither .npy files nor images: check the name."),
-        ("pipe.npy", "is no ordinary file: check the name."),
+        ("pipe.npy", "cannot be opened (it is not an ordinary file): check the name"),
         ("gone.npy", "cannot be opened (No such file or directory)"),
     ):
         with pytest.raises(DataError) as caught:
@@ -341,7 +341,7 @@ def test_folders_that_cannot_be_used(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="is larger than 256 MiB: make the image smaller"):
         load_data(tmp_path)
     picture(other, mode="I;16")
-    with pytest.raises(DataError, match=r"of more than 8 bits a channel \(mode I;16\): save it with 8 bits"):
+    with pytest.raises(DataError, match=r"of more than 8 bits per channel \(mode I;16\): save it with 8 bits"):
         load_data(tmp_path)
     picture(other)
     monkeypatch.setattr(images, "_PIXEL_LIMIT", 40)
