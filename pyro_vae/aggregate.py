@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_vae.bounds import Objective, Site
 from pyro_vae.handlers import is_latent
+from pyro_vae.options import Count, Weight, checked
 from pyro_vae.pairing import PairError
 
 
@@ -28,7 +29,10 @@ class TotalCorrelation(Objective):
         beta: weight of the total correlation.
     """
 
-    def __init__(self, num_particles: int = 1, *, num_data: int, beta: float = 6.0, data_plate: str = "data") -> None:
+    @checked()
+    def __init__(
+        self, num_particles: Count = 1, *, num_data: Count, beta: Weight = 6.0, data_plate: str = "data"
+    ) -> None:
         super().__init__(num_particles, data_plate=data_plate)
         self.num_data, self.beta = num_data, beta
 
@@ -95,8 +99,9 @@ class MaximumMeanDiscrepancy(Objective):
         kl: what is left of the KL's weight, 0 to 1.
     """
 
+    @checked()
     def __init__(
-        self, num_particles: int = 1, *, weight: float = 100.0, kl: float = 0.0, data_plate: str = "data"
+        self, num_particles: Count = 1, *, weight: Weight = 100.0, kl: Weight = 0.0, data_plate: str = "data"
     ) -> None:
         super().__init__(num_particles, data_plate=data_plate)
         self.weight, self.kl = weight, kl

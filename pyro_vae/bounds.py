@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.handlers import is_enumerated, is_latent
+from pyro_vae.options import Count, checked
 from pyro_vae.pairing import PairError
 
 Site = dict[str, Any]
@@ -29,9 +30,8 @@ class Objective(ELBO):
         data_plate: the plate, at dim -1, that holds what belongs to one datum.
     """
 
-    def __init__(self, num_particles: int = 1, *, data_plate: str = "data") -> None:
-        if num_particles < 1:
-            raise ValueError(f"num_particles counts the draws a datum and must be at least 1, got {num_particles}")
+    @checked()
+    def __init__(self, num_particles: Count = 1, *, data_plate: str = "data") -> None:
         super().__init__(num_particles=num_particles, vectorize_particles=True)
         self.data_plate = data_plate
 
@@ -76,7 +76,7 @@ class Objective(ELBO):
                 if is_enumerated(site) and not site["is_observed"]:
                     raise PairError(
                         f"{type(self).__name__} draws every latent site, and {name!r} is to be summed over; "
-                        "use the objective enumeration"
+                        "use Pyro's TraceEnum_ELBO"
                     )
                 yield name, site
 
@@ -172,7 +172,8 @@ class Renyi(Bound):
     takes the logarithm, so under subsampling it bounds nothing, and is no module.
     """
 
-    def __init__(self, num_particles: int = 5, *, alpha: float = 0.5, data_plate: str = "data") -> None:
+    @checked()
+    def __init__(self, num_particles: Count = 5, *, alpha: float = 0.5, data_plate: str = "data") -> None:
         if alpha == 1:
             raise ValueError("the Renyi bound of order alpha = 1 is the ELBO; use the objective elbo")
         super().__init__(num_particles, data_plate=data_plate)
@@ -194,7 +195,8 @@ class ReweightedWakeSleep(Objective):
     arXiv 1805.10469. ``pyro.infer.ReweightedWakeSleep`` adds up the batch before it weighs.
     """
 
-    def __init__(self, num_particles: int = 10, *, sleep: float = 0.0, data_plate: str = "data") -> None:
+    @checked()
+    def __init__(self, num_particles: Count = 10, *, sleep: float = 0.0, data_plate: str = "data") -> None:
         if num_particles < 2:
             raise ValueError(f"reweighted wake-sleep compares draws and needs at least 2, got {num_particles}")
         if not 0 <= sleep <= 1:
@@ -243,7 +245,8 @@ class AnalyticKL(Objective):
     warns, and only with validation on.
     """
 
-    def __init__(self, num_particles: int = 1, *, data_plate: str = "data") -> None:
+    @checked()
+    def __init__(self, num_particles: Count = 1, *, data_plate: str = "data") -> None:
         super().__init__(num_particles, data_plate=data_plate)
         self._sound: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
 
@@ -271,7 +274,7 @@ class AnalyticKL(Objective):
         if not q["fn"].has_rsample:
             raise PairError(
                 f"AnalyticKL follows the draws' derivatives, and those of site {name!r} ({type(q['fn']).__name__}) have none; "
-                "use the objective elbo or enumeration"
+                "use the objective elbo, or Pyro's TraceEnum_ELBO"
             )
         try:
             return kl_divergence(q["fn"], p["fn"])
