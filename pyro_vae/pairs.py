@@ -39,7 +39,7 @@ from pyro_vae.models.semi_supervised import SemiSupervisedModel
 from pyro_vae.models.structured import StructuredModel
 from pyro_vae.named_nets import NETS, Net
 from pyro_vae.nets import Activation
-from pyro_vae.options import Count, Fraction, Positive, Weight, Whole, checked, is_plain, unknown
+from pyro_vae.options import Count, Fraction, Positive, Weight, Whole, checked, is_plain, suggestion, unknown
 from pyro_vae.pairing import Pair, PairError
 from pyro_vae.units import Scaling, Units
 
@@ -425,7 +425,8 @@ def find(name: str) -> Builder:
     if name in PAIRS:
         return PAIRS[name]
     if ":" not in name:
-        raise PairError(f"{unknown('pair', name, PAIRS)}; your own is named file.py:function")
+        own = "" if suggestion(name, PAIRS) else "; your own is named file.py:function"
+        raise PairError(unknown("pair", name, PAIRS) + own)
     place, function = name.rsplit(":", 1)
     module = _load_file(Path(place)) if place.endswith(".py") else _import(place)
     build = getattr(module, function, None)

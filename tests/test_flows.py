@@ -154,7 +154,7 @@ def test_pyros_own_conditional_transforms():
 
 
 def test_messages():
-    with pytest.raises(ValueError, match="no flow called 'glow': choose one of planar, autoregressive, coupling"):
+    with pytest.raises(ValueError, match="kind must be one of planar, autoregressive, coupling"):
         Flow(3, "glow")
     with pytest.raises(ValueError, match="a planar flow has no known inverse and so cannot be a prior: use 'coupling'"):
         flow_layers("planar", 3, 0)
