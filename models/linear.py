@@ -8,7 +8,7 @@ posterior and (for PCA) maximum likelihood have closed forms, which makes this t
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -28,7 +28,7 @@ class LinearModel(PyroModule):
             probabilistic PCA one scale for all features. None for x of the size of 1.
     """
 
-    def __init__(self, latent: int, features: int, noise: int = 1, units: nn.Module | None = None) -> None:
+    def __init__(self, latent: int, features: int, noise: int = 1, units: Any = None) -> None:
         super().__init__()
         if latent < 1 or features < 1:
             raise ValueError(f"latent and features must be at least 1, got {latent} and {features}")
@@ -74,7 +74,9 @@ class LinearModel(PyroModule):
             self.weight.copy_(solution.weight / (unit if self.units is None else unit[:, None]))
             self.loc.copy_(solution.loc if self.units is None else self.units.inverse(solution.loc))
             self.log_scale.copy_(
-                torch.as_tensor(solution.scale / unit).log().expand_as(self.loc)[: len(self.log_scale)]
+                torch.as_tensor(solution.scale / unit, dtype=torch.float64)
+                .log()
+                .expand_as(self.loc)[: len(self.log_scale)]
             )
         return self
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn
 
-from pyro_vae.options import accept, plain, registries, shown, suggestion, unknown
+from pyro_vae.options import accept, kinds_of, plain, registries, shown, suggestion, unknown
 
 USAGE = """\
 usage: pyro-vae COMMAND ...
@@ -151,7 +151,7 @@ def _add_pair(parser: Any, name: str) -> list[str]:
     parser.add_argument("pair", nargs="?", default="latent", help="a name from `pyro-vae list`, or file.py:function")
     build = find(name)
     description = next(iter(inspect.signature(build).parameters), None)  # what the data are is no option
-    parser.kinds |= get_type_hints(build, include_extras=True)
+    parser.kinds |= kinds_of(build)
     parser.epilog = "\n\n".join(
         "\n".join([f"--{option} takes", *(f"  {name:22}{line}" for name, line in registry.lines.items())])
         for option, registry in registries(build).items()
@@ -258,7 +258,7 @@ def _train(words: Sequence[str]) -> int:
     options = _add_pair(parser, name)
     _add_data(parser)
     parser.add_argument("--run", type=str | None, default=None, help="folder of the run (default: runs/PAIR-DATA)")
-    parser.kinds |= get_type_hints(Training)
+    parser.kinds |= kinds_of(Training)
     parser.add_class_arguments(Training, as_group=True)
     args = parser.parse_args(words)
     from pyro_vae.checkpoint import seeded

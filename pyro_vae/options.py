@@ -5,6 +5,7 @@ by name. Annotations that are understood: int, float, bool, str, ``Literal``, ``
 these, each perhaps ``Annotated`` with a `Within` or a `Registry`. Nothing else is checked.
 """
 
+import contextlib
 import difflib
 import functools
 import inspect
@@ -225,9 +226,17 @@ def plain(kind: Any) -> Any:
     return functools.reduce(operator.or_, readable) if readable else kind
 
 
+def kinds_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotations of a function's options; none where they cannot be read, as in a user's own file."""
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
 def shown(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return ``function`` with the signature that a command line reads."""
-    kinds = typing.get_type_hints(function, include_extras=True)
+    kinds = kinds_of(function)
     signature = inspect.signature(function)
     parameters = [p.replace(annotation=plain(kinds.get(p.name, p.annotation))) for p in signature.parameters.values()]
 
@@ -242,7 +251,7 @@ def shown(function: Callable[..., Any]) -> Callable[..., Any]:
 def registries(function: Callable[..., Any]) -> dict[str, Registry]:
     """Return the registries that the options of ``function`` choose from, by option."""
     found = {}
-    for name, kind in typing.get_type_hints(function, include_extras=True).items():
+    for name, kind in kinds_of(function).items():
         for one in _alternatives(kind):
             if isinstance(_rule(one), Registry):
                 found[name] = _rule(one)
@@ -265,11 +274,23 @@ def _accept(name: str, value: Any, kind: Any) -> Any:
         return word
     if origin in (list, tuple, Sequence, Iterable) and _numbers(kind):
         return _list(name, value, kind)
-    if origin is not None or kind is Any or not isinstance(kind, type):
-        if kind is not Any and isinstance(value, bool | int | float | str | None):
-            raise TypeError(f"{name} must be {_said(kind)}; got {_shown(value)}")
+    if kind is Any or (origin is None and not isinstance(kind, type)):
         return value
+    if origin is not None:
+        return _generic(name, value, kind, origin)
     return _simple(name, value, kind)
+
+
+def _generic(name: str, value: Any, kind: Any, origin: Any) -> Any:
+    """Return a value of a parametrised kind, of which only the outside is looked at: a sequence, a function."""
+    holds = (
+        hasattr(value, "__iter__")
+        if origin in (Sequence, Iterable)
+        else not isinstance(origin, type) or isinstance(value, origin)
+    )
+    if isinstance(value, bool | int | float | str | None) or not holds:
+        raise TypeError(f"{name} must be {_said(kind)}; got {_shown(value)}")
+    return value
 
 
 def _simple(name: str, value: Any, kind: type) -> Any:
@@ -292,11 +313,12 @@ def _chosen(name: str, value: Any, registry: Registry, kind: Any) -> Any:
         if value not in registry:
             raise ValueError(_one_of(name, registry, value))
         return value
-    for one in _alternatives(kind):
-        if one is not str and (not isinstance(one, type) or isinstance(value, one)):
+    objects = [one for one in _alternatives(kind) if one is not str]
+    for one in objects:
+        with contextlib.suppress(TypeError):
             return _accept(name, value, one)
-    objects = [_said(one) for one in _alternatives(kind) if one is not str]
-    raise TypeError(f"{_one_of(name, registry, None)}{''.join(f', or {one}' for one in objects)}; got {_shown(value)}")
+    ready = "".join(f", or {_said(one)}" for one in objects)
+    raise TypeError(f"{_one_of(name, registry, None)}{ready}; got {_shown(value)}")
 
 
 def _list(name: str, value: Any, kind: Any) -> Any:
@@ -357,6 +379,10 @@ def _said(kind: Any) -> str:
         return f"one of {', '.join(map(str, typing.get_args(kind)))}"
     if origin in (list, tuple, Sequence, Iterable) and _numbers(kind):
         return "a list of whole numbers, such as [200, 200]" if "int" in repr(kind) else "a list of numbers"
+    if origin is tuple:
+        return f"({', '.join(getattr(one, '__name__', str(one)) for one in typing.get_args(kind))})"
+    if origin is Callable:
+        return "a function"
     return _WORDS.get(kind) or f"a {getattr(kind, '__name__', None) or str(kind)}"
 
 

@@ -2,7 +2,7 @@
 
 import math
 import typing
-from inspect import signature
+from inspect import isabstract, signature
 from typing import Annotated, Literal
 
 import numpy as np
@@ -151,7 +151,7 @@ CLASSES = [
     getattr(module, name)
     for module in (conditionals, objectives)
     for name in module.__all__
-    if isinstance(getattr(module, name), type)
+    if isinstance(getattr(module, name), type) and not isabstract(getattr(module, name))
 ]
 REQUIRED = {
     "features": 3,

@@ -158,7 +158,7 @@ def test_messages():
         Flow(3, "glow")
     with pytest.raises(ValueError, match="a planar flow has no known inverse and so cannot be a prior: use 'coupling'"):
         flow_layers("planar", 3, 0)
-    with pytest.raises(ValueError, match="needs a context of at least 1 number and got 0"):
+    with pytest.raises(ValueError, match="context must be at least 1, got 0"):
         Flow(3, context=0)
     with pytest.raises(TypeError, match="the flow's transforms Planar take no context"):
         Flow(3, [planar(3)])
