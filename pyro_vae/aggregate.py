@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_vae.bounds import Objective, Site
 from pyro_vae.handlers import is_latent
 from pyro_vae.objective import Figure
+from pyro_vae.options import Count, Weight, checked
 from pyro_vae.pairing import PairError
 
 
@@ -32,7 +33,10 @@ class TotalCorrelation(Objective):
     figure = Figure("ELBO with weighted total correlation", "bound")
     per_datum = True
 
-    def __init__(self, num_particles: int = 1, *, num_data: int, beta: float = 6.0, data_plate: str = "data") -> None:
+    @checked()
+    def __init__(
+        self, num_particles: Count = 1, *, num_data: Count, beta: Weight = 6.0, data_plate: str = "data"
+    ) -> None:
         super().__init__(num_particles, data_plate=data_plate)
         self.num_data, self.beta = num_data, beta
 
@@ -102,8 +106,9 @@ class MaximumMeanDiscrepancy(Objective):
     figure = Figure("reconstruction less MMD", "divergence")
     per_datum = True
 
+    @checked()
     def __init__(
-        self, num_particles: int = 1, *, weight: float = 100.0, kl: float = 0.0, data_plate: str = "data"
+        self, num_particles: Count = 1, *, weight: Weight = 100.0, kl: Weight = 0.0, data_plate: str = "data"
     ) -> None:
         super().__init__(num_particles, data_plate=data_plate)
         self.weight, self.kl = weight, kl

@@ -17,6 +17,7 @@ from torch.distributions import kl_divergence
 
 from pyro_vae.handlers import is_enumerated, is_latent
 from pyro_vae.objective import Declaration, Figure
+from pyro_vae.options import Count, checked
 from pyro_vae.pairing import PairError
 
 Site = dict[str, Any]
@@ -43,9 +44,8 @@ class Objective(ELBO):
     has_kl: bool = Declaration.has_kl
     per_datum: bool = Declaration.per_datum
 
-    def __init__(self, num_particles: int = 1, *, data_plate: str = "data") -> None:
-        if num_particles < 1:
-            raise ValueError(f"num_particles counts the draws a datum and must be at least 1, got {num_particles}")
+    @checked()
+    def __init__(self, num_particles: Count = 1, *, data_plate: str = "data") -> None:
         super().__init__(num_particles=num_particles, vectorize_particles=True)
         self.data_plate = data_plate
 
@@ -90,7 +90,7 @@ class Objective(ELBO):
                 if is_enumerated(site) and not site["is_observed"]:
                     raise PairError(
                         f"{type(self).__name__} draws every latent site, and {name!r} is to be summed over; "
-                        "use the objective enumeration"
+                        "use Pyro's TraceEnum_ELBO"
                     )
                 yield name, site
 
@@ -192,7 +192,8 @@ class Renyi(Bound):
 
     figure = Figure("Renyi bound", "bound")
 
-    def __init__(self, num_particles: int = 5, *, alpha: float = 0.5, data_plate: str = "data") -> None:
+    @checked()
+    def __init__(self, num_particles: Count = 5, *, alpha: float = 0.5, data_plate: str = "data") -> None:
         if alpha == 1:
             raise ValueError("the Renyi bound of order alpha = 1 is the ELBO; use the objective elbo")
         super().__init__(num_particles, data_plate=data_plate)
@@ -217,7 +218,8 @@ class ReweightedWakeSleep(Objective):
     figure = IMPORTANCE_WEIGHTED
     per_datum = True
 
-    def __init__(self, num_particles: int = 10, *, sleep: float = 0.0, data_plate: str = "data") -> None:
+    @checked()
+    def __init__(self, num_particles: Count = 10, *, sleep: float = 0.0, data_plate: str = "data") -> None:
         if num_particles < 2:
             raise ValueError(f"reweighted wake-sleep compares draws and needs at least 2, got {num_particles}")
         if not 0 <= sleep <= 1:
@@ -266,7 +268,8 @@ class AnalyticKL(Objective):
     warns, and only with validation on.
     """
 
-    def __init__(self, num_particles: int = 1, *, data_plate: str = "data") -> None:
+    @checked()
+    def __init__(self, num_particles: Count = 1, *, data_plate: str = "data") -> None:
         super().__init__(num_particles, data_plate=data_plate)
         self._sound: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
 
@@ -294,7 +297,7 @@ class AnalyticKL(Objective):
         if not q["fn"].has_rsample:
             raise PairError(
                 f"AnalyticKL follows the draws' derivatives, and those of site {name!r} ({type(q['fn']).__name__}) have none; "
-                "use the objective elbo or enumeration"
+                "use the objective elbo, or Pyro's TraceEnum_ELBO"
             )
         try:
             return kl_divergence(q["fn"], p["fn"])

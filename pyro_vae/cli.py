@@ -3,7 +3,6 @@
 Exit status: 0 done, 2 wrong usage (one line that says what to change), 130 and 143 stopped by a signal, 1 anything else.
 """
 
-import difflib
 import inspect
 import io
 import json
@@ -14,6 +13,8 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
+
+from pyro_vae.options import accept, kinds_of, plain, registries, shown, suggestion, unknown
 
 USAGE = """\
 usage: pyro-vae COMMAND ...
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command = COMMANDS.get(words[0])
         if command is None:
-            raise UsageError(_unknown("command", words[0], COMMANDS))
+            raise UsageError(unknown("command", words[0], COMMANDS))
         return command(words[1:])
     except KeyboardInterrupt:
         return 130
@@ -92,13 +93,25 @@ def _sentence(error: Exception) -> str:
 
 
 def _parser(command: str, description: str) -> Any:
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+    class Formatter(DefaultHelpFormatter):
+        def _fill_text(self, text: str, width: int, indent: str) -> str:  # the epilog is a table
+            return text if "\n" in text else super()._fill_text(text, width, indent)
 
     class Parser(ArgumentParser):
+        kinds: dict[str, Any]  # annotations of options, by name
+        words: list[str]
+
+        def parse_args(self, args: Any = None, **options: Any) -> Any:
+            self.words = [*_with_lists(args, self.kinds)]
+            return super().parse_args(self.words, **options)
+
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             raise UsageError(_reword(message, self))
 
-    parser = Parser(prog=f"pyro-vae {command}", description=description, default_env=False)
+    parser = Parser(prog=f"pyro-vae {command}", description=description, default_env=False, formatter_class=Formatter)
+    parser.kinds = {}
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
     return parser
 
@@ -138,7 +151,12 @@ def _add_pair(parser: Any, name: str) -> list[str]:
     parser.add_argument("pair", nargs="?", default="latent", help="a name from `pyro-vae list`, or file.py:function")
     build = find(name)
     description = next(iter(inspect.signature(build).parameters), None)  # what the data are is no option
-    return parser.add_function_arguments(build, skip={description}, as_group=True, fail_untyped=False)
+    parser.kinds |= kinds_of(build)
+    parser.epilog = "\n\n".join(
+        "\n".join([f"--{option} takes", *(f"  {name:22}{line}" for name, line in registry.lines.items())])
+        for option, registry in registries(build).items()
+    )
+    return parser.add_function_arguments(shown(build), skip={description}, as_group=True, fail_untyped=False)
 
 
 def _build(args: Any, name: str, options: Iterable[str], spec: Any) -> Any:
@@ -240,6 +258,7 @@ def _train(words: Sequence[str]) -> int:
     options = _add_pair(parser, name)
     _add_data(parser)
     parser.add_argument("--run", type=str | None, default=None, help="folder of the run (default: runs/PAIR-DATA)")
+    parser.kinds |= kinds_of(Training)
     parser.add_class_arguments(Training, as_group=True)
     args = parser.parse_args(words)
     from pyro_vae.checkpoint import seeded
@@ -340,7 +359,7 @@ def _diagnose(words: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     args = parser.parse_args(words)
     if args.budget not in BUDGETS:
-        raise UsageError(_unknown("budget", args.budget, BUDGETS))
+        raise UsageError(unknown("budget", args.budget, BUDGETS))
     if args.split not in ("train", "valid", "test"):
         raise UsageError(f"--split must be train, valid or test, got {args.split!r}")
     from pyro_vae.datatree import to_datatree
@@ -406,7 +425,7 @@ def _draw(words: Sequence[str]) -> int:
     if what == "rate-distortion":
         parser.add_argument("--others", type=list[str], default=[], help="further runs: '[runs/a, runs/b]'")
     elif what and what not in PICTURES:
-        raise UsageError(_unknown("picture", what, PICTURES))
+        raise UsageError(unknown("picture", what, PICTURES))
     args = parser.parse_args(words)
     from pyro_vae.runs import Run, figures_in
 
@@ -636,22 +655,52 @@ def _show(figures: dict[str, Any], pair: Any, data: Any) -> None:
         print("PCA has no log p(x) here: it gives densities of real values, and these data are binary")
 
 
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f"there is no {kind} {name!r}; {f'did you mean {near[0]}?' if near else 'there are ' + ', '.join(known)}"
+def _with_lists(words: Sequence[str], kinds: dict[str, Any]) -> Iterator[str]:
+    """Let lists of numbers be written without brackets: --hidden 200,100 for --hidden [200,100]."""
+    option = ""
+    for word in words:
+        name, equals, value = word.partition("=") if word.startswith("--") else (option, "", word)
+        takes_list = "list[" in str(plain(kinds.get(name.lstrip("-"), str)))
+        if takes_list and re.fullmatch(r"\d+(,\d+)*,?", value):
+            value = f"[{value.rstrip(',')}]"
+        yield f"{name}{equals}{value}" if word.startswith("--") else value
+        option = word if word.startswith("--") and not equals else ""
 
 
 def _reword(message: str, parser: Any) -> str:
     """Say in one line what jsonargparse says in several, and suggest the option that was meant."""
     text = " ".join(message.split())
-    unknown = re.search(r"[Uu]nrecognized arguments: (--?[^ =]+)", text)
-    if unknown:
-        word = unknown[1]
-        options = [o for action in parser._actions for o in action.option_strings]
-        near = difflib.get_close_matches(word, options, 1)
-        hint = f"did you mean {near[0]}?" if near else f"`{parser.prog} --help` lists the options"
+    unrecognized = re.search(r"[Uu]nrecognized arguments: (--?[^ =]+)", text)
+    if unrecognized:
+        word = unrecognized[1]
+        options = [o for action in parser._actions for o in action.option_strings if o.startswith("--")]
+        near = suggestion(word.lstrip("-"), [o.lstrip("-") for o in options])
+        hint = f"did you mean --{near}?" if near else f"`{parser.prog} --help` lists the options"
         return f"there is no option {word}; {hint}"
-    return text
+    option = re.search(r'Parser key "([^"]+)"', text)
+    return text if option is None else _refusal(option[1], parser) or text
+
+
+def _refusal(option: str, parser: Any) -> str | None:
+    """Return what is wrong with the value of an option, in the sentence that Python gets too."""
+    import yaml
+
+    given = [word for before, word in zip(["", *parser.words], parser.words, strict=False) if before == f"--{option}"]
+    given += [word.partition("=")[2] for word in parser.words if word.startswith(f"--{option}=")]
+    if option not in parser.kinds or not given:
+        return None
+    try:
+        value = yaml.safe_load(given[-1])
+    except yaml.YAMLError:
+        value = given[-1]
+    for one in (given[-1], value):  # a word may be meant as one
+        try:
+            accept(option, one, parser.kinds[option])
+        except (TypeError, ValueError) as error:
+            said = str(error)
+        else:
+            return None
+    return said
 
 
 def _first_line(build: Callable) -> str:

@@ -14,6 +14,7 @@ estimation using Real NVP (Dinh et al., 2016)*, arXiv 1605.08803.
 """
 
 from collections.abc import Sequence
+from typing import Annotated, Literal, get_args
 
 import pyro.distributions as dist
 import torch
@@ -30,10 +31,12 @@ from torch import Tensor, nn
 from torch.distributions import AffineTransform, Transform
 
 from pyro_vae.heads import Head, spread_of
+from pyro_vae.options import Count, Whole, Within, checked
 from pyro_vae.scales import from_scale, to_scale
 from pyro_vae.splines import ConditionalSplineAutoregressive, ConditionalSplineCoupling
 
-KINDS = ("planar", "autoregressive", "coupling", "spline_autoregressive", "spline_coupling")
+Kind = Literal["planar", "autoregressive", "coupling", "spline_autoregressive", "spline_coupling"]
+KINDS = get_args(Kind)
 
 
 class ConditionalReverse(ConditionalTransformModule):
@@ -50,8 +53,14 @@ class ConditionalReverse(ConditionalTransformModule):
         return Permute(self.order, cache_size=1)
 
 
+@checked()
 def flow_layers(
-    kind: str, features: int, context: int, layers: int = 4, hidden: Sequence[int] = (64,), bins: int = 8
+    kind: Kind,
+    features: Count,
+    context: Whole,
+    layers: Count = 4,
+    hidden: Sequence[Count] = (64,),
+    bins: Annotated[int, Within(2)] = 8,
 ) -> nn.ModuleList:
     """Return the conditional transforms of a flow, each near the identity.
 
@@ -70,8 +79,6 @@ def flow_layers(
     Raises:
         ValueError: there is no such kind, or it cannot act on so few features.
     """
-    if kind not in KINDS:
-        raise ValueError(f"there is no flow called {kind!r}: choose one of {', '.join(KINDS)}.")
     if features < 2 and kind != "planar":
         raise ValueError(
             f"a flow of kind {kind!r} moves one coordinate given another and needs 2 or more, "
@@ -151,17 +158,16 @@ class Flow(Head):
         hidden: widths of the hidden layers of each transform's net.
     """
 
+    @checked()
     def __init__(
         self,
-        features: int,
-        kind: str | Sequence[nn.Module] = "autoregressive",
+        features: Count,
+        kind: Kind | Sequence[nn.Module] = "autoregressive",
         *,
-        layers: int = 4,
-        context: int = 32,
-        hidden: Sequence[int] = (64,),
+        layers: Count = 4,
+        context: Count = 32,
+        hidden: Sequence[Count] = (64,),
     ) -> None:
-        if context < 1:
-            raise ValueError(f"a flow posterior needs a context of at least 1 number and got {context}.")
         super().__init__(features, 2 * features + context)
         if isinstance(kind, str):
             self.layers = flow_layers(kind, features, context, layers, hidden)

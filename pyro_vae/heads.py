@@ -14,7 +14,7 @@ For likelihoods p(x | z), by data: `Bernoulli` (0 or 1), `ContinuousBernoulli` (
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import pyro.distributions as dist
 import torch
@@ -22,7 +22,10 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_vae import distributions
-from pyro_vae.scales import check_positive, from_scale, to_scale
+from pyro_vae.options import Count, Positive, Within, checked
+from pyro_vae.scales import Transform, from_scale, to_scale
+
+Levels = Annotated[int, Within(2)]
 
 # how near to 0 or 1 a likelihood on [0, 1] begins: a pixel that is 0 in all training data may be 1 in other
 # data, and at 1e-3 four hundred such pixels cost .4 nats at the start
@@ -37,10 +40,9 @@ class Head(nn.Module, ABC):
         size: how many numbers a datum the head needs from the net.
     """
 
-    def __init__(self, features: int, size: int) -> None:
+    @checked()
+    def __init__(self, features: Count, size: Count) -> None:
         super().__init__()
-        if features < 1:
-            raise ValueError(f"{type(self).__name__} needs at least one feature and got {features}.")
         self.features, self.size = features, size
 
     @abstractmethod
@@ -50,6 +52,10 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return parameters, ``(size,)``, to begin with, for data of this mean and std, ``(features,)``."""
+
+    def in_units(self, scale: Tensor) -> "Head":
+        """Return this head for data that are divided by ``scale``, ``(features,)``: itself, where `start` sets its scale."""
+        return self
 
     def kinds(self, parameters: Tensor) -> Tensor:
         """Return ``parameters``, ``(..., size)``, as ``(..., size // features, features)``."""
@@ -89,18 +95,20 @@ def _inside(mean: Tensor) -> Tensor:
     return mean.detach().cpu().double().clamp(EDGE, 1 - EDGE)
 
 
-def spread_of(std: Tensor | None, mean: Tensor, default: float) -> Tensor:
+def spread_of(std: Tensor | None, mean: Tensor, default: float | Tensor) -> Tensor:
     """Return standard deviations to begin with: those given, none below a hundredth of the largest."""
+    usual = torch.as_tensor(default, dtype=torch.float64).detach().cpu().expand(mean.shape)
     if std is None:
-        return torch.full(mean.shape, default, dtype=torch.float64)
+        return usual
     std = std.detach().cpu().double()
-    return torch.where(std.max() > 0, std.maximum(0.01 * std.max()), default)
+    return torch.where(std.max() > 0, std.maximum(0.01 * std.max()), usual)
 
 
 class Bernoulli(Head):
     """x in {0, 1}, independent given the parameters; the net gives logits."""
 
-    def __init__(self, features: int) -> None:
+    @checked()
+    def __init__(self, features: Count) -> None:
         super().__init__(features, features)
 
     def forward(self, parameters: Tensor) -> TorchDistribution:
@@ -115,7 +123,8 @@ class Bernoulli(Head):
 class ContinuousBernoulli(Head):
     """x in [0, 1]; the net gives logits. See `pyro_vae.distributions.ContinuousBernoulli`."""
 
-    def __init__(self, features: int) -> None:
+    @checked()
+    def __init__(self, features: Count) -> None:
         super().__init__(features, features)
 
     def forward(self, parameters: Tensor) -> TorchDistribution:
@@ -142,7 +151,8 @@ class DiscretizedLogistic(Head):
     # net's unit
     _LOC, _UNIT = 0.5, 0.16
 
-    def __init__(self, features: int, levels: int = 256) -> None:
+    @checked()
+    def __init__(self, features: Count, levels: Levels = 256) -> None:
         super().__init__(features, 2 * features)
         self.levels = levels
 
@@ -179,7 +189,8 @@ class DiscretizedLogisticMixture(DiscretizedLogistic):
         components: of each feature's mixture.
     """
 
-    def __init__(self, features: int, levels: int = 256, components: int = 5) -> None:
+    @checked()
+    def __init__(self, features: Count, levels: Levels = 256, components: Count = 5) -> None:
         super().__init__(features, levels)
         self.components, self.size = components, 3 * components * features
 
@@ -224,7 +235,8 @@ class Categorical(Head):
         highest: the largest value, ``levels - 1`` if not given; 1.0 for grey pixels scaled to [0, 1].
     """
 
-    def __init__(self, features: int, levels: int, highest: float | None = None) -> None:
+    @checked()
+    def __init__(self, features: Count, levels: Levels, highest: Positive | None = None) -> None:
         super().__init__(features, levels * features)
         self.levels = levels
         self.highest = float(levels - 1 if highest is None else highest)
@@ -269,28 +281,31 @@ class Normal(Head):
             exp is the default.
     """
 
+    @checked()
     def __init__(
         self,
-        features: int,
+        features: Count,
         scale: Literal["predicted", "learned", "per_feature", "fixed"] = "predicted",
         *,
-        value: float = 1.0,
-        positive: str = "exp",
+        value: Positive = 1.0,
+        positive: Transform = "exp",
     ) -> None:
-        shapes: dict[str, tuple[int, ...]] = {
-            "predicted": (),
-            "learned": (),
-            "per_feature": (features,),
-            "fixed": (),
-        }
-        if scale not in shapes:
-            raise ValueError(f"there is no scale called {scale!r}: choose one of {', '.join(shapes)}.")
-        if not value > 0:
-            raise ValueError(f"a scale is a standard deviation and must be positive, not {value}.")
         super().__init__(features, features * (2 if scale == "predicted" else 1))
-        self.scale, self.value, self.positive = scale, value, check_positive(positive)
+        self.scale, self.positive = scale, positive
+        self.value: float | Tensor = value
         if scale in ("learned", "per_feature"):
-            self.raw_scale = nn.Parameter(torch.zeros(shapes[scale]))
+            self.raw_scale = nn.Parameter(torch.zeros((features,) if scale == "per_feature" else ()))
+
+    def in_units(self, scale: Tensor) -> "Normal":
+        """Return this head for data that are divided by ``scale``, ``(features,)``: a fixed scale is divided too."""
+        value = self.value
+        if self.scale != "fixed" and value == 1.0:
+            return self
+        moved = Normal(self.features, self.scale, positive=self.positive)
+        if self.scale == "fixed":
+            del moved.value
+            moved.register_buffer("value", value / scale)
+        return moved
 
     def forward(self, parameters: Tensor) -> TorchDistribution:
         """Return the distribution over ``(..., features)`` for ``parameters``, ``(..., size)``."""

@@ -9,30 +9,35 @@ can describe a datum by its last hidden layer has ``features(x)``.
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "softplus": nn.Softplus,
-}
+from pyro_vae.options import Count, Fraction, Registry, Weight, Whole, checked
+
+ACTIVATIONS = Registry("activation")
+for _name, _kind, _line in (
+    ("tanh", nn.Tanh, "between -1 and 1"),
+    ("relu", nn.ReLU, "0 below 0, else the number itself"),
+    ("leaky_relu", nn.LeakyReLU, "a hundredth of the number below 0"),
+    ("elu", nn.ELU, "towards -1 below 0, exponentially"),
+    ("gelu", nn.GELU, "the number times the normal distribution function"),
+    ("silu", nn.SiLU, "the number times the logistic function"),
+    ("softplus", nn.Softplus, "log(1 + exp), always above 0"),
+):
+    ACTIVATIONS.enter(_name, _line)(_kind)
+Activation = Annotated[str, ACTIVATIONS]
 
 
-def activation_named(name: str) -> nn.Module:
+@checked()
+def activation_named(name: Activation) -> nn.Module:
     """Return the activation called ``name``, one of ``ACTIVATIONS``.
 
     Raises:
         ValueError: there is none of that name.
     """
-    if name not in ACTIVATIONS:
-        raise ValueError(f"there is no activation called {name!r}: choose one of {', '.join(ACTIVATIONS)}.")
     return ACTIVATIONS[name]()
 
 
@@ -125,15 +130,16 @@ class MLP(nn.Module):
     torch.Size([5, 3, 20])
     """
 
+    @checked()
     def __init__(
         self,
-        inputs: int,
-        outputs: int,
-        hidden: Sequence[int] = (500, 500),
-        activation: str = "silu",
+        inputs: Whole,
+        outputs: Count,
+        hidden: Sequence[Count] = (500, 500),
+        activation: Activation = "silu",
         *,
         normalize: bool = True,
-        dropout: float = 0.0,
+        dropout: Fraction = 0.0,
     ) -> None:
         super().__init__()
         self.inputs, self.outputs = inputs, outputs
@@ -165,7 +171,8 @@ class MLP(nn.Module):
 class ResidualBlock(nn.Module):
     """``h + f(h)`` with f two 3x3 convolutions, each after an activation; shapes stay."""
 
-    def __init__(self, channels: int, activation: str) -> None:
+    @checked()
+    def __init__(self, channels: Count, activation: Activation) -> None:
         super().__init__()
         self.body = nn.Sequential(
             activation_named(activation),
@@ -222,17 +229,18 @@ class ConvEncoder(nn.Module):
     torch.Size([5, 3, 20])
     """
 
+    @checked()
     def __init__(
         self,
         image: Sequence[int],
-        outputs: int,
-        channels: Sequence[int] = (32, 64),
+        outputs: Count,
+        channels: Sequence[Count] = (32, 64),
         *,
-        blocks: int = 0,
-        hidden: int = 256,
-        extra: int = 0,
-        activation: str = "relu",
-        dropout: float = 0.0,
+        blocks: Whole = 0,
+        hidden: Count = 256,
+        extra: Whole = 0,
+        activation: Activation = "relu",
+        dropout: Fraction = 0.0,
     ) -> None:
         super().__init__()
         _check_image(image, channels)
@@ -295,16 +303,17 @@ class ConvDecoder(nn.Module):
     torch.Size([5, 3, 784])
     """
 
+    @checked()
     def __init__(
         self,
-        inputs: int,
+        inputs: Count,
         image: Sequence[int],
         outputs: int | None = None,
-        channels: Sequence[int] = (64, 32),
+        channels: Sequence[Count] = (64, 32),
         *,
-        blocks: int = 0,
-        hidden: int = 256,
-        activation: str = "relu",
+        blocks: Whole = 0,
+        hidden: Count = 256,
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
         _check_image(image, channels)
@@ -370,7 +379,8 @@ class Standardize(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Tensor, std: Tensor, floor: float = 0.1) -> None:
+    @checked()
+    def __init__(self, mean: Tensor, std: Tensor, floor: Weight = 0.1) -> None:
         super().__init__()
         typical = std.square().mean().sqrt()
         self.register_buffer("mean", mean.detach().clone())
@@ -396,7 +406,8 @@ class OneHot(nn.Module):
 
     eye: Tensor
 
-    def __init__(self, classes: int) -> None:
+    @checked()
+    def __init__(self, classes: Count) -> None:
         super().__init__()
         self.classes = classes
         self.register_buffer("eye", torch.eye(classes))

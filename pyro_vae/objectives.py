@@ -18,12 +18,11 @@ Weights are formed per datum, never pooled over the batch, and each datum's boun
 (``Tempered``) act inside the weights.
 """
 
-from collections.abc import Callable
-
-from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
+from pyro.infer import ELBO, Trace_ELBO
 
 from pyro_vae.aggregate import MaximumMeanDiscrepancy, TotalCorrelation, squared_mmd, stratified_weights
 from pyro_vae.bounds import AnalyticKL, Bound, ImportanceWeighted, Objective, Renyi, ReweightedWakeSleep
+from pyro_vae.options import Registry
 from pyro_vae.pathwise import DoublyReparameterized, PathDerivative, StickingTheLanding
 
 __all__ = [
@@ -43,16 +42,34 @@ __all__ = [
     "stratified_weights",
 ]
 
-OBJECTIVES: dict[str, Callable[[int, int], ELBO]] = {
-    "elbo": lambda particles, num_data: Trace_ELBO(num_particles=particles),
-    "analytic-kl": lambda particles, num_data: AnalyticKL(particles),
-    "stl": lambda particles, num_data: StickingTheLanding(particles),
-    "iwae": lambda particles, num_data: ImportanceWeighted(particles),
-    "dreg": lambda particles, num_data: DoublyReparameterized(particles),
-    "renyi": lambda particles, num_data: Renyi(particles),
-    "rws": lambda particles, num_data: ReweightedWakeSleep(particles),
-    "total-correlation": lambda particles, num_data: TotalCorrelation(particles, num_data=num_data),
-    "mmd": lambda particles, num_data: MaximumMeanDiscrepancy(particles),
-    "enumeration": lambda particles, num_data: TraceEnum_ELBO(num_particles=particles, max_plate_nesting=1),
-}
-"""Objectives by name, made for a number of draws a datum and a number of data."""
+OBJECTIVES = Registry("objective")
+"""Objectives by name, made for a number of draws per datum and a number of data."""
+
+
+@OBJECTIVES.enter("elbo", "the ELBO, Pyro's own")
+def elbo(particles: int, num_data: int) -> ELBO:
+    """Return Pyro's ELBO."""
+    return Trace_ELBO(num_particles=particles)
+
+
+for _name, _line, _kind in (
+    ("analytic-kl", "the ELBO, each KL by formula where there is one", AnalyticKL),
+    ("stl", "the ELBO, its gradient without the score of q", StickingTheLanding),
+    ("iwae", "the importance-weighted bound", ImportanceWeighted),
+    ("dreg", "the importance-weighted bound, its gradient without the score of q", DoublyReparameterized),
+    ("renyi", "the Renyi bound of order 1/2", Renyi),
+    ("rws", "reweighted wake-sleep, which needs no reparameterised draws", ReweightedWakeSleep),
+):
+    OBJECTIVES.enter(_name, _line)(lambda particles, num_data, kind=_kind: kind(particles))
+
+
+@OBJECTIVES.enter("total-correlation", "the ELBO with the KL's total correlation weighted, for independent dimensions")
+def total_correlation(particles: int, num_data: int) -> ELBO:
+    """Return the objective of a beta-TC-VAE."""
+    return TotalCorrelation(particles, num_data=num_data)
+
+
+@OBJECTIVES.enter("mmd", "reconstruction and how far q(z) is from p(z), no bound")
+def mmd(particles: int, num_data: int) -> ELBO:
+    """Return the objective of an InfoVAE."""
+    return MaximumMeanDiscrepancy(particles)

@@ -3,7 +3,6 @@
 Every function takes the description of the data and its own options; the command line reads both from here.
 """
 
-import difflib
 import functools
 import importlib
 import importlib.util
@@ -11,13 +10,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pyro.infer import TraceEnum_ELBO
+from torch import nn
 
 from pyro_vae import parts
 from pyro_vae.conditionals import FixedPrior, Flow, Normal, OneHot, PointMass, StandardNormal
 from pyro_vae.data import Spec
+from pyro_vae.flows import Kind
 from pyro_vae.guides.bottom_up import BottomUpGuide
 from pyro_vae.guides.conditional import ConditionalGuide
 from pyro_vae.guides.grouped import GroupedGuide
@@ -26,6 +28,8 @@ from pyro_vae.guides.latent import LatentGuide
 from pyro_vae.guides.linear import LinearGuide
 from pyro_vae.guides.semi_amortized import SemiAmortizedGuide
 from pyro_vae.guides.semi_supervised import SemiSupervisedGuide
+from pyro_vae.likelihoods import Likelihood
+from pyro_vae.likelihoods import likelihood as likelihood_of
 from pyro_vae.models.conditional import ConditionalModel
 from pyro_vae.models.grouped import GroupedModel
 from pyro_vae.models.hierarchical import HierarchicalModel
@@ -33,16 +37,21 @@ from pyro_vae.models.latent import LatentModel
 from pyro_vae.models.linear import LinearModel
 from pyro_vae.models.semi_supervised import SemiSupervisedModel
 from pyro_vae.models.structured import StructuredModel
-from pyro_vae.objectives import OBJECTIVES
+from pyro_vae.named_nets import NETS, Net
+from pyro_vae.nets import Activation
+from pyro_vae.options import Count, Fraction, Positive, Weight, Whole, checked, is_plain, suggestion, unknown
 from pyro_vae.pairing import Pair, PairError
+from pyro_vae.units import Scaling, Units
 
 Builder = Callable[..., Pair]
 PAIRS: dict[str, Builder] = {}
-LEAST = {"hidden": 1, "particles": 1, "components": 1, "layers": 1, "steps": 0}
 
 
 def recorded(name: str, build: Builder) -> Builder:
-    """Let the pairs that ``build`` returns remember the name and options that they were built with."""
+    """Let the pairs that ``build`` returns remember the name and options that they were built with.
+
+    A pair with ready-made parts remembers nothing: only the program that made them can build it anew.
+    """
 
     @functools.wraps(build)
     def built(spec: Spec, *args: Any, **options: Any) -> Pair:
@@ -51,23 +60,15 @@ def recorded(name: str, build: Builder) -> Builder:
             raise PairError(
                 f"{name} returned {type(pair).__name__}, not a Pair; end it with `return Pair(model, guide)`"
             )
-        return pair if args else replace(pair, recipe={"name": name, "options": options})
+        told = not args and all(map(is_plain, options.values()))
+        return replace(pair, recipe={"name": name, "options": options}) if told else pair
 
     return built
 
 
 def pair(build: Builder) -> Builder:
-    """Enter a function into the zoo under its own name."""
-
-    @functools.wraps(build)
-    def sized(spec: Spec, **options: Any) -> Pair:
-        for option, least in LEAST.items():
-            given = options.get(option)
-            if any(one < least for one in (given if isinstance(given, list) else [given]) if one is not None):
-                raise PairError(f"{option} must be at least {least}, got {given}")
-        return build(spec, **options)
-
-    PAIRS[build.__name__] = recorded(build.__name__, sized)
+    """Enter a function into the zoo under its own name; its options are checked against its annotations."""
+    PAIRS[build.__name__] = checked(PairError)(recorded(build.__name__, build))
     return PAIRS[build.__name__]
 
 
@@ -75,16 +76,16 @@ def pair(build: Builder) -> Builder:
 def latent(
     spec: Spec,
     *,
-    latent: int | None = None,
-    likelihood: parts.Likelihood = "auto",
+    latent: Count | None = None,
+    likelihood: Likelihood = "auto",
     prior: parts.Prior = "normal",
-    components: int | None = None,
+    components: Count | None = None,
     covariance: parts.Covariance = "diagonal",
-    net: parts.Net = "mlp",
-    hidden: list[int] | None = None,
-    activation: str | None = None,
+    net: Net = "mlp",
+    hidden: list[Count] | None = None,
+    activation: Activation | None = None,
     objective: parts.Objective = "elbo",
-    particles: int = 1,
+    particles: Count = 1,
 ) -> Pair:
     """The variational autoencoder: z -> x, with an encoder for q(z | x).
 
@@ -103,7 +104,7 @@ def latent(
     size = parts.latent_size(spec, latent)
     widths = parts.widths(hidden, net)
     nets: dict[str, Any] = {"net": net, "activation": parts.activation(activation, net, widths)}
-    p_x = parts.decoder(spec, size, parts.likelihood(spec, likelihood), hidden=widths[::-1], **nets)
+    p_x = parts.decoder(spec, size, likelihood_of(spec, likelihood), hidden=widths[::-1], **nets)
     q_z = parts.encoder(spec, parts.posterior_head(size, covariance), hidden=widths, **nets)
     p_z = parts.prior(spec, prior, size, q_z, components)
     return Pair(LatentModel(p_z, p_x), LatentGuide(q_z), parts.objective(spec, objective, particles))
@@ -113,15 +114,13 @@ def latent(
 def flow(
     spec: Spec,
     *,
-    latent: int | None = None,
-    likelihood: parts.Likelihood = "auto",
-    kind: Literal[
-        "planar", "autoregressive", "coupling", "spline_autoregressive", "spline_coupling"
-    ] = "autoregressive",
-    layers: int = 4,
-    hidden: list[int] = [500, 500],  # noqa: B006 (read only; jsonargparse shows it)
+    latent: Count | None = None,
+    likelihood: Likelihood = "auto",
+    kind: Kind = "autoregressive",
+    layers: Count = 4,
+    hidden: list[Count] = [500, 500],  # noqa: B006 (read only; jsonargparse shows it)
     objective: parts.Objective = "elbo",
-    particles: int = 1,
+    particles: Count = 1,
 ) -> Pair:
     """The latent model with a flow for q(z | x), which can bend where a Gaussian cannot.
 
@@ -135,7 +134,7 @@ def flow(
         particles: draws a datum that the objective takes.
     """
     size = parts.latent_size(spec, latent)
-    p_x = parts.decoder(spec, size, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
+    p_x = parts.decoder(spec, size, likelihood_of(spec, likelihood), hidden=tuple(hidden[::-1]))
     q_z = parts.encoder(spec, Flow(size, kind, layers=layers), hidden=tuple(hidden))
     model = LatentModel(StandardNormal(size), p_x)
     return Pair(model, LatentGuide(q_z), parts.objective(spec, objective, particles))
@@ -145,9 +144,9 @@ def flow(
 def autoencoder(
     spec: Spec,
     *,
-    latent: int | None = None,
-    likelihood: parts.Likelihood = "auto",
-    hidden: list[int] = [500, 500],  # noqa: B006
+    latent: Count | None = None,
+    likelihood: Likelihood = "auto",
+    hidden: list[Count] = [500, 500],  # noqa: B006
 ) -> Pair:
     """The latent model with a point for q(z | x): the deterministic limit, and with --hidden [] PCA.
 
@@ -159,7 +158,7 @@ def autoencoder(
         hidden: widths of the hidden layers; [] for linear nets.
     """
     size = parts.latent_size(spec, latent)
-    p_x = parts.decoder(spec, size, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
+    p_x = parts.decoder(spec, size, likelihood_of(spec, likelihood), hidden=tuple(hidden[::-1]))
     q_z = parts.encoder(spec, PointMass(size), hidden=tuple(hidden))
     return Pair(LatentModel(StandardNormal(size), p_x), LatentGuide(q_z))
 
@@ -168,28 +167,32 @@ def autoencoder(
 def conditional(
     spec: Spec,
     *,
-    latent: int | None = None,
-    likelihood: parts.Likelihood = "auto",
-    prior: Literal["fixed", "learned"] = "fixed",
-    hidden: list[int] = [500, 500],  # noqa: B006
+    latent: Count | None = None,
+    likelihood: Likelihood = "auto",
+    prior: Literal["fixed", "learned"] | nn.Module = "fixed",
+    hidden: list[Count] = [500, 500],  # noqa: B006
     objective: parts.Objective = "elbo",
-    particles: int = 1,
+    particles: Count = 1,
 ) -> Pair:
     """z, y -> x: given class labels or attributes y, with an encoder for q(z | x, y).
 
     Args:
         latent: size of z; 10 for small data and 40 from a hundred features on.
         likelihood: p(x | z, y).
-        prior: p(z | y); fixed is standard normal whatever y, learned a Gaussian a y.
+        prior: p(z | y); fixed is standard normal whatever y, learned a Gaussian for each y.
         hidden: widths of the hidden layers.
         objective: what training maximises.
         particles: draws a datum that the objective takes.
     """
     size = parts.latent_size(spec, latent)
     embed, width = parts.condition(spec)
-    fixed = FixedPrior(StandardNormal(size))
-    p_z = fixed if prior == "fixed" else parts.between(width, Normal(size), hidden=(), start=True)
-    p_x = parts.decoder(spec, size + width, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
+    if isinstance(prior, nn.Module):
+        p_z = parts.fitting_prior(prior, size, torch.zeros(1, width))
+    elif prior == "learned":
+        p_z = parts.between(width, Normal(size), hidden=(), start=True)
+    else:
+        p_z = FixedPrior(StandardNormal(size))
+    p_x = parts.decoder(spec, size + width, likelihood_of(spec, likelihood), hidden=tuple(hidden[::-1]))
     q_z = parts.encoder(spec, Normal(size), context=width, hidden=tuple(hidden))
     model, guide = ConditionalModel(embed, p_z, p_x), ConditionalGuide(embed, q_z)
     return Pair(model, guide, parts.objective(spec, objective, particles))
@@ -199,11 +202,11 @@ def conditional(
 def attribute(
     spec: Spec,
     *,
-    latent: int | None = None,
-    likelihood: parts.Likelihood = "auto",
-    hidden: list[int] = [500, 500],  # noqa: B006
+    latent: Count | None = None,
+    likelihood: Likelihood = "auto",
+    hidden: list[Count] = [500, 500],  # noqa: B006
     objective: parts.Objective = "elbo",
-    particles: int = 1,
+    particles: Count = 1,
 ) -> Pair:
     """z, y -> x with an encoder for q(z | x) that is not told y: decode a datum's z with another y to edit it.
 
@@ -216,7 +219,7 @@ def attribute(
     """
     size = parts.latent_size(spec, latent)
     embed, width = parts.condition(spec)
-    p_x = parts.decoder(spec, size + width, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
+    p_x = parts.decoder(spec, size + width, likelihood_of(spec, likelihood), hidden=tuple(hidden[::-1]))
     q_z = parts.encoder(spec, Normal(size), hidden=tuple(hidden))
     model = ConditionalModel(embed, FixedPrior(StandardNormal(size)), p_x)
     return Pair(model, LatentGuide(q_z), parts.objective(spec, objective, particles))
@@ -226,12 +229,12 @@ def attribute(
 def hierarchical(
     spec: Spec,
     *,
-    latent: list[int] | None = None,
-    likelihood: parts.Likelihood = "auto",
+    latent: list[Count] | None = None,
+    likelihood: Likelihood = "auto",
     guide: Literal["top-down", "bottom-up"] = "top-down",
-    hidden: list[int] = [500, 500],  # noqa: B006
+    hidden: list[Count] = [500, 500],  # noqa: B006
     objective: parts.Objective = "elbo",
-    particles: int = 1,
+    particles: Count = 1,
 ) -> Pair:
     """zL -> ... -> z1 -> x, levels of latent vectors; q draws them from the top down after one pass up.
 
@@ -249,7 +252,7 @@ def hierarchical(
     wide = (parts.first(hidden),)
     above = list(zip(sizes[1:], sizes[:-1], strict=True))[::-1]  # (size of zl+1, size of zl), from the top down
     p_z = [parts.between(up, Normal(size), hidden=wide, start=True) for up, size in above]
-    p_x = parts.decoder(spec, sizes[0], parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
+    p_x = parts.decoder(spec, sizes[0], likelihood_of(spec, likelihood), hidden=tuple(hidden[::-1]))
     model = HierarchicalModel(StandardNormal(sizes[-1]), p_z, p_x)
     if guide == "bottom-up":
         steps = [parts.between(size, Normal(up), hidden=wide) for up, size in above[::-1]]
@@ -265,14 +268,14 @@ def hierarchical(
 def semi_supervised(
     spec: Spec,
     *,
-    latent: int | None = None,
-    likelihood: parts.Likelihood = "auto",
-    weight: float = 50.0,
+    latent: Count | None = None,
+    likelihood: Likelihood = "auto",
+    weight: Weight = 50.0,
     classes: Literal["enumerated", "drawn"] = "enumerated",
-    classifier: parts.Net = "mlp",
-    dropout: float = 0.0,
-    scaling: parts.Scaling | None = None,
-    hidden: list[int] = [200, 200],  # noqa: B006
+    classifier: Annotated[str | nn.Module, NETS] = "mlp",
+    dropout: Fraction = 0.0,
+    scaling: Scaling | None = None,
+    hidden: list[Count] = [200, 200],  # noqa: B006
 ) -> Pair:
     """y, z -> x: classes y known of few data (--labels 100), inferred of the others.
 
@@ -283,18 +286,19 @@ def semi_supervised(
         classes: y summed over exactly, or drawn.
         classifier: net of q(y | x): mlp, or conv for images.
         dropout: probability, in the hidden layers of q(y | x).
-        scaling: of real x before perceptrons read it: each feature by its own deviation (the default), or all by a
-            common one, so that features that vary little stay small, as the codes of M1+M2 should.
+        scaling: of real x in p and q: each feature by its own deviation (the default), or all by a common one, so that
+            features that vary little stay small, as the codes of M1+M2 should.
         hidden: widths of the perceptrons' hidden layers.
     """
     size, known, scaling = parts.latent_size(spec, latent), parts.classes(spec), parts.scaling(spec, scaling)
-    p_x = parts.decoder(spec, size + known, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
+    head = likelihood_of(spec, likelihood, scaling)
+    p_x = parts.decoder(spec, size + known, head, hidden=tuple(hidden[::-1]))
     logits = parts.to_numbers(spec, known, net=classifier, hidden=tuple(hidden), dropout=dropout, scaling=scaling)
     reader = parts.up(spec, hidden=tuple(hidden[:1]), scaling=scaling)
     q_z = parts.between(parts.first(hidden) + known, Normal(size), hidden=tuple(hidden[1:]))
     enumerated = classes == "enumerated"
     guide = SemiSupervisedGuide(OneHot(known), logits, reader, q_z, weight=weight, enumerate_y=enumerated)
-    objective = OBJECTIVES["enumeration" if enumerated else "elbo"](1, spec.num_data)
+    objective = TraceEnum_ELBO(max_plate_nesting=1) if enumerated else parts.objective(spec, "elbo")
     return Pair(SemiSupervisedModel(known, StandardNormal(size), p_x), guide, objective)
 
 
@@ -302,12 +306,12 @@ def semi_supervised(
 def structured(
     spec: Spec,
     *,
-    latent: int | None = None,
-    likelihood: parts.Likelihood = "auto",
-    quadrants: int = 1,
-    hidden: list[int] = [500, 500],  # noqa: B006
+    latent: Count | None = None,
+    likelihood: Likelihood = "auto",
+    quadrants: Count = 1,
+    hidden: list[Count] = [500, 500],  # noqa: B006
     objective: parts.Objective = "elbo",
-    particles: int = 1,
+    particles: Count = 1,
 ) -> Pair:
     """x_in -> z, x_in, z -> x_out: complete an image of which 1, 2 or 3 quadrants are given.
 
@@ -322,9 +326,11 @@ def structured(
     size = parts.latent_size(spec, latent)
     given = parts.quadrants(spec, quadrants)
     x_in, x_out = parts.selected(spec, given), parts.selected(spec, ~given)
-    p_z = parts.encoder(x_in, Normal(size), hidden=tuple(hidden)).start_at(torch.zeros(size), torch.ones(size))
-    inputs = size + x_in.features
-    p_x = parts.decoder(x_out, inputs, parts.likelihood(x_out, likelihood), hidden=tuple(hidden[::-1]))
+    p_z = parts.encoder(x_in, Normal(size), hidden=tuple(hidden), scaling="common")
+    p_z.start_at(torch.zeros(size), torch.ones(size))
+    head = likelihood_of(x_out, likelihood, "common")  # parts of an image have one unit, as the whole
+    inputs, units = size + x_in.features, Units.of(x_in, "common")
+    p_x = parts.decoder(x_out, inputs, head, given=units, hidden=tuple(hidden[::-1]))
     q_z = parts.encoder(spec, Normal(size), hidden=tuple(hidden))
     return Pair(StructuredModel(given, p_z, p_x), LatentGuide(q_z), parts.objective(spec, objective, particles))
 
@@ -333,13 +339,13 @@ def structured(
 def grouped(
     spec: Spec,
     *,
-    items: int | None = None,
-    group_latent: int | None = None,
-    latent: int | None = None,
-    likelihood: parts.Likelihood = "auto",
-    hidden: list[int] = [200, 200],  # noqa: B006
+    items: Count | None = None,
+    group_latent: Count | None = None,
+    latent: Count | None = None,
+    likelihood: Likelihood = "auto",
+    hidden: list[Count] = [200, 200],  # noqa: B006
     objective: parts.Objective = "elbo",
-    particles: int = 1,
+    particles: Count = 1,
 ) -> Pair:
     """v, w -> x: a datum is a group of items, v is what they share and w each item's own.
 
@@ -354,7 +360,7 @@ def grouped(
     """
     count, item = parts.items(spec, items)
     shared, own = parts.latent_size(item, group_latent), parts.latent_size(item, latent)
-    p_x = parts.decoder(item, shared + own, parts.likelihood(item, likelihood), hidden=tuple(hidden[::-1]))
+    p_x = parts.decoder(item, shared + own, likelihood_of(item, likelihood), hidden=tuple(hidden[::-1]))
     up = parts.up(item, hidden=tuple(hidden))
     q_v = parts.between(hidden[-1] + 1, Normal(shared), hidden=tuple(hidden[:1]))
     q_w = parts.encoder(item, Normal(own), context=shared, hidden=tuple(hidden))
@@ -367,13 +373,13 @@ def grouped(
 def semi_amortized(
     spec: Spec,
     *,
-    latent: int | None = None,
-    likelihood: parts.Likelihood = "auto",
-    steps: int = 3,
-    rate: float | None = None,
-    hidden: list[int] = [200, 200],  # noqa: B006
+    latent: Count | None = None,
+    likelihood: Likelihood = "auto",
+    steps: Whole = 3,
+    rate: Positive | None = None,
+    hidden: list[Count] = [200, 200],  # noqa: B006
     objective: parts.Objective = "elbo",
-    particles: int = 1,
+    particles: Count = 1,
 ) -> Pair:
     """The latent model with an encoder whose answer is refined by a few gradient steps for each datum.
 
@@ -389,7 +395,7 @@ def semi_amortized(
     if rate is not None and steps == 0:
         raise PairError(f"rate {rate} is of the steps, and --steps is 0; leave --rate out", unused="rate")
     size = parts.latent_size(spec, latent)
-    p_x = parts.decoder(spec, size, parts.likelihood(spec, likelihood), hidden=tuple(hidden[::-1]))
+    p_x = parts.decoder(spec, size, likelihood_of(spec, likelihood), hidden=tuple(hidden[::-1]))
     model = LatentModel(StandardNormal(size), p_x)
     net = parts.to_numbers(spec, 2 * size, hidden=tuple(hidden))
     guide = SemiAmortizedGuide(model, net, size, steps=steps, rate=0.2 if rate is None else rate)
@@ -397,16 +403,16 @@ def semi_amortized(
 
 
 @pair
-def linear(spec: Spec, *, latent: int | None = None, noise: str = "scalar") -> Pair:
+def linear(spec: Spec, *, latent: Count | None = None, noise: Literal["scalar", "per-feature"] = "scalar") -> Pair:
     """Probabilistic PCA or factor analysis, with its exact posterior as guide.
 
     Args:
         latent: size of z; 10 for small data and 40 from a hundred features on.
         noise: scalar (probabilistic PCA) or per-feature (factor analysis).
     """
-    if noise not in ("scalar", "per-feature"):
-        raise PairError(f"noise must be scalar or per-feature, got {noise!r}")
-    model = LinearModel(parts.latent_size(spec, latent), spec.features, 1 if noise == "scalar" else spec.features)
+    size, scalar = parts.latent_size(spec, latent), noise == "scalar"
+    units = Units.of(spec, "common" if scalar else "feature")  # one noise scale is one in the data's own units
+    model = LinearModel(size, spec.features, 1 if scalar else spec.features, units)
     return Pair(model, LinearGuide(model))
 
 
@@ -419,11 +425,8 @@ def find(name: str) -> Builder:
     if name in PAIRS:
         return PAIRS[name]
     if ":" not in name:
-        near = difflib.get_close_matches(name, PAIRS, 1)
-        hint = (
-            f"did you mean {near[0]}?" if near else f"there are {', '.join(PAIRS)}; your own is named file.py:function"
-        )
-        raise PairError(f"there is no pair {name!r}; {hint}")
+        own = "" if suggestion(name, PAIRS) else "; your own is named file.py:function"
+        raise PairError(unknown("pair", name, PAIRS) + own)
     place, function = name.rsplit(":", 1)
     module = _load_file(Path(place)) if place.endswith(".py") else _import(place)
     build = getattr(module, function, None)

@@ -1,8 +1,8 @@
-"""The usual decoder and encoder for given data: a net and a head chosen by name."""
+"""The usual decoder and encoder for given data: nets, heads, priors and objectives, by name or ready-made."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Any
 
 import torch
 from pyro.infer import ELBO
@@ -11,37 +11,25 @@ from torch.nn import functional as F
 
 from pyro_vae.conditionals import Conditional
 from pyro_vae.data import Spec
-from pyro_vae.heads import (
-    Bernoulli,
-    Categorical,
-    ContinuousBernoulli,
-    DiscretizedLogistic,
-    DiscretizedLogisticMixture,
-    Head,
-    Normal,
-)
-from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, OneHot, Standardize, activation_named
+from pyro_vae.heads import Head, Normal
+from pyro_vae.named_nets import Net, NetSize, built, image_of, nets_of
+from pyro_vae.nets import MLP, OneHot, Standardize, activation_named
 from pyro_vae.objectives import OBJECTIVES
+from pyro_vae.options import Registry
 from pyro_vae.pairing import PairError
 from pyro_vae.posteriors import FullCovariance, LowRank
 from pyro_vae.priors import FlowPrior, MixturePrior, StandardNormal, VampPrior
+from pyro_vae.units import Scaling, Units
 
-Likelihood = Literal[
-    "auto",
-    "bernoulli",
-    "normal",
-    "normal-per-feature",
-    "normal-predicted",
-    "continuous-bernoulli",
-    "discretized-logistic",
-    "logistic-mixture",
-    "categorical",
-]
-Covariance = Literal["diagonal", "low-rank", "full"]
-Net = Literal["mlp", "conv"]
-Scaling = Literal["feature", "common"]
-Prior = Literal["normal", "mixture", "vamp", "flow"]
-Objective = Literal["elbo", "analytic-kl", "stl", "iwae", "dreg", "renyi", "rws", "total-correlation", "mmd"]
+COVARIANCES = Registry("covariance")
+PRIORS = Registry("prior")
+Covariance = Annotated[str | Head, COVARIANCES]
+Prior = Annotated[str | nn.Module, PRIORS]
+Objective = Annotated[str | ELBO, OBJECTIVES]
+
+COVARIANCES.enter("diagonal", "independent latents")(Normal)
+COVARIANCES.enter("low-rank", "correlations along two directions")(LowRank)
+COVARIANCES.enter("full", "any correlations")(FullCovariance)
 
 
 def latent_size(spec: Spec, asked: int | None) -> int:
@@ -57,49 +45,23 @@ def latent_size(spec: Spec, asked: int | None) -> int:
     return asked
 
 
-def likelihood(spec: Spec, name: Likelihood = "auto") -> Head:
-    """Return the head of p(x | z); ``auto`` is Bernoulli for binary data and otherwise Normal with one learned scale.
-
-    Raises:
-        PairError: for a likelihood over levels on data that have none.
-    """
-    if name == "auto":
-        name = "bernoulli" if spec.support == "binary" else "normal"
-    features = spec.features
-    if name in ("discretized-logistic", "logistic-mixture", "categorical"):
-        if spec.levels is None:
-            raise PairError(
-                f"likelihood {name} needs data on equally spaced levels, and {spec.name} is {spec.support}; "
-                f"use --likelihood {'bernoulli' if spec.support == 'binary' else 'normal'}"
-            )
-        if name == "categorical":
-            return Categorical(features, spec.levels, highest=1.0)
-        return (DiscretizedLogistic if name == "discretized-logistic" else DiscretizedLogisticMixture)(
-            features, spec.levels
-        )
-    if name == "bernoulli":
-        return Bernoulli(features)
-    if name == "continuous-bernoulli":
-        return ContinuousBernoulli(features)
-    if name == "normal":
-        return Normal(features, "learned")
-    return Normal(features, "per_feature" if name == "normal-per-feature" else "predicted")
-
-
 def decoder(
     spec: Spec,
     inputs: int,
     head: Head,
     *,
+    given: Units | None = None,
     net: Net = "mlp",
     hidden: tuple[int, ...] = (500, 500),
     activation: str = "silu",
 ) -> Conditional:
-    """Return p(x | ...) from ``inputs`` numbers, starting at the training data's mean and spread."""
-    if net == "conv":
-        body: nn.Module = ConvDecoder(inputs, _image(spec), head.size, activation=activation)
-    else:
-        body = MLP(inputs, head.size, hidden, activation)
+    """Return p(x | ...) from ``inputs`` numbers, starting at the training data's mean and spread.
+
+    ``given`` are the units of the last of these numbers, where they are data.
+    """
+    body = built(nets_of(net), "decoder", NetSize(spec, inputs, head.size, hidden, activation))
+    if given is not None:
+        body = nn.Sequential(_reader(given.loc, given.scale, before=inputs - len(given.loc)), body)
     return Conditional(body, head).start_at(spec.mean, spec.std)
 
 
@@ -110,13 +72,12 @@ def encoder(
     context: int = 0,
     net: Net = "mlp",
     hidden: tuple[int, ...] = (500, 500),
+    scaling: Scaling = "feature",
     activation: str = "silu",
 ) -> Conditional:
-    """Return q(. | x, ...): ``x`` and ``context`` further numbers in, standardised where the data are real."""
-    if net == "conv":
-        return Conditional(ConvEncoder(_image(spec), head.size, extra=context, activation=activation), head)
-    body: nn.Module = MLP(spec.features + context, head.size, hidden, activation)
-    return Conditional(nn.Sequential(*_standardize(spec, context), body), head)
+    """Return q(. | x, ...): ``x`` and ``context`` further numbers in, x in units of its own."""
+    body = built(nets_of(net), "encoder", NetSize(spec, spec.features + context, head.size, hidden, activation))
+    return Conditional(_after_units(spec, body, context, scaling), head)
 
 
 def widths(hidden: Sequence[int] | None, net: Net) -> tuple[int, ...]:
@@ -125,9 +86,10 @@ def widths(hidden: Sequence[int] | None, net: Net) -> tuple[int, ...]:
     Raises:
         PairError: they are set for a convolutional net.
     """
-    if net == "conv" and hidden is not None:
+    if net != "mlp" and hidden is not None:
         raise PairError(
-            f"hidden {list(hidden)} are widths of perceptrons, and --net is conv; leave --hidden out, or use --net mlp",
+            f"hidden {list(hidden)} are widths of perceptrons, and --net is {net if isinstance(net, str) else 'ready-made'}; "
+            "leave --hidden out, or use --net mlp",
             unused="hidden",
         )
     return (500, 500) if hidden is None else tuple(hidden)
@@ -137,8 +99,12 @@ def activation(asked: str | None, net: Net, hidden: Sequence[int]) -> str:
     """Return the activation of nets: ``asked``, or silu.
 
     Raises:
-        PairError: one is set for nets without a hidden layer.
+        PairError: one is set for nets without a hidden layer, or for ready-made ones.
     """
+    if asked is not None and not isinstance(net, str):
+        raise PairError(
+            f"activation {asked} is not that of a ready-made net; leave --activation out", unused="activation"
+        )
     if asked is not None and net == "mlp" and not hidden:
         raise PairError(
             f"activation {asked} follows a hidden layer, and --hidden is []; leave --activation out, or give a width such as [200]",
@@ -153,7 +119,7 @@ def scaling(spec: Spec, asked: Scaling | None) -> Scaling:
     Raises:
         PairError: it is set for data that nets read as they are.
     """
-    if asked is not None and spec.support != "real":
+    if asked is not None and Units.of(spec) is None:
         raise PairError(
             f"scaling {asked} is for real x, and {spec.name} is {spec.support}, which nets read as it is; leave --scaling out",
             unused="scaling",
@@ -178,24 +144,23 @@ def up(
     """Return a net ``x -> h``, ``(..., hidden[-1])``, for a guide whose parts share it."""
     first(hidden)
     body = MLP(spec.features, hidden[-1], hidden[:-1], activation)
-    return nn.Sequential(*_standardize(spec, 0, scaling), body, activation_named(activation))
+    return nn.Sequential(*_units_first(spec, 0, scaling), body, activation_named(activation))
 
 
 def to_numbers(
     spec: Spec,
     count: int,
     *,
-    net: Net = "mlp",
+    net: Net | nn.Module = "mlp",
     hidden: tuple[int, ...] = (500, 500),
     dropout: float = 0.0,
     scaling: Scaling = "feature",
     activation: str = "silu",
 ) -> nn.Module:
     """Return a net ``x -> count numbers``: a classifier's logits, or parameters of a distribution."""
-    if net == "conv":
-        return ConvEncoder(_image(spec), count, activation=activation, dropout=dropout)
-    body = MLP(spec.features, count, hidden, activation, dropout=dropout)
-    return nn.Sequential(*_standardize(spec, 0, scaling), body)
+    nets = nets_of((net, net) if isinstance(net, nn.Module) else net)
+    body = built(nets, "encoder", NetSize(spec, spec.features, count, hidden, activation, dropout))
+    return _after_units(spec, body, 0, scaling)
 
 
 def step(width: int, activation: str = "silu") -> nn.Module:
@@ -255,7 +220,7 @@ def quadrants(spec: Spec, count: int) -> Tensor:
     Raises:
         PairError: ``count`` is not 1, 2 or 3, or the data are no images.
     """
-    channels, height, width = _image(spec)
+    channels, height, width = image_of(spec)
     if count not in (1, 2, 3):
         raise PairError(f"quadrants is how many quarters of an image are given, 1, 2 or 3, got {count}")
     row = torch.arange(height).unsqueeze(-1) >= height // 2  # lower
@@ -284,56 +249,116 @@ def items(spec: Spec, count: int | None) -> tuple[int, Spec]:
     return count, replace(spec, features=size, image=None, mean=mean.mean(0), std=spread)
 
 
-def prior(spec: Spec, name: Prior, latent: int, encoder: nn.Module, components: int | None = None) -> nn.Module:
+def prior(spec: Spec, chosen: Prior, latent: int, encoder: nn.Module, components: int | None = None) -> nn.Module:
     """Return p(z); ``vamp`` mixes what ``encoder``, the guide's, says of ``components`` pseudo-data, 100 by default.
 
     Raises:
-        PairError: ``components`` are set for a prior that has none.
+        PairError: ``components`` are set for a prior that has none, or a ready-made prior is of another size.
     """
-    if components is not None and name not in ("mixture", "vamp"):
+    if components is not None and chosen not in ("mixture", "vamp"):
         raise PairError(
-            f"components {components} are of a mixture, and --prior is {name}; leave --components out, or use --prior mixture or vamp",
+            f"components {components} are of a mixture, and --prior is {chosen if isinstance(chosen, str) else 'ready-made'}; "
+            "leave --components out, or use --prior mixture or vamp",
             unused="components",
         )
-    components = 100 if components is None else components
-    if name == "mixture":
-        return MixturePrior(latent, components)
-    if name == "vamp":
-        return VampPrior.around(encoder, spec.mean, spec.std, components)
-    return FlowPrior(latent) if name == "flow" else StandardNormal(latent)
+    if not isinstance(chosen, str):
+        return fitting_prior(chosen, latent)
+    return PRIORS[chosen](spec, latent, encoder, 100 if components is None else components)
 
 
-def objective(spec: Spec, name: Objective, particles: int = 1) -> ELBO:
-    """Return the objective called ``name`` with ``particles`` draws a datum.
+def fitting_prior(prior: nn.Module, latent: int, *contexts: Tensor) -> nn.Module:
+    """Return a ready-made prior if it is one of vectors of this size.
 
     Raises:
-        PairError: it cannot be made with so few draws.
+        PairError: it is not.
     """
     try:
-        return OBJECTIVES[name](particles, spec.num_data)
+        with torch.no_grad():
+            shape: Any = tuple(prior(*contexts).event_shape)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise PairError(f"the prior {type(prior).__name__} returns no distribution: {reason}") from None
+    if shape != (latent,):
+        raise PairError(
+            f"the prior {type(prior).__name__} has the event shape {shape}, and z has {latent} dimensions: build it with {latent}, "
+            f"or set latent={shape[-1] if shape else 1}"
+        )
+    return prior
+
+
+@PRIORS.enter("normal", "the standard normal")
+def normal_prior(spec: Spec, latent: int, encoder: nn.Module, components: int) -> nn.Module:
+    """Return N(0, I)."""
+    return StandardNormal(latent)
+
+
+@PRIORS.enter("mixture", "a learned mixture of Gaussians")
+def mixture_prior(spec: Spec, latent: int, encoder: nn.Module, components: int) -> nn.Module:
+    """Return a mixture of ``components`` Gaussians."""
+    return MixturePrior(latent, components)
+
+
+@PRIORS.enter("vamp", "a learned mixture of the encoder's own posteriors")
+def vamp_prior(spec: Spec, latent: int, encoder: nn.Module, components: int) -> nn.Module:
+    """Return a mixture of the encoder's posteriors at ``components`` pseudo-data."""
+    return VampPrior.around(encoder, spec.mean, spec.std, components, Units.of(spec))
+
+
+@PRIORS.enter("flow", "a learned flow")
+def flow_prior(spec: Spec, latent: int, encoder: nn.Module, components: int) -> nn.Module:
+    """Return a standard normal that a flow has bent."""
+    return FlowPrior(latent)
+
+
+def objective(spec: Spec, chosen: Objective, particles: int = 1) -> ELBO:
+    """Return the objective with ``particles`` draws per datum.
+
+    Raises:
+        PairError: it cannot be made with so few draws, or it is ready-made and has its own.
+    """
+    if not isinstance(chosen, str):
+        if particles != 1:
+            raise PairError(
+                f"particles {particles} is not that of a ready-made objective, which has {chosen.num_particles}; leave --particles out",
+                unused="particles",
+            )
+        return chosen
+    try:
+        return OBJECTIVES[chosen](particles, spec.num_data)
     except ValueError as error:
         raise PairError(f"{error}; set --particles") from None
 
 
 def posterior_head(latent: int, covariance: Covariance = "diagonal") -> Head:
-    """Return the head of a Gaussian q(z | ...)."""
-    heads: dict[str, Callable[[int], Head]] = {"diagonal": Normal, "low-rank": LowRank, "full": FullCovariance}
-    return heads[covariance](latent)
+    """Return the head of a Gaussian q(z | ...), or a ready-made one.
 
-
-def _standardize(spec: Spec, context: int, scaling: Scaling = "feature") -> list[nn.Module]:
-    """The first layer of an encoder of real data; the ``context`` numbers behind x pass unchanged."""
-    if spec.support != "real":
-        return []
-    std = Standardize(spec.mean, spec.std).std  # not too small anywhere
-    if scaling == "common":
-        std = std.square().mean().sqrt().expand_as(std)
-    return [Standardize(F.pad(spec.mean, (0, context)), F.pad(std, (0, context), value=1.0), floor=0.0)]
-
-
-def _image(spec: Spec) -> tuple[int, int, int]:
-    if spec.image is None:
+    Raises:
+        PairError: a ready-made one is of another size.
+    """
+    head = COVARIANCES[covariance](latent) if isinstance(covariance, str) else covariance
+    if head.features != latent:
         raise PairError(
-            f"a convolutional net needs images, and {spec.name} has {spec.features} features without a shape; use mlp"
+            f"the head {type(head).__name__} has {head.features} features, and z has {latent} dimensions: build it with {latent}"
         )
-    return spec.image
+    return head
+
+
+def _after_units(spec: Spec, body: nn.Module, context: int, scaling: Scaling) -> nn.Module:
+    first = _units_first(spec, context, scaling)
+    return nn.Sequential(*first, body) if first else body
+
+
+def _units_first(spec: Spec, context: int, scaling: Scaling = "feature") -> list[nn.Module]:
+    """The first layer of an encoder of data without natural units; the ``context`` numbers behind x pass unchanged."""
+    units = Units.of(spec, scaling)
+    if units is None:
+        return []
+    scale = units.scale
+    if spec.image is not None and scaling == "feature":  # pixels that vary less are brought up, but not all the way
+        scale = Standardize(spec.mean, spec.std).std
+    return [_reader(units.loc, scale, behind=context)]
+
+
+def _reader(loc: Tensor, scale: Tensor, before: int = 0, behind: int = 0) -> Standardize:
+    around = (before, behind)
+    return Standardize(F.pad(loc, around), F.pad(scale, around, value=1.0), floor=0.0)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_vae.heads import Head, spread_of
+from pyro_vae.options import Count, checked
 from pyro_vae.scales import bounded, from_scale, to_scale
 
 
@@ -26,9 +27,8 @@ class LowRank(Head):
         rank: columns of W.
     """
 
-    def __init__(self, features: int, rank: int = 2) -> None:
-        if rank < 1:
-            raise ValueError(f"a low-rank covariance needs a rank of at least 1 and got {rank}: for rank 0 use Normal.")
+    @checked()
+    def __init__(self, features: Count, rank: Count = 2) -> None:
         super().__init__(features, (2 + rank) * features)
         self.rank = rank
 
@@ -61,7 +61,8 @@ class FullCovariance(Head):
 
     _where: Tensor
 
-    def __init__(self, features: int) -> None:
+    @checked()
+    def __init__(self, features: Count) -> None:
         below = features * (features - 1) // 2
         super().__init__(features, 2 * features + below)
         where = torch.zeros(features, features, dtype=torch.long)
@@ -90,7 +91,8 @@ class FullCovariance(Head):
 class PointMass(Head):
     """All the mass on what the net gives, for a deterministic autoencoder; its log density there is 0."""
 
-    def __init__(self, features: int) -> None:
+    @checked()
+    def __init__(self, features: Count) -> None:
         super().__init__(features, features)
 
     def forward(self, parameters: Tensor) -> TorchDistribution:

@@ -10,7 +10,8 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_vae.flows import condition_all, flow_layers
+from pyro_vae.flows import Kind, condition_all, flow_layers
+from pyro_vae.options import Count, checked
 from pyro_vae.scales import from_scale, to_scale
 
 
@@ -24,7 +25,8 @@ class StandardNormal(nn.Module):
     loc: Tensor
     scale: Tensor
 
-    def __init__(self, latent: int) -> None:
+    @checked()
+    def __init__(self, latent: Count) -> None:
         super().__init__()
         self.register_buffer("loc", torch.zeros(latent))
         self.register_buffer("scale", torch.ones(latent))
@@ -41,6 +43,7 @@ class FixedPrior(nn.Module):
         prior: ``() -> p(z)``.
     """
 
+    @checked()
     def __init__(self, prior: nn.Module) -> None:
         super().__init__()
         self.prior = prior
@@ -57,7 +60,8 @@ class NormalPrior(nn.Module):
         latent: size of z.
     """
 
-    def __init__(self, latent: int) -> None:
+    @checked()
+    def __init__(self, latent: Count) -> None:
         super().__init__()
         self.loc = nn.Parameter(torch.zeros(latent))
         self.raw_scale = nn.Parameter(torch.zeros(latent))
@@ -79,10 +83,9 @@ class MixturePrior(nn.Module):
         components: how many Gaussians.
     """
 
-    def __init__(self, latent: int, components: int = 10) -> None:
+    @checked()
+    def __init__(self, latent: Count, components: Count = 10) -> None:
         super().__init__()
-        if components < 1:
-            raise ValueError(f"a mixture needs at least one component and got {components}.")
         scale = torch.full((components, latent), 0.5)
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(0.75**0.5 * torch.randn(components, latent))
@@ -108,11 +111,13 @@ class VampPrior(nn.Module):
         encoder: the guide's ``x -> q(z | x)``, with a Gaussian head.
         inputs: where the pseudo-inputs begin, ``(components, features)``: rows of the training data, or
             `VampPrior.around`.
+        units: of the data, if they have no natural one (`pyro_vae.units.Units`): pseudo-inputs are learned in these.
     """
 
     encoder: nn.Module
 
-    def __init__(self, encoder: nn.Module, inputs: Tensor) -> None:
+    @checked()
+    def __init__(self, encoder: nn.Module, inputs: Tensor, units: nn.Module | None = None) -> None:
         super().__init__()
         if inputs.dim() != 2 or len(inputs) < 1:
             raise ValueError(
@@ -120,11 +125,14 @@ class VampPrior(nn.Module):
                 "give a matrix of 1 or more rows."
             )
         self.__dict__["encoder"] = encoder  # past nn.Module's registration
-        self.inputs = nn.Parameter(inputs.detach().clone())
+        self.units = units
+        self.inputs = nn.Parameter((units.inverse(inputs) if units else inputs).detach().clone())  # type: ignore[operator]
         self.logits = nn.Parameter(inputs.new_zeros(len(inputs)))
 
     @classmethod
-    def around(cls, encoder: nn.Module, mean: Tensor, std: Tensor, components: int = 100) -> "VampPrior":
+    def around(
+        cls, encoder: nn.Module, mean: Tensor, std: Tensor, components: int = 100, units: nn.Module | None = None
+    ) -> "VampPrior":
         """Return a prior whose pseudo-inputs begin as draws from N(mean, diag(std)^2).
 
         Args:
@@ -132,8 +140,9 @@ class VampPrior(nn.Module):
             mean: of the data, ``(features,)``.
             std: of the data, ``(features,)``.
             components: how many pseudo-inputs.
+            units: as for the class.
         """
-        return cls(encoder, mean + std * torch.randn(components, len(mean)).to(mean))
+        return cls(encoder, mean + std * torch.randn(components, len(mean)).to(mean), units)
 
     def forward(self) -> TorchDistribution:
         """Return p(z).
@@ -141,7 +150,7 @@ class VampPrior(nn.Module):
         Raises:
             TypeError: the encoder's distribution is transformed, a flow.
         """
-        components = self.encoder(self.inputs)
+        components = self.encoder(self.units(self.inputs) if self.units else self.inputs)
         if isinstance(components, torch.distributions.TransformedDistribution):
             raise TypeError(
                 "a VampPrior mixes the encoder's posteriors at every z, and this encoder gives a flow: "
@@ -164,7 +173,10 @@ class FlowPrior(nn.Module):
         hidden: widths of the hidden layers of each transform's net.
     """
 
-    def __init__(self, latent: int, kind: str = "coupling", *, layers: int = 4, hidden: Sequence[int] = (64,)) -> None:
+    @checked()
+    def __init__(
+        self, latent: Count, kind: Kind = "coupling", *, layers: Count = 4, hidden: Sequence[Count] = (64,)
+    ) -> None:
         super().__init__()
         self.base = StandardNormal(latent)
         self.layers = flow_layers(kind, latent, 0, layers, hidden)

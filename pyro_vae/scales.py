@@ -16,26 +16,19 @@ constant.
 """
 
 import math
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyro_vae.options import accept
+
 BOUND = 10.0
 SMALLEST = math.exp(-BOUND)  # 4.5e-5; its square is still far from float32's underflow
-POSITIVE = ("exp", "softplus")
+Transform = Literal["exp", "softplus"]
+POSITIVE = get_args(Transform)
 _SHIFT = math.log(math.expm1(1 - SMALLEST))  # softplus(_SHIFT) + SMALLEST = 1
-
-
-def check_positive(positive: str) -> str:
-    """Return ``positive`` if it names a transform.
-
-    Raises:
-        ValueError: it does not.
-    """
-    if positive not in POSITIVE:
-        raise ValueError(f"there is no positive transform called {positive!r}: choose one of {', '.join(POSITIVE)}.")
-    return positive
 
 
 def bounded(raw: Tensor, bound: float = BOUND) -> Tensor:
@@ -44,17 +37,23 @@ def bounded(raw: Tensor, bound: float = BOUND) -> Tensor:
     return bound * torch.sin(torch.atan(raw / bound))
 
 
-def to_scale(raw: Tensor, positive: str = "exp") -> Tensor:
-    """Return standard deviations, of the shape of ``raw``; 1 where ``raw`` is 0."""
+def to_scale(raw: Tensor, positive: Transform = "exp") -> Tensor:
+    """Return standard deviations, of the shape of ``raw``; 1 where ``raw`` is 0.
+
+    Raises:
+        ValueError: there is no transform called ``positive``.
+    """
     if positive == "exp":
         return torch.exp(bounded(raw))
+    accept("positive", positive, Transform)
     return SMALLEST + F.softplus(raw + _SHIFT)
 
 
-def from_scale(scale: Tensor, positive: str = "exp") -> Tensor:
+def from_scale(scale: Tensor, positive: Transform = "exp") -> Tensor:
     """Return what `to_scale` takes to ``scale``, or to the nearest scale within its reach."""
     if positive == "exp":
         angle = scale.clamp(min=SMALLEST, max=1 / SMALLEST).log() / BOUND
         return BOUND * torch.tan(torch.asin(angle.clamp(-0.99, 0.99)))
+    accept("positive", positive, Transform)
     above = (scale - SMALLEST).clamp(min=SMALLEST)
     return above + torch.log(-torch.expm1(-above)) - _SHIFT

@@ -2,14 +2,14 @@
 
 import inspect
 import math
-import types
-import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import torch
 from torch import Tensor
+
+from pyro_vae.options import accept, checked
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -89,6 +89,8 @@ class Training:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise SettingsError(f"{name} must be at least {least}, got {value}")
+        if not 0 <= self.seed < 2**63:
+            raise SettingsError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
         for name in ("beta", "warm_up", "free_bits", "save_every"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -97,14 +99,6 @@ class Training:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise SettingsError(f"{name} must be a finite number above 0, got {value}")
-        choices_of: dict[str, Collection[str]] = {
-            "schedule": SCHEDULES,
-            "optimizer": OPTIMIZERS,
-            "on_nonfinite": ("stop", "skip", "rollback"),
-        }
-        for name, choices in choices_of.items():
-            if getattr(self, name) not in choices:
-                raise SettingsError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> "Training":
@@ -113,16 +107,18 @@ class Training:
         Raises:
             SettingsError: for a setting that there is not, or a value of another kind than it takes.
         """
-        kinds = typing.get_type_hints(cls)
+        kinds = get_type_hints(cls)
         for name, value in stored.items():
             if name not in kinds:
                 raise SettingsError(
                     f"there is no training setting {str(name)[:50]!r}; restore config.yaml or train anew"
                 )
-            if not _fits(value, kinds[name]):
+            try:
+                accept(name, value, kinds[name])
+            except (TypeError, ValueError) as error:
                 raise SettingsError(
                     f"training setting {name} cannot be {repr(value)[:50]}; restore config.yaml or train anew"
-                )
+                ) from error
         return cls(**stored)
 
     @classmethod
@@ -139,12 +135,5 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {
 }
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    """Tell whether a plain value is of an annotated kind: a class, a union of them, or one of some words."""
-    if isinstance(kind, types.UnionType):
-        return any(_fits(value, one) for one in typing.get_args(kind))
-    if typing.get_origin(kind) is Literal:
-        return isinstance(value, str) and value in typing.get_args(kind)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is kind
+# as every option is: each setting against its annotation
+Training.__init__ = checked(SettingsError)(Training.__init__)  # type: ignore[method-assign]

@@ -104,6 +104,6 @@ def _kind(site: Any) -> str:
 
 
 def _family(fn: Any) -> str:
-    while type(fn).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
+    while type(fn).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution", "Rescaled"):
         fn = fn.base_dist
     return type(fn).__name__.lstrip("_")

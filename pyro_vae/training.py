@@ -14,11 +14,12 @@ from pyro_vae.fitted import Fitted
 from pyro_vae.interruption import Interrupted
 from pyro_vae.loop import Loop
 from pyro_vae.nonfinite import NonFinite
+from pyro_vae.options import misspelled
 from pyro_vae.pairing import Pair, PairError
 from pyro_vae.programs import check_settings
 from pyro_vae.progress import Progress, Silent
 from pyro_vae.runs import Run
-from pyro_vae.settings import Training
+from pyro_vae.settings import SettingsError, Training
 from pyro_vae.state import Unsaved
 from pyro_vae.trainer import CHECKED_BATCH
 
@@ -64,11 +65,14 @@ def fit(
 
     Raises:
         PairError: when the pair breaks its contract.
-        SettingsError: for a setting that the pair's objective would not heed.
+        SettingsError: for a setting that there is not, that cannot be, or that the pair's objective would not heed.
         NonFinite: when a loss or gradient is not finite; the parameters are those before it.
         Unsaved: when a checkpoint cannot be written.
         RunError: when the folder cannot be used, or another process is writing to it.
     """
+    own = ("run", "resume", "progress", "config")
+    for name in settings.keys() - set(Training.names()):
+        raise SettingsError(misspelled("fit", name, [*Training.names(), *own]))
     training = Training(**settings)
     data = data if isinstance(data, Data) else load_data(data)
     if not resume:  # older runs may hold such settings

@@ -154,11 +154,11 @@ def test_pyros_own_conditional_transforms():
 
 
 def test_messages():
-    with pytest.raises(ValueError, match="no flow called 'glow': choose one of planar, autoregressive, coupling"):
+    with pytest.raises(ValueError, match="kind must be one of planar, autoregressive, coupling"):
         Flow(3, "glow")
     with pytest.raises(ValueError, match="a planar flow has no known inverse and so cannot be a prior: use 'coupling'"):
         flow_layers("planar", 3, 0)
-    with pytest.raises(ValueError, match="needs a context of at least 1 number and got 0"):
+    with pytest.raises(ValueError, match="context must be at least 1, got 0"):
         Flow(3, context=0)
     with pytest.raises(TypeError, match="the flow's transforms Planar take no context"):
         Flow(3, [planar(3)])

@@ -272,17 +272,15 @@ def test_messages():
         ValueError, match=r"the head Normal\(4, scale='predicted'\) needs 8 numbers a datum and the net gives"
     ):
         Normal(4)(torch.zeros(5, 4))
-    with pytest.raises(
-        ValueError, match=r"no scale called 'global': choose one of predicted, learned, per_feature, fixed"
-    ):
+    with pytest.raises(ValueError, match=r"scale must be one of predicted, learned, per_feature, fixed; got 'global'"):
         Normal(4, "global")
-    with pytest.raises(ValueError, match=r"no positive transform called 'square': choose one of exp, softplus"):
+    with pytest.raises(ValueError, match=r"positive must be one of exp, softplus; got 'square'"):
         Normal(4, positive="square")
-    with pytest.raises(ValueError, match="must be positive, not 0"):
+    with pytest.raises(ValueError, match="value must be above 0, got 0"):
         Normal(4, "fixed", value=0)
-    with pytest.raises(ValueError, match="needs at least 2 of them and got 1"):
+    with pytest.raises(ValueError, match="levels must be at least 2, got 1"):
         DiscretizedLogistic(4, levels=1)(torch.zeros(8))
-    with pytest.raises(ValueError, match="for rank 0 use Normal"):
+    with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
         LowRank(4, 0)
-    with pytest.raises(ValueError, match="Bernoulli needs at least one feature and got 0"):
+    with pytest.raises(ValueError, match="features must be at least 1, got 0"):
         Bernoulli(0)

@@ -134,7 +134,7 @@ def test_one_hot():
 
 
 def test_messages():
-    with pytest.raises(ValueError, match=r"no activation called 'sine': choose one of tanh, relu"):
+    with pytest.raises(ValueError, match=r"activation must be one of tanh, relu"):
         MLP(3, 2, activation="sine")
     with pytest.raises(ValueError, match=r"MLP was built for 3 inputs and got a tensor of shape \(5, 4\)"):
         MLP(3, 2)(torch.zeros(5, 4))

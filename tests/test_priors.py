@@ -138,7 +138,7 @@ def test_pseudo_inputs_begin_near_the_data():
 
 
 def test_messages():
-    with pytest.raises(ValueError, match="a mixture needs at least one component and got 0"):
+    with pytest.raises(ValueError, match="components must be at least 1, got 0"):
         MixturePrior(2, 0)
     with pytest.raises(ValueError, match=r"pseudo-inputs have shape \(components, features\), and these have \(6,\)"):
         VampPrior(encoder(), torch.zeros(6))

@@ -350,7 +350,7 @@ def test_a_run_folder_rebuilds_the_pair(digits, tmp_path):
     [
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"lr": -1.0}, "lr must be a finite number above 0"),
-        ({"beta": math.nan}, "beta must be a finite number, 0 or more"),
+        ({"beta": math.nan}, "beta must be a finite number"),
         ({"schedule": "linear"}, "schedule must be one of inverse-time"),
         ({"device": "tpu9"}, "use --device cpu or auto"),
     ],
