@@ -262,7 +262,7 @@ class _Shared(Messenger):
             state = {kind: {name: values[name]} for kind, values in self.outside.items()}
             if _same_shape(state, name, *init):
                 store.set_state(state)
-        elif dict(store.named_parameters())[name] is not theirs:
+        elif (own := dict(store.named_parameters())[name]) is not theirs and own.shape == theirs.shape:
             warnings.warn(
                 f"{self.program} has a parameter {name!r} of its own, and Pyro's global store has another of that name, made "
                 "since; the pair uses its own: build it anew to take the other one, or clear the global store",
