@@ -132,7 +132,7 @@ def test_a_discrete_latent_that_nothing_reads_is_refused():
             pyro.sample("x", dist.Normal(loc[k] if READS else loc.sum(0), 1.0).to_event(1), obs=x)
 
     objective = pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)
-    for READS in (False, True):  # noqa: N806 (loc begins at zero: both give one value for every k)
+    for READS in (False, True):
         assert ("no observed site" in said(ignored, lambda x: None, objective=objective)) is not READS
 
 
@@ -162,7 +162,7 @@ CHANCES = {
     "python": lambda: random.random() < 1 / 3,
     "numpy": lambda: np.random.rand() < 1 / 3,
     "torch": lambda: torch.rand(()) < 1 / 3,
-    "counter": lambda calls=[]: calls.append(0) or len(calls) % 2 == 0,  # noqa: B006 (it is to be kept)
+    "counter": lambda calls=[]: calls.append(0) or len(calls) % 2 == 0,
 }
 
 
