@@ -51,14 +51,7 @@ class Look:
         return self.apart()
 
     def traces(self, *, validate: bool = False) -> tuple[Trace, Trace]:
-        """Guide, and model at the guide's draws."""
-        return self._replayed(True) if validate else self._together
-
-    @functools.cached_property
-    def _together(self) -> tuple[Trace, Trace]:
-        return self._replayed(False)
-
-    def _replayed(self, validate: bool) -> tuple[Trace, Trace]:
+        """Guide, and model at the guide's draws; run anew, as some flows know the density of their last draw only."""
         with seeded(0), pyro.validation_enabled(validate):
             guide = poutine.trace(self.pair.bound_guide).get_trace(self.batch)
             model = poutine.trace(poutine.replay(self.pair.bound_model, trace=guide)).get_trace(self.batch)

@@ -128,7 +128,8 @@ class Pair:
         """Parameters and buffers by name, detached; not copied. Constrained parameters are unconstrained values."""
         if self.pending:
             return dict(self.pending)
-        return {name: t.detach() for name, t in (self.named_parameters() | self.named_buffers()).items()}
+        every = self.named_parameters() | self.named_buffers()
+        return {name: t if is_lazy(t) else t.detach() for name, t in every.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Copy in what ``state_dict`` gave.

@@ -155,7 +155,7 @@ def test_pairs_without_local_latents_pass():
 
     assert not said(Density(), lambda x: None)
     assert not said(regression, AutoNormal(regression))
-    assert not said(model, AutoNormal(model))
+    assert not said(model, AutoNormal(model), {"x": X})
 
 
 CHANCES = {
