@@ -173,7 +173,7 @@ class Watch:
                 value = thing.__globals__[name]
                 if not inspect.ismodule(value):
                     self._keep(thing.__globals__, [name])
-                elif not _of_library(value.__name__):
+                elif not of_library(value.__name__):
                     self._keep(vars(value), names & vars(value).keys())
             for value in (*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()):
                 self._follow(value)
@@ -202,7 +202,7 @@ class Watch:
     def _visit_class(self, kind: type) -> None:
         """Look at the attributes of a class and those it inherits from, and at their methods and properties."""
         for one in kind.__mro__:
-            if one.__module__ == "builtins" or _of_library(one.__module__) or id(one) in self._seen:
+            if one.__module__ == "builtins" or of_library(one.__module__) or id(one) in self._seen:
                 continue
             self._seen.add(id(one))
             for name, value in vars(one).items():
@@ -220,7 +220,7 @@ class Watch:
         elif inspect.isclass(value):
             self._visit_class(value)
         elif inspect.isfunction(value):
-            if value.__closure__ or not _of_library(value.__module__):
+            if value.__closure__ or not of_library(value.__module__):
                 self._visit(value)
         elif isinstance(value, nn.Module | SimpleNamespace | Namespace) or is_dataclass(value) or callable(value):
             self._visit(value)
@@ -302,7 +302,8 @@ class Watch:
         )
 
 
-def _of_library(module: str | None) -> bool:
+def of_library(module: str | None) -> bool:
+    """Return whether a Python module, by its name, is part of a library that nobody keeps things of a program in."""
     return (module or "").partition(".")[0] in _LIBRARIES
 
 

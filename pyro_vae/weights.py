@@ -270,13 +270,6 @@ def pieces(data: Batch | Iterable[Batch], width: int) -> Iterator[dict[str, Tens
 @contextmanager
 def evaluation(pair: Pair, seed: int) -> Iterator[None]:
     """No gradients, evaluation mode, seeded draws; everything as it was afterwards."""
-    modules = [module for root in pair.modules().values() for module in root.modules()]
-    modes = [module.training for module in modules]
-    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False), pair.evaluating():
         torch.manual_seed(seed)
-        pair.train(False)
-        try:
-            yield
-        finally:
-            for module, mode in zip(modules, modes, strict=True):
-                module.training = mode
+        yield

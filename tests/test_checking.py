@@ -261,10 +261,10 @@ class Unused(Model):
 class Hidden(Model):
     def __init__(self):
         super().__init__()
-        self.nets = [nn.Linear(Z, D)]
+        self.weights = [torch.randn(Z, D, requires_grad=True)]
 
     def likelihood(self, z):
-        return dist.Normal(self.net(z) + self.nets[0](z), 1.0).to_event(1)
+        return dist.Normal(self.net(z) + z @ self.weights[0], 1.0).to_event(1)
 
 
 class Detached(Guide):
@@ -359,7 +359,7 @@ MISTAKES = [
         Guide,
         {},
         "x",
-        ["trainable tensor (5, 2) that neither model nor guide registers", "not in a list or dict"],
+        ["trainable tensor (2, 5) that neither model nor guide registers", "Make it an nn.Parameter"],
     ),
     (Model, Detached, {}, "guide.net.weight", ["no gradient reaches the parameter 'guide.net.weight'"]),
     (Model, ZeroScale, {}, "z", ["log-probability of site 'z' of ZeroScale is nan", "scale away from 0"]),
