@@ -10,7 +10,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.bounds import Objective, Site
-from pyro_vae.handlers import is_latent
+from pyro_vae.handlers import is_latent, uncondition
 from pyro_vae.objective import Figure
 from pyro_vae.options import Count, Weight, checked
 from pyro_vae.pairing import PairError
@@ -46,12 +46,11 @@ class TotalCorrelation(Objective):
         Raises:
             PairError: q(z | x) is no diagonal Gaussian, or the batch holds one datum.
         """
-        model, guide = self._with_particles(model, guide, args, kwargs)
-        model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
-        weight = self._weight(model_trace)
-        elbo = self._log_prob(model_trace, weight) - self._log_prob(guide_trace, weight)
-        total_correlation = self.total_correlation(guide_trace)
-        latent = next(site["scale"] for _, site in self._sites(guide_trace)) / weight
+        runs = self._traces(model, guide, args, kwargs)
+        weight = self._weight(runs[0][0])
+        elbo = torch.cat([self._log_prob(p, weight) - self._log_prob(q, weight) for p, q in runs])
+        total_correlation = torch.cat([self.total_correlation(q) for _, q in runs])
+        latent = next(site["scale"] for _, site in self._sites(runs[0][1])) / weight
         return -(weight * (elbo - latent * (self.beta - 1) * total_correlation).mean(0)).sum()
 
     def total_correlation(self, guide_trace: Trace) -> Tensor:
@@ -120,22 +119,26 @@ class MaximumMeanDiscrepancy(Objective):
         Raises:
             PairError: the batch holds one datum.
         """
-        model, guide = self._with_particles(model, guide, args, kwargs)
-        model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
-        scale = self._weight(model_trace)
+        runs = [
+            (*self._get_trace(p, q, args, kwargs), poutine.trace(uncondition(p)).get_trace(*args, **kwargs))
+            for p, q in self._programs(model, guide, args, kwargs)
+        ]
+        scale = self._weight(runs[0][0])
+        return -(scale * torch.cat([self._gain(*run, scale) for run in runs]).mean(0)).sum()
+
+    def _gain(self, model_trace: Trace, guide_trace: Trace, prior_trace: Trace, scale: Any) -> Tensor:
+        """Return the objective of one run: ``(particles, batch)``."""
         gain = self._log_prob(model_trace, scale, lambda site: site["is_observed"])
         if self.kl:
             log_ratio = self._log_prob(model_trace, scale, is_latent) - self._log_prob(guide_trace, scale)
             gain = gain + self.kl * log_ratio
-        prior_trace = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
         names = [name for name, site in self._sites(guide_trace) if is_latent(site)]
         codes, draws = (torch.cat([t.nodes[n]["value"] for n in names], -1) for t in (guide_trace, prior_trace))
         if codes.shape[-2] < 2:
             raise PairError(
                 "MaximumMeanDiscrepancy compares the codes of a batch and this one holds a single datum; raise --batch-size"
             )
-        gain = gain - self.weight * squared_mmd(codes, draws).reshape(-1, 1)
-        return -(scale * gain.mean(0)).sum()
+        return gain - self.weight * squared_mmd(codes, draws).reshape(-1, 1)
 
 
 def squared_mmd(a: Tensor, b: Tensor) -> Tensor:

@@ -14,11 +14,22 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import kl_divergence
+from torch.utils._pytree import tree_leaves
 
-from pyro_vae.handlers import is_enumerated, is_latent
+from pyro_vae.handlers import (
+    is_data,
+    is_deterministic,
+    is_enumerated,
+    is_latent,
+    is_site,
+    uncondition,
+    unwrapped,
+    whole_plates,
+)
 from pyro_vae.objective import Declaration, Figure
 from pyro_vae.options import Count, checked
-from pyro_vae.pairing import PairError
+from pyro_vae.pairing import PairError, evaluating, program_name
+from pyro_vae.particles import particles, stacking, warn_of_left
 
 Site = dict[str, Any]
 
@@ -29,7 +40,7 @@ class Objective(ELBO):
     """What every objective here is. To write one: define ``differentiable_loss``.
 
     Args:
-        num_particles: draws z_k a datum, side by side in a plate on the left.
+        num_particles: draws z_k a datum, side by side in a plate on the left; one by one for programs that come out otherwise so.
         data_plate: the plate, at dim -1, that holds what belongs to one datum.
 
     Attributes:
@@ -48,6 +59,7 @@ class Objective(ELBO):
     def __init__(self, num_particles: Count = 1, *, data_plate: str = "data") -> None:
         super().__init__(num_particles=num_particles, vectorize_particles=True)
         self.data_plate = data_plate
+        self._stacks: dict[tuple[Any, ...], bool] = {}  # whether draws lie side by side, by programs and shapes
 
     @abstractmethod
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
@@ -78,15 +90,42 @@ class Objective(ELBO):
         dims = [-frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
         self.max_plate_nesting = max(dims, default=0) + (self.num_particles > 1)
 
-    def _with_particles(self, model: Callable, guide: Callable, args: Any, kwargs: Any) -> tuple[Callable, Callable]:
-        """Both programs with the particles' plate around."""
+    def _programs(self, model: Callable, guide: Callable, args: Any, kwargs: Any) -> list[tuple[Callable, Callable]]:
+        """Model and guide for every run to be made: one with all particles, or one a particle where those do not stack."""
         if self.max_plate_nesting == math.inf:
             self._guess_max_plate_nesting(model, guide, args, kwargs)
-        return self._vectorized_num_particles(model), self._vectorized_num_particles(guide)
+        if self.num_particles == 1 or not self._stack(model, guide, args, kwargs):
+            return [(model, guide)] * self.num_particles
+        return [(self._vectorized_num_particles(model), self._vectorized_num_particles(guide))]
+
+    def _traces(self, model: Callable, guide: Callable, args: Any, kwargs: Any) -> list[tuple[Trace, Trace]]:
+        """Traces of model and guide, one pair a run."""
+        return [self._get_trace(p, q, args, kwargs) for p, q in self._programs(model, guide, args, kwargs)]
+
+    def _stack(self, model: Callable, guide: Callable, args: Any, kwargs: Any) -> bool:
+        """Return whether the programs give the same with particles on the left, looked at once for data of a shape."""
+        bare = tuple(unwrapped(program) for program in (guide, model))
+        names = tuple(getattr(program, "name", None) or program_name(program) for program in bare)
+        shapes = tuple(leaf.shape for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        key = *names, *shapes
+        if key not in self._stacks:
+            nesting = int(self.max_plate_nesting) - 1
+
+            def runs(n: int | None) -> tuple[Trace, Trace]:
+                q, p = (particles(program, n, nesting) for program in bare)
+                p_trace, q_trace = self._get_trace(p, q, args, kwargs)
+                return q_trace, p_trace
+
+            with torch.no_grad(), torch.random.fork_rng(), poutine.block(), whole_plates(), evaluating(bare):
+                found = stacking(runs, nesting)
+            if found.program is not None and not found.own_randomness:
+                warn_of_left(bare[found.program], names[found.program])
+            self._stacks[key] = found.sound
+        return self._stacks[key]
 
     def _sites(self, trace: Trace) -> Iterator[tuple[str, Site]]:
         for name, site in trace.nodes.items():
-            if site["type"] == "sample" and type(site["fn"]).__name__ != "_Subsample":
+            if is_site(site) and not is_deterministic(site):
                 if is_enumerated(site) and not site["is_observed"]:
                     raise PairError(
                         f"{type(self).__name__} draws every latent site, and {name!r} is to be summed over; "
@@ -108,7 +147,7 @@ class Objective(ELBO):
     def _weight(self, model_trace: Trace) -> Any:
         """What one datum counts: the scale of the observed sites, factors left out."""
         sites = (site for _, site in self._sites(model_trace))
-        return next(site["scale"] for site in sites if site["is_observed"] and type(site["fn"]).__name__ != "Unit")
+        return next(site["scale"] for site in sites if is_data(site))
 
     def _log_prob(self, trace: Trace, weight: Any, keep: Callable[[Site], bool] = lambda site: True) -> Tensor:
         """Sum log-probabilities, each relative to the datum's weight: ``(particles, batch)``."""
@@ -144,17 +183,19 @@ class Bound(Objective):
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
         """Return minus the bound, summed over the data as the programs weigh them."""
-        model, guide = self._with_particles(model, guide, args, kwargs)
-        model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
-        weight = self._weight(model_trace)
-        log_w = self._log_prob(model_trace, weight) - self._log_prob(guide_trace, weight)
+        runs = self._traces(model, guide, args, kwargs)
+        weight = self._weight(runs[0][0])
+        log_w = torch.cat([self._log_prob(p, weight) - self._log_prob(q, weight) for p, q in runs])
         bound = self.bound(log_w)
-        jumps = [(name, site) for name, site in self._sites(guide_trace) if not site["fn"].has_rsample]
-        for name, site in jumps:
-            score = self._per_datum(scale_and_mask(self._density(name, site), mask=site["mask"]), name, site)
+        jumps = [name for name, site in self._sites(runs[0][1]) if not site["fn"].has_rsample]
+        for name in jumps:
+            score = torch.cat([self._score(name, q.nodes[name]) for _, q in runs])
             surrogate = (self._signal(log_w.detach()) * score).sum(0)
             bound = bound + surrogate - surrogate.detach()
         return -(weight * bound).sum()
+
+    def _score(self, name: str, site: Site) -> Tensor:
+        return self._per_datum(scale_and_mask(self._density(name, site), mask=site["mask"]), name, site)
 
     def _signal(self, log_w: Tensor) -> Tensor:
         """What each draw adds to the bound: ``(particles, batch)``."""
@@ -229,16 +270,16 @@ class ReweightedWakeSleep(Objective):
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
         """Return minus the importance-weighted bound, summed over the data as the programs weigh them."""
-        single, (model, guide) = (model, guide), self._with_particles(model, guide, args, kwargs)
+        programs = self._programs(model, guide, args, kwargs)
         with _DetachDraws():
-            model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
-        weight = self._weight(model_trace)
-        log_p, log_q = self._log_prob(model_trace, weight), self._log_prob(guide_trace, weight)
+            runs = [self._get_trace(p, q, args, kwargs) for p, q in programs]
+        weight = self._weight(runs[0][0])
+        log_p, log_q = (torch.cat([self._log_prob(run[i], weight) for run in runs]) for i in (0, 1))
         log_w = (log_p - log_q).detach()
         bound = log_w.logsumexp(0) - math.log(len(log_w))
         surrogate = (log_w.softmax(0) * (log_p + (1 - self.sleep) * log_q)).sum(0)
         if self.sleep:
-            surrogate = surrogate + self.sleep * self._dream(*single, weight, args, kwargs)
+            surrogate = surrogate + self.sleep * self._dream(model, guide, weight, args, kwargs)
         return -(weight * (bound + surrogate - surrogate.detach())).sum()
 
     def _dream(self, model: Callable, guide: Callable, weight: Any, args: Any, kwargs: Any) -> Tensor:
@@ -246,7 +287,7 @@ class ReweightedWakeSleep(Objective):
         if len(args) != 1 or not isinstance(args[0], Mapping):
             raise PairError("sleep gives the guide data drawn from the model, by field; call with the batch as a dict")
         with torch.no_grad():
-            dream = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs)
+            dream = poutine.trace(uncondition(model)).get_trace(*args, **kwargs)
         drawn = {name: site["value"] for name, site in self._sites(dream) if name in args[0]}
         replayed = poutine.trace(poutine.replay(guide, trace=dream)).get_trace({**args[0], **drawn}, **kwargs)
         return self._log_prob(replayed, weight).sum(0)
@@ -279,9 +320,14 @@ class AnalyticKL(Objective):
         Raises:
             PairError: the KL of a site cannot be taken by itself, or a latent site is not reparameterised.
         """
-        single, (model, guide) = (model, guide), self._with_particles(model, guide, args, kwargs)
-        model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
-        self._check(model_trace, guide_trace, *single, args, kwargs)
+        elbo = torch.zeros(())
+        for model_trace, guide_trace in self._traces(model, guide, args, kwargs):
+            self._check(model_trace, guide_trace, model, guide, args, kwargs)
+            elbo = elbo + self._elbo(model_trace, guide_trace)
+        return -elbo / self.num_particles
+
+    def _elbo(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
+        """Return the ELBO, summed over the particles of a run."""
         elbo = torch.zeros(())
         for name, site in self._sites(model_trace):
             if site["is_observed"]:
@@ -291,7 +337,7 @@ class AnalyticKL(Objective):
         for name, site in self._sites(guide_trace):
             if name not in model_trace.nodes:  # auxiliary
                 elbo = elbo - _weighed(site, self._density(name, site))
-        return -elbo / self.num_particles
+        return elbo
 
     def _kl(self, name: str, q: Site, p: Site) -> Tensor:
         if not q["fn"].has_rsample:

@@ -19,7 +19,7 @@ from pyro_vae.contract import Problem
 from pyro_vae.contract import first_line as _first_line
 from pyro_vae.contract import samples as _samples
 from pyro_vae.dependence import of_each_datum, on_latents, steady
-from pyro_vae.handlers import is_enumerated
+from pyro_vae.handlers import is_enumerated, uncondition
 from pyro_vae.objective import declared
 from pyro_vae.pairing import Batch, Pair, PairError
 
@@ -220,7 +220,7 @@ def _drawn(look: _Look, batch: Batch) -> dict[str, Tensor] | str:
     torch.manual_seed(1)
     try:
         with torch.no_grad(), pyro.validation_enabled(False):
-            trace = poutine.trace(poutine.uncondition(look.pair.bound_model)).get_trace(batch)
+            trace = poutine.trace(uncondition(look.pair.bound_model)).get_trace(batch)
     except Exception as error:
         return _first_line(error)
     return {name: site["value"] for name, site in _samples(trace).items()}

@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import pyro
 import pyro.poutine as poutine
-from pyro.distributions import Unit
 from pyro.poutine import Trace
 
 from pyro_vae.checkpoint import seeded
-from pyro_vae.handlers import is_site
+from pyro_vae.handlers import is_deterministic, is_factor, is_site
 from pyro_vae.pairing import Batch, Pair
 
 
@@ -59,8 +58,9 @@ class Look:
 
 
 def samples(trace: Trace) -> dict[str, dict]:
-    """Random variables proper: no plates' subsampling, no factors."""
-    return {n: s for n, s in trace.nodes.items() if is_site(s) and not isinstance(s["fn"], Unit)}
+    """Random variables proper: no plates' subsampling, no factors, no recorded values."""
+    sites = {n: s for n, s in trace.nodes.items() if is_site(s)}
+    return {n: s for n, s in sites.items() if not is_factor(s) and not is_deterministic(s)}
 
 
 def first_line(error: Exception) -> str:

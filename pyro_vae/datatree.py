@@ -17,16 +17,15 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.handlers import is_latent, is_site
+from pyro_vae.handlers import event_dim_of, is_data, is_deterministic, is_factor, is_latent, is_site, uncondition
 from pyro_vae.pairing import Batch, Pair, PairError
+from pyro_vae.particles import PARTICLES, Runs, particles, stacking
 from pyro_vae.tails import khat_of_tail, tail_size
 from pyro_vae.weights import (
-    PARTICLES,
     add_up,
     data_frame,
     evaluation,
     log_prob,
-    particles,
     per_datum,
     plate_nesting,
     run,
@@ -81,14 +80,15 @@ def to_datatree(
     left_out = []
     with evaluation(pair, seed):
         source = _Source.of(pair, batch)
-        groups = source.collect(source.from_guide, num_samples)
+        left_out += source.unlisted()
+        groups = source.collect(source.at_guide, source.from_guide, num_samples)
         count = num_samples if prior_samples is None else prior_samples
-        for name, draw, size in (
-            ("posterior_predictive", source.replicated, num_samples),
-            ("prior and prior_predictive", source.from_model, count),
+        for name, runs, read, size in (
+            ("posterior_predictive", source.again, source.replicated, num_samples),
+            ("prior and prior_predictive", source.alone, source.from_model, count),
         ):
             try:
-                groups |= source.collect(draw, size) if size else {}
+                groups |= source.collect(runs, read, size) if size else {}
             except CANNOT as error:
                 what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
                 left_out.append(f"{name}: the model cannot be simulated ({what})")
@@ -117,16 +117,34 @@ class _Source:
     batch: Batch
     nesting: int
     given_model: Trace  # one run on the data as they are
+    recorded: Mapping[str, int]  # sites of pyro.deterministic that differ from draw to draw, with their event dims
+    constant: frozenset[str]  # those that do not
 
     @classmethod
     def of(cls, pair: Pair, batch: Batch) -> "_Source":
-        guide = poutine.trace(pair.bound_guide).get_trace(batch)
-        model = poutine.trace(poutine.replay(pair.bound_model, trace=guide)).get_trace(batch)
-        return cls(pair, batch, plate_nesting(pair, batch), model)
+        nesting = plate_nesting(pair, batch)
+        (guide, model), other = (run(pair, batch, None, nesting, enumerate_sites=False) for _ in range(2))
+        first, second = ({**g.nodes, **m.nodes} for g, m in ((guide, model), other))
+        recorded = {name: event_dim_of(site) for name, site in first.items() if is_deterministic(site)}
+        constant = frozenset(n for n in recorded if torch.equal(first[n]["value"], second[n]["value"]))
+        varying = {name: event_dim for name, event_dim in recorded.items() if name not in constant}
+        return cls(pair, batch, nesting, model, varying, constant)
+
+    def unlisted(self) -> list[str]:
+        """What the posterior leaves out of the recorded values, and why."""
+        _, model = run(self.pair, self.batch, None, self.nesting, enumerate_sites="model")
+        summed = [name for name in self.recorded if name in model.nodes and not self._is_free(name, model.nodes[name])]
+        return [f"posterior: {name!r} is the same in every draw" for name in sorted(self.constant)] + [
+            f"posterior: {name!r} depends on enumerated sites, which are summed out" for name in summed
+        ]
+
+    def _is_free(self, name: str, site: Mapping[str, Any]) -> bool:
+        """Return whether a recorded value has no dims but events, plates and particles: enumerated ones lie further left."""
+        return site["value"].dim() - self.recorded[name] <= self.nesting + 1
 
     @property
     def observed(self) -> dict[str, Mapping[str, Any]]:
-        return {name: site for name, site in self.given_model.nodes.items() if _is_data(site)}
+        return {name: site for name, site in self.given_model.nodes.items() if is_data(site)}
 
     @property
     def size(self) -> int | None:
@@ -134,18 +152,21 @@ class _Source:
         frames = (data_frame(site, self.pair) for site in self.given_model.nodes.values() if is_site(site))
         return next((frame.size for frame in frames if frame is not None), None)
 
-    def collect(self, draw: Callable[[int | None], dict[str, Group]], count: int) -> dict[str, Group]:
-        """Draw in bounded pieces, side by side where the programs allow it and one by one where not."""
-        try:
-            with torch.random.fork_rng():
-                draw(2)
-            together = max(1, ROWS // max((len(t) for t in self.batch.values() if t.dim()), default=1))
-        except CANNOT:
-            together = 0
+    def collect(self, runs: Runs, read: Callable[..., dict[str, Group]], count: int) -> dict[str, Group]:
+        """Draw in bounded pieces, side by side where the programs give the same so and one by one where not.
+
+        Args:
+            runs: traces of guide and model, or of the model, for a number of particles or None.
+            read: makes groups of that number and these traces.
+        """
+        with torch.random.fork_rng():
+            sound = stacking(runs, self.nesting).sound
+        together = max(1, ROWS // max((len(t) for t in self.batch.values() if t.dim()), default=1)) if sound else 1
         parts = []
         while count:
-            now = min(count, together) if together else 1
-            parts.append(draw(now if together else None))
+            now = min(count, together)
+            n = now if now > 1 else None
+            parts.append(read(n, *runs(n)))
             count -= now
         return {
             group: {
@@ -155,26 +176,29 @@ class _Source:
             for group in parts[0]
         }
 
-    def from_guide(self, n: int | None) -> dict[str, Group]:
-        guide, model = run(self.pair, self.batch, n, self.nesting, enumerate_sites="model")
+    def at_guide(self, n: int | None) -> tuple[Trace, Trace]:
+        """Trace the guide, and the model at its draws."""
+        return run(self.pair, self.batch, n, self.nesting, enumerate_sites="model")
+
+    def from_guide(self, n: int | None, guide: Trace, model: Trace) -> dict[str, Group]:
         posterior = {
             name: _named(site, name, site["value"], site["fn"].event_dim)
             for name, site in guide.nodes.items()
             if is_site(site) and is_latent(site)
         }
         posterior |= {
-            name: _named(site, name, site["value"], 0)
-            for name, site in model.nodes.items()
-            if _is_deterministic(site) and (n is None or site["value"].shape[:1] == (n,))
+            name: _named(site, name, site["value"], self.recorded[name])
+            for name, site in {**guide.nodes, **model.nodes}.items()
+            if name in self.recorded and self._is_free(name, site)
         }
         likelihood, stats = self._log_probs(guide, model, n)
         return {"posterior": posterior, "log_likelihood": likelihood, "sample_stats": stats}
 
     def _log_probs(self, guide: Trace, model: Trace, n: int | None) -> tuple[Group, Group]:
-        sites = [site for trace in (guide, model) for site in trace.nodes.values() if is_site(site)]
+        sites = [s for t in (guide, model) for s in t.nodes.values() if is_site(s) and not is_deterministic(s)]
         local = self.size is not None and all(data_frame(site, self.pair) is not None for site in sites)
         enumerated = [site for site in sites if site["infer"].get("_enumerate_dim") is not None]
-        seen = {name: site for name, site in model.nodes.items() if _is_data(site)}
+        seen = {name: site for name, site in model.nodes.items() if is_data(site)}
         likelihood = {
             name: _named(site, name, value, 0)
             for name, site in seen.items()
@@ -204,19 +228,25 @@ class _Source:
         stats = {"log_p": log_p, "log_q": log_q, "log_weight": log_p - log_q}
         return likelihood, {name: Named(value.detach(), ("draw", *dims)) for name, value in stats.items()}
 
-    def replicated(self, n: int | None) -> dict[str, Group]:
+    def again(self, n: int | None) -> tuple[Trace, Trace]:
+        """Trace the guide, and the model at its draws with its data drawn anew."""
         guide = poutine.trace(particles(self.pair.bound_guide, n, self.nesting)).get_trace(self.batch)
-        fresh = poutine.uncondition(particles(self.pair.bound_model, n, self.nesting))
-        model = poutine.trace(poutine.replay(fresh, trace=guide)).get_trace(self.batch)
+        fresh = uncondition(particles(self.pair.bound_model, n, self.nesting))
+        return guide, poutine.trace(poutine.replay(fresh, trace=guide)).get_trace(self.batch)
+
+    def replicated(self, n: int | None, guide: Trace, model: Trace) -> dict[str, Group]:
         return {"posterior_predictive": _values(model, self.observed)}
 
-    def from_model(self, n: int | None) -> dict[str, Group]:
-        fresh = poutine.uncondition(particles(self.pair.bound_model, n, self.nesting))
-        model = poutine.trace(fresh).get_trace(self.batch)
+    def alone(self, n: int | None) -> tuple[Trace]:
+        """Trace the model alone, its data drawn."""
+        fresh = uncondition(particles(self.pair.bound_model, n, self.nesting))
+        return (poutine.trace(fresh).get_trace(self.batch),)
+
+    def from_model(self, n: int | None, model: Trace) -> dict[str, Group]:
         latent = [
             name
             for name, site in model.nodes.items()
-            if is_site(site) and name not in self.observed and not _is_deterministic(site) and not _is_factor(site)
+            if is_site(site) and name not in self.observed and not is_deterministic(site) and not is_factor(site)
         ]
         return {"prior": _values(model, latent), "prior_predictive": _values(model, self.observed)}
 
@@ -250,18 +280,6 @@ class _Source:
         return named | ({self.size: [self.pair.data_plate]} if self.size is not None else {})
 
 
-def _is_deterministic(site: Mapping[str, Any]) -> bool:
-    return is_site(site) and bool(site["infer"].get("_deterministic"))
-
-
-def _is_factor(site: Mapping[str, Any]) -> bool:
-    return type(site["fn"]).__name__ == "Unit"
-
-
-def _is_data(site: Mapping[str, Any]) -> bool:
-    return is_site(site) and site["is_observed"] and not _is_deterministic(site) and not _is_factor(site)
-
-
 def _values(trace: Trace, names: Any) -> Group:
     sites = {name: trace.nodes[name] for name in names}
     return {name: _named(site, name, site["value"], site["fn"].event_dim) for name, site in sites.items()}
@@ -271,7 +289,7 @@ def _total(trace: Trace, n: int | None) -> Tensor:
     """Log-probability of all sites: ``(draws,)``."""
     total = torch.zeros(n or 1, dtype=torch.float64)
     for name, site in trace.nodes.items():
-        if is_site(site):
+        if is_site(site) and not is_deterministic(site):
             value = _named(site, name, log_prob(site), 0).values.double()
             total = total.to(value.device) + value.reshape(n or 1, -1).sum(1)
     return total

@@ -7,15 +7,17 @@ from typing import Any
 import pyro.poutine as poutine
 import torch
 from pyro.distributions import Delta
+from pyro.poutine import Trace
 
 from pyro_vae.data import Data
 from pyro_vae.evidence import ElboTable, active_units, elbo, evaluation, log_evidence, posterior_means
 from pyro_vae.guides.linear import LinearGuide
-from pyro_vae.handlers import PerDatum, is_latent, is_site
+from pyro_vae.handlers import is_deterministic, is_latent, is_site
 from pyro_vae.models.linear import LinearModel, maximum_likelihood
 from pyro_vae.objective import declared
-from pyro_vae.pairing import Batch, Pair
+from pyro_vae.pairing import Batch, Pair, PairError
 from pyro_vae.predictive import reconstruct
+from pyro_vae.weights import add_up, data_frame, log_prob, plate_nesting, run, size_of
 
 ROWS = 500  # data a batch
 EXAMINED = (
@@ -27,28 +29,44 @@ RUNS = 50  # stretches of a split that data are taken from
 def bound(pair: Pair, batches: Iterable[Batch], num_data: int, *, num_samples: int = 1, seed: int = 0) -> ElboTable:
     """Return the ELBO at beta = 1 by site, in nats per datum, also for a pair with sites outside the data plate.
 
-    Such a site is there once for all data: it counts 1/``num_data``, the size of the training split.
+    Such a site (a latent variable that all data share, a regulariser) is there once for all data: it counts 1/``num_data``, the size
+    of the training split.
     """
     batches = list(batches)
     if not global_sites(pair, batches[0]):
         return elbo(pair, batches, num_samples=num_samples, seed=seed)
-    sites: dict[str, float] = {}
-    kl = 0.0
-    with evaluation(pair, seed), PerDatum(num_data, pair.data_plate):
-        size = sum(len(batch["x"]) for batch in batches)
-        for batch in (batch for batch in batches for _ in range(num_samples)):
-            guide = poutine.trace(pair.bound_guide).get_trace(batch)
-            model = poutine.trace(poutine.replay(pair.bound_model, trace=guide)).get_trace(batch)
-            share = len(batch["x"]) / size / num_samples
-            for trace, sign in ((model, 1), (guide, -1)):
-                trace.compute_log_prob()
-                for name, site in trace.nodes.items():
-                    if is_site(site):
-                        nats = sign * share * site["log_prob_sum"].item()
-                        sites[name] = sites.get(name, 0.0) + nats
-                        kl -= 0.0 if site["is_observed"] else nats
-    total = math.fsum(sites.values())
-    return ElboTable(total, total + kl, kl, sites)
+    sums: dict[str, float] = {}
+    observed: set[str] = set()
+    with evaluation(pair, seed):
+        total = sum(size_of(batch) for batch in batches)
+        for batch in batches:
+            nesting, size = plate_nesting(pair, batch), size_of(batch)
+            for _ in range(num_samples):
+                guide, model = run(pair, batch, None, nesting)
+                for sign, trace in ((1, model), (-1, guide)):
+                    for name, site in _taken_out(pair, trace).items():
+                        observed |= {name} if site["is_observed"] else set()
+                        sums[name] = sums.get(name, 0.0) + sign * log_prob(site).double().sum().item() * size / num_data
+                parts = add_up(pair, guide, model, 1, size, nesting, marginal=False)
+                observed |= parts.observed
+                for name, term in parts.sites.items():
+                    sums[name] = sums.get(name, 0.0) + term.double().sum().item()
+    sites = {name: value / total / num_samples for name, value in sums.items()}
+    reconstruction = math.fsum(value for name, value in sites.items() if name in observed)
+    return ElboTable(math.fsum(sites.values()), reconstruction, reconstruction - math.fsum(sites.values()), sites)
+
+
+def _taken_out(pair: Pair, trace: Trace) -> dict[str, Any]:
+    """Take the sites outside the data plate out of a trace and return them."""
+    found = {name: trace.nodes[name] for name in _outside(pair, trace)}
+    for name, site in found.items():
+        if site["infer"].get("_enumerate_dim") is not None:
+            raise PairError(
+                f"site {name!r} lies outside the plate {pair.data_plate!r} and is enumerated: every datum would be run for each of "
+                "its values; let the guide draw it"
+            )
+        trace.remove_node(name)
+    return found
 
 
 def spread(
@@ -67,11 +85,17 @@ def spread(
 
 
 def global_sites(pair: Pair, batch: Batch) -> list[str]:
-    """Return the names of the guide's sites outside the data plate: latent variables that all data share."""
+    """Return the names of the sites outside the data plate, of guide and model: latent variables, factors and data that all share."""
+    with torch.no_grad(), torch.random.fork_rng():
+        traces = run(pair, batch, None, 0, enumerate_sites=False)
+    return list(dict.fromkeys(name for trace in traces for name in _outside(pair, trace)))
+
+
+def _outside(pair: Pair, trace: Trace) -> list[str]:
     return [
         name
-        for name, site in _guide_sites(pair, batch).items()
-        if all(frame.name != pair.data_plate for frame in site["cond_indep_stack"])
+        for name, site in trace.nodes.items()
+        if is_site(site) and not is_deterministic(site) and data_frame(site, pair) is None
     ]
 
 

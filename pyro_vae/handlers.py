@@ -4,13 +4,15 @@ An ELBO is a sum over sites. The handlers here change the weight of a site's log
 so they compose with every Pyro ELBO and with every pair.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pyro
+from pyro.distributions import Unit
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
+from pyro.poutine.subsample_messenger import SubsampleMessenger, _Subsample
 from torch import Tensor
 
 Weight = float | Tensor
@@ -26,9 +28,76 @@ def is_site(message: Mapping[str, Any]) -> bool:
     return message["type"] == "sample" and not isinstance(message["fn"], _Subsample)
 
 
+def is_deterministic(message: Mapping[str, Any]) -> bool:
+    """Whether a site records a value (``pyro.deterministic``): neither drawn nor data, of log-probability 0."""
+    return is_site(message) and bool(message["infer"].get("_deterministic"))
+
+
+def is_factor(message: Mapping[str, Any]) -> bool:
+    """Whether a site adds a number to the log-density (``pyro.factor``) and has no value."""
+    return is_site(message) and isinstance(message["fn"], Unit)
+
+
+def is_data(message: Mapping[str, Any]) -> bool:
+    """Whether a site of a trace holds data: observed, and neither a factor nor a recorded value."""
+    return is_site(message) and message["is_observed"] and not is_deterministic(message) and not is_factor(message)
+
+
+def event_dim_of(site: Mapping[str, Any]) -> int:
+    """Return how many dims on the right of a site's value are its own, and not plates'.
+
+    ``pyro.deterministic`` without an ``event_dim`` counts every dim as one; of those, what the plates explain is theirs.
+    """
+    value, event_dim = site["value"], site["fn"].event_dim
+    if not is_deterministic(site) or event_dim < value.dim():
+        return event_dim
+    sizes = {frame.dim: frame.size for frame in site["cond_indep_stack"] if frame.vectorized}
+    depth = max((-dim for dim in sizes), default=0)
+    lead = value.shape[:depth]
+    fits = value.dim() >= depth and all(lead[dim + depth] in (1, size) for dim, size in sizes.items())
+    return value.dim() - depth if fits else value.dim()
+
+
 def is_enumerated(message: Mapping[str, Any]) -> bool:
     """Whether a site is summed over, not drawn."""
     return message["infer"].get("enumerate") is not None
+
+
+def uncondition(program: Callable) -> "Wrapped":
+    """The program drawing its data anew. Factors and recorded values stay: they are no data, and programs go on with the latter."""
+    return Wrapped(program, _Unobserved)
+
+
+class _Unobserved(Messenger):
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_data(msg):
+            msg["is_observed"] = False
+            msg["infer"] = {**msg["infer"], "was_observed": True, "obs": msg["value"]}
+            msg["value"] = None
+            msg["done"] = False
+
+
+@contextmanager
+def whole_plates() -> Iterator[None]:
+    """Let plates hold all that they choose a subsample from: ``plate("data", N, subsample_size=B)`` is of size N.
+
+    A messenger cannot: Pyro compares the subsample that it is given with the size that the plate was made with. Plates with a
+    subsample of the caller's own keep it.
+    """
+    choose = SubsampleMessenger._subsample
+
+    def everything(
+        name: str, size: Any = None, subsample_size: Any = None, subsample: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        return choose(
+            name, size, None if subsample is None and size is not None else subsample_size, subsample, *args, **kwargs
+        )
+
+    SubsampleMessenger._subsample = staticmethod(everything)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        SubsampleMessenger._subsample = staticmethod(choose)  # type: ignore[method-assign]
 
 
 class PerDatum(Messenger):
@@ -114,7 +183,8 @@ class FreeBits:
 def _total(msg: Any) -> Tensor:
     """A site's log-probability, weighed, added up over its plates and averaged over particles."""
     particles = [f.size for f in msg["cond_indep_stack"] if f.name == "num_particles_vectorized"]  # Pyro's own name
-    return (msg["fn"].log_prob(msg["value"]) * msg["scale"]).sum() / (particles[0] if particles else 1)
+    nats = scale_and_mask(msg["fn"].log_prob(msg["value"]), msg["scale"], msg["mask"])
+    return nats.sum() / (particles[0] if particles else 1)
 
 
 class _AfterSample(Messenger):
@@ -146,3 +216,10 @@ class Wrapped:
         if self.after is not None:
             self.after()
         return result
+
+
+def unwrapped(program: Callable) -> Callable:
+    """Return the program that handlers were put around."""
+    while isinstance(program, Wrapped):
+        program = program.program
+    return program

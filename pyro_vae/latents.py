@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.evidence import evaluation, posterior_means
-from pyro_vae.handlers import is_latent
+from pyro_vae.handlers import is_latent, uncondition
 from pyro_vae.pairing import Batch, Pair, PairError
 from pyro_vae.predictive import AtMean, mean_of, observed_sites
 
@@ -67,7 +67,7 @@ def decode(
         names = observed_sites(pair, batch)
         known = {name: batch[name] for name in names if name != "x" and name in batch}
         with nullcontext() if draw_rest else AtMean(), _Given({**known, **values}):
-            model = poutine.trace(poutine.uncondition(pair.bound_model)).get_trace(batch)
+            model = poutine.trace(uncondition(pair.bound_model)).get_trace(batch)
         return {name: mean_of(model.nodes[name]) for name in names}
 
 

@@ -215,7 +215,7 @@ class Bound:
         self.store = store
         self.begin = begin
         self.ran = False
-        self.name = getattr(program, "__qualname__", None) or type(program).__name__
+        self.name = program_name(program)
         self.fields, self.required, self.takes_all = _parameters(program)
 
     def arguments(self, batch: Batch) -> dict[str, Tensor]:
@@ -330,6 +330,21 @@ def _refuse_other(own: Mapping[str, Tensor], state: Mapping[str, Any], stores: M
                 f"stored parameter {name!r} has shape {tuple(state[name].shape)}, the pair's has "
                 f"{tuple(tensor.shape)}; {change}"
             )
+
+
+def program_name(program: Program) -> str:
+    """Return the name by which messages call a program."""
+    return getattr(program, "__qualname__", None) or type(program).__name__
+
+
+@contextmanager
+def evaluating(programs: Iterable[Program]) -> Iterator[None]:
+    """Evaluation mode for every module of the programs; each in the mode it had afterwards."""
+    modules = [m for program in programs for root in modules_of(program).values() for m in root.modules()]
+    with modes_kept(modules):
+        for module in modules:
+            module.training = False
+        yield
 
 
 def _parameters(program: Program) -> tuple[tuple[str, ...], tuple[str, ...], bool]:

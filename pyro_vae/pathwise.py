@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro.poutine as poutine
 import torch
@@ -12,6 +12,15 @@ from torch import Tensor
 
 from pyro_vae.bounds import IMPORTANCE_WEIGHTED, Objective
 from pyro_vae.pairing import PairError
+
+
+class _AtLeaves(NamedTuple):
+    """One run: the traces at the draws as leaves, and the draws as the guide's parameters made them."""
+
+    model: Trace
+    guide: Trace
+    paths: dict[str, Tensor]
+    leaves: dict[str, Tensor]
 
 
 class PathDerivative(Objective):
@@ -29,27 +38,36 @@ class PathDerivative(Objective):
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
         """Return minus the bound, summed over the data as the programs weigh them."""
-        model, guide = self._with_particles(model, guide, args, kwargs)
+        runs = [self._at_leaves(*programs, args, kwargs) for programs in self._programs(model, guide, args, kwargs)]
+        with torch.enable_grad():  # the path's derivative is part of the loss
+            weight = self._weight(runs[0].model)
+            log_p = torch.cat([self._log_prob(run.model, weight) for run in runs])
+            log_w = log_p - torch.cat([self._log_prob(run.guide, weight) for run in runs])
+            bound, for_model, for_path = self.weigh(log_w.detach())
+            leaves = [leaf for run in runs for leaf in run.leaves.values()]
+            slopes = iter(torch.autograd.grad((for_path * log_w).sum(), leaves, retain_graph=True))
+        surrogate = (for_model * log_p).sum(0)
+        for run in runs:
+            for name, path in run.paths.items():
+                site = run.guide.nodes[name]
+                event = len(site["fn"].event_shape)
+                slope = next(slopes)
+                moved = (slope * path).flatten(path.dim() - event).sum(-1) if event else slope * path
+                surrogate = surrogate + self._per_datum(moved, name, site).sum(0)
+        return -(weight * (bound + surrogate - surrogate.detach())).sum()
+
+    def _at_leaves(self, model: Callable, guide: Callable, args: Any, kwargs: Any) -> "_AtLeaves":
+        """Draw, and run both programs at the draws as leaves of the graph."""
         drawn = poutine.trace(guide).get_trace(*args, **kwargs)
         paths = {name: site["value"] for name, site in self._sites(drawn)}
         self._refuse_jumps(drawn)
-        with torch.enable_grad():  # the path's derivative is part of the loss
+        with torch.enable_grad():
             leaves = {name: value.detach().requires_grad_() for name, value in paths.items()}
             for name, leaf in leaves.items():
                 drawn.nodes[name]["value"] = leaf
             guide_trace = poutine.trace(poutine.replay(guide, trace=drawn)).get_trace(*args, **kwargs)
             model_trace = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(*args, **kwargs)
-            weight = self._weight(model_trace)
-            log_p = self._log_prob(model_trace, weight)
-            log_w = log_p - self._log_prob(guide_trace, weight)
-            bound, for_model, for_path = self.weigh(log_w.detach())
-            slopes = torch.autograd.grad((for_path * log_w).sum(), list(leaves.values()), retain_graph=True)
-        surrogate = (for_model * log_p).sum(0)
-        for (name, path), slope in zip(paths.items(), slopes, strict=True):
-            event = len(drawn.nodes[name]["fn"].event_shape)
-            moved = (slope * path).flatten(path.dim() - event).sum(-1) if event else slope * path
-            surrogate = surrogate + self._per_datum(moved, name, drawn.nodes[name]).sum(0)
-        return -(weight * (bound + surrogate - surrogate.detach())).sum()
+        return _AtLeaves(model_trace, guide_trace, paths, leaves)
 
     def _refuse_jumps(self, trace: Trace) -> None:
         for name, site in self._sites(trace):

@@ -4,13 +4,12 @@ from typing import Any
 
 import pyro.poutine as poutine
 import torch
-from pyro.distributions import Unit
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.evidence import evaluation
-from pyro_vae.handlers import is_latent, is_site
+from pyro_vae.handlers import is_data, is_latent, uncondition
 from pyro_vae.pairing import Batch, Pair
 
 
@@ -23,7 +22,7 @@ def reconstruct(pair: Pair, batch: Batch, *, seed: int = 0) -> dict[str, Tensor]
         with AtMean():
             guide = poutine.trace(pair.bound_guide).get_trace(batch)
         model = poutine.trace(poutine.replay(pair.bound_model, trace=guide)).get_trace(batch)
-    return _means(model, observed=True)
+    return _means(model)
 
 
 def generate(pair: Pair, batch: Batch, *, seed: int = 0, draw: bool = False) -> dict[str, Tensor]:
@@ -35,7 +34,7 @@ def generate(pair: Pair, batch: Batch, *, seed: int = 0, draw: bool = False) -> 
     """
     with evaluation(pair, seed):
         names = observed_sites(pair, batch)
-        model = poutine.trace(poutine.uncondition(pair.bound_model)).get_trace(batch)
+        model = poutine.trace(uncondition(pair.bound_model)).get_trace(batch)
     if draw:
         return {name: _a_row_a_datum(model.nodes[name], model.nodes[name]["value"]) for name in names}
     return {name: mean_of(model.nodes[name]) for name in names}
@@ -44,7 +43,7 @@ def generate(pair: Pair, batch: Batch, *, seed: int = 0, draw: bool = False) -> 
 def observed_sites(pair: Pair, batch: Batch) -> list[str]:
     """Return the names of the model's observed sites, factors left out."""
     model = poutine.trace(pair.bound_model).get_trace(batch)
-    return [n for n, s in model.nodes.items() if _is_data(s)]
+    return [n for n, s in model.nodes.items() if is_data(s)]
 
 
 class AtMean(Messenger):
@@ -59,12 +58,8 @@ class AtMean(Messenger):
             msg["done"] = True
 
 
-def _is_data(site: dict) -> bool:
-    return is_site(site) and site["is_observed"] and not isinstance(site["fn"], Unit)
-
-
-def _means(trace: Trace, *, observed: bool) -> dict[str, Tensor]:
-    return {name: mean_of(site) for name, site in trace.nodes.items() if _is_data(site) is observed}
+def _means(trace: Trace) -> dict[str, Tensor]:
+    return {name: mean_of(site) for name, site in trace.nodes.items() if is_data(site)}
 
 
 def mean_of(site: Any) -> Tensor:

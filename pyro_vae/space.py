@@ -16,7 +16,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_vae.handlers import is_latent, is_site
+from pyro_vae.handlers import is_deterministic, is_factor, is_latent, is_site, uncondition
 from pyro_vae.pairing import Batch, Pair, PairError
 from pyro_vae.weights import add_up, data_frame, particles, plate_nesting, size_of, takes_particles
 
@@ -60,7 +60,7 @@ class Latents:
 
     def from_prior(self, num_samples: int) -> Tensor:
         """Draw ``u`` from p: ``(num_samples, batch, size)``."""
-        fresh = poutine.uncondition(particles(self.pair.bound_model, num_samples, self.nesting))
+        fresh = uncondition(particles(self.pair.bound_model, num_samples, self.nesting))
         return self._pack(poutine.trace(fresh).get_trace(self.batch))
 
     def values(self, u: Tensor) -> dict[str, Tensor]:
@@ -132,6 +132,7 @@ class Latents:
         parts = []
         for name, site in self.sites.items():
             raw = site.transform.inv(trace.nodes[name]["value"].detach())
+            raw = raw.reshape((1,) * (len(site.shape) + 1 - raw.dim()) + raw.shape)
             raw = raw.expand(raw.shape[0], *site.shape)
             parts.append(raw.movedim(1 + site.data_dim, 1).flatten(2) if raw.dim() > 2 else raw.unsqueeze(-1))
         return torch.cat(parts, -1)
@@ -146,15 +147,15 @@ def latents_of(pair: Pair, batch: Batch) -> Latents:
     nesting = plate_nesting(pair, batch)
     if not takes_particles(pair, batch, nesting):
         raise PairError(
-            f"{pair.bound_model.name} does not accept particles on the left of its plates, which this method needs; "
-            "let it take any leading dimensions"
+            f"{pair.bound_model.name} or {pair.bound_guide.name} fails, or gives other values, with particles on the left of its "
+            "plates, which this method needs; let it take any leading dimensions and count from the right, dim=-1"
         )
     with torch.no_grad(), torch.random.fork_rng():
         guide = poutine.trace(particles(pair.bound_guide, 2, nesting)).get_trace(batch)
         model = poutine.trace(poutine.replay(particles(pair.bound_model, 2, nesting), trace=guide)).get_trace(batch)
     sites = {}
     for name, node in model.nodes.items():
-        if not (is_site(node) and is_latent(node)) or node["infer"].get("_deterministic"):
+        if not is_latent(node):
             continue
         if name not in guide.nodes:
             if node["infer"].get("enumerate"):
@@ -187,7 +188,7 @@ def simulate(pair: Pair, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Ten
     """
     try:
         given = poutine.trace(pair.bound_model).get_trace(batch)
-        drawn = poutine.trace(poutine.uncondition(pair.bound_model)).get_trace(batch)
+        drawn = poutine.trace(uncondition(pair.bound_model)).get_trace(batch)
     except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError, KeyError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PairError(
@@ -196,7 +197,7 @@ def simulate(pair: Pair, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Ten
     replaced = dict(batch)
     latent = {}
     for name, site in drawn.nodes.items():
-        if not is_site(site) or site["infer"].get("_deterministic") or type(site["fn"]).__name__ == "Unit":
+        if not is_site(site) or is_deterministic(site) or is_factor(site):
             continue
         if not given.nodes[name]["is_observed"]:
             latent[name] = site["value"]

@@ -4,23 +4,26 @@ A pair is run as it is; what comes out is the log-probability of every site, wit
 enumerated values summed out, so that each datum keeps a number of its own.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import pyro
 import pyro.poutine as poutine
 import torch
+from pyro.distributions import MaskedDistribution
 from pyro.distributions.util import scale_and_mask, sum_rightmost
 from pyro.ops.contract import einsum
+from pyro.ops.packed import pack
 from pyro.poutine import Trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
-from pyro_vae.handlers import is_site
+from pyro_vae.handlers import is_deterministic, is_latent, is_site, whole_plates
 from pyro_vae.pairing import Batch, Pair, PairError
-
-PARTICLES = "_particles"
+from pyro_vae.particles import PARTICLES as PARTICLES
+from pyro_vae.particles import particles as particles
+from pyro_vae.particles import stacking, warn_of_left
 
 
 class Terms(NamedTuple):
@@ -33,15 +36,16 @@ class Terms(NamedTuple):
 def log_weights(pair: Pair, batch: Batch, num_samples: int = 1) -> Tensor:
     """Log importance weights log p(x, z) - log q(z | x) of ``num_samples`` draws: ``(num_samples, batch)``.
 
-    Enumerated sites are summed over exactly. Plates inside the data plate are summed, subsampling and ``poutine.scale`` are
-    not counted (these are densities), masks are. Differentiable: handlers and gradients work as in any Pyro program.
+    Enumerated sites are summed over exactly. Plates inside the data plate are summed; one that takes a subsample holds all its
+    data here. ``poutine.scale`` is not counted (these are densities), masks are, except on sites that are summed out: there
+    the probabilities of the values add up to 1, seen or not. Differentiable: handlers and gradients work as in any Pyro program.
 
     Raises:
         PairError: for a pair whose latent variables lie outside the data plate: the data then depend on each other
             and no datum has a weight of its own.
     """
     nesting = plate_nesting(pair, batch)
-    if takes_particles(pair, batch, nesting):
+    if num_samples == 1 or takes_particles(pair, batch, nesting):
         return weigh(pair, batch, num_samples, nesting)
     return torch.cat([weigh(pair, batch, None, nesting) for _ in range(num_samples)])
 
@@ -53,13 +57,20 @@ def weigh(pair: Pair, batch: Batch, num_samples: int | None, nesting: int) -> Te
 
 
 def plate_nesting(pair: Pair, batch: Batch) -> int:
-    """Return how many batch dimensions the pair's plates use, counted from the right."""
+    """Return how many batch dimensions the pair's plates use, counted from the right.
+
+    Raises:
+        PairError: a program runs on a subsample of its data only.
+    """
     with torch.no_grad(), poutine.block(), torch.random.fork_rng():
-        guide = poutine.trace(pair.bound_guide).get_trace(batch)
-        model = poutine.trace(poutine.replay(pair.bound_model, trace=guide)).get_trace(batch)
+        try:
+            traces = run(pair, batch, None, 0, enumerate_sites=False)
+        except Exception as error:
+            _refuse_subsample(pair, batch, error)
+            raise
     dims = [
         -frame.dim
-        for trace in (guide, model)
+        for trace in traces
         for site in trace.nodes.values()
         if site["type"] == "sample"
         for frame in site["cond_indep_stack"]
@@ -68,23 +79,34 @@ def plate_nesting(pair: Pair, batch: Batch) -> int:
     return max(dims, default=0)
 
 
-def takes_particles(pair: Pair, batch: Batch, nesting: int) -> bool:
-    """Return whether the programs accept particles on the left; those that reshape by hand may not, and are run in a loop."""
+def _refuse_subsample(pair: Pair, batch: Batch, error: Exception) -> None:
+    """Raise by name if the programs fail on all data and run on the subsample that a plate chooses."""
     try:
-        with torch.no_grad(), poutine.block(), torch.random.fork_rng():
-            terms(pair, batch, 2, nesting)
-    except PairError:
-        raise
-    except (RuntimeError, ValueError, IndexError, TypeError):
-        return False
-    return True
+        guide = poutine.trace(pair.bound_guide).get_trace(batch)
+        model = poutine.trace(poutine.replay(pair.bound_model, trace=guide)).get_trace(batch)
+    except Exception:
+        return
+    frames = {f for t in (guide, model) for s in t.nodes.values() if is_site(s) for f in s["cond_indep_stack"]}
+    for frame in frames:
+        if frame.full_size not in (None, frame.size):
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise PairError(
+                f"plate {frame.name!r} has size {frame.size} and {frame.full_size} to choose from, and the programs fail on all of them "
+                f"({first}); open it with the full size, or take all sizes from the plate's indices"
+            ) from error
 
 
-def particles(program: Callable, num_samples: int | None, nesting: int) -> Callable:
-    """Return the program with ``num_samples`` particles on the left of its plates, or as it is for None."""
-    if num_samples is None:
-        return program
-    return pyro.plate(PARTICLES, num_samples, dim=-nesting - 1)(program)
+def takes_particles(pair: Pair, batch: Batch, nesting: int) -> bool:
+    """Return whether the programs give the same with particles on the left; those that do not are run in a loop.
+
+    Some reshape by hand and fail; some count dimensions from the left and come out otherwise, of which a warning tells.
+    """
+    with torch.no_grad(), poutine.block(), torch.random.fork_rng():
+        found = stacking(lambda n: run(pair, batch, n, nesting), nesting)
+    if found.program is not None and not found.own_randomness:
+        bound = (pair.bound_guide, pair.bound_model)[found.program]
+        warn_of_left(bound, bound.name)
+    return found.sound
 
 
 def run(
@@ -98,19 +120,18 @@ def run(
     """Trace guide and model, with ``num_samples`` particles on the left when given.
 
     Sites marked for enumeration take all their values in parallel, on dims left of the particles, or are drawn
-    like any other when ``enumerate_sites`` is false; with "model" those that the guide has are drawn by it.
+    like any other when ``enumerate_sites`` is false; with "model" those that the guide has are drawn by it. One particle needs no
+    plate, and plates that choose a subsample hold all.
     """
     q, p = (particles(program, num_samples, nesting) for program in (pair.bound_guide, pair.bound_model))
-    if not enumerate_sites:
+    if enumerate_sites == "model":
+        p = poutine.enum(p, first_available_dim=-nesting - 2)
+    elif enumerate_sites:
+        # without a first dim, Pyro goes on with the dims where the guide stopped, and knows the guide's
+        q, p = poutine.enum(q, first_available_dim=-nesting - 2), poutine.enum(p)
+    with whole_plates():
         guide = poutine.trace(q).get_trace(batch)
         return guide, poutine.trace(poutine.replay(p, trace=guide)).get_trace(batch)
-    if enumerate_sites == "model":
-        guide = poutine.trace(q).get_trace(batch)
-        drawn = poutine.enum(p, first_available_dim=-nesting - 2)
-        return guide, poutine.trace(poutine.replay(drawn, trace=guide)).get_trace(batch)
-    guide = poutine.trace(poutine.enum(q, first_available_dim=-nesting - 2)).get_trace(batch)
-    # without a first dim, Pyro goes on with the dims where the guide stopped, and knows the guide's
-    return guide, poutine.trace(poutine.replay(poutine.enum(p), trace=guide)).get_trace(batch)
 
 
 def terms(pair: Pair, batch: Batch, num_samples: int | None, nesting: int, *, marginal: bool = True) -> Terms:
@@ -120,6 +141,12 @@ def terms(pair: Pair, batch: Batch, num_samples: int | None, nesting: int, *, ma
     them. So are the guide's with ``marginal``; without it the term of every site is its expectation under q, as in the ELBO.
     """
     guide, model = run(pair, batch, num_samples, nesting)
+    for name, site in model.nodes.items():
+        if is_latent(site) and name not in guide.nodes and site["infer"].get("_enumerate_dim") is None:
+            raise PairError(
+                f"guide {pair.bound_guide.name} does not sample latent site {name!r} of {pair.bound_model.name}, and it is not enumerated "
+                'in parallel, so draws have no weight; add it to the guide, or mark it infer={"enumerate": "parallel"}'
+            )
     return add_up(pair, guide, model, num_samples or 1, size_of(batch), nesting, marginal=marginal)
 
 
@@ -127,20 +154,17 @@ def add_up(
     pair: Pair, guide: Trace, model: Trace, num_samples: int, size: int, nesting: int, *, marginal: bool = True
 ) -> Terms:
     """Return the terms of two traces that ``run`` made, of ``num_samples`` particles and ``size`` data; see ``terms``."""
-    sites = {name: site for name, site in model.nodes.items() if is_site(site)}
+    sites = {name: site for name, site in model.nodes.items() if _counts(site)}
     proposed = _enumerated_dims(guide)
-    factors = {name: log_prob(site) for name, site in sites.items()}
+    summed = _enumerated_dims(model).keys() - (set() if marginal else proposed.keys())
+    factors = {name: _bare_log_prob(site) if name in summed else log_prob(site) for name, site in sites.items()}
     for name, site in guide.nodes.items():
         # with marginal, an enumerated guide site proposes nothing: its values are all there
-        if is_site(site) and not (marginal and name in proposed):
+        if _counts(site) and not (marginal and name in proposed):
             factors[f"q:{name}"] = -log_prob(site)
             sites[f"q:{name}"] = site
     for name, site in sites.items():
-        if data_frame(site, pair) is None:
-            raise PairError(
-                f"site {name.removeprefix('q:')!r} lies outside the plate {pair.data_plate!r}, so the data depend on each "
-                "other and no datum has a log p(x) of its own; move it inside, or name the data's plate with data_plate="
-            )
+        _require_local(pair, name.removeprefix("q:"), site, size)
     observed = {name for name, site in sites.items() if site["is_observed"] and not name.startswith("q:")}
     gone = set(_enumerated_dims(model).values()) - (set() if marginal else set(proposed.values()))
     joint = [name for name, factor in factors.items() if any(_has(factor, dim) for dim in gone)]
@@ -148,12 +172,12 @@ def add_up(
         name = ",".join(sorted({n.removeprefix("q:") for n in joint}))
         kept = {} if marginal else proposed
         factors = {n: f for n, f in factors.items() if n not in joint} | {
-            name: _sum_out(pair, guide, model, joint, kept, nesting)
+            name: _sum_out(pair, guide, model, {n: factors[n] for n in joint}, kept)
         }
         sites[name] = sites[joint[0]]
         observed.add(name)
     if not marginal and proposed:
-        log_q = {name: log_prob(guide.nodes[name]) for name in proposed}
+        log_q = {name: _bare_log_prob(guide.nodes[name]) for name in proposed}
         factors = {name: _expect(factor, log_q, proposed, nesting) for name, factor in factors.items()}
     data_dim = next(f.dim for f in (data_frame(s, pair) for s in sites.values()) if f is not None)
     result: dict[str, Tensor] = {}
@@ -167,6 +191,37 @@ def add_up(
 def data_frame(site: Mapping, pair: Pair) -> CondIndepStackFrame | None:
     """Return the frame of the data plate around a site of a trace, if it lies in it."""
     return next((f for f in site["cond_indep_stack"] if f.name == pair.data_plate), None)
+
+
+def _counts(site: Mapping) -> bool:
+    return is_site(site) and not is_deterministic(site)
+
+
+def _require_local(pair: Pair, name: str, site: Mapping, size: int) -> None:
+    frame = data_frame(site, pair)
+    if frame is None and site["is_observed"]:
+        raise PairError(
+            f"site {name!r} lies outside the plate {pair.data_plate!r}: it belongs to all data together, so no datum has a log p(x) "
+            "of its own; move it inside, leave it out, or name the data's plate with data_plate="
+        )
+    if frame is None:
+        raise PairError(
+            f"site {name!r} lies outside the plate {pair.data_plate!r}, so the data depend on each "
+            "other and no datum has a log p(x) of its own; move it inside, or name the data's plate with data_plate="
+        )
+    if frame.size not in (1, size):
+        raise PairError(
+            f"plate {pair.data_plate!r} has size {frame.size} and the batch {size} data. "
+            "Open it with the batch's size, len(x)"
+        )
+
+
+def _bare_log_prob(site: Mapping) -> Tensor:
+    """Return the log-probability of a site's value, neither masked nor scaled: over all values it adds up to 1."""
+    fn = site["fn"]
+    while isinstance(fn, MaskedDistribution):
+        fn = fn.base_dist
+    return fn.log_prob(site["value"], *site["args"], **site["kwargs"])
 
 
 def log_prob(site: Mapping) -> Tensor:
@@ -211,23 +266,20 @@ def _expect(factor: Tensor, log_q: Mapping[str, Tensor], dims: Mapping[str, int]
     return factor.reshape(factor.shape[max(0, factor.dim() - nesting - 1) :])
 
 
-def _sum_out(pair: Pair, guide: Trace, model: Trace, names: list[str], kept: Mapping[str, int], nesting: int) -> Tensor:
-    """Return log sum exp over the enumerated sites of the product of the named factors.
+def _sum_out(pair: Pair, guide: Trace, model: Trace, factors: Mapping[str, Tensor], kept: Mapping[str, int]) -> Tensor:
+    """Return log sum exp over the enumerated sites of the product of the factors.
 
     Dims: particles and data in their places, the inner plates of size 1, the ``kept`` enumerated dims in theirs.
     """
-    guide.compute_log_prob()
-    model.compute_log_prob()
-    guide.pack_tensors()
-    model.pack_tensors(guide.plate_to_symbol)
+    guide.symbolize_dims()
+    model.symbolize_dims(guide.plate_to_symbol)
     symbols = guide.plate_to_symbol | model.plate_to_symbol
     enumerated = {**guide.symbol_to_dim, **model.symbol_to_dim}
     operands = []
-    for name in names:
-        trace = guide if name.startswith("q:") else model
-        packed = trace.nodes[name.removeprefix("q:")]["packed"]
-        value = scale_and_mask(packed["unscaled_log_prob"], 1.0, packed["mask"])
-        operands.append((-value if trace is guide else value, packed["unscaled_log_prob"]._pyro_dims))
+    for name, factor in factors.items():
+        node = (guide if name.startswith("q:") else model).nodes[name.removeprefix("q:")]
+        packed = pack(factor, node["infer"]["_dim_to_symbol"])
+        operands.append((packed, packed._pyro_dims))
     present = set("".join(dims for _, dims in operands))
     frames = {frame.name: frame for site in model.nodes.values() if is_site(site) for frame in site["cond_indep_stack"]}
     place = {symbols[name]: frames[name].dim for name in (PARTICLES, pair.data_plate) if name in symbols}
@@ -270,6 +322,6 @@ def pieces(data: Batch | Iterable[Batch], width: int) -> Iterator[dict[str, Tens
 @contextmanager
 def evaluation(pair: Pair, seed: int) -> Iterator[None]:
     """No gradients, evaluation mode, seeded draws; everything as it was afterwards."""
-    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False), pair.evaluating():
+    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False), pair.evaluating(), whole_plates():
         torch.manual_seed(seed)
         yield
