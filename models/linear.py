@@ -8,13 +8,16 @@ posterior and (for PCA) maximum likelihood have closed forms, which makes this t
 """
 
 import math
-from typing import NamedTuple
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
+
+from pyro_vae.baselines import MaximumLikelihood, maximum_likelihood
+
+__all__ = ["LinearModel", "MaximumLikelihood", "maximum_likelihood"]
 
 
 class LinearModel(PyroModule):
@@ -55,47 +58,10 @@ class LinearModel(PyroModule):
         loc = (x - self.loc) @ weighed @ covariance
         return dist.MultivariateNormal(loc, scale_tril=torch.linalg.cholesky(covariance))
 
-    def set_to(self, solution: "MaximumLikelihood") -> "LinearModel":
+    def set_to(self, solution: MaximumLikelihood) -> "LinearModel":
         """Write the closed-form solution into the parameters and return the model."""
         with torch.no_grad():
             self.weight.copy_(solution.weight)
             self.loc.copy_(solution.loc)
             self.log_scale.fill_(math.log(solution.scale))
         return self
-
-
-class MaximumLikelihood(NamedTuple):
-    """The best that probabilistic PCA can do on given data."""
-
-    weight: Tensor  # (features, latent): principal directions, each times sqrt(its variance - scale^2)
-    loc: Tensor  # (features,)
-    scale: float  # standard deviation of the noise
-    variances: Tensor  # (features,): eigenvalues of the data's covariance, falling
-    log_likelihood: float  # mean over the data, nats per datum
-
-
-def maximum_likelihood(x: Tensor, latent: int) -> MaximumLikelihood:
-    """Fit probabilistic PCA in closed form to ``x``: (data, features).
-
-    Tipping & Bishop (1999), eq. 7 and 8, with the covariance that divides by the number of data.
-
-    Raises:
-        ValueError: when ``latent`` leaves no direction for the noise, or the noise has no variance.
-    """
-    features = x.shape[1]
-    if not 0 < latent < features:
-        raise ValueError(f"probabilistic PCA needs 0 < latent < features = {features}, got latent = {latent}")
-    x = x.double()
-    loc = x.mean(0)
-    variances, vectors = torch.linalg.eigh((x - loc).T @ (x - loc) / len(x))
-    variances, vectors = variances.flip(0).clamp(min=0), vectors.flip(1)
-    noise = variances[latent:].mean()
-    if noise <= 0:
-        raise ValueError(
-            f"{latent} directions hold all variance of the data, so no noise is left to estimate; use fewer"
-        )
-    weight = vectors[:, :latent] * (variances[:latent] - noise).clamp(min=0).sqrt()
-    log_likelihood = -0.5 * (
-        features * math.log(2 * math.pi) + variances[:latent].log().sum() + (features - latent) * noise.log() + features
-    )
-    return MaximumLikelihood(weight, loc, noise.sqrt().item(), variances, log_likelihood.item())

@@ -274,6 +274,9 @@ def _binarization(binarize: str | None, opened: Source, contents: Contents) -> s
 def _described(name: str, splits: dict[str, Split], contents: Contents, mode: str) -> Data:
     """Return the data with their `Spec`, for which the training split is read once."""
     sizes = [len(splits[split]) for split in SPLITS]
+    told = [f"{_distinct(splits[split]):,}" for split in SPLITS]
+    if sizes[0] > _distinct(splits["train"]):
+        told[0] += " (labelled ones repeated)"
     features = contents.fields["x"][0]
     kind = f"images {'x'.join(map(str, contents.image))}" if contents.image else f"data of {features} features"
     support = "binary" if mode != "gray" else contents.support
@@ -290,7 +293,7 @@ def _described(name: str, splits: dict[str, Split], contents: Contents, mode: st
         "fields": dict(contents.fields),
         "num_data": sizes[0],
         "binarize": mode,
-        "description": f"{name}: {' / '.join(f'{size:,}' for size in sizes)} {kind}, {drawn}",
+        "description": f"{name}: {' / '.join(told)} {kind}, {drawn}",
     }
     nothing = torch.empty(features)
     # the moments of a fresh binary draw follow from the grey values' mean: a Bernoulli of that mean
@@ -299,6 +302,11 @@ def _described(name: str, splits: dict[str, Split], contents: Contents, mode: st
     if mode == "dynamic":
         std = (mean * (1 - mean)).sqrt()
     return Data(Spec(**facts, mean=mean.float(), std=std.float()), splits, contents)
+
+
+def _distinct(split: Split) -> int:
+    """Count the data of a split, those that it repeats once."""
+    return len(split) if split.rows is None else len(np.unique(split.rows))
 
 
 def _moments(data: Data) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,21 @@
 
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyro_vae.meaning import Meaning
 
 
 class Progress:
-    """Shows training on stderr."""
+    """Shows training on stderr.
+
+    Args:
+        meaning: what the pair's figures are of, which names them; an ELBO by default.
+    """
+
+    def __init__(self, meaning: "Meaning | None" = None) -> None:
+        self.meaning = meaning
 
     def start(self, epochs: int, steps: int, epoch: int) -> None:
         """Begin: ``epochs`` in all of ``steps`` each, of which ``epoch`` are done."""
@@ -37,7 +47,7 @@ class Progress:
     def epoch(self, row: dict[str, float]) -> None:
         """Note an epoch's row of the history."""
         done = int(row["epoch"])
-        figures = f"ELBO {row['elbo']:.2f} = {row['reconstruction']:.2f} - {row['kl']:.2f} nats"
+        figures = self._named(row)
         now = time.monotonic()
         if self.bar is not None:
             self.bar.update(self.task, completed=done, figures=figures)
@@ -45,6 +55,12 @@ class Progress:
             left = (now - self.begun) / (done - self.first) * (self.epochs - done)
             print(f"epoch {done}/{self.epochs}  validation {figures}  {left:.0f} s left", file=sys.stderr)
             self.printed = now
+
+    def _named(self, row: dict[str, float]) -> str:
+        if self.meaning is not None and not self.meaning.latent:
+            return f"{self.meaning.evidence} {row['elbo']:.2f} nats"
+        name = "ELBO" if self.meaning is None else self.meaning.bound
+        return f"{name} {row['elbo']:.2f} = {row['reconstruction']:.2f} - {row['kl']:.2f} nats"
 
     def note(self, text: str) -> None:
         """Say something once."""
