@@ -442,8 +442,8 @@ def test_figures_of_a_pair_whose_items_lie_in_an_inner_plate() -> None:
     data = load_data("digits")
     pair = pairs.grouped(data.spec, items=8, group_latent=2, latent=1, hidden=[8])
     figures = evaluate(pair, data, num_samples=2)
-    assert math.isfinite(figures["log_evidence"])
-    assert figures["rms_error"] == pytest.approx(data.batch("test")["x"].std().item(), rel=0.5)
+    assert math.isfinite(figures.log_evidence)
+    assert figures.rms_error == pytest.approx(data.batch("test")["x"].std().item(), rel=0.5)
 
 
 def test_every_pair_says_in_one_line_what_it_is() -> None:
@@ -456,7 +456,7 @@ def test_every_pair_says_in_one_line_what_it_is() -> None:
 def test_a_point_has_no_evidence() -> None:
     data = load_data("digits")
     figures = evaluate(pairs.autoencoder(data.spec, latent=2, hidden=[8]), data, num_samples=10)
-    assert figures["log_evidence"] is None
-    assert figures["ess"] is None
-    assert figures["latent"] == 2
-    assert evaluate(pairs.latent(data.spec, latent=2, hidden=[8]), data, num_samples=10)["log_evidence"] is not None
+    assert figures.log_evidence is None
+    assert figures.ess is None
+    assert figures.latent == 2
+    assert evaluate(pairs.latent(data.spec, latent=2, hidden=[8]), data, num_samples=10).log_evidence is not None

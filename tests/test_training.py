@@ -320,8 +320,8 @@ def test_a_pair_with_global_sites_and_its_own_subsampling_trains(digits):
     fitted = pv.fit(pair, digits, epochs=10, lr=0.02, compile="off", progress=Losses(0))
     assert sum(history[-11:]) < sum(history[:11]) - 11
     figures = evaluate(fitted.pair, digits, num_samples=10)
-    assert figures["elbo"] == pytest.approx(sum(figures["sites"].values()))
-    assert figures["log_evidence"] is None
+    assert figures.elbo == pytest.approx(sum(figures.sites.values()))
+    assert figures.log_evidence is None
 
 
 def test_two_pairs_train_side_by_side_without_touching_each_other(digits):
