@@ -14,7 +14,7 @@ from pyro_vae.calibration import averaged, calibrate
 from pyro_vae.diagnostics import LeftOut, Level, Subject, Verdict, evenly
 from pyro_vae.evaluation import spread
 from pyro_vae.evidence import Evidence, active_units, elbo, log_evidence, posterior_means
-from pyro_vae.figures import TOLERATED, evidence_words
+from pyro_vae.figures import TOLERATED, believable, evidence_words
 from pyro_vae.gaps import gaps, refit_guide
 from pyro_vae.predictive import observed_sites, spread_over
 from pyro_vae.reference import compare, nuts
@@ -55,7 +55,8 @@ def evidence(subject: Subject) -> Iterator[Verdict]:
     below = result.mean - (table.elbo if meaning.exact else result.elbo.mean().item())
     kl = max(table.kl, 1e-9)
     level: Level = "good" if below < 0.1 * kl else "fair" if below < 0.3 * kl else "bad"
-    said = f"the ELBO is {below:.2f} nats below {meaning.evidence}, {_percent(below / kl)} of the KL"
+    least = "" if meaning.exact or believable(result.khat_share) else "at least "
+    said = f"the ELBO is {least}{below:.2f} nats below {meaning.evidence}, {_percent(below / kl)} of the KL"
     yield Verdict(gap, below, level, said)
 
 
@@ -68,7 +69,7 @@ def _estimated(subject: Subject, result: Evidence) -> Verdict:
     level: Level = "bad" if ess < 5 else "fair" if ess < 0.05 * draws or (share or 0) > TOLERATED else "good"
     low = "" if level == "good" else "; the estimate is low: use more draws or a closer guide"
     said = evidence_words(result.mean, result.mean_stderr, share, result.proposal)
-    counted = f"nats with {draws} draws a datum, of which {ess:.0f} count (median)"
+    counted = f"with {draws} draws a datum, of which {ess:.0f} count (median)"
     return Verdict(subject.meaning.evidence, result.mean, level, f"{said} {counted}{low}")
 
 
