@@ -7,8 +7,7 @@ One noise scale for all features is probabilistic PCA (Tipping & Bishop, 1999), 
 posterior and (for PCA) maximum likelihood have closed forms, which makes this the ruler for everything else.
 """
 
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -67,8 +66,8 @@ class LinearModel(PyroModule):
         loc = ((x if self.units is None else self.units.inverse(x)) - self.loc) @ weighed @ covariance
         return dist.MultivariateNormal(loc, scale_tril=torch.linalg.cholesky(covariance))
 
-    def set_to(self, solution: "MaximumLikelihood") -> "LinearModel":
-        """Write the closed-form solution into the parameters and return the model."""
+    def set_to(self, solution: Any) -> "LinearModel":
+        """Write a solution, such as `maximum_likelihood` returns, into the parameters: its ``weight``, ``loc`` and ``scale``."""
         unit = 1.0 if self.units is None else self.units.scale.double()
         with torch.no_grad():
             self.weight.copy_(solution.weight / (unit if self.units is None else unit[:, None]))
@@ -79,40 +78,3 @@ class LinearModel(PyroModule):
                 .expand_as(self.loc)[: len(self.log_scale)]
             )
         return self
-
-
-class MaximumLikelihood(NamedTuple):
-    """The best that probabilistic PCA can do on given data."""
-
-    weight: Tensor  # (features, latent): principal directions, each times sqrt(its variance - scale^2)
-    loc: Tensor  # (features,)
-    scale: float  # standard deviation of the noise
-    variances: Tensor  # (features,): eigenvalues of the data's covariance, falling
-    log_likelihood: float  # mean over the data, nats per datum
-
-
-def maximum_likelihood(x: Tensor, latent: int) -> MaximumLikelihood:
-    """Fit probabilistic PCA in closed form to ``x``: (data, features).
-
-    Tipping & Bishop (1999), eq. 7 and 8, with the covariance that divides by the number of data.
-
-    Raises:
-        ValueError: when ``latent`` leaves no direction for the noise, or the noise has no variance.
-    """
-    features = x.shape[1]
-    if not 0 < latent < features:
-        raise ValueError(f"probabilistic PCA needs 0 < latent < features = {features}, got latent = {latent}")
-    x = x.double()
-    loc = x.mean(0)
-    variances, vectors = torch.linalg.eigh((x - loc).T @ (x - loc) / len(x))
-    variances, vectors = variances.flip(0).clamp(min=0), vectors.flip(1)
-    noise = variances[latent:].mean()
-    if noise <= 0:
-        raise ValueError(
-            f"{latent} directions hold all variance of the data, so no noise is left to estimate; use fewer"
-        )
-    weight = vectors[:, :latent] * (variances[:latent] - noise).clamp(min=0).sqrt()
-    log_likelihood = -0.5 * (
-        features * math.log(2 * math.pi) + variances[:latent].log().sum() + (features - latent) * noise.log() + features
-    )
-    return MaximumLikelihood(weight, loc, noise.sqrt().item(), variances, log_likelihood.item())

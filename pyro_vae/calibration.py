@@ -109,12 +109,12 @@ def calibrate(
         for batch in pieces(data, max(1, 20_000 // num_samples)):
             drawn, latent = simulate(pair, batch)
             truth, draws = _compared(pair, drawn, latent, num_samples)
+            if truth.keys() == {DENSITY}:
+                raise _nothing(pair)
             for name, value in truth.items():
                 ranks.setdefault(name, []).append(_rank(draws[name], value).cpu())
             fractions.append(_nearer(truth, draws).cpu())
     joined = {name: torch.cat(parts) for name, parts in ranks.items()}
-    if not joined:
-        raise _nothing(pair)
     pvalues = {name: uniform(r, num_samples + 1) for name, r in joined.items()}
     f = torch.cat(fractions)
     levels = (f * num_samples).round().long()

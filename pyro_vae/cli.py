@@ -220,7 +220,8 @@ def _list_runs(folder: str, *, as_json: bool) -> int:
         epochs = f"{row['epochs']}/{row['planned']}"
         print(f"{row['run']:{width}}  {row['state']:8}  {epochs:>9}  {elbo:10}  {row['pair']} on {row['data']}")
     print(
-        f"{len(rows)} runs; epochs done and planned, best ELBO on the validation split in nats per datum",
+        f"{len(rows)} runs; epochs done and planned, best ELBO on the validation split in nats per datum "
+        "(of a guide that is a point: log p(x, z) there, no bound)",
         file=sys.stderr,
     )
     return 0
@@ -343,7 +344,7 @@ def _evaluate(words: Sequence[str]) -> int:
     with Counter(data.size(args.split), "log p(x)") as counter:
         figures = evaluate(pair, data, split=args.split, num_samples=args.samples, progress=counter.add)
     if args.json:
-        print(json.dumps(figures))
+        print(json.dumps(figures.to_dict()))
     else:
         _show(figures, pair, data)
     return 0
@@ -593,7 +594,7 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
         "compiled": fitted.compiled,
     }
     if as_json:
-        print(json.dumps(summary | {k: figures[k] for k in FIGURES}))
+        print(json.dumps(summary | {key: getattr(figures, key) for key in FIGURES}))
         return 0
     _show(figures, pair, data)
     print(
@@ -604,7 +605,7 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
     return 0
 
 
-FIGURES = ("elbo", "reconstruction", "kl", "log_evidence", "log_evidence_stderr")
+FIGURES = ("elbo", "reconstruction", "kl", "log_evidence", "log_evidence_stderr", "khat_share", "proposal")
 
 
 def _title(pair: Any) -> str:
@@ -620,39 +621,30 @@ def _save(figure: Any, out: Path) -> None:
     write_whole(out, content.getvalue())
 
 
-def _show(figures: dict[str, Any], pair: Any, data: Any) -> None:
+def _show(figures: Any, pair: Any, data: Any) -> None:
     """Print the figures as a table, beside what PCA of the same size reaches."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    from pyro_vae.evaluation import pca_figures
+    from pyro_vae.figures import baseline, remarks, rows
 
-    whole = figures["rms_error"] is not None  # a pair that completes a part of x is not to be compared
-    pca = (pca_figures(data, figures["latent"], figures["split"]) if figures["latent"] and whole else None) or {}
-    table = Table(title=f"{figures['split']} split, {figures['num_data']} data, nats per datum", title_justify="left")
-    table.add_column("")
-    table.add_column(_title(pair), justify="right")
+    pca = baseline(figures, data)
+    table = Table()
+    table.add_column("", no_wrap=True)
+    table.add_column(_title(pair), justify="right", no_wrap=True)
     if pca:
-        table.add_column(f"PCA, {figures['latent']} components", justify="right")
-    rows = [
-        ("ELBO", "elbo", ""),
-        ("  reconstruction", "reconstruction", ""),
-        ("  KL", "kl", ""),
-    ]
-    if figures["log_evidence"] is not None:
-        rows.append(("log p(x)", "log_evidence", f" ± {figures['log_evidence_stderr']:.2f}"))
-    for label, key, error in rows:
-        table.add_row(label, f"{figures[key]:.2f}{error}", *([f"{pca[key]:.2f}" if key in pca else "-"] if pca else []))
-    if figures["rms_error"] is not None:
-        other = [f"{pca['rms_error']:.4f}"] if pca else []
-        table.add_row("RMS error a feature", f"{figures['rms_error']:.4f}", *other)
-    Console().print(table)
-    if figures["log_evidence"] is not None:
-        print(f"log p(x): {figures['samples']} draws a datum, median effective number {figures['ess']:.0f}")
-    if figures["latent"]:
-        print(f"{figures['active_units']} of {figures['latent']} latent dimensions active")
-    if pca and "elbo" not in pca:
-        print("PCA has no log p(x) here: it gives densities of real values, and these data are binary")
+        table.add_column(f"PCA, {figures.meaning.numbers} components", justify="right")
+    for row in rows(figures, pca):
+        style = "yellow" if row.doubtful else ""
+        cells = [Text(cell, style) for cell in (row.label, row.value)]
+        table.add_row(*cells, *([row.baseline] if pca else []))
+    console = Console(highlight=False)
+    console.print(f"{figures.split} split, {figures.num_data:,} data, nats per datum", soft_wrap=True)
+    console.print(table)
+    for remark in remarks(figures, pca):
+        doubted = figures.doubtful and remark.startswith(figures.meaning.evidence)
+        console.print(Text(remark, "yellow" if doubted else ""), soft_wrap=True)
 
 
 def _with_lists(words: Sequence[str], kinds: dict[str, Any]) -> Iterator[str]:

@@ -108,14 +108,21 @@ def _neighbour_correlation(x: Tensor) -> Tensor:
     return (product / (scale[..., 1:] * scale[..., :-1]).clamp(min=1e-6)).mean(-1)
 
 
-def pixel_calibration(probability: Tensor, x: Tensor, bins: int = 10) -> PixelCalibration:
+def pixel_calibration(
+    probability: Tensor, x: Tensor, bins: int = 10, *, sorted_by: Tensor | None = None
+) -> PixelCalibration:
     """Compare predicted probabilities with binary data of the same shape.
 
     With the probabilities at one draw z ~ q(z | x): if model and guide are right, (x, z) are a draw from the model, and of the pixels given
     probability p a share p is on.
+
+    Args:
+        probability: that a pixel is on; or the share of some draws in which it is, with ``sorted_by``.
+        sorted_by: the share of other draws, independent of the first. Sorted by their own errors, estimates would be too
+            extreme in every bin; sorted by another's they are right on average.
     """
     p, x = probability.flatten().double(), x.flatten().double()
-    index = (p * bins).long().clamp(0, bins - 1)
+    index = ((p if sorted_by is None else sorted_by.flatten().double()) * bins).long().clamp(0, bins - 1)
     count = torch.bincount(index, minlength=bins).double()
     known = count.clamp(min=1)
     predicted = torch.bincount(index, p, minlength=bins) / known

@@ -277,6 +277,9 @@ def _described(opened: Source, splits: dict[str, Split], contents: Contents, mod
     """Return the data with their `Spec`, for which the training split is read once."""
     name = opened.name
     sizes = [len(splits[split]) for split in SPLITS]
+    told = [f"{_distinct(splits[split]):,}" for split in SPLITS]
+    if sizes[0] > _distinct(splits["train"]):
+        told[0] += " (labelled ones repeated)"
     features = contents.fields["x"][0]
     kind = f"images {'x'.join(map(str, contents.image))}" if contents.image else f"data of {features} features"
     support = "binary" if mode != "gray" else contents.support
@@ -294,7 +297,7 @@ def _described(opened: Source, splits: dict[str, Split], contents: Contents, mod
         "num_data": sizes[0],
         "binarize": mode,
         "class_names": opened.class_names,
-        "description": f"{name}: {' / '.join(f'{size:,}' for size in sizes)} {kind}, {drawn}",
+        "description": f"{name}: {' / '.join(told)} {kind}, {drawn}",
     }
     nothing = torch.empty(features)
     # the moments of a fresh binary draw follow from the grey values' mean: a Bernoulli of that mean
@@ -303,6 +306,11 @@ def _described(opened: Source, splits: dict[str, Split], contents: Contents, mod
     if mode == "dynamic":
         std = (mean * (1 - mean)).sqrt()
     return Data(Spec(**facts, mean=mean.float(), std=std.float()), splits, contents)
+
+
+def _distinct(split: Split) -> int:
+    """Count the data of a split, those that it repeats once."""
+    return len(split) if split.rows is None else len(np.unique(split.rows))
 
 
 def _moments(data: Data) -> tuple[Tensor, Tensor]:

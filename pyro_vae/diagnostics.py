@@ -3,13 +3,15 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from pyro_vae.data import Data
-from pyro_vae.evaluation import spread
-from pyro_vae.evidence import active_units
+from pyro_vae.evaluation import collect, spread
+from pyro_vae.figures import Figures
+from pyro_vae.meaning import Meaning, meaning_of
 from pyro_vae.pairing import Batch, Pair, PairError
 from pyro_vae.predictive import reconstruct
 from pyro_vae.weights import evaluation, log_weights, size_of
@@ -92,6 +94,11 @@ class Subject:
         """Where the data are: with the pair's parameters."""
         return next(iter(self.test.values())).device
 
+    @cached_property
+    def meaning(self) -> Meaning:
+        """What the figures of the pair are of."""
+        return meaning_of(self.pair, self.part(2))
+
     def part(self, count: int) -> dict[str, torch.Tensor]:
         """Return some of the test data, from all over them."""
         return evenly(self.test, count)
@@ -119,33 +126,26 @@ class Diagnosis:
             "seconds": round(self.seconds, 1),
         }
 
-    def figures(self) -> dict[str, Any] | None:
+    def figures(self) -> Figures | None:
         """Return what ``evaluate`` would, for the data that were examined; None where they have no log p(x) of their own."""
         found, subject = self.subject.found, self.subject
         if "evidence" not in found:
             return None
-        table, evidence, means = found["elbo"], found["evidence"], found.get("means", {})
         x = subject.test.get(subject.x)
-        again = reconstruct(subject.pair, subject.test).get(subject.x)
+        again = reconstruct(subject.pair, subject.test).get(subject.x) if subject.meaning.latent else None
         error = None
         if x is not None and again is not None and again.shape == x.shape:
             error = (again - x).square().mean().sqrt().item()
-        return {
-            "split": self.split,
-            "num_data": self.num_data,
-            "samples": subject.budget.draws,
-            "elbo": table.elbo,
-            "reconstruction": table.reconstruction,
-            "kl": table.kl,
-            "sites": table.sites,
-            "rms_error": error,
-            "active_units": sum(active_units(means).values()) if means else None,
-            "latent": sum(mean.shape[1] for mean in means.values()) or None,
-            "log_evidence": evidence.mean,
-            "log_evidence_stderr": evidence.mean_stderr,
-            "ess": evidence.ess.median().item(),
-            "khat_above_0.7": (evidence.khat > 0.7).double().mean().item(),
-        }
+        return collect(
+            subject.meaning,
+            found["elbo"],
+            found["evidence"],
+            found.get("means", {}),
+            error,
+            split=self.split,
+            num_data=self.num_data,
+            samples=subject.budget.draws,
+        )
 
     def __str__(self) -> str:
         width = max(len(v.check) for v in self.verdicts)

@@ -1,19 +1,17 @@
-"""The figures of a trained pair on a split, beside those of PCA of the same size; all in nats per datum."""
+"""The figures of a trained pair on a split; all in nats per datum."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import pyro.poutine as poutine
 import torch
-from pyro.distributions import Delta
 from pyro.poutine import Trace
 
 from pyro_vae.data import Data
-from pyro_vae.evidence import ElboTable, active_units, elbo, evaluation, log_evidence, posterior_means
-from pyro_vae.guides.linear import LinearGuide
-from pyro_vae.handlers import is_deterministic, is_latent, is_site
-from pyro_vae.models.linear import LinearModel, maximum_likelihood
+from pyro_vae.evidence import ElboTable, Evidence, active_units, elbo, evaluation, log_evidence, posterior_means
+from pyro_vae.figures import Figures
+from pyro_vae.handlers import is_deterministic, is_site
+from pyro_vae.meaning import Meaning, meaning_of
 from pyro_vae.objective import declared
 from pyro_vae.pairing import Batch, Pair, PairError
 from pyro_vae.predictive import reconstruct
@@ -99,21 +97,9 @@ def _outside(pair: Pair, trace: Trace) -> list[str]:
     ]
 
 
-def point_sites(pair: Pair, batch: Batch) -> list[str]:
-    """Return the names of the guide's sites that are points: draws all fall on one value, and weigh no p(x)."""
-    return [name for name, site in _guide_sites(pair, batch).items() if is_latent(site) and _is_point(site["fn"])]
-
-
-def _guide_sites(pair: Pair, batch: Batch) -> dict[str, Any]:
-    with torch.no_grad(), torch.random.fork_rng():
-        trace = poutine.trace(pair.bound_guide).get_trace(batch)
-    return {name: site for name, site in trace.nodes.items() if is_site(site)}
-
-
-def _is_point(fn: Any) -> bool:
-    while hasattr(fn, "base_dist") and not isinstance(fn, Delta):
-        fn = fn.base_dist
-    return isinstance(fn, Delta)
+def point_sites(pair: Pair, batch: Batch) -> tuple[str, ...]:
+    """Return the names of the sites where the guide is a point and the prior a density: draws fall on one value and weigh no p(x)."""
+    return meaning_of(pair, batch).points
 
 
 def evaluate(
@@ -124,75 +110,68 @@ def evaluate(
     num_samples: int = 5000,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
-    """Return elbo, reconstruction, kl, log_evidence and more for one split.
+) -> Figures:
+    """Return the figures of a pair on one split, with ``num_samples`` draws a datum for log p(x).
 
-    ``elbo`` = ``reconstruction`` - ``kl`` = the sum of ``sites``, at beta = 1; ``log_evidence`` is the importance-weighted log p(x) with
-    ``num_samples`` draws a datum, ``log_evidence_stderr`` the Monte Carlo standard error of its mean and ``ess`` the median
-    effective sample size. ``rms_error`` is that of the reconstruction, a feature. Latent variables that all data share leave
-    no datum a log p(x) of its own, a guide that is a point has no draws to weight, and an unnormalised model has no log p(x): the
-    figures that rest on them are None then.
+    Where log p(x) has no meaning (sites that all data share, a guide that is a point, an unnormalised model) it is None, and so is
+    what rests on it; where nothing has to be drawn it is exact, from one run.
     """
 
     def batches():  # type: ignore[no-untyped-def]
         return data.batches(split, ROWS)
 
-    table = bound(pair, batches(), data.size("train"), num_samples=16, seed=seed)
-    figures: dict[str, Any] = {
-        "split": split,
-        "num_data": data.size(split),
-        "samples": num_samples,
-        "elbo": table.elbo,
-        "reconstruction": table.reconstruction,
-        "kl": table.kl,
-        "sites": table.sites,
-    }
-    figures["rms_error"] = _rms(pair, data, split)
-    if global_sites(pair, next(iter(batches()))):
-        return figures | dict.fromkeys(
-            ("active_units", "latent", "log_evidence", "log_evidence_stderr", "ess", "khat_above_0.7")
-        )
-    means = posterior_means(pair, spread(data, split, EXAMINED)[0], seed=seed)
-    figures["active_units"] = sum(active_units(means).values())
-    figures["latent"] = sum(mean.shape[1] for mean in means.values())
-    if point_sites(pair, next(iter(batches()))) or not declared(pair.objective).figure.comparable:
-        return figures | dict.fromkeys(("log_evidence", "log_evidence_stderr", "ess", "khat_above_0.7"))
-    evidence = log_evidence(pair, batches(), num_samples=num_samples, seed=seed, progress=progress)
-    return figures | {
-        "log_evidence": evidence.mean,
-        "log_evidence_stderr": evidence.mean_stderr,
-        "ess": evidence.ess.median().item(),
-        "khat_above_0.7": (evidence.khat > 0.7).double().mean().item(),
-    }
+    meaning = meaning_of(pair, data.batch(split, 2))
+    table = bound(pair, batches(), data.size("train"), num_samples=1 if meaning.exact else 16, seed=seed)
+    means = {} if meaning.shared else posterior_means(pair, spread(data, split, EXAMINED)[0], seed=seed)
+    evidence = None
+    if meaning.unweighable is None and declared(pair.objective).figure.comparable:
+        draws = 1 if meaning.exact else num_samples
+        evidence = log_evidence(pair, batches(), num_samples=draws, seed=seed, progress=progress)
+    return collect(
+        meaning,
+        table,
+        evidence,
+        means,
+        _rms(pair, data, split) if meaning.latent else None,
+        split=split,
+        num_data=data.size(split),
+        samples=num_samples,
+    )
 
 
-def pca_figures(data: Data, latent: int, split: str = "test") -> dict[str, float] | None:
-    """Return what PCA with ``latent`` components, fitted to the training split, reaches on a split.
-
-    ``rms_error`` of its reconstruction and, where the data are not binary and so have a density, the figures of
-    probabilistic PCA: log p(x) in closed form, which its exact posterior makes the ELBO too. None where there is no such PCA:
-    ``latent`` at least the number of features.
-    """
-    try:
-        solution = maximum_likelihood(data.batch("train")["x"], latent)
-    except ValueError:
-        return None
-    x = data.batch(split)["x"].double()
-    directions = torch.linalg.qr(solution.weight).Q
-    centred = x - solution.loc
-    error = (centred - centred @ directions @ directions.T).square().mean().sqrt().item()
-    if data.spec.support == "binary":
-        return {"rms_error": error}
-    model = LinearModel(latent, data.spec.features).double().set_to(solution)
-    table = elbo(Pair(model, LinearGuide(model)), {"x": x})
-    evidence = model.marginal().log_prob(x).mean().item()
-    return {
-        "elbo": evidence,
-        "reconstruction": table.reconstruction,
-        "kl": table.reconstruction - evidence,
-        "log_evidence": evidence,
-        "rms_error": error,
-    }
+def collect(
+    meaning: Meaning,
+    table: ElboTable,
+    evidence: Evidence | None,
+    means: Mapping[str, torch.Tensor],
+    rms_error: float | None,
+    *,
+    split: str,
+    num_data: int,
+    samples: int,
+) -> Figures:
+    """Join what was computed to one record of figures."""
+    means = {name: mean for name, mean in means.items() if name in meaning.real}
+    exact = evidence is not None and meaning.exact
+    unknown = evidence is None or bool(evidence.khat.isnan().all())
+    return Figures(
+        split=split,
+        num_data=num_data,
+        samples=samples,
+        elbo=table.elbo,
+        reconstruction=table.reconstruction,
+        kl=table.kl,
+        sites=table.sites,
+        rms_error=rms_error,
+        active_units=None if meaning.shared else sum(active_units(means).values()),
+        latent=None if meaning.shared else sum(mean.shape[1] for mean in means.values()),
+        log_evidence=None if evidence is None else evidence.mean,
+        log_evidence_stderr=None if evidence is None else 0.0 if exact else evidence.mean_stderr,
+        ess=None if evidence is None or exact else evidence.ess.median().item(),
+        khat_share=0.0 if exact else None if unknown else evidence.khat_share,  # type: ignore[union-attr]
+        proposal=None if evidence is None else "exact" if exact else evidence.proposal,
+        meaning=meaning,
+    )
 
 
 def quick_samples(num_data: int) -> int:

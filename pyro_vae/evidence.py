@@ -71,6 +71,16 @@ class Evidence(NamedTuple):
         """Monte Carlo standard error of the mean."""
         return (self.stderr.square().sum().sqrt() / len(self.stderr)).item()
 
+    @property
+    def khat_share(self) -> float:
+        """Share of the data with k-hat above 0.7."""
+        return (self.khat > 0.7).double().mean().item()
+
+    @property
+    def proposal(self) -> str:
+        """What was drawn from."""
+        return "guide"
+
 
 class ElboTable(NamedTuple):
     """The ELBO at beta = 1 and its parts, in nats per datum; ``elbo`` is the sum of ``sites``."""

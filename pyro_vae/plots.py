@@ -16,6 +16,7 @@ from pyro_vae.data import Data
 from pyro_vae.diagram import graph
 from pyro_vae.labelled import analogies, attributes, classes
 from pyro_vae.latents import NotDrawable, decode, draw_latents, latent_vectors
+from pyro_vae.meaning import meaning_of
 from pyro_vae.pairing import Pair
 from pyro_vae.predictive import generate, reconstruct, spread_over
 from pyro_vae.sheets import at_least, is_image, mean_of_x, sheet
@@ -44,18 +45,20 @@ __all__ = [
 
 
 def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure:
-    """Draw new data from the model: the mean of p(x | z) at z ~ p(z).
+    """Draw new data from the model: the mean of p(x | z) at z ~ p(z), or x itself where there is no latent variable.
 
     Args:
         count: number of draws; of tables and sequences 20 at most are drawn.
         seed: of the draws.
     """
     at_least(1, count=count)
-    x = mean_of_x(generate(pair, spread_over(data.batch("test", count), count), seed=seed))
+    drawn = not meaning_of(pair, data.batch("test", 2)).latent  # every mean of p(x) is the same
+    x = mean_of_x(generate(pair, spread_over(data.batch("test", count), count), seed=seed, draw=drawn))
     across = min(count, 16 if is_image(data.spec) else 20)
     down = math.ceil(count / across) if is_image(data.spec) else 1
     x = torch.cat([x, torch.ones(max(0, down * across - count), x.shape[1])])[: down * across]
-    return sheet(x.unflatten(0, (down, across)), data, title="Samples: mean of p(x | z) at z ~ p(z)")
+    title = "Samples: draws from p(x)" if drawn else "Samples: mean of p(x | z) at z ~ p(z)"
+    return sheet(x.unflatten(0, (down, across)), data, title=title)
 
 
 def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str = "test", seed: int = 0) -> Figure:
@@ -68,6 +71,8 @@ def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str = "te
     """
     at_least(1, count=count)
     batch = data.batch(split, count)
+    if not meaning_of(pair, batch).latent:
+        raise NotDrawable("the model has no latent variable, so there is no code to reconstruct from; draw `samples`")
     x, mean = batch["x"], mean_of_x(reconstruct(pair, batch, seed=seed))
     title = f"Data ({split} split) and reconstructions: mean of p(x | z) at the centre of q(z | x)"
     if not is_image(data.spec):

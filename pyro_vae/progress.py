@@ -3,17 +3,26 @@
 import math
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyro_vae.meaning import Meaning
 
 
 class Progress:
     """Shows training on stderr.
 
+    Args:
+        meaning: what the pair's figures are of, which names them; an ELBO by default.
+
     Attributes:
-        figure: what the validation figure of an epoch is called.
+        figure: what the objective's own figure is called, where it is no ELBO.
     """
 
     figure = "ELBO"
+
+    def __init__(self, meaning: "Meaning | None" = None) -> None:
+        self.meaning = meaning
 
     def start(self, epochs: int, steps: int, epoch: int) -> None:
         """Begin: ``epochs`` in all of ``steps`` each, of which ``epoch`` are done."""
@@ -47,8 +56,7 @@ class Progress:
     def epoch(self, row: dict[str, float]) -> None:
         """Note an epoch's row of the history."""
         done = int(row["epoch"])
-        parts = "" if math.isnan(row["kl"]) else f" = {row['reconstruction']:.2f} - {row['kl']:.2f}"
-        figures = f"{self.figure} {row['elbo']:.2f}{parts} nats"
+        figures = self._named(row)
         now = time.monotonic()
         if self.bar is not None:
             self.bar.update(self.task, completed=done, figures=figures)
@@ -56,6 +64,15 @@ class Progress:
             left = (now - self.begun) / (done - self.first) * (self.epochs - done)
             print(f"epoch {done}/{self.epochs}  validation {figures}  {left:.0f} s left", file=sys.stderr)
             self.printed = now
+
+    def _named(self, row: dict[str, float]) -> str:
+        parts = "" if math.isnan(row["kl"]) else f" = {row['reconstruction']:.2f} - {row['kl']:.2f}"
+        name = self.figure
+        if name == "ELBO" and self.meaning is not None:
+            name = self.meaning.bound
+            if not self.meaning.latent:
+                name, parts = self.meaning.evidence, ""
+        return f"{name} {row['elbo']:.2f}{parts} nats"
 
     def note(self, text: str) -> None:
         """Say something once."""

@@ -2,7 +2,7 @@
 
 import html
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from pyro_vae.checkpoint import replacing, write_whole
 from pyro_vae.data import Data
 from pyro_vae.diagnostics import Diagnosis
 from pyro_vae.evidence import ACTIVE_VARIANCE
+from pyro_vae.figures import Figures
 from pyro_vae.pairing import Pair
 from pyro_vae.report_parts import (
     document,
@@ -33,9 +34,7 @@ if TYPE_CHECKING:
 COLOURS = {"good": "#00795a", "fair": "#9a6a00", "bad": "#c04400", "note": "#0072b2", "left out": "#6b6b6b"}
 
 
-def write_run_report(
-    run: Run, pair: Pair, data: Data, figures: Mapping[str, Any], diagnosis: Diagnosis | None = None
-) -> Path:
+def write_run_report(run: Run, pair: Pair, data: Data, figures: Figures, diagnosis: Diagnosis | None = None) -> Path:
     """Write ``report.html`` and ``figures/*.png`` into a run's folder and return the report's path.
 
     The report needs no other file and no network.
@@ -138,7 +137,7 @@ def _axes(title: str, xlabel: str, ylabel: str, height: float = 3.0) -> tuple[An
 def _khat(diagnosis: Diagnosis) -> "Figure":
     from pyro_vae.sheets import BLUE, GREY, ORANGE
 
-    khat = diagnosis.subject.found["evidence"].khat
+    khat = diagnosis.subject.found["khat"]
     top = 2.0  # whatever is above is shown there
     values = khat[khat.isfinite()].clamp(-0.5, top).cpu().numpy()
     figure, axes = _axes(
@@ -156,7 +155,7 @@ def _worst(diagnosis: Diagnosis) -> "Figure":
 
     subject = diagnosis.subject
     assert subject.data is not None
-    order = subject.found["evidence"].khat.nan_to_num().argsort(descending=True)
+    order = subject.found["khat"].nan_to_num().argsort(descending=True)
     count = min(10, len(order) // 2)
     x = torch.stack([subject.test["x"][order[:count]], subject.test["x"][order[-count:]]])
     return sheet(x, subject.data, title="Data by k-hat", rows=["worst served", "best served"])
@@ -268,7 +267,7 @@ def _samples(diagnosis: Diagnosis) -> "Figure":
 
 
 PICTURES: "dict[str, tuple[str, Callable[[Diagnosis], Figure]]]" = {
-    "khat": ("evidence", _khat),
+    "khat": ("khat", _khat),
     "gaps": ("gaps", _gaps),
     "ranks": ("calibration", _ranks),
     "coverage": ("coverage", _coverage),
@@ -276,6 +275,6 @@ PICTURES: "dict[str, tuple[str, Callable[[Diagnosis], Figure]]]" = {
     "pixels": ("pixels", _pixels),
 }
 WITH_DATA: "dict[str, tuple[str, Callable[[Diagnosis], Figure]]]" = {
-    "worst": ("evidence", _worst),
+    "worst": ("khat", _worst),
     "samples": ("samples", _samples),
 }

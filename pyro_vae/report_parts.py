@@ -9,16 +9,16 @@ import inspect
 import io
 import platform
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyro_vae import __version__
 from pyro_vae.data import Data
+from pyro_vae.figures import Figures, baseline, remarks, rows
+from pyro_vae.meaning import Meaning
 from pyro_vae.pairing import Bound, Pair
-from pyro_vae.predictive import observed_sites
 from pyro_vae.runs import Run
-from pyro_vae.tails import FEWEST, tail_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,11 +45,6 @@ code { overflow-wrap: anywhere; }
   pre { white-space: pre-wrap; font-size: 8.5pt; } img { max-height: 22cm; } tr { break-inside: avoid; } }
 """
 
-ROWS = {
-    "elbo": "ELBO",
-    "reconstruction": "reconstruction",
-    "kl": "KL",
-}
 PIXEL = 0.75  # of a screen, for each of a picture
 FIRST = ("graph", "curves")  # shown beside the programs and the training, the rest below
 
@@ -98,10 +93,8 @@ def document(title: str, parts: Iterable[str]) -> str:
     )
 
 
-def summary(run: Run, pair: Pair, data: Data, figures: Mapping[str, Any]) -> str:
+def summary(run: Run, pair: Pair, data: Data, figures: Figures) -> str:
     """Return what was trained, on what, and what it reaches, beside PCA of the same size."""
-    from pyro_vae.evaluation import pca_figures
-
     count = sum(parameter.numel() for parameter in pair.named_parameters().values())
     recipe = pair.recipe or {"name": "a pair from Python", "options": {}}
     options = ", ".join(f"{name} {value}" for name, value in recipe["options"].items() if value is not None)
@@ -109,66 +102,56 @@ def summary(run: Run, pair: Pair, data: Data, figures: Mapping[str, Any]) -> str
         ("pair", recipe["name"] + (f" ({options})" if options else "")),
         ("programs", f"{short(pair.bound_model)} and {short(pair.bound_guide)}, {count:,} parameters"),
         ("data", data.spec.description),
-        ("training", _training(run)),
+        ("training", _training(run, figures.meaning.bound)),
     ]
-    latent = figures.get("latent")
-    whole = figures.get("rms_error") is not None  # a pair that completes a part of x is not to be compared
-    pca = (pca_figures(data, latent, figures["split"]) if latent and whole else None) or {}
-    heads = ["", recipe["name"], *([f"PCA, {latent} components"] if pca else [])]
-    batch = data.batch(figures["split"], 2)
-    observed = observed_sites(pair, batch)
-    given = [name for name in pair.bound_model.arguments(batch) if name not in observed]
-    density = f"log p({', '.join(observed)}{' | ' if given else ''}{', '.join(given)})"
-    rows = []
-    for key, label in (ROWS | {"log_evidence": density}).items():
-        if figures.get(key) is not None:
-            error = figures.get("log_evidence_stderr") if key == "log_evidence" else None
-            value = f"{figures[key]:.2f}" + (f" ± {error:.2f}" if error is not None else "")
-            rows.append([label, value, *([_number(pca.get(key))] if pca else [])])
-    if figures.get("rms_error") is not None:
-        rows.append(
-            [
-                "RMS error a feature",
-                f"{figures['rms_error']:.4f}",
-                *([_number(pca.get("rms_error"), 4)] if pca else []),
-            ]
-        )
-    caption = f"{figures['split']} split, {figures['num_data']:,} data; nats per datum at beta = 1, the error in the data's unit"
+    pca = baseline(figures, data)
+    heads = ["", recipe["name"], *([f"PCA, {figures.meaning.numbers} components"] if pca else [])]
+    lines = [[row.label, row.value, *([row.baseline] if pca else [])] for row in rows(figures, pca)]
+    caption = f"{figures.split} split, {figures.num_data:,} data; nats per datum at beta = 1"
+    caption += ", the error in the data's unit" if figures.rms_error is not None else ""
+    below = "".join(f"<li>{html.escape(remark)}</li>" for remark in [*_by_site(figures), *remarks(figures, pca)])
     return (
-        f"{table(about)}\n<h2>What it reaches</h2>\n<p>{html.escape(caption)}</p>{table(rows, heads)}\n{_remarks(figures, observed_sites(pair, data.batch(figures['split'], 1)))}\n"
-        f"<p class='aside'>ELBO = reconstruction - KL is a lower bound on {density}; larger is better. The latter is estimated by importance "
-        "sampling from the guide; two pairs are compared by it, not by the ELBO.</p>"
+        f"{table(about)}\n<h2>What it reaches</h2>\n<p>{html.escape(caption)}</p>{table(lines, heads)}\n"
+        f"<ul>{below}</ul>\n{_bound(figures.meaning)}"
     )
 
 
-def _training(run: Run) -> str:
+def _bound(meaning: Meaning) -> str:
+    """Say what the ELBO is, where it is one."""
+    if meaning.points or not meaning.latent:
+        return ""
+    how = (
+        ""
+        if meaning.unweighable
+        else (
+            f" {meaning.evidence} is summed over the latent values exactly"
+            if meaning.exact
+            else f" {meaning.evidence} is estimated by importance sampling"
+        )
+    )
+    compared = f"{how}; two pairs are compared by it, not by the ELBO." if how else ""
+    said = f"ELBO = reconstruction - KL is a lower bound on {meaning.evidence}; larger is better.{compared}"
+    return f"<p class='aside'>{html.escape(said)}</p>"
+
+
+def _training(run: Run, bound: str) -> str:
     history = run.history
     if not history:
         return "no finished epoch"
     best = max(history, key=lambda row: row["elbo"])
     epochs = f"{len(history)} epoch{'s' if len(history) > 1 else ''}, {int(history[-1]['step']):,} steps"
-    return f"{epochs}; kept are the parameters of epoch {int(best['epoch'])}, whose validation ELBO {best['elbo']:.2f} is the best"
+    return f"{epochs}; kept are the parameters of epoch {int(best['epoch'])}, whose validation {bound} {best['elbo']:.2f} is the best"
 
 
-def _remarks(figures: Mapping[str, Any], observed: Collection[str]) -> str:
-    said = []
-    sites = {name: nats for name, nats in figures["sites"].items() if name not in observed}
-    if len(sites) > 1:
-        said.append("KL by site: " + ", ".join(f"{name} {-nats:.2f}" for name, nats in sites.items()) + " nats.")
-    if figures.get("latent"):
-        said.append(f"{figures['active_units']} of {figures['latent']} latent dimensions are active.")
-    if figures.get("khat_above_0.7") is not None and tail_size(figures["samples"]) >= FEWEST:
-        share = 100 * figures["khat_above_0.7"]
-        said.append(
-            f"k-hat is above 0.7 for {share:.0f} % of the data: for these, log p(x) is not to be trusted and likely higher."
-            if share
-            else "k-hat is at most 0.7 for every datum, so log p(x) can be trusted."
-        )
-    return f"<p>{html.escape(' '.join(said))}</p>" if said else ""
-
-
-def _number(value: float | None, decimals: int = 2) -> str:
-    return "-" if value is None else f"{value:.{decimals}f}"
+def _by_site(figures: Figures) -> list[str]:
+    """Say what each latent site costs, where there are several."""
+    meaning = figures.meaning
+    sites = {name: nats for name, nats in figures.sites.items() if name not in meaning.observed}
+    if len(sites) < 2:
+        return []
+    return [
+        f"{meaning.divergence} by site: " + ", ".join(f"{name} {-nats:.2f}" for name, nats in sites.items()) + " nats."
+    ]
 
 
 def training(run: Run, drawn: Drawn) -> str:
@@ -284,12 +267,12 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or ["no message"])[0]
 
 
-def table(rows: Iterable[Sequence[str]], heads: Sequence[str] = ()) -> str:
+def table(cells: Iterable[Sequence[str]], heads: Sequence[str] = ()) -> str:
     """Return a table; with heads, all columns but the first are numbers."""
     lines = []
     if heads:
         lines.append("".join(f"<th{_kind(i, heads)}>{html.escape(head)}</th>" for i, head in enumerate(heads)))
-    lines += ["".join(f"<td{_kind(i, heads)}>{html.escape(cell)}</td>" for i, cell in enumerate(row)) for row in rows]
+    lines += ["".join(f"<td{_kind(i, heads)}>{html.escape(cell)}</td>" for i, cell in enumerate(row)) for row in cells]
     return f"<div class='wide'><table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table></div>"
 
 

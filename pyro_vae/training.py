@@ -82,7 +82,11 @@ def fit(
     if run is not None and not isinstance(run, Run):
         told = {**(config or describe(pair, data)), "training": asdict(training)}
         run = create_on_first_process(world, partial(Run.open, run) if resume else partial(Run.create, run, told))
-    observer = progress if isinstance(progress, Progress) else (Progress() if progress and not world.rank else Silent())
+    observer = (
+        progress
+        if isinstance(progress, Progress)
+        else (_shown(pair, data) if progress and not world.rank else Silent())
+    )
     try:
         if run is not None:
             world.first(run.lock)
@@ -91,6 +95,16 @@ def fit(
     finally:
         if run is not None and not held:
             run.release()
+
+
+def _shown(pair: Pair, data: Data) -> Progress:
+    """Return what shows training, its figures named after what they are of."""
+    from pyro_vae.meaning import FAILURES, meaning_of
+
+    try:
+        return Progress(meaning_of(pair, data.batch("train", 2)))
+    except FAILURES:  # of a pair that cannot be run, which training says in its own words
+        return Progress()
 
 
 def create_on_first_process(world: World, action: Callable[[], Run]) -> Run:

@@ -13,7 +13,8 @@ from pyro_vae.annealing import sandwich
 from pyro_vae.calibration import averaged, calibrate
 from pyro_vae.diagnostics import LeftOut, Level, Subject, Verdict, evenly
 from pyro_vae.evaluation import spread
-from pyro_vae.evidence import active_units, elbo, log_evidence, posterior_means
+from pyro_vae.evidence import Evidence, active_units, elbo, log_evidence, posterior_means
+from pyro_vae.figures import TOLERATED, believable, evidence_words
 from pyro_vae.gaps import gaps, refit_guide
 from pyro_vae.predictive import observed_sites, spread_over
 from pyro_vae.reference import compare, nuts
@@ -30,47 +31,70 @@ ENCODER = "try a larger encoder or train for longer"
 
 def evidence(subject: Subject) -> Iterator[Verdict]:
     """How large is log p(x), and how far is the ELBO from it?"""
-    table = elbo(subject.pair, subject.test, num_samples=16, seed=subject.seed)
+    meaning = subject.meaning
+    table = elbo(subject.pair, subject.test, num_samples=1 if meaning.exact else 16, seed=subject.seed)
     subject.found["elbo"] = table
     parts = ", ".join(f"{name} {nats:.2f}" for name, nats in table.sites.items())
-    yield Verdict("ELBO", table.elbo, "note", f"{table.elbo:.2f} nats = {parts}")
-    result = log_evidence(subject.pair, subject.test, num_samples=subject.budget.draws, seed=subject.seed)
+    yield Verdict(meaning.bound, table.elbo, "note", f"{table.elbo:.2f} nats = {parts}")
+    gap = f"{meaning.evidence} - ELBO"
+    if meaning.unweighable:
+        yield from (Verdict(name, None, "left out", meaning.unweighable) for name in (meaning.evidence, gap))
+        return
+    draws = 1 if meaning.exact else subject.budget.draws
+    result = log_evidence(subject.pair, subject.test, num_samples=draws, seed=subject.seed)
     subject.found["evidence"] = result
+    if meaning.exact:
+        yield Verdict(
+            meaning.evidence, result.mean, "good", f"{result.mean:.2f} nats, exact: no latent variable is drawn"
+        )
+    else:
+        yield _estimated(subject, result)
+    if not meaning.latent:
+        yield Verdict(gap, None, "left out", f"the model has no latent variable, so the ELBO is {meaning.evidence}")
+        return
+    below = result.mean - (table.elbo if meaning.exact else result.elbo.mean().item())
+    kl = max(table.kl, 1e-9)
+    level: Level = "good" if below < 0.1 * kl else "fair" if below < 0.3 * kl else "bad"
+    least = "" if meaning.exact or believable(result.khat_share) else "at least "
+    said = f"the ELBO is {least}{below:.2f} nats below {meaning.evidence}, {_percent(below / kl)} of the KL"
+    yield Verdict(gap, below, level, said)
+
+
+def _estimated(subject: Subject, result: Evidence) -> Verdict:
+    """Judge an estimate by the draws that carry it."""
     draws = subject.budget.draws
     ess = result.ess.median().item()
-    heavy = (result.khat > 0.7).double().mean().item() > 0.2
+    share = None if result.khat.isnan().all() else result.khat_share
     # with fewer than 5 a handful of draws carry everything
-    level: Level = "bad" if ess < 5 else "fair" if ess < 0.05 * draws or heavy else "good"
+    level: Level = "bad" if ess < 5 else "fair" if ess < 0.05 * draws or (share or 0) > TOLERATED else "good"
     low = "" if level == "good" else "; the estimate is low: use more draws or a closer guide"
-    if heavy:
-        low += ", and do not believe its ± (see k-hat)"
-    value = result.mean
-    yield Verdict(
-        "log p(x)",
-        value,
-        level,
-        f"{value:.2f} ± {result.mean_stderr:.2f} nats with {draws} draws a datum, of which {ess:.0f} count (median){low}",
-    )
-    gap = value - result.elbo.mean().item()
-    kl = max(table.kl, 1e-9)
-    level = "good" if gap < 0.1 * kl else "fair" if gap < 0.3 * kl else "bad"
-    yield Verdict(
-        "log p(x) - ELBO", gap, level, f"the ELBO is {gap:.2f} nats below log p(x), {_percent(gap / kl)} of the KL"
-    )
+    said = evidence_words(result.mean, result.mean_stderr, share, result.proposal)
+    counted = f"with {draws} draws a datum, of which {ess:.0f} count (median)"
+    return Verdict(subject.meaning.evidence, result.mean, level, f"{said} {counted}{low}")
+
+
+def _weighable(subject: Subject) -> None:
+    """Leave a check out that weighs draws of the guide, where they weigh nothing."""
+    if subject.meaning.unweighable:
+        raise LeftOut(subject.meaning.unweighable)
 
 
 def pareto(subject: Subject) -> Iterator[Verdict]:
     """For how many data can importance sampling from q be believed?"""
+    _weighable(subject)
     result = subject.found.get("evidence")
     if result is None:
         raise LeftOut("needs log p(x), which could not be estimated")
+    if subject.meaning.exact:
+        raise LeftOut(f"{subject.meaning.evidence} is exact: no draws are weighed")
     khat = result.khat
     if khat.isnan().all():
         raise LeftOut(
             f"k-hat needs at least 25 draws a datum, and there are {subject.budget.draws}; use a larger budget"
         )
-    share = (khat > 0.7).double().mean().item()
-    level: Level = "good" if share < 0.05 else "fair" if share < 0.2 else "bad"
+    subject.found["khat"] = khat
+    share = result.khat_share
+    level: Level = "good" if share <= TOLERATED else "fair" if share < 0.2 else "bad"
     said = f"{_percent(share)} of {subject.split} data have k-hat > 0.7 (median {khat.median().item():.2f})"
     worst = ", ".join(str(subject.positions[i]) for i in khat.argsort(descending=True)[:5].tolist())
     advice = "" if level == "good" else f"; worst served are data {worst}"
@@ -91,6 +115,7 @@ def _cure(subject: Subject) -> str:
 
 def suboptimality(subject: Subject) -> Iterator[Verdict]:
     """Why is the ELBO low: the family of q, the encoder, or an encoder that overfits?"""
+    _weighable(subject)
     budget = subject.budget
     result = gaps(
         subject.pair, subject.part(budget.refined), steps=budget.steps, num_samples=budget.draws, seed=subject.seed
@@ -141,6 +166,7 @@ def retraining(subject: Subject) -> Iterator[Verdict]:
 def use_of_latents(subject: Subject) -> Iterator[Verdict]:
     """Which dimensions and levels does the pair use?"""
     means = posterior_means(subject.pair, subject.test, seed=subject.seed)
+    means = {name: mean for name, mean in means.items() if name in subject.meaning.real}
     if not means:
         raise LeftOut(
             "active units are counted for continuous latent sites in the data plate alone, and there are none"
@@ -170,6 +196,7 @@ def use_of_latents(subject: Subject) -> Iterator[Verdict]:
 
 def aggregate(subject: Subject) -> Iterator[Verdict]:
     """Do the codes of the data fill the prior?"""
+    _weighable(subject)
     part = subject.part(1000)
     result = surgery(subject.pair, part, seed=subject.seed)
     subject.found["surgery"] = result
@@ -238,6 +265,7 @@ def annealed(subject: Subject) -> Iterator[Verdict]:
     budget = subject.budget
     if not budget.temperatures:
         return
+    _weighable(subject)
     part = subject.part(budget.annealed)
     bounds = sandwich(subject.pair, part, temperatures=budget.temperatures, chains=8, seed=subject.seed)
     with evaluation(subject.pair, subject.seed):
@@ -305,8 +333,11 @@ def pixels(subject: Subject) -> Iterator[Verdict]:
     x = model.nodes[name]["value"]
     if not ((x == 0) | (x == 1)).all():
         raise LeftOut("pixel calibration needs binary data, and these are not")
-    probability = model.nodes[name]["fn"].mean
-    result = criticism.pixel_calibration(probability, x)
+    fn = model.nodes[name]["fn"]
+    try:
+        result = criticism.pixel_calibration(fn.mean, x)
+    except NotImplementedError:  # draws stand for the mean: one half sorts the pixels, the other predicts them
+        result = criticism.pixel_calibration(_mean_draw(fn), x, sorted_by=_mean_draw(fn))
     subject.found["pixels"] = result
     level: Level = "good" if result.error < 0.01 else "fair" if result.error < 0.03 else "bad"
     yield Verdict(
@@ -360,13 +391,15 @@ def samples(subject: Subject) -> Iterator[Verdict]:
 def codes(subject: Subject) -> Iterator[Verdict]:
     """What do the codes know?"""
     means = subject.found.get("means")
-    if means is None or subject.data is None:
+    if means is None:
+        raise LeftOut("probes read labels off the codes of continuous latent sites, and there are none")
+    if subject.data is None:
         raise LeftOut("probes need codes of training data; give a data set with labels")
     train, _ = spread(subject.data, "train", 3000, subject.device)
     if "y" not in train:
         raise LeftOut("probes need labels, and these data have none")
     known = posterior_means(subject.pair, train, seed=subject.seed)
-    first, second = torch.cat(list(known.values()), 1), torch.cat(list(means.values()), 1)
+    first, second = (torch.cat([part[name] for name in means], 1) for part in (known, means))
     if train["y"].is_floating_point() or train["y"].dim() > 1:
         value = criticism.disentanglement(second, subject.test["y"])
         yield Verdict(
@@ -394,6 +427,14 @@ CHECKS: dict[str, Callable[[Subject], Iterable[Verdict]]] = {
     "samples": samples,
     "probes": codes,
 }
+
+
+def _mean_draw(fn: torch.distributions.Distribution, count: int = 50) -> torch.Tensor:
+    """Return the mean of ``count`` draws, for a distribution that has no mean to give."""
+    total = fn.sample()
+    for _ in range(count - 1):
+        total = total + fn.sample()
+    return total / count
 
 
 def _observed(subject: Subject, count: int | None = None) -> torch.Tensor:

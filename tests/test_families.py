@@ -14,6 +14,7 @@ from pyro.infer import TraceEnum_ELBO
 from torch import Tensor, nn
 
 from pyro_vae import Pair, PairError, load_data, log_weights, pairs
+from pyro_vae.baselines import maximum_likelihood
 from pyro_vae.conditionals import FullCovariance, StandardNormal
 from pyro_vae.data import DataError
 from pyro_vae.evaluation import evaluate
@@ -25,7 +26,7 @@ from pyro_vae.guides.semi_supervised import SemiSupervisedGuide
 from pyro_vae.models.conditional import ConditionalModel
 from pyro_vae.models.hierarchical import HierarchicalModel
 from pyro_vae.models.latent import LatentModel
-from pyro_vae.models.linear import LinearModel, maximum_likelihood
+from pyro_vae.models.linear import LinearModel
 from pyro_vae.models.semi_supervised import SemiSupervisedModel
 from pyro_vae.nets import OneHot
 
@@ -441,8 +442,8 @@ def test_figures_of_a_pair_whose_items_lie_in_an_inner_plate() -> None:
     data = load_data("digits")
     pair = pairs.grouped(data.spec, items=8, group_latent=2, latent=1, hidden=[8])
     figures = evaluate(pair, data, num_samples=2)
-    assert math.isfinite(figures["log_evidence"])
-    assert figures["rms_error"] == pytest.approx(data.batch("test")["x"].std().item(), rel=0.5)
+    assert math.isfinite(figures.log_evidence)
+    assert figures.rms_error == pytest.approx(data.batch("test")["x"].std().item(), rel=0.5)
 
 
 def test_every_pair_says_in_one_line_what_it_is() -> None:
@@ -455,7 +456,7 @@ def test_every_pair_says_in_one_line_what_it_is() -> None:
 def test_a_point_has_no_evidence() -> None:
     data = load_data("digits")
     figures = evaluate(pairs.autoencoder(data.spec, latent=2, hidden=[8]), data, num_samples=10)
-    assert figures["log_evidence"] is None
-    assert figures["ess"] is None
-    assert figures["latent"] == 2
-    assert evaluate(pairs.latent(data.spec, latent=2, hidden=[8]), data, num_samples=10)["log_evidence"] is not None
+    assert figures.log_evidence is None
+    assert figures.ess is None
+    assert figures.latent == 2
+    assert evaluate(pairs.latent(data.spec, latent=2, hidden=[8]), data, num_samples=10).log_evidence is not None

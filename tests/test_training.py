@@ -16,9 +16,9 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae import checkpoint
+from pyro_vae.baselines import maximum_likelihood
 from pyro_vae.checking import require_sound
 from pyro_vae.evaluation import evaluate
-from pyro_vae.models.linear import maximum_likelihood
 from pyro_vae.programs import weighted_programs
 from pyro_vae.progress import Progress
 from pyro_vae.runs import Run
@@ -319,8 +319,8 @@ def test_a_pair_with_global_sites_and_its_own_subsampling_trains(digits):
     fitted = pv.fit(pair, digits, epochs=10, lr=0.02, compile="off", progress=Losses(0))
     assert sum(history[-11:]) < sum(history[:11]) - 11
     figures = evaluate(fitted.pair, digits, num_samples=10)
-    assert figures["elbo"] == pytest.approx(sum(figures["sites"].values()))
-    assert figures["log_evidence"] is None
+    assert figures.elbo == pytest.approx(sum(figures.sites.values()))
+    assert figures.log_evidence is None
 
 
 def test_two_pairs_train_side_by_side_without_touching_each_other(digits):
