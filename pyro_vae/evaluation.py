@@ -6,14 +6,14 @@ from typing import Any
 
 import pyro.poutine as poutine
 import torch
-from pyro.distributions import Delta
 
 from pyro_vae.data import Data
-from pyro_vae.evidence import ElboTable, active_units, elbo, evaluation, log_evidence, posterior_means
+from pyro_vae.evidence import ElboTable, Proposal, active_units, elbo, evaluation, log_evidence, posterior_means
 from pyro_vae.guides.linear import LinearGuide
-from pyro_vae.handlers import PerDatum, is_latent, is_site
+from pyro_vae.handlers import PerDatum, is_site
 from pyro_vae.models.linear import LinearModel, maximum_likelihood
 from pyro_vae.pairing import Batch, Pair
+from pyro_vae.points import point_sites
 from pyro_vae.predictive import reconstruct
 
 ROWS = 500  # data a batch
@@ -74,21 +74,10 @@ def global_sites(pair: Pair, batch: Batch) -> list[str]:
     ]
 
 
-def point_sites(pair: Pair, batch: Batch) -> list[str]:
-    """Return the names of the guide's sites that are points: draws all fall on one value, and weigh no p(x)."""
-    return [name for name, site in _guide_sites(pair, batch).items() if is_latent(site) and _is_point(site["fn"])]
-
-
 def _guide_sites(pair: Pair, batch: Batch) -> dict[str, Any]:
     with torch.no_grad(), torch.random.fork_rng():
         trace = poutine.trace(pair.bound_guide).get_trace(batch)
     return {name: site for name, site in trace.nodes.items() if is_site(site)}
-
-
-def _is_point(fn: Any) -> bool:
-    while hasattr(fn, "base_dist") and not isinstance(fn, Delta):
-        fn = fn.base_dist
-    return isinstance(fn, Delta)
 
 
 def evaluate(
@@ -97,13 +86,14 @@ def evaluate(
     *,
     split: str = "test",
     num_samples: int = 5000,
+    proposal: Proposal = "refined",
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Return elbo, reconstruction, kl, log_evidence and more for one split.
 
     ``elbo`` = ``reconstruction`` - ``kl`` = the sum of ``sites``, at beta = 1; ``log_evidence`` is the importance-weighted log p(x) with
-    ``num_samples`` draws a datum, ``log_evidence_stderr`` the Monte Carlo standard error of its mean and ``ess`` the median
+    ``num_samples`` draws a datum from the ``proposal``, ``log_evidence_stderr`` the Monte Carlo standard error of its mean and ``ess`` the median
     effective sample size. ``rms_error`` is that of the reconstruction, a feature. Latent variables that all data share leave
     no datum a log p(x) of its own, and a guide that is a point has no draws to weigh: the figures that rest on them are None then.
     """
@@ -131,7 +121,7 @@ def evaluate(
     figures["latent"] = sum(mean.shape[1] for mean in means.values())
     if point_sites(pair, next(iter(batches()))):
         return figures | dict.fromkeys(("log_evidence", "log_evidence_stderr", "ess", "khat_above_0.7"))
-    evidence = log_evidence(pair, batches(), num_samples=num_samples, seed=seed, progress=progress)
+    evidence = log_evidence(pair, batches(), num_samples=num_samples, proposal=proposal, seed=seed, progress=progress)
     return figures | {
         "log_evidence": evidence.mean,
         "log_evidence_stderr": evidence.mean_stderr,

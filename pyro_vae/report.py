@@ -137,7 +137,7 @@ def _axes(title: str, xlabel: str, ylabel: str, height: float = 3.0) -> tuple[An
 def _khat(diagnosis: Diagnosis) -> "Figure":
     from pyro_vae.sheets import BLUE, GREY, ORANGE
 
-    khat = diagnosis.subject.found["evidence"].khat
+    khat = diagnosis.subject.found["khat"]
     top = 2.0  # whatever is above is shown there
     values = khat[khat.isfinite()].clamp(-0.5, top).cpu().numpy()
     figure, axes = _axes(
@@ -155,7 +155,7 @@ def _worst(diagnosis: Diagnosis) -> "Figure":
 
     subject = diagnosis.subject
     assert subject.data is not None
-    order = subject.found["evidence"].khat.nan_to_num().argsort(descending=True)
+    order = subject.found["khat"].nan_to_num().argsort(descending=True)
     count = min(10, len(order) // 2)
     x = torch.stack([subject.test["x"][order[:count]], subject.test["x"][order[-count:]]])
     return sheet(x, subject.data, title="Data by k-hat", rows=["worst served", "best served"])
@@ -267,7 +267,7 @@ def _samples(diagnosis: Diagnosis) -> "Figure":
 
 
 PICTURES: "dict[str, tuple[str, Callable[[Diagnosis], Figure]]]" = {
-    "khat": ("evidence", _khat),
+    "khat": ("khat", _khat),
     "gaps": ("gaps", _gaps),
     "ranks": ("calibration", _ranks),
     "coverage": ("coverage", _coverage),
@@ -275,6 +275,6 @@ PICTURES: "dict[str, tuple[str, Callable[[Diagnosis], Figure]]]" = {
     "pixels": ("pixels", _pixels),
 }
 WITH_DATA: "dict[str, tuple[str, Callable[[Diagnosis], Figure]]]" = {
-    "worst": ("evidence", _worst),
+    "worst": ("khat", _worst),
     "samples": ("samples", _samples),
 }

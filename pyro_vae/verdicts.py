@@ -38,10 +38,10 @@ def evidence(subject: Subject) -> Iterator[Verdict]:
     subject.found["evidence"] = result
     draws = subject.budget.draws
     ess = result.ess.median().item()
-    heavy = (result.khat > 0.7).double().mean().item() > 0.2
+    heavy = result.khat_share > 0.2
     # with fewer than 5 a handful of draws carry everything
     level: Level = "bad" if ess < 5 else "fair" if ess < 0.05 * draws or heavy else "good"
-    low = "" if level == "good" else "; the estimate is low: use more draws or a closer guide"
+    low = "" if level == "good" else "; the estimate is low: use more draws"
     if heavy:
         low += ", and do not believe its ± (see k-hat)"
     value = result.mean
@@ -61,14 +61,15 @@ def evidence(subject: Subject) -> Iterator[Verdict]:
 
 def pareto(subject: Subject) -> Iterator[Verdict]:
     """For how many data can importance sampling from q be believed?"""
-    result = subject.found.get("evidence")
-    if result is None:
+    if "evidence" not in subject.found:
         raise LeftOut("needs log p(x), which could not be estimated")
-    khat = result.khat
+    if subject.found["evidence"].proposal == "exact":
+        raise LeftOut("q draws nothing: log p(x) is exact")
+    draws = subject.budget.draws
+    khat = log_evidence(subject.pair, subject.test, num_samples=draws, proposal="guide", seed=subject.seed).khat
+    subject.found["khat"] = khat
     if khat.isnan().all():
-        raise LeftOut(
-            f"k-hat needs at least 25 draws a datum, and there are {subject.budget.draws}; use a larger budget"
-        )
+        raise LeftOut(f"k-hat needs at least 25 draws a datum, and there are {draws}; use a larger budget")
     share = (khat > 0.7).double().mean().item()
     level: Level = "good" if share < 0.05 else "fair" if share < 0.2 else "bad"
     said = f"{_percent(share)} of {subject.split} data have k-hat > 0.7 (median {khat.median().item():.2f})"
