@@ -68,13 +68,9 @@ class LinearModel(PyroModule):
 
     def set_to(self, solution: Any) -> "LinearModel":
         """Write a solution, such as `maximum_likelihood` returns, into the parameters: its ``weight``, ``loc`` and ``scale``."""
-        unit = 1.0 if self.units is None else self.units.scale.double()
+        unit = torch.ones(len(self.loc)).double() if self.units is None else self.units.scale.double()
         with torch.no_grad():
-            self.weight.copy_(solution.weight / (unit if self.units is None else unit[:, None]))
+            self.weight.copy_(solution.weight / unit[:, None])
             self.loc.copy_(solution.loc if self.units is None else self.units.inverse(solution.loc))
-            self.log_scale.copy_(
-                torch.as_tensor(solution.scale / unit, dtype=torch.float64)
-                .log()
-                .expand_as(self.loc)[: len(self.log_scale)]
-            )
+            self.log_scale.copy_((solution.scale / unit).log()[: len(self.log_scale)])
         return self

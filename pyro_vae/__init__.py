@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     "Pair": "pairing",
     "PairError": "pairing",
-    "Problem": "checking",
+    "Problem": "contract",
     "check_pair": "checking",
     "find_problems": "checking",
     "Data": "data",
@@ -70,7 +70,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from pyro_vae.checking import Problem, check_pair, find_problems
+    from pyro_vae.checking import check_pair, find_problems
+    from pyro_vae.contract import Problem
     from pyro_vae.data import Data, DataError, Spec, load_data
     from pyro_vae.datatree import to_datatree
     from pyro_vae.diagnostics import diagnose

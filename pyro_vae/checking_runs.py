@@ -1,4 +1,4 @@
-"""Checks that the programs run on a batch at all, and with nets that can be found; what Pyro and torch say, in words of the pair."""
+"""Checks that the programs run on a batch, with nets that can be found; what Pyro and torch raise, in words of the pair."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -78,8 +78,8 @@ def runs(look: Look) -> Iterator[Problem]:
         if id(module) not in within:
             yield Problem(
                 "",
-                f"{who} runs a {type(module).__name__} that cannot be found from it, so that its mode could not be switched "
-                "nor its state be saved",
+                f"{who} runs a {type(module).__name__} that cannot be found from it, so that its mode could not be "
+                "switched nor its state be saved",
                 "Keep it in an attribute, a variable of the function, or a list or dictionary there",
             )
 
@@ -150,8 +150,8 @@ def _no_event(look: Look, bound: Bound, plate: str, site: str, dim: str, wanted:
         return Problem("", problem, "Open it with the batch's size, len(x)")
     dims = look.batch[site].dim() - 1 if site in look.batch else 1
     problem = (
-        f"the distribution of site {site!r} of {bound.name} has size {has} at dim {dim}, where the plate {plate!r} has {wanted}: "
-        "a batch dimension that belongs to one datum"
+        f"the distribution of site {site!r} of {bound.name} has size {has} at dim {dim}, where the plate {plate!r} has "
+        f"{wanted}: a batch dimension that belongs to one datum"
     )
     return Problem(site, problem, f"Declare the event dimensions of a datum, .to_event({max(1, dims)})")
 

@@ -327,13 +327,18 @@ def _refuse_fewer(run: Any, epochs: int) -> None:
 def _evaluate(words: Sequence[str]) -> int:
     parser = _parser("evaluate", "ELBO by site, importance-weighted log p(x) and more, in nats per datum.")
     _add_run(parser)
-    parser.add_argument("--samples", type=int, default=5000, help="draws from the guide a datum")
+    parser.add_argument("--samples", type=int, default=5000, help="draws for each datum")
     parser.add_argument("--split", type=str, default="test", help="train, valid or test")
+    parser.add_argument(
+        "--proposal", type=str, default="refined", help="what they are drawn from: refined for each datum, or the guide"
+    )
     args = parser.parse_args(words)
     if args.split not in ("train", "valid", "test"):
         raise UsageError(f"--split must be train, valid or test, got {args.split!r}")
     if args.samples < 1:
         raise UsageError(f"--samples must be at least 1, got {args.samples}")
+    if args.proposal not in ("refined", "guide"):
+        raise UsageError(unknown("proposal", args.proposal, ("refined", "guide")))
     from pyro_vae.evaluation import evaluate
     from pyro_vae.progress import Counter
     from pyro_vae.runs import Run
@@ -342,7 +347,9 @@ def _evaluate(words: Sequence[str]) -> int:
     pair, data = _rebuild(run, args.pair)
     pair.load_state_dict(run.load_best()["parameters"])
     with Counter(data.size(args.split), "log p(x)") as counter:
-        figures = evaluate(pair, data, split=args.split, num_samples=args.samples, progress=counter.add)
+        figures = evaluate(
+            pair, data, split=args.split, num_samples=args.samples, proposal=args.proposal, progress=counter.add
+        )
     if args.json:
         print(json.dumps(figures.to_dict()))
     else:
@@ -640,6 +647,8 @@ def _show(figures: Any, pair: Any, data: Any) -> None:
         cells = [Text(cell, style) for cell in (row.label, row.value)]
         table.add_row(*cells, *([row.baseline] if pca else []))
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120  # a file has room for the words beside a doubtful figure
     console.print(f"{figures.split} split, {figures.num_data:,} data, nats per datum", soft_wrap=True)
     console.print(table)
     for remark in remarks(figures, pca):

@@ -273,7 +273,7 @@ class Rescaled(TorchDistribution):
         scale: positive, ``(features,)``.
     """
 
-    arg_constraints = {}  # noqa: RUF012 (torch's own attribute)
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own attribute)
 
     def __init__(self, base: TorchDistribution, loc: Tensor, scale: Tensor) -> None:
         self.base_dist, self.loc, self.scale = base, loc, scale

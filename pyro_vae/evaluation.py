@@ -8,7 +8,16 @@ import torch
 from pyro.poutine import Trace
 
 from pyro_vae.data import Data
-from pyro_vae.evidence import ElboTable, Evidence, active_units, elbo, evaluation, log_evidence, posterior_means
+from pyro_vae.evidence import (
+    ElboTable,
+    Evidence,
+    Proposal,
+    active_units,
+    elbo,
+    evaluation,
+    log_evidence,
+    posterior_means,
+)
 from pyro_vae.figures import Figures
 from pyro_vae.handlers import is_deterministic, is_site
 from pyro_vae.meaning import Meaning, meaning_of
@@ -97,17 +106,13 @@ def _outside(pair: Pair, trace: Trace) -> list[str]:
     ]
 
 
-def point_sites(pair: Pair, batch: Batch) -> tuple[str, ...]:
-    """Return the names of the sites where the guide is a point and the prior a density: draws fall on one value and weigh no p(x)."""
-    return meaning_of(pair, batch).points
-
-
 def evaluate(
     pair: Pair,
     data: Data,
     *,
     split: str = "test",
     num_samples: int = 5000,
+    proposal: Proposal = "refined",
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Figures:
@@ -126,7 +131,7 @@ def evaluate(
     evidence = None
     if meaning.unweighable is None and declared(pair.objective).figure.comparable:
         draws = 1 if meaning.exact else num_samples
-        evidence = log_evidence(pair, batches(), num_samples=draws, seed=seed, progress=progress)
+        evidence = log_evidence(pair, batches(), num_samples=draws, proposal=proposal, seed=seed, progress=progress)
     return collect(
         meaning,
         table,

@@ -43,6 +43,15 @@ def is_data(message: Mapping[str, Any]) -> bool:
     return is_site(message) and message["is_observed"] and not is_deterministic(message) and not is_factor(message)
 
 
+def is_discrete(site: Mapping[str, Any]) -> bool:
+    """Whether a site's values are counted and not measured: its distribution is a mass function."""
+    try:
+        return bool(site["fn"].support.is_discrete)
+    except NotImplementedError:  # a distribution that does not say, or a point: its values do
+        value = site["value"]
+        return not value.is_floating_point()
+
+
 def event_dim_of(site: Mapping[str, Any]) -> int:
     """Return how many dims on the right of a site's value are its own, and not plates'.
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pyro.poutine as poutine
 import torch
-from pyro.distributions import Delta
 from pyro.ops.provenance import ProvenanceTensor, get_provenance
 from torch import Tensor
 
-from pyro_vae.handlers import is_deterministic, is_enumerated, is_factor, is_latent, is_site
+from pyro_vae.handlers import is_deterministic, is_discrete, is_enumerated, is_factor, is_latent, is_site
 from pyro_vae.pairing import Batch, Pair
+from pyro_vae.points import points
 from pyro_vae.structure import structure
 from pyro_vae.weights import evaluation, size_of
 
@@ -95,8 +95,7 @@ def meaning_of(pair: Pair, batch: Batch) -> Meaning:
     observed = {name: site for name, site in p.items() if site["is_observed"]}
     proposed = {name: site for name, site in q.items() if not site["is_observed"]}
     summed = {name for name, site in (latent | proposed).items() if is_enumerated(site)}
-    fixed = [name for name in latent if name in q and _is_point(q[name]["fn"]) and not _is_point(p[name]["fn"])]
-    fixed = [name for name in fixed if not _transforms_a_draw(pair, batch, q, name)]
+    fixed = points(pair, batch)
     real = tuple(name for name, site in latent.items() if not is_discrete(site))
     given, sources = _conditions(pair, batch, tuple(observed))
     seen: Any = next(iter(observed.values()), None)
@@ -107,22 +106,13 @@ def meaning_of(pair: Pair, batch: Batch) -> Meaning:
         tuple(latent),
         real,
         tuple(name for name in dict.fromkeys([*latent, *proposed]) if name not in summed),
-        tuple(name for name in fixed if not is_discrete(p[name])),
-        tuple(name for name in fixed if is_discrete(p[name])),
+        tuple(name for name, density in fixed.items() if density),
+        tuple(name for name, density in fixed.items() if not density),
         _outside(pair, guide, model),
         sum(_numbers(latent[name], pair, batch) for name in real),
         any(not is_discrete(site) for site in observed.values()),
         whole and seen["value"].numel() == batch["x"].numel(),
     )
-
-
-def is_discrete(site: Mapping[str, Any]) -> bool:
-    """Whether a site's values are counted and not measured: its distribution is a mass function."""
-    try:
-        return bool(site["fn"].support.is_discrete)
-    except NotImplementedError:  # a distribution that does not say, or a point: its values do
-        value = site["value"]
-        return not value.is_floating_point()
 
 
 def _counts(site: Mapping[str, Any]) -> bool:
@@ -140,24 +130,6 @@ def _outside(pair: Pair, *traces: Any) -> tuple[str, ...]:
 
 def _in_plate(site: Mapping[str, Any], pair: Pair) -> bool:
     return any(frame.name == pair.data_plate for frame in site["cond_indep_stack"])
-
-
-def _is_point(fn: Any) -> bool:
-    while hasattr(fn, "base_dist") and not isinstance(fn, Delta):
-        fn = fn.base_dist
-    return isinstance(fn, Delta)
-
-
-def _transforms_a_draw(pair: Pair, batch: Batch, guide: Mapping[str, Any], name: str) -> bool:
-    """Whether a point of the guide is where it puts an auxiliary draw, as Pyro's automatic guides do: no point at all."""
-    auxiliary = {n for n, site in guide.items() if site["infer"].get("is_auxiliary")}
-    if not auxiliary:
-        return False
-    try:
-        parents = {node.name: set(node.parents) for node in structure(pair, pair.bound_guide, batch)}
-    except FAILURES:
-        return True
-    return bool(auxiliary & parents.get(name, set()))
 
 
 def _conditions(pair: Pair, batch: Batch, observed: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, set[str]]]:

@@ -50,9 +50,9 @@ class Pair:
         stepper: what makes the algorithm that trains them, see `pyro_vae.stepper.Stepper`; `SVI` by default.
 
     Every pair keeps a parameter store of its own, so that several pairs live in one process without
-    touching each other, whatever names their ``pyro.param`` and ``pyro.module`` statements use. What a script has trained
-    before is shared all the same: nets because the programs hold them, and a ``pyro.param`` that Pyro's global store has
-    when the pair first meets its name, because the pair then takes that very tensor.
+    touching each other, whatever names their ``pyro.param`` and ``pyro.module`` statements use. What a script has
+    trained before is shared all the same: nets because the programs hold them, and a ``pyro.param`` that Pyro's global
+    store has when the pair first meets its name, because the pair then takes that very tensor.
     """
 
     model: Program
@@ -136,8 +136,8 @@ class Pair:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Copy in what ``state_dict`` gave.
 
-        A pair whose programs make parameters on their first run (``pyro.param``, autoguides, lazy modules) may be loaded
-        before it: the state is then copied in, and refused if it does not fit, as soon as they are run.
+        A pair whose programs make parameters on their first run (``pyro.param``, autoguides, lazy modules) may be
+        loaded before it: the state is then copied in, and refused if it does not fit, as soon as they are run.
 
         Raises:
             PairError: when names or shapes differ.
@@ -267,8 +267,8 @@ class _Shared(Messenger):
                 store.set_state(state)
         elif (own := dict(store.named_parameters())[name]) is not theirs and own.shape == theirs.shape:
             warnings.warn(
-                f"{self.program} has a parameter {name!r} of its own, and Pyro's global store has another of that name, made "
-                "since; the pair uses its own: build it anew to take the other one, or clear the global store",
+                f"{self.program} has a parameter {name!r} of its own, and Pyro's global store has another of that name, "
+                "made since; the pair uses its own: build it anew to take the other one, or clear the global store",
                 stacklevel=2,
             )
 
@@ -318,8 +318,8 @@ def _refuse_other(own: Mapping[str, Tensor], state: Mapping[str, Any], stores: M
             state.keys() & store["params"].keys() for store in stores.values()
         ):
             change = (
-                "these are the names of Pyro's parameter store, whose parameters a pair takes by itself when it is built and "
-                "run after they were made: pv.Pair(model, guide)"
+                "these are the names of Pyro's parameter store, whose parameters a pair takes by itself when it is built "
+                "and run after they were made: pv.Pair(model, guide)"
             )
         raise PairError(
             f"the stored state does not belong to this pair: {len(odd)} names differ, first {odd[0]!r}; {change}"

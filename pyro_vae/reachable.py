@@ -106,7 +106,8 @@ def _of_function(function: Any) -> Iterator[tuple[Path, Any]]:
         except ValueError:  # a name that is not assigned yet
             continue
     for name, *attributes in _globals_of(function.__code__):
-        path, value = (name,), function.__globals__.get(name)
+        path: Path = (name,)
+        value = function.__globals__.get(name)
         for attribute in attributes:
             if not isinstance(value, ModuleType) or of_library(value.__name__):
                 break

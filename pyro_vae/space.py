@@ -16,7 +16,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_vae.handlers import is_deterministic, is_factor, is_latent, is_site, uncondition
+from pyro_vae.handlers import is_deterministic, is_enumerated, is_factor, is_latent, is_site, uncondition
 from pyro_vae.pairing import Batch, Pair, PairError
 from pyro_vae.weights import add_up, data_frame, particles, plate_nesting, size_of, takes_particles
 
@@ -41,6 +41,8 @@ class Latents:
     batch: Batch
     nesting: int
     sites: Mapping[str, Site]
+    summed: frozenset[str]  # discrete sites that the guide enumerates: summed out of p and of q
+    dtype: torch.dtype  # of ``u``
 
     @property
     def data(self) -> int:
@@ -54,14 +56,14 @@ class Latents:
 
     def from_guide(self, num_samples: int) -> Tensor:
         """Draw ``u`` from q: ``(num_samples, batch, size)``."""
-        return self._pack(
+        return self.pack(
             poutine.trace(particles(self.pair.bound_guide, num_samples, self.nesting)).get_trace(self.batch)
         )
 
     def from_prior(self, num_samples: int) -> Tensor:
         """Draw ``u`` from p: ``(num_samples, batch, size)``."""
         fresh = uncondition(particles(self.pair.bound_model, num_samples, self.nesting))
-        return self._pack(poutine.trace(fresh).get_trace(self.batch))
+        return self.pack(poutine.trace(fresh).get_trace(self.batch))
 
     def values(self, u: Tensor) -> dict[str, Tensor]:
         """Return the value of each site, as its program would draw it."""
@@ -100,19 +102,27 @@ class Latents:
         """The log Jacobian, and the log-probability of each site of the model with its latent sites at ``u``."""
         values = self.values(u)
         fixed = poutine.condition(self.pair.bound_model, data=values)
+        fixed = poutine.infer_config(fixed, self._enumerates)
         program = poutine.enum(particles(fixed, len(u), self.nesting), first_available_dim=-self.nesting - 2)
         model = poutine.trace(program).get_trace(self.batch)
-        return self._log_jacobian(u, values), add_up(self.pair, Trace(), model, len(u), self.data, self.nesting).sites
+        return self.log_jacobian(u, values), add_up(self.pair, Trace(), model, len(u), self.data, self.nesting).sites
 
     def log_q(self, u: Tensor) -> Tensor:
-        """Return the guide's log q(u | x): ``(particles, batch)``; of guides without auxiliary sites."""
+        """Return the guide's log q(u | x): ``(particles, batch)``; of guides without auxiliary sites. Its factors are no density."""
         values = self.values(u)
-        fixed = poutine.condition(self.pair.bound_guide, data=values)
-        guide = poutine.trace(particles(fixed, len(u), self.nesting)).get_trace(self.batch)
+        fixed = poutine.block(poutine.condition(self.pair.bound_guide, data=values), hide_fn=is_factor)
+        program = particles(fixed, len(u), self.nesting)
+        if self.summed:
+            program = poutine.enum(program, first_available_dim=-self.nesting - 2)
+        guide = poutine.trace(program).get_trace(self.batch)
         parts = add_up(self.pair, Trace(), guide, len(u), self.data, self.nesting).sites
-        return torch.stack(list(parts.values())).sum(0) + self._log_jacobian(u, values)
+        return torch.stack(list(parts.values())).sum(0) + self.log_jacobian(u, values)
 
-    def _log_jacobian(self, u: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+    def _enumerates(self, site: Mapping) -> dict[str, str]:
+        return {"enumerate": "parallel"} if site["name"] in self.summed else {}
+
+    def log_jacobian(self, u: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """Return log |d values / d u|, ``(particles, batch)``; ``values`` as of ``u``."""
         total = torch.zeros(u.shape[:2], dtype=u.dtype, device=u.device)
         start = 0
         for name, site in self.sites.items():
@@ -128,7 +138,8 @@ class Latents:
             )
         return total
 
-    def _pack(self, trace: Trace) -> Tensor:
+    def pack(self, trace: Trace) -> Tensor:
+        """Return the ``u`` of a trace with particles: ``(particles, batch, size)``."""
         parts = []
         for name, site in self.sites.items():
             raw = site.transform.inv(trace.nodes[name]["value"].detach())
@@ -138,8 +149,11 @@ class Latents:
         return torch.cat(parts, -1)
 
 
-def latents_of(pair: Pair, batch: Batch) -> Latents:
+def latents_of(pair: Pair, batch: Batch, *, marginal: bool = False) -> Latents:
     """Look at a pair's latent sites on a batch.
+
+    Args:
+        marginal: discrete sites that the guide enumerates are summed out of p and q, and not refused.
 
     Raises:
         PairError: where they are not continuous, lie outside the data plate, or the programs take no particles.
@@ -154,6 +168,8 @@ def latents_of(pair: Pair, batch: Batch) -> Latents:
         guide = poutine.trace(particles(pair.bound_guide, 2, nesting)).get_trace(batch)
         model = poutine.trace(poutine.replay(particles(pair.bound_model, 2, nesting), trace=guide)).get_trace(batch)
     sites = {}
+    summed = set()
+    dtype = torch.float32
     for name, node in model.nodes.items():
         if not is_latent(node):
             continue
@@ -162,6 +178,9 @@ def latents_of(pair: Pair, batch: Batch) -> Latents:
                 continue
             raise PairError(f"guide {pair.bound_guide.name} does not sample latent site {name!r}; add it to the guide")
         support = node["fn"].support
+        if support.is_discrete and marginal and is_enumerated(guide.nodes[name]):
+            summed.add(name)
+            continue
         if support.is_discrete:
             raise PairError(f"site {name!r} is discrete, and this method needs continuous latent variables")
         frame = data_frame(node, pair)
@@ -169,6 +188,7 @@ def latents_of(pair: Pair, batch: Batch) -> Latents:
         transform = biject_to(support)
         with torch.no_grad():
             raw = transform.inv(guide.nodes[name]["value"])
+        dtype = torch.promote_types(dtype, raw.dtype)
         event_dim = node["fn"].event_dim
         sizes = {f.dim: f.size for f in node["cond_indep_stack"] if f.vectorized}
         lead = [sizes.get(dim, 1) for dim in range(-nesting, 0)]
@@ -177,7 +197,7 @@ def latents_of(pair: Pair, batch: Batch) -> Latents:
         sites[name] = Site(shape, data_dim, transform, math.prod(shape) // shape[data_dim], event_dim)
     if not sites:
         raise PairError(f"{pair.bound_model.name} has no continuous latent variable, which this method needs")
-    return Latents(pair, batch, nesting, sites)
+    return Latents(pair, batch, nesting, sites, frozenset(summed), dtype)
 
 
 def simulate(pair: Pair, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -67,7 +67,7 @@ def _estimated(subject: Subject, result: Evidence) -> Verdict:
     share = None if result.khat.isnan().all() else result.khat_share
     # with fewer than 5 a handful of draws carry everything
     level: Level = "bad" if ess < 5 else "fair" if ess < 0.05 * draws or (share or 0) > TOLERATED else "good"
-    low = "" if level == "good" else "; the estimate is low: use more draws or a closer guide"
+    low = "" if level == "good" else "; the estimate is low: use more draws"
     said = evidence_words(result.mean, result.mean_stderr, share, result.proposal)
     counted = f"with {draws} draws a datum, of which {ess:.0f} count (median)"
     return Verdict(subject.meaning.evidence, result.mean, level, f"{said} {counted}{low}")
@@ -82,17 +82,16 @@ def _weighable(subject: Subject) -> None:
 def pareto(subject: Subject) -> Iterator[Verdict]:
     """For how many data can importance sampling from q be believed?"""
     _weighable(subject)
-    result = subject.found.get("evidence")
-    if result is None:
+    if "evidence" not in subject.found:
         raise LeftOut("needs log p(x), which could not be estimated")
     if subject.meaning.exact:
-        raise LeftOut(f"{subject.meaning.evidence} is exact: no draws are weighed")
+        raise LeftOut(f"{subject.meaning.evidence} is exact: no draws are weighted")
+    draws = subject.budget.draws
+    result = log_evidence(subject.pair, subject.test, num_samples=draws, proposal="guide", seed=subject.seed)
     khat = result.khat
-    if khat.isnan().all():
-        raise LeftOut(
-            f"k-hat needs at least 25 draws a datum, and there are {subject.budget.draws}; use a larger budget"
-        )
     subject.found["khat"] = khat
+    if khat.isnan().all():
+        raise LeftOut(f"k-hat needs at least 25 draws per datum, and there are {draws}; use a larger budget")
     share = result.khat_share
     level: Level = "good" if share <= TOLERATED else "fair" if share < 0.2 else "bad"
     said = f"{_percent(share)} of {subject.split} data have k-hat > 0.7 (median {khat.median().item():.2f})"

@@ -249,6 +249,7 @@ BAD = [
     (["evaluate", "nowhere"], "nowhere does not exist"),
     (["evaluate", "full"], "full holds no run"),
     (["resume", "nowhere"], "nowhere does not exist"),
+    (["evaluate", "nowhere", "--proposal", "guid"], "there is no proposal 'guid'; did you mean guide?"),
     (["draw", "nowhere", "samples"], "nowhere does not exist"),
     (["draw", "nowhere", "sample"], "did you mean samples?"),
 ]

@@ -18,13 +18,14 @@ from pyro_vae import checkpoint, pairs
 from pyro_vae.baselines import log_density, maximum_likelihood, pca_figures, reconstruction
 from pyro_vae.cli import main
 from pyro_vae.diagnostics import BUDGETS, Budget, diagnose
-from pyro_vae.evaluation import evaluate, point_sites
+from pyro_vae.evaluation import evaluate
 from pyro_vae.evidence import elbo
 from pyro_vae.figures import TOLERATED, baseline, evidence_words, remarks, rows
 from pyro_vae.guides.linear import LinearGuide
 from pyro_vae.meaning import meaning_of
 from pyro_vae.models.linear import LinearModel
 from pyro_vae.pairing import Pair
+from pyro_vae.points import point_sites
 from pyro_vae.verdicts import pixels
 
 SMALL = Budget(data=60, draws=60, refined=8, steps=5, simulated=100, samples=120, temperatures=5, annealed=2)
@@ -151,8 +152,8 @@ def test_a_mask_that_belongs_to_the_data_is_no_condition_but_forbids_pca():
 
 def test_a_point_is_one_where_the_prior_is_a_density(data):
     batch = data.batch("test", 20)
-    assert point_sites(pairs.autoencoder(data.spec, latent=2, hidden=[8]), batch) == ("z",)
-    assert point_sites(pairs.latent(data.spec, latent=2, hidden=[8]), batch) == ()
+    assert point_sites(pairs.autoencoder(data.spec, latent=2, hidden=[8]), batch) == ["z"]
+    assert point_sites(pairs.latent(data.spec, latent=2, hidden=[8]), batch) == []
     meaning = meaning_of(Pair(Mixture(64), nearest), batch)
     assert (meaning.points, meaning.modes, meaning.bound) == ((), ("k",), "ELBO")
 

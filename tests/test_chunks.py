@@ -1,4 +1,4 @@
-"""Evidence through recordings: the same figures as eagerly, and eagerly where nothing can be recorded."""
+"""Evidence in compiled chunks: the same figures as eagerly, and eagerly where nothing can be compiled."""
 
 import pyro
 import pyro.distributions as dist
@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import pyro_vae as pv
+from pyro_vae.chunks import COMPILES_AT, Chunks
 from pyro_vae.svi import EagerWarning
-from pyro_vae.weigher import COMPILES_AT, RECORDS_AT, Weigher
-from pyro_vae.weights import evaluation
 
 
 def binary(*shape: int, seed: int = 0) -> Tensor:
@@ -96,14 +95,17 @@ def uncompiled(monkeypatch):
     monkeypatch.setattr("pyro_vae.compiled.inductor", lambda graph, inputs: graph)
 
 
-@pytest.mark.parametrize("mode", ["recorded", "on", "auto"])
+@pytest.mark.parametrize("proposal", ["refined", "guide"])
+@pytest.mark.parametrize("mode", ["on", "auto"])
 @pytest.mark.parametrize("nets", [Nets, Mixed, Stubborn])
-def test_figures_are_those_of_an_eager_run(nets, mode, uncompiled):
+def test_figures_are_those_of_an_eager_run(nets, mode, proposal, uncompiled, monkeypatch):
+    monkeypatch.setattr("pyro_vae.chunks.COMPILES_AT", 3)
     pair, x = pair_of(nets), {"x": binary(9, 6)}
-    samples, rows = 170, 9  # a particle at a time, and two of fewer data
-    eager = pv.log_evidence(pair, x, num_samples=samples, rows=rows, compile="off")
-    other = pv.log_evidence(pair, x, num_samples=samples, rows=rows, compile=mode)
-    for ours, theirs in zip(other, eager, strict=True):
+    options = {"num_samples": 60, "rows": 128, "proposal": proposal}  # several chunks, and two data in the first
+    eager = pv.log_evidence(pair, x, compile="off", **options)
+    other = pv.log_evidence(pair, x, compile=mode, **options)
+    assert other.proposal == eager.proposal == ("guide" if nets is Stubborn else proposal)
+    for ours, theirs in zip(other[:5], eager[:5], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
@@ -112,54 +114,50 @@ def test_compiled_figures_are_those_of_an_eager_run():
     pair, x = pair_of(Nets), {"x": binary(64, 6)}
     eager = pv.log_evidence(pair, x, num_samples=200, compile="off")
     compiled = pv.log_evidence(pair, x, num_samples=200, compile="on")
-    for ours, theirs in zip(compiled, eager, strict=True):
+    for ours, theirs in zip(compiled[:5], eager[:5], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
-def test_half_precision_is_recorded_as_it_is_run():
+def test_half_precision_is_compiled_as_it_is_run(uncompiled):
     pair, x = pair_of(Single), {"x": binary(20, 6)}
-    single = pv.log_evidence(pair, x, num_samples=500, compile="off").estimate
+    single = pv.log_evidence(pair, x, num_samples=500, proposal="guide", compile="off").estimate
     half = []
-    for mode in ("off", "recorded"):
+    for mode in ("off", "on"):
         with torch.autocast("cpu", torch.bfloat16):
-            half.append(pv.log_evidence(pair, x, num_samples=500, compile=mode).estimate)
+            half.append(pv.log_evidence(pair, x, num_samples=500, proposal="guide", compile=mode).estimate)
     torch.testing.assert_close(half[0], half[1], rtol=1e-6, atol=1e-6)
     assert 1e-4 < (half[0] - single).abs().max() < 0.1
 
 
 def test_auto_goes_by_the_number_of_chunks_of_a_shape(uncompiled):
-    pair, batch = pair_of(Nets), {"x": binary(5, 6)}
-    weigher = Weigher(pair)
+    chunks = Chunks()
     engines = []
-    with evaluation(pair, 0):
-        for _ in range(COMPILES_AT):
-            weigher(batch, 4, 1)
-            engines.append(weigher.engine)
-        assert weigher(batch, 3, 1).shape == (3, 5)
-        assert weigher.engine == "eager"  # another shape counts for itself
-    assert engines.index("recorded") == RECORDS_AT - 1
+    for number in range(COMPILES_AT):
+        (total,) = chunks(lambda x: (x.sum() + 1,), "sum", torch.full((3,), float(number)))
+        assert total == 3 * number + 1
+        engines.append(chunks.engine)
+    chunks(lambda x: (x.sum() + 1,), "sum", torch.zeros(4))
+    assert chunks.engine == "eager"  # another shape counts for itself
+    chunks(lambda x: (x.sum() + 2,), "other", torch.zeros(3))
+    assert chunks.engine == "eager"  # and so does another function
     assert engines.index("inductor") == COMPILES_AT - 1
 
 
-def test_parameters_are_read_anew():
-    pair, batch = pair_of(Nets), {"x": binary(5, 6)}
-    weigher = Weigher(pair, "recorded")
-    with evaluation(pair, 0):
-        before = weigher(batch, 50, 1)
-        for p in pair.named_parameters().values():
-            p.zero_()
-        torch.manual_seed(0)
-        after = weigher(batch, 50, 1)
-    assert weigher.engine == "recorded"
-    assert not torch.allclose(before, after)
-    assert torch.allclose(after, torch.full_like(after, -6 * torch.tensor(2.0).double().log().item()))
+def test_tensors_from_outside_are_read_anew(uncompiled):
+    chunks, outside = Chunks("on"), torch.ones(2)
+    before = chunks(lambda x: (x * outside,), "product", torch.ones(2))[0].clone()
+    outside.fill_(3.0)
+    after = chunks(lambda x: (x * outside,), "product", torch.ones(2))[0]
+    assert chunks.engine == "inductor"
+    assert before.tolist() == [1.0, 1.0]
+    assert after.tolist() == [3.0, 3.0]
 
 
 def test_what_cannot_be_recorded_runs_eagerly_and_says_why():
     pair, x = pair_of(Rejected), {"x": binary(5, 6)}
-    eager = pv.log_evidence(pair, x, num_samples=20, compile="off")
+    eager = pv.log_evidence(pair, x, num_samples=20, proposal="guide", compile="off")
     with pytest.warns(EagerWarning, match="log-weights are computed eagerly: .*depends on") as told:
-        other = pv.log_evidence(pair, x, num_samples=20, compile="on")
+        other = pv.log_evidence(pair, x, num_samples=20, proposal="guide", compile="on")
     assert len(told) == 1
     assert told[0].filename == __file__
     torch.testing.assert_close(other.estimate, eager.estimate, rtol=0, atol=0)
@@ -171,14 +169,14 @@ def test_errors_while_recording_are_told_and_cost_nothing(monkeypatch):
 
     pair, x = pair_of(Nets), {"x": binary(5, 6)}
     eager = pv.log_evidence(pair, x, num_samples=20, compile="off")
-    monkeypatch.setattr("pyro_vae.weigher.record", broken)
+    monkeypatch.setattr("pyro_vae.chunks.record", broken)
     with pytest.warns(EagerWarning, match="eagerly: recording them raised ValueError: no such kernel") as told:
-        other = pv.log_evidence(pair, x, num_samples=20, compile="on")
+        other = pv.log_evidence(pair, x, num_samples=20, proposal="guide", compile="on")
     assert len(told) == 1
     assert told[0].filename == __file__
     torch.testing.assert_close(other.estimate, eager.estimate, rtol=0, atol=0)
 
 
 def test_a_mode_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="compile is 'yes'; give 'auto', 'on', 'off' or 'recorded'"):
-        Weigher(pair_of(Nets), "yes")
+    with pytest.raises(ValueError, match="compile is 'yes'; give 'auto', 'on' or 'off'"):
+        Chunks("yes")
