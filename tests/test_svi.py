@@ -1071,7 +1071,7 @@ def test_many_steps_take_nested_data_and_several_losses(uncompiled):
 @pytest.mark.parametrize("mode", ["off", "recorded", "on"])
 def test_a_schedule_is_the_same_as_setting_each_number_before_its_step(mode, uncompiled):
     xs = torch.stack(batches(25))
-    rates, weights = torch.linspace(1e-2, 1e-3, 25, dtype=torch.float64), torch.linspace(0, 2, 25)
+    rates, weights = torch.linspace(1e-2, 1e-3, 25, dtype=torch.float64), torch.linspace(0.5, 2, 25)
     results = []
     for together in (False, True):
         one = programs()
