@@ -19,7 +19,7 @@ from pyro_vae.programs import check_settings
 from pyro_vae.progress import Progress, Silent
 from pyro_vae.runs import Run
 from pyro_vae.settings import Training
-from pyro_vae.state import Unsaved
+from pyro_vae.run_state import Unsaved
 from pyro_vae.trainer import CHECKED_BATCH
 
 __all__ = [
