@@ -17,9 +17,9 @@ from pyro_vae.nonfinite import NonFinite
 from pyro_vae.pairing import Pair, PairError
 from pyro_vae.programs import check_settings
 from pyro_vae.progress import Progress, Silent
+from pyro_vae.run_state import Unsaved
 from pyro_vae.runs import Run
 from pyro_vae.settings import Training
-from pyro_vae.run_state import Unsaved
 from pyro_vae.trainer import CHECKED_BATCH
 
 __all__ = [
