@@ -9,7 +9,8 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.compiled import rebuilt, signature
+from pyro_vae.compiled import signature
+from pyro_vae.recording import rebuilt
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,9 +18,9 @@ from pyro_vae.objective import declared
 from pyro_vae.pairing import Pair
 from pyro_vae.progress import Progress
 from pyro_vae.recovery import Recovery, RolledBack
+from pyro_vae.run_state import Best, Keeper, State
 from pyro_vae.runs import Run
 from pyro_vae.settings import Training
-from pyro_vae.state import Best, Keeper, State
 from pyro_vae.trainer import Trainer
 from pyro_vae.validation import Validation
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from pyro_vae.watch import of_library
+from pyro_vae.guards import of_library
 
 LARGEST = 1000  # entries of a container that is looked into: longer ones hold data
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))

@@ -1,445 +1,281 @@
-"""The modes under which a Pyro program is watched and recorded: the only file that leans on torch's private
-interfaces.
+"""Run a callable that runs Pyro programs once, and replay the tensor operations that it did, without Python.
 
-Written for torch 2.11 to 2.15 and pyro-ppl 1.9.1 to 1.9.2. Nothing is patched: both kinds of mode are torch's
-own, hold for one thread and end with their `with` block.
+`record(fn, *args)` runs `fn` under `make_fx`: what remains is a flat graph of ATen operations with every Pyro
+handler gone. Whatever tensors `fn` uses but was not given (parameters, buffers, a schedule's beta) become
+inputs of the graph, found by identity, and are read anew at each call. Draws stay draws, in the same order
+from the same random state as Pyro's.
 
-* `Observe` watches an ordinary eager run: which tensors come from outside the call, and which of them it
-  writes.
-* `Guard` and `Reads` lie under `make_fx` while a run is recorded. A value that depends on an input or on a
-  draw must not be read by Python, and must not decide a shape: both would be frozen into the recording.
-  Values that depend on constants only (`torch.arange(5) > 2`) may be read, since they are the same every
-  time.
+A recording is never trusted before it is checked: it is made twice and both must agree (a Python counter or
+NumPy's noise differ), nothing in it may depend on a value that Python read, and it must give what `fn` gives
+on other data and other draws. What fails raises `RecordingError` with one sentence that names the reason and
+the line. docs/compiled.md tells the rest.
 """
 
-import random
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from types import CodeType
+from enum import Enum
 from typing import Any
 
-import numpy as np
-import pyro
-import pyro.distributions.util
-import pyro.infer.traceenum_elbo
-import pyro.infer.util
-import pyro.util
 import torch
 from torch import Tensor
-from torch._guards import TracingContext, tracing
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-_aten = torch.ops.aten
-_LIBRARIES = (
-    *(str(Path(module.__file__).parent) for module in (torch, pyro, np) if module.__file__),
-    *(str(Path(__file__).with_name(name)) for name in ("recording.py", "compiled.py", "step_graph.py", "svi.py")),
-    "<",
+from pyro_vae import inductor
+from pyro_vae.capture import Constants, Observe, Reads, trace
+from pyro_vae.state import RecordingError, copies, put_back, undisturbed
+from pyro_vae.verify import (
+    OTHER_DRAWS,
+    differences,
+    disagreement,
+    furthest,
+    in_short,
+    inductors_distance,
+    resampled,
 )
-_NO_FIXED_SHAPE = "it indexes by a boolean mask that depends on data or draws, so the result has no fixed shape"
-_BATCH_NORMS = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
+
+_SPARSE = "sparse tensor, whose number of entries is part of its shape; make it dense"
+_PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, Enum)
 
 
-class RecordingError(RuntimeError):
-    """What a program does that a recording cannot repeat; the text is one sentence that names the line."""
-
-
-def _line_of_program() -> str:
-    """Return `file.py:12, in model: the line` of the innermost frame outside torch, Pyro and this engine."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
-        frame = frame.f_back  # type: ignore[assignment]
-    if frame is None:
-        return "unknown line"
-    import linecache
-
-    code, line = frame.f_code, linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-    return f"{Path(code.co_filename).name}:{frame.f_lineno}, in {code.co_name}: {line}"
-
-
-def _refuse(what: str) -> RecordingError:
-    return RecordingError(f"{what} ({_line_of_program()})")
-
-
-def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
-    """Return the arguments that the operation writes in place."""
-    if func.overloadpacket.__name__ in _BATCH_NORMS:  # its schema hides that it writes the running statistics
-        return [t for t in args[3:5] if args[5] and isinstance(t, Tensor)]
-    if not func._schema.is_mutable:
-        return []
-    found = []
-    for i, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[i] if i < len(args) else kwargs.get(argument.name)
-            found += [t for t in tree_leaves(value) if isinstance(t, Tensor)]
-    return found
-
-
-def memory(tensor: Tensor) -> int:
-    """Tell pieces of memory apart; tensors that are views of one another share theirs."""
-    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)
-
-
-class Observe(TorchDispatchMode):
-    """Watch an eager run.
-
-    Attributes:
-        outside: tensors that the run used and did not make, in order of first use; `given` is left out.
-        saved: `(tensor, copy from before)` of the outside tensors that the run wrote in place, also through views of its own;
-            to be put back from last to first, since tensors that share memory may have been found one after the other.
-            Those given are among them, if they were written.
-        given_written: the line that wrote a given tensor, or None.
-    """
-
-    def __init__(self, given: Sequence[Tensor] = ()) -> None:
-        super().__init__()
-        self.outside: list[Tensor] = []
-        self.saved: list[tuple[Tensor, Tensor]] = []
-        self._made = WeakTensorKeyDictionary()
-        self.given_written: str | None = None
-        self._given = list(given)
-        self._known = {id(t) for t in given}
-        self._in_memory: dict[int, list[Tensor]] = {}  # the given and the outside tensors in each piece of memory
-        for tensor in given:
-            self._in_memory.setdefault(memory(tensor), []).append(tensor)
-
-    def made(self, tensor: Tensor) -> bool:
-        """Tell whether the run itself made the tensor."""
-        return tensor in self._made
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not _aten.lift_fresh.default:  # its argument is a constant that Python has just made
-            for tensor in tree_leaves((args, kwargs)):
-                if isinstance(tensor, Tensor) and id(tensor) not in self._known and tensor not in self._made:
-                    self._known.add(id(tensor))
-                    self.outside.append(tensor)
-                    self._in_memory.setdefault(memory(tensor), []).append(tensor)
-            for written in _written(func, args, kwargs):
-                for tensor in self._in_memory.get(memory(written), ()):
-                    if all(tensor is not t for t, _ in self.saved):
-                        self.saved.append((tensor, tensor.detach().clone()))
-                        if any(tensor is t for t in self._given):
-                            self.given_written = _line_of_program()
-        out = func(*args, **kwargs)
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and id(tensor) not in self._known:
-                self._made[tensor] = True
-        return out
-
-
-class Guard(TorchDispatchMode):
-    """Refuse, while recording, what would freeze a varying value or shape; compute constants at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._constant = WeakTensorKeyDictionary()
-        self._overwritten: set[int] = set()
-
-    def constant(self, tensor: Tensor) -> bool:
-        """Tell whether the tensor depends neither on an input nor on a draw."""
-        return tensor in self._constant and memory(tensor) not in self._overwritten
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        if func is _aten.lift_fresh.default:
-            constant = True
-        else:
-            constant = torch.Tag.nondeterministic_seeded not in func.tags and all(map(self.constant, tensors))
-        args, computed = self._shape_is_fixed(func, args, kwargs, constant)
-        if computed:
-            with _disable_current_modes():
-                out = func(*args, **kwargs)
-        else:
-            out = func(*args, **kwargs)
-        if not constant:
-            self._overwritten.update(map(memory, _written(func, args, kwargs)))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                if constant:
-                    self._constant[tensor] = True
-                else:
-                    self._constant.pop(tensor, None)
-        return out
-
-    def _shape_is_fixed(self, func: Any, args: Any, kwargs: Any, constant: bool) -> tuple[Any, bool]:
-        """Return the arguments to use, and whether the result is a constant to compute at once."""
-        if func in (_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default):
-            indices = args[1]
-            masks = [i for i in indices if i is not None and i.dtype in (torch.bool, torch.uint8)]
-            if not masks:
-                return args, False
-            if all(map(self.constant, masks)):
-                return (args[0], self._positions(indices), *args[2:]), False
-            if func is not _aten.index.Tensor and args[2].numel() == 1:
-                return args, False
-            raise _refuse(_NO_FIXED_SHAPE)
-        if torch.Tag.dynamic_output_shape in func.tags:
-            if constant:
-                return args, True
-            raise _refuse(f"the shape of {func.overloadpacket.__name__}'s result depends on data or draws")
-        if torch.Tag.data_dependent_output in func.tags:
-            if constant:
-                return args, True
-            raise _refuse("it reads the value of a tensor, which depends on parameters, data or draws")
-        return args, False
-
-    def _positions(self, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Return the indices with each (constant) mask replaced by the positions at which it is true."""
-        with _disable_current_modes():
-            out: list[Tensor | None] = []
-            for index in indices:
-                if index is not None and index.dtype in (torch.bool, torch.uint8):
-                    out += list(index.nonzero(as_tuple=True))
-                else:
-                    out.append(index)
-        for tensor in out:
-            if tensor is not None:
-                self._constant[tensor] = True
-        return out
-
-
-# Places in the libraries that read a value and whose answer is known, by the code that asks.
-_WARNS = {pyro.util.warn_if_nan.__code__, pyro.util.warn_if_inf.__code__}
-_TRUE_OR_FALSE: dict[CodeType, bool] = {
-    # "are the arguments valid?": asked and answered in the eager run before
-    torch.distributions.distribution._all_true_or_runtime_assert.__code__: True,
-    # "is it NaN?": only warns
-    **dict.fromkeys(_WARNS, False),
-    # "are all probabilities positive?": if not, `masked_select` drops the others before a dot product
-    pyro.infer.util.Dice.compute_expectation.__code__: False,
-}
-_DOT_OF_SELECTED = pyro.infer.util.Dice.compute_expectation.__code__
-# "is it the number zero (one)?": only saves work, and NaN is neither
-_IS_IDENTICALLY = {
-    pyro.distributions.util.is_identically_zero.__code__,
-    pyro.distributions.util.is_identically_one.__code__,
-}
-# compares the scales of enumerated sites, which the eager run did with the same tensors
-_COMPARES_SCALES = pyro.infer.traceenum_elbo._get_common_scale.__wrapped__.__code__
-_GO_BETWEENS = {torch.overrides.__file__, torch.Tensor.backward.__code__.co_filename}
-_LEAVE_TORCH = {
-    torch.Tensor.numpy,
-    torch.Tensor.__array__,
-    torch.Tensor.tolist,
-    torch.Tensor.data_ptr,
-    torch.Tensor.__dlpack__,
-    torch.Tensor.untyped_storage,
-}
-
-
-class _Selected:
-    """`tensor[mask]`, usable only as what is assigned to another tensor at the same mask."""
-
-    def __init__(self, tensor: Tensor, mask: Tensor) -> None:
-        self.tensor, self.mask = tensor, mask
-
-    def __getattr__(self, name: str) -> Any:
-        raise _refuse(_NO_FIXED_SHAPE)
-
-
-def _caller() -> CodeType:
-    """Return the code that called the function which a mode is asked about."""
-    frame = sys._getframe(2)
-    while frame.f_code.co_filename in _GO_BETWEENS and frame.f_back is not None:
-        frame = frame.f_back
-    return frame.f_code
-
-
-class Reads(TorchFunctionMode):
-    """Answer, while recording, the reads of values whose answer is known, and give fixed shapes to what can
-    have them.
-
-    Args:
-        guard: knows which tensors are constants.
-        params: what to differentiate with respect to when the program calls `backward`.
-
-    Attributes:
-        grads: the accumulated gradient for each of `params`, None where none has arrived.
-    """
-
-    def __init__(self, guard: Guard, params: Sequence[Tensor] = ()) -> None:
-        super().__init__()
-        self.guard, self.params = guard, list(params)
-        self.grads: list[Tensor | None] = [None] * len(self.params)
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        caller = _caller()
-        if func is torch.Tensor.item:
-            return float("nan") if caller in _IS_IDENTICALLY else args[0].detach()
-        if func is torch.Tensor.__bool__ and caller in _TRUE_OR_FALSE:
-            return _TRUE_OR_FALSE[caller]
-        if func is torch.Tensor.__float__ and caller is _COMPARES_SCALES:
-            with _disable_current_modes():
-                return args[0].detach().item()
-        if func is torch.Tensor.masked_select and caller is _DOT_OF_SELECTED:
-            return torch.where(args[1], args[0], torch.zeros((), dtype=args[0].dtype, device=args[0].device))
-        if func is torch.Tensor.register_hook and caller in _WARNS:  # the same question of the gradient
-            return None
-        if func is torch.Tensor.backward:
-            return self._backward(*args, **kwargs)
-        if func is torch._C._nn.one_hot:  # it reads its input to check it
-            classes = kwargs.get("num_classes", args[1] if len(args) > 1 else -1)
-            if classes >= 0:
-                labels = args[0] if args else kwargs["input"]
-                return (labels.unsqueeze(-1) == torch.arange(classes, device=labels.device)).long()
-        if func is torch.Tensor.__getitem__ and self._is_mask(args[0], args[1]):
-            return _Selected(args[0], args[1])
-        if func is torch.Tensor.__setitem__ and self._is_mask(args[0], args[1]):
-            return self._assign(*args)
-        if func in _LEAVE_TORCH and not self.guard.constant(args[0]):
-            raise _refuse("it takes the value of a tensor out of torch")
-        return func(*args, **kwargs)
-
-    def _backward(self, loss: Tensor, gradient: Tensor | None = None, **_: Any) -> None:
-        wanted = [i for i, p in enumerate(self.params) if p.requires_grad]  # others are frozen
-        if not wanted:
-            return
-        of = [self.params[i] for i in wanted]
-        grads = torch.autograd.grad(loss, of, gradient, allow_unused=True, retain_graph=True)
-        for i, grad in zip(wanted, grads, strict=True):
-            old = self.grads[i]
-            if grad is not None:
-                self.grads[i] = grad if old is None else old + grad
-
-    def _is_mask(self, tensor: Tensor, index: Any) -> bool:
-        return (
-            isinstance(index, Tensor)
-            and index.dtype == torch.bool
-            and index.shape == tensor.shape
-            and index.dim() > 0
-            and not self.guard.constant(index)
-        )
-
-    def _assign(self, tensor: Tensor, mask: Tensor, value: Any) -> None:
-        """`tensor[mask] = value` in a form whose shapes are fixed."""
-        if isinstance(value, _Selected):
-            if value.mask is not mask:
-                raise _refuse("it assigns what one boolean mask selects at another mask")
-            tensor.copy_(torch.where(mask, value.tensor, tensor))
-        elif not isinstance(value, Tensor) or value.numel() == 1:
-            tensor.copy_(torch.where(mask, torch.as_tensor(value, dtype=tensor.dtype), tensor))
-        else:
-            raise _refuse("it assigns a tensor at a boolean mask, so the value has no fixed shape")
-
-
-def random_state() -> list[Tensor]:
-    """Return the states of torch's generators."""
-    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if cuda else ())]
-
-
-def set_random_state(state: list[Tensor]) -> None:
-    """Put torch's generators back."""
-    torch.set_rng_state(state[0])
-    if state[1:]:
-        torch.cuda.set_rng_state_all(state[1:])
-
-
-def copies(tensors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Return each tensor with a copy of it, to be put back."""
-    return [(t, t.detach().clone()) for t in tensors]
-
-
-def put_back(saved: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Give tensors the values of their copies, from last to first."""
-    with torch.no_grad():
-        for tensor, copy in reversed(saved):
-            tensor.copy_(copy)
-
-
-@contextmanager
-def undisturbed(saved: Sequence[tuple[Tensor, Tensor]] = ()) -> Iterator[None]:
-    """Leave torch's random state and the saved tensors as they were; refuse draws from other states.
-
-    Within the caller's autocast, weights that it has cast already are cast anew: a recording must see the parameters themselves.
-    """
-    torch.clear_autocast_cache()
-    state = random_state()
-    others = random.getstate(), np.random.get_state(legacy=False)
-    try:
-        yield
-    finally:
-        set_random_state(state)
-        numpy_drawn = not _equal(np.random.get_state(legacy=False), others[1])
-        python_drawn = random.getstate() != others[0]
-        random.setstate(others[0])
-        np.random.set_state(others[1])
-        put_back(saved)
-    if numpy_drawn or python_drawn:
-        raise RecordingError(
-            f"it draws from {'NumPy' if numpy_drawn else 'Python'}'s random state, and a recording would "
-            "repeat the first draw; draw with torch"
-        )
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, dict):
-        return all(_equal(one[key], other[key]) for key in one)
-    return bool(np.array_equal(one, other))
-
-
-def trace(fn: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> GraphModule:
-    """Record `fn(*inputs)` as one flat graph of ATen operations.
+def signature(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], list[Tensor]]:
+    """Return what must be equal for one recording to serve two calls, and the tensors among the arguments in
+    order.
 
     Raises:
-        RecordingError: the call reads varying values, or what torch could not record, as one sentence.
+        RecordingError: an argument is an object that cannot be compared by value.
     """
-    try:
-        # make_fx describes each value by a fake tensor; with one mode for all it takes half the time
-        fake = TracingContext(FakeTensorMode(allow_fallback_kernels=True))
-        with pyro.validation_enabled(False), tracing(fake):
-            return make_fx(fn, tracing_mode="real", record_module_stack=False)(*inputs)
-    except RecordingError:
-        raise
-    except Exception as error:
-        text = str(error).strip().splitlines() or [""]
-        raise RecordingError(f"recording it raised {type(error).__name__}: {text[0][:200]}") from error
+    key: list[Any] = []
+    tensors: list[Tensor] = []
+    _describe(args, key, tensors)
+    if kwargs:
+        _describe(kwargs, key, tensors)
+    return tuple(key), tensors
 
 
-def differences(one: GraphModule, other: GraphModule) -> str | None:
-    """Say in which operation or constant two recordings of one call differ; None if they are the same."""
-    nodes, others = list(one.graph.nodes), list(other.graph.nodes)
-    if len(nodes) != len(others):
-        return f"two recordings of one call differ: {len(nodes)} and {len(others)} operations"
-    number = {node: i for i, node in enumerate(nodes)} | {node: i for i, node in enumerate(others)}
-    for a, b in zip(nodes, others, strict=True):
-        if a.op == b.op == "get_attr":
-            x, y = getattr(one, a.target), getattr(other, b.target)
-            if isinstance(x, Tensor) and not (x.shape == y.shape and torch.equal(x, y)):
-                return f"two recordings of one call hold different constants: {_short(x)} and {_short(y)}"
-        elif a.op != b.op or (a.op == "call_function" and a.target is not b.target):
-            return f"two recordings of one call differ: {a.target} and {b.target}"
-        elif not _same((a.args, a.kwargs), (b.args, b.kwargs), number):
-            values = f"{_numbers(a)} and {_numbers(b)}"
-            return f"two recordings of one call hold different constants in {a.target}: {values}"
-    return None
+def _describe(value: Any, key: list[Any], tensors: list[Tensor]) -> None:
+    if isinstance(value, Tensor):
+        if value.layout is not torch.strided:
+            raise RecordingError(f"an argument is a {_SPARSE}")
+        tensors.append(value)
+        key += (value.shape, value.stride(), value.dtype, value.device, value.is_conj(), value.requires_grad)
+    elif isinstance(value, dict):
+        key.append(tuple(value))
+        for item in value.values():
+            _describe(item, key, tensors)
+    elif isinstance(value, tuple | list):
+        key += (type(value), len(value))
+        for item in value:
+            _describe(item, key, tensors)
+    elif isinstance(value, _PLAIN):
+        key += (type(value), value)
+    else:
+        raise RecordingError(
+            f"an argument is a {type(value).__name__}, which may change without notice; "
+            "pass tensors, numbers and strings"
+        )
 
 
-def _same(a: Any, b: Any, number: dict[Any, int]) -> bool:
-    if isinstance(a, torch.fx.Node):
-        return isinstance(b, torch.fx.Node) and number[a] == number[b]
-    if isinstance(a, (tuple, list)):
-        return isinstance(b, (tuple, list)) and len(a) == len(b) and all(map(_same, a, b, [number] * len(a)))
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(_same(a[k], b[k], number) for k in a)
-    return bool(a == b) or (a != a and b != b)
+def rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:
+    """Return the arguments with the next of `tensors` in place of each tensor."""
+    if isinstance(value, Tensor):
+        return next(tensors)
+    if isinstance(value, dict):
+        return {name: rebuilt(item, tensors) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        items = [rebuilt(item, tensors) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
 
 
-def _numbers(node: torch.fx.Node) -> str:
-    return (
-        ", ".join(f"{v:.6g}" for v in tree_leaves((node.args, node.kwargs)) if isinstance(v, int | float)) or "others"
-    )
+class Recording:
+    """A recorded call: `recording(*args)` returns what `fn(*args)` would, by replaying its tensor operations.
+
+    Attributes:
+        graph: the operations; its inputs are `outside`, then the tensors among the arguments.
+        outside: the tensors that the call used without being given them, by identity.
+        written: those that it writes in place, like running statistics.
+        present: for each leaf of what `fn` returned whether it is a tensor; if not, it is a constant.
+        compiled: whether inductor's code runs in place of the graph.
+    """
+
+    def __init__(self, graph: GraphModule, outside: list[Tensor], written: list[Tensor], rest: tuple[Any, Any]) -> None:
+        self.graph = graph
+        self.outside, self.written = outside, written
+        self._held = [t.detach() for t in outside]
+        self._leaves, self._spec = rest
+        self.present = [leaf is _TENSOR for leaf in self._leaves]
+        self._run: Callable[..., Any] = graph.forward
+        self.compiled = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the outputs for other data, which must have the recorded signature."""
+        _, tensors = signature(args, kwargs)
+        return self.assemble(self.run(*tensors))
+
+    def valid(self) -> bool:
+        """Return whether the outside tensors are where they were in memory (`module.to(device)` moves them)."""
+        return all(map(Tensor.is_set_to, self._held, self.outside))
+
+    def run(self, *tensors: Tensor) -> Sequence[Tensor]:
+        """Return the tensors among the outputs, given the tensors among the arguments."""
+        with torch.no_grad():
+            return self._run(*self._held, *tensors)
+
+    def recorded(self, *tensors: Tensor) -> Sequence[Tensor]:
+        """Return what `run` returns, by the recorded graph also when it is compiled."""
+        with torch.no_grad():
+            return self.graph(*self._held, *tensors)
+
+    def assemble(self, outputs: Sequence[Tensor]) -> Any:
+        """Return the outputs in the structure that `fn` returned."""
+        values = iter(outputs)
+        return tree_unflatten([next(values) if leaf is _TENSOR else leaf for leaf in self._leaves], self._spec)
+
+    def compile(self, *tensors: Tensor) -> str | None:
+        """Replace the recorded graph by inductor's code for it, made for arguments like `tensors`; return why not."""
+        try:
+            self._run = inductor.compile_graph(self.graph, [*self._held, *tensors])
+            why_not = disagreement(lambda seed: self.distance(tensors, seed))
+        except Exception as error:  # whatever goes wrong in a compiler, the recorded graph is there
+            why_not = in_short(error)
+        self.compiled = why_not is None
+        if why_not is not None:
+            self.decompile()
+        return why_not
+
+    def decompile(self) -> None:
+        """Replay the recorded graph again."""
+        self._run, self.compiled = self.graph.forward, False
+
+    def distance(self, tensors: Sequence[Tensor], seed: int | None = None) -> float:
+        """Compare what runs with the recorded graph, in outputs and in what they write, and leave no trace."""
+        results = []
+        for run in (self.graph, self._run):
+            with undisturbed(copies(self.written)), torch.no_grad():
+                if seed is not None:
+                    torch.manual_seed(seed)
+                results.append([*run(*self._held, *tensors), *(t.detach().clone() for t in self.written)])
+        return inductors_distance(self.graph, *results)
 
 
-def _short(tensor: Tensor) -> str:
-    return f"{tensor.reshape(-1)[0].item():.6g}{', ...' if tensor.numel() > 1 else ''}" if tensor.numel() else "[]"
+class _Tensor:
+    """Marks where a tensor stands among the outputs."""
+
+
+_TENSOR = _Tensor()
+
+
+def record(
+    fn: Callable[..., Any],
+    args: Sequence[Any] = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    reference: Callable[..., Any] | None = None,
+    params: Sequence[Tensor] = (),
+    check: bool = True,
+) -> Recording:
+    """Return a checked recording of `fn(*args, **kwargs)`.
+
+    Args:
+        fn: returns any nest of tensors (and constants). It may run Pyro programs and call `backward`.
+        args: data; tensors in any nest of lists, tuples and dicts, numbers and strings.
+        kwargs: the same, by name.
+        reference: what the recording is checked against, `fn` itself by default. It returns the same nest.
+        params: tensors whose gradients `fn` collects through `backward`; `fn` is then called with the list of
+            gradients, which `backward` fills, as its first argument.
+        check: compare with `reference` on resampled data and other draws.
+
+    Raises:
+        RecordingError: with the reason and the line.
+    """
+    kwargs = kwargs or {}
+    _, given = signature(args, kwargs)
+    leaves = [t.detach() for t in given]  # other objects, so that f(x, x) is not taken for a function of one argument
+    reference = reference or fn
+    outside, saved = _observed(reference, args, kwargs, leaves)
+    shapes: list[tuple[list[Any], Any]] = []
+
+    def flat(*inputs: Tensor) -> list[Tensor]:
+        constants = Constants()
+        reads = Reads(constants, params)
+        tensors = iter(inputs[len(outside) :])
+        with constants, reads, torch.enable_grad() if params else torch.no_grad():
+            out = fn(*([reads.grads] if params else ()), *rebuilt(list(args), tensors), **rebuilt(kwargs, tensors))
+            found, spec = tree_flatten(out)
+            shapes.append(([_TENSOR if isinstance(v, Tensor) else v for v in found], spec))
+            return [v.detach() for v in found if isinstance(v, Tensor)]
+
+    graphs = []
+    for _ in range(2):
+        with undisturbed(saved):
+            graphs.append(trace(flat, [*outside, *leaves]))
+    difference = differences(*graphs)
+    if difference or shapes[0] != shapes[1]:
+        raise RecordingError(
+            f"{difference or 'two recordings of one call return different constants'}, so it depends on "
+            "something that changes from call to call outside torch, such as a Python counter"
+        )
+    recording = Recording(_pruned(graphs[0], outside), outside, [t for t, _ in saved], shapes[0])
+    if check:
+        _check(recording, reference, args, kwargs, leaves, saved)
+    return recording
+
+
+def _observed(
+    reference: Callable[..., Any], args: Any, kwargs: dict[str, Any], leaves: list[Tensor]
+) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+    """Run eagerly; return the tensors from outside that the run uses, and copies of those that it writes."""
+    watching = Observe(leaves)
+    with undisturbed(), watching:
+        reference(*rebuilt(args, iter(leaves)), **rebuilt(kwargs, iter(leaves[_count(args) :])))
+    put_back(watching.saved)
+    if watching.given_written is not None:
+        raise RecordingError(f"it writes into its own argument; let it write into a copy ({watching.given_written})")
+    # gradients pile up on parameters that are not trained; that is no business of the recording
+    piles = {id(t.grad) for t in watching.outside if t.is_leaf and t.grad is not None}
+    outside = [t for t in watching.outside if not watching.made(t)]
+    if any(t.layout is not torch.strided for t in outside):
+        raise RecordingError(f"it uses a {_SPARSE}")
+    return outside, [(t, copy) for t, copy in watching.saved if id(t) not in piles]
+
+
+def _count(args: Any) -> int:
+    return len(signature(args, {})[1])
+
+
+def _pruned(graph: GraphModule, outside: list[Tensor]) -> GraphModule:
+    """Drop, in place, the outside tensors that no operation uses."""
+    holders = [node for node in graph.graph.nodes if node.op == "placeholder"][: len(outside)]
+    for i in reversed(range(len(outside))):
+        if not holders[i].users:
+            graph.graph.erase_node(holders[i])
+            del outside[i]
+    graph.recompile()
+    return graph
+
+
+def _check(
+    recording: Recording,
+    reference: Callable[..., Any],
+    args: Any,
+    kwargs: dict[str, Any],
+    leaves: list[Tensor],
+    saved: Sequence[tuple[Tensor, Tensor]],
+) -> None:
+    """Compare with eager runs on resampled data and other draws, in outputs and in what they write."""
+    tensors = resampled(leaves)
+    seed = OTHER_DRAWS
+    with undisturbed(saved):
+        torch.manual_seed(seed)
+        expected = reference(*rebuilt(list(args), iter(tensors)), **rebuilt(kwargs, iter(tensors[_count(args) :])))
+        wanted = [v.detach() for v in tree_flatten(expected)[0] if isinstance(v, Tensor)]
+        wanted += [t.detach().clone() for t, _ in saved]
+    with undisturbed(saved):
+        torch.manual_seed(seed)
+        got = [*recording.run(*tensors), *(t.detach().clone() for t, _ in saved)]
+    distance = furthest(wanted, got)
+    if distance > 1:
+        raise RecordingError(
+            "its recording differs from eager Pyro on other data and draws "
+            f"by {distance:.0e} times what rounding explains"
+        )

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_vae import checkpoint
 from pyro_vae.devices import generators, set_generators
 from pyro_vae.nonfinite import NonFinite, explain
-from pyro_vae.state import Keeper
+from pyro_vae.run_state import Keeper
 
 MAX_SKIPPED = 10  # batches in a row: more are no accident of the data
 MAX_ROLLBACKS = 10  # each halves the learning rate

@@ -1,15 +1,11 @@
 """Stochastic variational inference with pyro.infer.SVI's signature, compiled where that changes no number."""
 
-import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from typing import Any, Literal, cast
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from pyro.poutine.runtime import _PYRO_STACK
@@ -17,11 +13,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_vae.blocks import Schedule, never, take
-from pyro_vae.compiled import RecordingError, in_short, signature
+from pyro_vae.compiled import Observe, RecordingError, in_short, signature
 from pyro_vae.distributed import Exchange
-from pyro_vae.recording import Observe, put_back, random_state, set_random_state
-from pyro_vae.step_graph import StepGraph, as_tensors, audited, parts
-from pyro_vae.watch import Watch
+from pyro_vae.eager import EagerSVI, EagerWarning, as_tensors
+from pyro_vae.guards import Watch
+from pyro_vae.replay import StepGraph, audited
+from pyro_vae.state import put_back, random_state, set_random_state
+
+__all__ = ["SVI", "EagerWarning", "Mode"]
 
 Mode = Literal["auto", "on", "off", "recorded"]
 
@@ -34,11 +33,7 @@ OTHER_SHAPES_COMPILE_AT = 50  # calls of a second signature before it is compile
 MOST_RECORDINGS = 8
 
 
-class EagerWarning(UserWarning):
-    """A program that could not be recorded, or not compiled, runs without."""
-
-
-class SVI:
+class SVI(EagerSVI):
     """Drop-in for `pyro.infer.SVI`: `step` returns the same loss, and takes a fraction of the time where
     Python is the cost.
 
@@ -82,29 +77,14 @@ class SVI:
         exchange: Exchange | None = None,
         loss_and_grads: Callable[..., Any] | None = None,
     ) -> None:
-        if not isinstance(optim, PyroOptim | Optimizer):
-            raise TypeError(
-                f"optim is a {type(optim).__name__}; "
-                "give a Pyro optimizer (pyro.optim) or a torch optimizer (torch.optim)"
-            )
-        if clip is not None and isinstance(optim, PyroOptim):
-            raise ValueError("clip needs a torch optimizer, and optim is a Pyro one; give it clip_args instead")
+        super().__init__(model, guide, optim, loss, clip, exchange, loss_and_grads)
         if compile not in ("auto", "on", "off", "recorded"):
             raise ValueError(f"compile is {compile!r}; give 'auto', 'on', 'off' or 'recorded'")
-        self.model, self.guide, self.optim, self.clip = model, guide, optim, clip
-        self.exchange = exchange
-        self.objective = loss
-        if isinstance(loss, ELBO):
-            self.loss, self._loss_and_grads = loss.loss, loss.loss_and_grads
-        else:
-            self.loss, self._loss_and_grads = loss, loss_and_grads or _differentiate(loss)
-        self._announced: bool | None = None  # whether parameters announce themselves to Pyro; known after a step
         self.mode: Mode = compile
         self.planned = steps
         self.count = 0
         self.engine = "eager"
         self.why_not: str | None = None
-        self.finite = torch.tensor(True)
         self._calls: dict[str, int] = {}
         self._graphs: dict[tuple[Any, ...], list[StepGraph]] = {}
         self._made_at = -1  # count of the last step that created parameters
@@ -193,64 +173,14 @@ class SVI:
         """Copies record anew: a recording is of the tensors themselves."""
         return {**vars(self), "_graphs": {}, "_last": None}
 
-    # --- eager
-    # -------------------------------------------------------------------------------------------------------
-
     def _eager(self, args: Any, kwargs: Any) -> Any:
         loss, params = self.gradients(args, kwargs)
         return self.finish(as_tensors(loss), params)
 
-    def loss_of(self, args: Any, kwargs: Any) -> Any:
-        """Run the ELBO, which calls `backward`; return its loss."""
-        return self._loss_and_grads(self.model, self.guide, *args, **kwargs)
-
-    def gradients(self, args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:
-        """Run the ELBO as Pyro does; return its loss and the parameters to train, whose `grad` is filled."""
-        if isinstance(self.optim, Optimizer):
-            self.optim.zero_grad()
-        first = isinstance(self.optim, Optimizer) and self._announced is None
-        state = random_state() if first else []
-        with poutine.trace(param_only=True) as capture, Observe() if first else nullcontext() as watching:
-            loss = self.loss_of(args, kwargs)
-        if isinstance(self.optim, PyroOptim):
-            sites = map(_unconstrained, capture.trace.nodes.values())
-            return loss, list({id(p): p for p in sites}.values())
-        params = [p for group in self.optim.param_groups for p in group["params"]]
-        if first and watching is not None:
-            self._announced = bool(capture.trace.nodes) or any(p.grad is not None for p in params)
-            if not self._announced and hasattr(self.objective, "differentiable_loss"):
-                # Pyro's ELBOs take no gradient where no parameter announces itself, as in plain modules: once more
-                set_random_state(state)
-                put_back(watching.saved)
-                self._loss_and_grads = _differentiate(self.objective.differentiable_loss)
-                return self.gradients(args, kwargs)
-        return loss, params
-
-    def finish(self, loss: Any, params: list[Tensor]) -> Any:
-        """Take the update from the parameters' `grad` if the loss is finite; return the loss as a tensor."""
-        if self.exchange is not None:
-            loss = self.exchange.add_up(loss, params).to(loss.dtype).reshape(loss.shape)
-        finite = torch.stack([part.isfinite().all() for part in parts(loss)]).all()
-        if self.clip is not None:
-            norm = torch.nn.utils.clip_grad_norm_([p for p in params if p.grad is not None], self.clip)
-            finite = finite & norm.isfinite()
-        self.finite = finite
-        if finite and isinstance(self.optim, Optimizer):
-            self.optim.step()
-        elif finite:
-            cast(PyroOptim, self.optim)(params)
-        if isinstance(self.optim, PyroOptim):
-            pyro.infer.util.zero_grads(params)
-        return loss
-
-    # --- replayed
-    # ----------------------------------------------------------------------------------------------------
-
     def _replay(self, args: Any, kwargs: Any) -> Any:
         key, tensors = signature(args, kwargs)
-        on_cpu = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
-        on_cuda = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
-        key = *key, torch.get_default_dtype(), on_cpu, on_cuda
+        casts = [torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) for kind in ("cpu", "cuda")]
+        key = *key, torch.get_default_dtype(), *casts
         graph = next((graph for graph in self._graphs.get(key, ()) if graph.valid()), None)
         name = graph.name if graph is not None else repr(key)
         calls = self._calls[name] = self._calls.get(name, 0) + 1
@@ -293,12 +223,11 @@ class SVI:
         with Observe() as watching:
             loss, params = self.gradients(args, kwargs)
         watch.keep(vars(self), "model", "guide", "_loss_and_grads")
-        new = key not in self._graphs
-        graphs = self._graphs.setdefault(key, [])
         made = any(watching.made(p) or (existed is not None and id(p) not in existed) for p in params)
         again, self._made_at = self._made_at == self.count - 1, self.count if made else -1
-        if (new and watch.changed()) or (made and not again):
+        if (key not in self._graphs and watch.changed()) or (made and not again):
             # It drew initial values, or settled something else once for all: taken again it would be another step.
+            self._graphs.setdefault(key, [])
             self.engine, self.why_not = "eager", "the first step creates parameters"
             return None, self.finish(as_tensors(loss), params)
         if isinstance(self.optim, PyroOptim):
@@ -316,6 +245,10 @@ class SVI:
         except Exception as error:  # the eager step above raised none
             watch.put_back()
             raise RecordingError(f"recording it raised {in_short(error)}") from error
+        return self._one_of(self._graphs.setdefault(key, []), recorded, watch), None
+
+    def _one_of(self, graphs: list[StepGraph], recorded: StepGraph, watch: Watch) -> StepGraph:
+        """Return the graph among `graphs` that does the same as the recorded one, or that one, as a new one of them."""
         for graph in graphs:
             if graph.same(recorded):  # what has changed makes no difference
                 idle = graph.also(watch)
@@ -324,9 +257,9 @@ class SVI:
                         f"SVI looks no more at {idle!r}, which keeps changing and has made no difference; "
                         "if it will make one later, make it a tensor."
                     )
-                return graph, None
+                return graph
         graphs.append(recorded)
-        return recorded, None
+        return recorded
 
     def _step_eagerly(self, reason: str, args: Any, kwargs: Any, warn: bool = False) -> Any:
         if warn and not self._warned:
@@ -345,15 +278,6 @@ class SVI:
         self._graphs.clear()
         self.warn(f"SVI runs eagerly: {reason}.")
 
-    @staticmethod
-    def warn(message: str) -> None:
-        """Warn at the line that called this package."""
-        here = Path(__file__).parent
-        level, frame = 1, sys._getframe(0)
-        while frame.f_back is not None and Path(frame.f_code.co_filename).parent == here:
-            level, frame = level + 1, frame.f_back
-        warnings.warn(message, EagerWarning, stacklevel=level)
-
 
 @contextmanager
 def _store_kept() -> Iterator[None]:
@@ -367,22 +291,6 @@ def _store_kept() -> Iterator[None]:
         for name in replaced:
             store._params[name] = kept[name]
             store._param_to_name[kept[name]] = name
-
-
-def _differentiate(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that calls `backward` on a loss and returns its value, as Pyro does."""
-
-    def loss_and_grads(*args: Any, **kwargs: Any) -> Any:
-        value = loss(*args, **kwargs)
-        if getattr(value, "requires_grad", False):
-            value.backward(retain_graph=True)
-        return value
-
-    return loss_and_grads
-
-
-def _unconstrained(site: dict[str, Any]) -> Tensor:
-    return site["value"].unconstrained()
 
 
 def _numbers(loss: Any) -> Any:

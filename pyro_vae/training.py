@@ -18,9 +18,9 @@ from pyro_vae.options import misspelled
 from pyro_vae.pairing import Pair, PairError
 from pyro_vae.programs import check_settings
 from pyro_vae.progress import Progress, Silent
+from pyro_vae.run_state import Unsaved
 from pyro_vae.runs import Run
 from pyro_vae.settings import SettingsError, Training
-from pyro_vae.state import Unsaved
 from pyro_vae.trainer import CHECKED_BATCH
 
 __all__ = [

@@ -28,8 +28,8 @@ from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor, nn
 
 from pyro_vae.compiled import RecordingError, record, signature
+from pyro_vae.guards import Watch
 from pyro_vae.svi import SVI, EagerWarning
-from pyro_vae.watch import Watch
 
 BATCH, FEATURES, LATENT = 12, 9, 3
 Program = Callable[..., Any]

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_vae.capture import trace
 from pyro_vae.compiled import record
-from pyro_vae.decompositions import decompositions
-from pyro_vae.inductor import inductor
-from pyro_vae.recording import trace
+from pyro_vae.inductor import compile_graph, decompositions
 
 
 def several_draws(x, w):
@@ -18,7 +17,7 @@ def several_draws(x, w):
 
 def test_draws_stay_in_their_order():
     x, w = torch.randn(40, 40), torch.randn(40, 40) / 7
-    code = inductor(trace(several_draws, [x, w]), [x, w])
+    code = compile_graph(trace(several_draws, [x, w]), [x, w])
     for seed in (1, 2):
         torch.manual_seed(seed)
         wanted = several_draws(x, w)
@@ -33,7 +32,7 @@ def test_what_code_writes_it_writes_once_and_lets_autograd_know():
         return [p.sum()]
 
     p, x = torch.zeros(3), torch.ones(3)
-    code = inductor(trace(step, [p.clone(), x]), [p, x])
+    code = compile_graph(trace(step, [p.clone(), x]), [p, x])
     for i in (1, 2, 3):
         before = p._version
         (total,) = code(p, x)

@@ -164,7 +164,8 @@ def poisoned():
         x[row, 0] = POISON
         data = pv.load_data({"x": x}, valid=40, test=40)
         met = [i for i, batch in enumerate(data.epoch(0, 20, seed=0)) if (batch["x"] == POISON).any()]
-        if met and 5 <= met[0] <= 12:
+        tried = (data.batch("train", 16)["x"] == POISON).any()  # when the pair is checked
+        if met and 5 <= met[0] <= 12 and not tried:
             return data
     raise AssertionError("no row is met there")
 

@@ -15,7 +15,6 @@ from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor, nn
 
 from pyro_vae.blocks import Schedule
-from pyro_vae.compiled import OTHER_DRAWS
 from pyro_vae.svi import (
     COMPILES_AT,
     MOST_RECORDINGS,
@@ -26,6 +25,7 @@ from pyro_vae.svi import (
     WORTH_RECORDING,
     EagerWarning,
 )
+from pyro_vae.verify import OTHER_DRAWS
 
 FEATURES, LATENT, BATCH = 7, 2, 10
 
@@ -400,8 +400,7 @@ def test_audit_notices_compiled_code_that_goes_wrong(optimizer, monkeypatch):
     def code(graph, inputs):
         return lambda *tensors: [out + off[0] if out.is_floating_point() else out for out in graph(*tensors)]
 
-    monkeypatch.setattr("pyro_vae.update_code.inductor", code)
-    monkeypatch.setattr("pyro_vae.compiled.inductor", code)
+    monkeypatch.setattr("pyro_vae.inductor.compile_graph", code)
     svi = SVI(one.model, one.guide, optimizer(everything(one)), Trace_ELBO(), compile="on")
     run(svi, batches(5))
     assert svi.engine == "inductor"
@@ -1071,7 +1070,7 @@ def test_many_steps_take_nested_data_and_several_losses(uncompiled):
 @pytest.mark.parametrize("mode", ["off", "recorded", "on"])
 def test_a_schedule_is_the_same_as_setting_each_number_before_its_step(mode, uncompiled):
     xs = torch.stack(batches(25))
-    rates, weights = torch.linspace(1e-2, 1e-3, 25, dtype=torch.float64), torch.linspace(0, 2, 25)
+    rates, weights = torch.linspace(1e-2, 1e-3, 25, dtype=torch.float64), torch.linspace(0.5, 2, 25)
     results = []
     for together in (False, True):
         one = programs()
@@ -1286,7 +1285,7 @@ def test_compiled_code_must_differ_on_two_draws_to_be_refused(off, refused, monk
     def distance(self, losses, tensors, seed=None):
         return 2.0 if seed in off else 0.5
 
-    monkeypatch.setattr("pyro_vae.update_code.UpdateCode.distance", distance)
+    monkeypatch.setattr("pyro_vae.whole_step.UpdateCode.distance", distance)
     one = programs()
     svi = SVI(one.model, one.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO(), compile="on")
     with warnings.catch_warnings(record=True) as said:

@@ -111,7 +111,7 @@ def test_k_epochs_and_k_more_are_2k(digits, tmp_path):
 
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_resuming_gives_the_same_bits_while_auto_changes_over(tmp_path, digits, stop, monkeypatch):
-    monkeypatch.setattr("pyro_vae.update_code.inductor", lambda graph, inputs: graph)  # compiling takes seconds
+    monkeypatch.setattr("pyro_vae.inductor.compile_graph", lambda graph, inputs: graph)  # compiling takes seconds
     steps = digits.num_batches(128)
     monkeypatch.setattr("pyro_vae.svi.RECORDS_AT", steps + 3)
     monkeypatch.setattr("pyro_vae.svi.COMPILES_AT", 2 * steps + 3)

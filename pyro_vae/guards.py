@@ -16,19 +16,13 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.utils.hooks import RemovableHandle
 
-try:
-    from torch._C._dynamo.guards import dict_version as _version
-except ImportError:  # another torch than the tested ones: take every dictionary for changed
-    _version = functools.partial(next, count())
+from pyro_vae._torch import optional
 
 _GONE = object()
 _contents = operator.attrgetter("cell_contents")
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _LIBRARIES = sys.stdlib_module_names | {"torch", "pyro", "numpy", "pyro_vae"}  # nobody exchanges what is in them
-_OF_A_SCOPE = {
-    "params",
-    "constraints",
-}  # what a scope of Pyro's store holds, two dictionaries that every run in it replaces
+_OF_A_SCOPE = {"params", "constraints"}  # what a scope of Pyro's store holds, which every run in it replaces
 LARGEST = 100  # entries of a list or dictionary that is looked into
 
 
@@ -69,7 +63,10 @@ class Same:
         self._of_classes = [one for one in held.values() if not isinstance(one.holder, dict)]  # nobody counts theirs
         self._of_dicts = [one for one in held.values() if isinstance(one.holder, dict)]
         self._dicts = [one.holder for one in self._of_dicts]
-        self._versions = [-1] * len(self._dicts)
+        self._versions: list[Any] = [-1] * len(self._dicts)
+        numbers = count()
+        # Without torch's count of writes every dictionary is taken for written to.
+        self._version = optional("dict_version") or (lambda _: next(numbers))
         self._empty = [holder for holder in hooks if not holder]
         self._handles = -1
 
@@ -84,7 +81,7 @@ class Same:
             if any(self._empty):
                 return False
             self._handles = handles
-        versions = list(map(_version, self._dicts))
+        versions = list(map(self._version, self._dicts))
         self.written = versions != self._versions
         if self.written:
             changed = map(operator.ne, versions, self._versions)
@@ -123,13 +120,12 @@ class Watch:
     Looks at modules and their attributes (so also at train or eval mode), at bound methods, partials, wrapped
     functions, `.program`, closures, default arguments, and the globals that a function names, and into lists, dictionaries of up to `LARGEST`
     entries, namespaces and dataclasses; of classes that are not a library's at their attributes and methods, of modules of Python at what a
-    function names. `changed()` tells whether one of them is no longer what it was.
+    function names. `changed()` names one that is no longer what it was.
     """
 
     def __init__(self, *programs: Any) -> None:
         self.modules: list[nn.Module] = []
-        self._items: list[tuple[dict[str, Any], str, Any]] = []
-        self._of_classes: list[tuple[Any, str, Any]] = []
+        self._items: list[tuple[Any, str, Any]] = []
         self._sized: list[Any] = []
         self._hooks: list[Any] = [torch_module._global_forward_pre_hooks, torch_module._global_forward_hooks]
         self._cells: list[tuple[Any, Any]] = []
@@ -140,44 +136,21 @@ class Watch:
             self._visit(program)
         sized = [*self._sized, *self._hooks]
         self._first_names = [(holder, set(holder)) for holder in sized if isinstance(holder, dict)]
-        self._hold(self._items, self._of_classes, self._sized, self._hooks, self._cells, self._lists)
+        self._hold(self._items, self._cells, self._lists)
 
     def keep(self, holder: dict[str, Any], *names: str) -> None:
         """Look at these entries too."""
         self._items += [(holder, name, holder.get(name)) for name in names]
-        self._same = Same(self._items + self._of_classes, self._sized, hooks=self._hooks)
+        self._same = Same(self._items, self._sized, hooks=self._hooks)
 
     def _visit(self, thing: Any) -> None:
         if id(thing) in self._seen:
             return
         self._seen.add(id(thing))
         if isinstance(thing, nn.Module):
-            self.modules.append(thing)
-            self._keep(vars(thing), {*vars(thing)} - _OF_EVERY_MODULE | {"training"})
-            for entries in (thing._parameters, thing._buffers, thing._modules):
-                self._keep(entries)
-            self._sized += [vars(thing), thing._modules]
-            self._hooks += [thing._forward_pre_hooks, thing._forward_hooks]
-            self._visit_class(type(thing))
+            self._visit_module(thing)
         elif inspect.isfunction(thing):
-            for cell in thing.__closure__ or ():
-                try:
-                    value = cell.cell_contents
-                except ValueError:  # a name that is not assigned yet
-                    continue
-                self._cells.append((cell, value))
-                self._follow(value)
-            self._keep(vars(thing))
-            names = set(_names(thing.__code__))
-            for name in names & thing.__globals__.keys():
-                value = thing.__globals__[name]
-                if not inspect.ismodule(value):
-                    self._keep(thing.__globals__, [name])
-                elif not of_library(value.__name__):
-                    self._keep(vars(value), names & vars(value).keys())
-            for value in (*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()):
-                self._follow(value)
-            self._visit(getattr(thing, "__wrapped__", None))
+            self._visit_function(thing)
         elif inspect.ismethod(thing):
             self._visit(thing.__self__)
             self._visit(thing.__func__)
@@ -199,6 +172,35 @@ class Watch:
             self._sized.append(vars(thing))
             self._visit_class(type(thing))
 
+    def _visit_module(self, module: nn.Module) -> None:
+        self.modules.append(module)
+        self._keep(vars(module), {*vars(module)} - _OF_EVERY_MODULE | {"training"})
+        for entries in (module._parameters, module._buffers, module._modules):
+            self._keep(entries)
+        self._sized += [vars(module), module._modules]
+        self._hooks += [module._forward_pre_hooks, module._forward_hooks]
+        self._visit_class(type(module))
+
+    def _visit_function(self, function: Any) -> None:
+        for cell in function.__closure__ or ():
+            try:
+                value = cell.cell_contents
+            except ValueError:  # a name that is not assigned yet
+                continue
+            self._cells.append((cell, value))
+            self._follow(value)
+        self._keep(vars(function))
+        names = set(_names(function.__code__))
+        for name in names & function.__globals__.keys():
+            value = function.__globals__[name]
+            if not inspect.ismodule(value):
+                self._keep(function.__globals__, [name])
+            elif not of_library(value.__name__):
+                self._keep(vars(value), names & vars(value).keys())
+        for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            self._follow(value)
+        self._visit(getattr(function, "__wrapped__", None))
+
     def _visit_class(self, kind: type) -> None:
         """Look at the attributes of a class and those it inherits from, and at their methods and properties."""
         for one in kind.__mro__:
@@ -207,7 +209,7 @@ class Watch:
             self._seen.add(id(one))
             for name, value in vars(one).items():
                 if not name.startswith("__") or inspect.isfunction(value):
-                    self._of_classes.append((vars(one), name, value))
+                    self._items.append((vars(one), name, value))
                     for function in (value, *(getattr(value, way, None) for way in ("fget", "func", "__func__"))):
                         self._follow(function)
             self._sized.append(vars(one))
@@ -233,21 +235,14 @@ class Watch:
                 self._follow(holder[name])
 
     def _hold(
-        self,
-        items: list[tuple[Any, Any, Any]],
-        of_classes: list[tuple[Any, Any, Any]],
-        sized: list[Any],
-        hooks: list[Any],
-        cells: list[tuple[Any, Any]],
-        lists: list[tuple[Any, list[Any]]],
+        self, items: list[tuple[Any, Any, Any]], cells: list[tuple[Any, Any]], lists: list[tuple[Any, list[Any]]]
     ) -> None:
-        self._items, self._of_classes, self._sized, self._hooks = items, of_classes, sized, hooks
-        self._cells, self._lists = cells, lists
-        self._same = Same(items + of_classes, sized, hooks=hooks)
+        self._items, self._cells, self._lists = items, cells, lists
+        self._same = Same(items, self._sized, hooks=self._hooks)
         self._places, self._values = [cell for cell, _ in cells], [value for _, value in cells]
 
     def __bool__(self) -> bool:
-        """Tell whether all is the very object that it was; what is equal only, `changed` finds out."""
+        """Return whether all is the very object that it was; what is merely equal, `changed` finds out."""
         return (
             bool(self._same)
             and (not self._places or all(map(operator.is_, map(_contents, self._places), self._values)))
@@ -259,9 +254,8 @@ class Watch:
         if self:
             return None
         items = [(holder, name, holder.get(name)) for holder, name, _ in self._items]
-        of_classes = [(holder, name, holder.get(name)) for holder, name, _ in self._of_classes]
         cells = [(cell, cell.cell_contents) for cell, _ in self._cells]
-        for (_, name, old), (_, _, new) in zip(self._items + self._of_classes, items + of_classes, strict=True):
+        for (_, name, old), (_, _, new) in zip(self._items, items, strict=True):
             if _differs(old, new):
                 return str(name)
         if any(_differs(old, new) for (_, old), (_, new) in zip(self._cells, cells, strict=True)):
@@ -270,15 +264,13 @@ class Watch:
             return "an element of a list"
         if self._same.resized():
             return "a new attribute or entry"
-        self._hold(
-            items, of_classes, self._sized, self._hooks, cells, [(now, list(now)) for now, _ in self._lists]
-        )  # equal, and other objects
+        self._hold(items, cells, [(now, list(now)) for now, _ in self._lists])  # equal, and other objects
         return None
 
     def put_back(self) -> None:
         """Undo what the programs have replaced in, or added to, modules, dictionaries, lists and closures."""
         for holder, name, value in self._items:
-            if name in holder and holder[name] is not value:
+            if isinstance(holder, dict) and name in holder and holder[name] is not value:
                 holder[name] = value
         for holder, names in self._first_names:
             for name in holder.keys() - names:
@@ -292,11 +284,10 @@ class Watch:
     def settle(self) -> None:
         """Watch no longer what has changed since: the programs change it themselves."""
         resized = {id(holder) for holder in self._same.resized()}
+        self._sized = [h for h in self._sized if id(h) not in resized]
+        self._hooks = [h for h in self._hooks if id(h) not in resized]
         self._hold(
             [(h, n, v) for h, n, v in self._items if not _differs(v, h.get(n))],
-            [(h, n, v) for h, n, v in self._of_classes if not _differs(v, h.get(n))],
-            [h for h in self._sized if id(h) not in resized],
-            [h for h in self._hooks if id(h) not in resized],
             [(c, v) for c, v in self._cells if not _differs(v, c.cell_contents)],
             [(now, old) for now, old in self._lists if len(now) == len(old) and not any(map(_differs, old, now))],
         )
@@ -316,7 +307,7 @@ def _names(code: CodeType) -> Iterator[str]:
 
 
 def _differs(old: Any, new: Any) -> bool:
-    """Tell whether another object stands for another value; of what is no number or string, another object is another value."""
+    """Return whether another object is another value; only numbers and strings are compared by value."""
     if new is old:
         return False
     return not isinstance(old, int | float | str) or type(new) is not type(old) or new != old

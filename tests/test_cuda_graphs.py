@@ -11,7 +11,7 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
-from pyro_vae.recording import copies, put_back
+from pyro_vae.state import copies, put_back
 from pyro_vae.svi import SVI, EagerWarning
 
 FEATURES, LATENT, BATCH, STEPS = 7, 2, 10, 12
@@ -66,9 +66,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
         return replay, out
 
-    monkeypatch.setattr("pyro_vae.update_code.inductor", lambda graph, inputs: graph)
-    monkeypatch.setattr("pyro_vae.update_code.capturable", lambda inputs: True)
-    monkeypatch.setattr("pyro_vae.cuda_graph.capture", capture)
+    monkeypatch.setattr("pyro_vae.inductor.compile_graph", lambda graph, inputs: graph)
+    monkeypatch.setattr("pyro_vae.whole_step.capturable", lambda inputs: True)
+    monkeypatch.setattr("pyro_vae.cuda_graphs.capture", capture)
     return captured
 
 
@@ -83,9 +83,9 @@ def test_a_replayed_step_is_the_step(stand_in: list[Tensor]) -> None:
     "fault", ["nothing happens", "nothing comes back", "nothing is written", "data stand still", "no capture"]
 )
 def test_a_capture_that_fails_is_not_used(fault: str, stand_in: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    import pyro_vae.cuda_graph
+    import pyro_vae.cuda_graphs
 
-    sound = pyro_vae.cuda_graph.capture
+    sound = pyro_vae.cuda_graphs.capture
 
     def capture(run: Callable, device: torch.device) -> tuple[Callable[[], None], list[Tensor]]:
         if fault == "no capture":
@@ -109,7 +109,7 @@ def test_a_capture_that_fails_is_not_used(fault: str, stand_in: list[Tensor], mo
 
         return half, out
 
-    monkeypatch.setattr("pyro_vae.cuda_graph.capture", capture)
+    monkeypatch.setattr("pyro_vae.cuda_graphs.capture", capture)
     with pytest.warns(EagerWarning, match="launches a step's kernels one by one: as a CUDA graph it failed"):
         found, svi = train("on")
     assert svi.engine == "inductor"

@@ -2,7 +2,7 @@
 
 What the code reads and writes stays where it is: parameters, running statistics and the optimizer's averages are used in place, and
 data are copied to where the capture saw them. Draws go on from the generator's state, as ever. What comes back is compared with the recorded graph
-before it is used (`step_graph`).
+before it is used (`replay`).
 """
 
 from collections.abc import Callable, Sequence
@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pyro_vae.recording import copies, undisturbed
+from pyro_vae.state import copies, undisturbed
 
 Code = Callable[..., Sequence[Tensor]]
 WARM_UPS = 3  # runs before the capture, in which libraries choose their kernels and take their memory
 
 
 def capturable(inputs: Sequence[Tensor]) -> bool:
-    """Tell whether code on these inputs can be one graph: all are on one GPU."""
+    """Return whether code on these inputs can be one graph: all are on one GPU."""
     return all(t.is_cuda for t in inputs) and len({t.device for t in inputs}) == 1
 
 

@@ -1,10 +1,11 @@
-"""Optimizers as part of a recorded graph: the update in tensor operations, on the torch optimizer's own
-state.
+"""Optimizers as part of a recorded graph: the update in tensor operations, on the torch optimizer's own state.
 
-The graph reads and writes `exp_avg` and the like where the optimizer keeps them, so its `state_dict()` stays
-true. What changes from step to step and is the same for all elements (learning rate, bias corrections) is
-computed on the host in float64 and enters as a small tensor: written into the graph, every element would
-compute the powers of the step count anew.
+The graph reads and writes `exp_avg` and the like where the optimizer keeps them, so its `state_dict()` stays true.
+Settings such as betas and weight decay are constants of the graph. What changes from step to step and is the same for
+all elements (learning rate, bias corrections) is computed on the host in float64 and enters as a small tensor: written
+into the graph, every element would compute the powers of the step count anew. Parameters that share optimizer,
+settings, learning rate and age form a cohort, and each cohort has one row of that tensor. All of it holds as long as
+the optimizers keep these tensors, settings and cohorts, which `valid` asks before every step.
 """
 
 import math
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer
 from torch.optim import optimizer as torch_optimizer
 
-from pyro_vae.watch import Same
+from pyro_vae.guards import Same
 
 _ROW = struct.Struct("4d")  # packed, and not assigned, because NumPy takes several times as long before each step
 _FEATURES_LEFT_TO_TORCH = ("amsgrad", "maximize", "capturable", "differentiable")
@@ -28,7 +29,6 @@ _HYPERPARAMETERS = (
     *("betas", "eps", "weight_decay", "momentum", "dampening", "nesterov"),
     *("clip_norm", "centered_variance", "lrd", "decoupled_weight_decay"),
 )
-_AVERAGING = ("betas", "momentum")  # which some schedules move at every step
 _STATE: dict[type[Optimizer], tuple[str, ...]] = {
     Adam: ("exp_avg", "exp_avg_sq"),
     AdamW: ("exp_avg", "exp_avg_sq"),
@@ -38,9 +38,33 @@ _STATE: dict[type[Optimizer], tuple[str, ...]] = {
 }
 
 
+_Owned = tuple[Tensor, Optimizer, dict[str, Any]]  # a parameter, its optimizer, and its group there
+
+
+class _Cohort:
+    """Parameters that share their numbers.
+
+    Attributes:
+        kind: the optimizer's type.
+        settings: the hyperparameters that are constants of the graph.
+        first: whether SGD's momentum begins with the next step.
+        members: the parameters.
+        groups: their groups, each once.
+        count: where the first member's count of steps is among `Update`'s, None if it is a plain number.
+    """
+
+    def __init__(self, members: list[_Owned], first: bool) -> None:
+        (_, optimizer, group), *_ = self.members = members
+        self.kind, self.settings, self.first = type(optimizer), _settings(group), first
+        self.groups = list({id(g): g for _, _, g in members}.values())
+        self.count: int | None = None
+
+    def ages(self) -> set[int]:
+        return {_age(optimizer.state[p]) for p, optimizer, _ in self.members}
+
+
 class Update:
-    """The update of some parameters by their torch optimizers, in two halves: `prepare` on the host, `apply`
-    in the graph.
+    """The update of some parameters by their torch optimizers, in two halves: `prepare` on the host, `apply` in the graph.
 
     Args:
         owned: `(parameter, its optimizer, its group)` for each parameter that has a gradient.
@@ -50,20 +74,23 @@ class Update:
     Attributes:
         plan: what the graph depends on; two updates of the same parameters with the same plan can share it.
         state: the optimizers' tensors, in the order in which `apply` takes them.
-        states: how many of them each parameter has.
-        cohort: for each parameter its row of the numbers.
         numbers: `(cohorts, 4)` float64, filled by `prepare`.
     """
 
-    def __init__(
-        self,
-        owned: Sequence[tuple[Tensor, Optimizer, dict[str, Any]]],
-        clip: float | None = None,
-        also: Iterable[dict[Any, Any]] = (),
-    ) -> None:
-        self.clip = clip
-        self._owned = list(owned)
-        self._fresh = [_begin(parameter, optimizer, group) for parameter, optimizer, group in self._owned]
+    def __init__(self, owned: Sequence[_Owned], clip: float | None = None, also: Iterable[dict[Any, Any]] = ()) -> None:
+        self.clip, self._owned = clip, list(owned)
+        cohorts: dict[Any, list[_Owned]] = {}
+        keys = []
+        for one in self._owned:
+            parameter, optimizer, group = one
+            fresh = _begin(parameter, optimizer, group)
+            age = _age(optimizer.state[parameter])
+            keys.append((type(optimizer), _settings(group), float(group["lr"]), age, fresh and type(optimizer) is SGD))
+            cohorts.setdefault(keys[-1], []).append(one)
+        self._cohorts = [_Cohort(members, key[-1]) for key, members in cohorts.items()]
+        rows = {key: row for row, key in enumerate(cohorts)}
+        self._rows_of = [rows[key] for key in keys]  # for each parameter
+        self.plan = [(one.kind, one.settings) for one in self._cohorts], self._rows_of
         self._slots = [
             [name for name in _STATE[type(optimizer)] if name != "momentum_buffer" or group["momentum"]]
             for _, optimizer, group in self._owned
@@ -71,54 +98,39 @@ class Update:
         self.state = [
             o.state[p][name] for (p, o, _), names in zip(self._owned, self._slots, strict=True) for name in names
         ]
-        self.states = list(map(len, self._slots))
-        # Parameters that share hyperparameters and age share their numbers.
-        self.cohort: list[int] = []
-        self._members: list[list[tuple[Tensor, Optimizer, dict[str, Any]]]] = []
-        cohorts: dict[Any, int] = {}
-        for (parameter, optimizer, group), fresh in zip(self._owned, self._fresh, strict=True):
-            age = _age(optimizer.state[parameter])
-            key = (type(optimizer), tuple(map(group.get, _HYPERPARAMETERS)), float(group["lr"]), age, fresh)
-            row = cohorts.setdefault(key, len(cohorts))
-            if row == len(self._members):
-                self._members.append([])
-            self._members[row].append((parameter, optimizer, group))
-            self.cohort.append(row)
-        self._keys = list(cohorts)
-        self._groups = [list({id(g): g for _, _, g in members}.values()) for members in self._members]
-        self._first_steps = [fresh and issubclass(key[0], SGD) for key, fresh in ((k, k[4]) for k in self._keys)]
-        counted = [(o, p) for p, o, _ in self._owned if isinstance(o.state[p].get("step"), Tensor)]
-        counts = _joined([o.state[p]["step"] for o, p in counted])
-        self._counts = _as_one(counts).numpy()
-        for (optimizer, parameter), count in zip(counted, counts, strict=True):
-            optimizer.state[parameter]["step"] = count
-        optimizers = list({id(o): o for _, o, _ in self._owned}.values())
-        for optimizer in optimizers:
-            optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules ask whether a step was taken
-        first = {id(p): i for i, (_, p) in enumerate(counted)}
-        self._count_of = [first.get(id(members[0][0])) for members in self._members]
-        self._counted = self._counts.tobytes()
-        self._counts_itself = any(isinstance(o, ClippedAdam) for o in optimizers)
-        self._same = Same(
-            [
-                *((vars(o), "state", o.state) for o in optimizers),  # load_state_dict puts another in its place
-                *((o.state[p], "step", count) for (o, p), count in zip(counted, counts, strict=True)),
-                *(
-                    (group, name, group.get(name))
-                    for group in {id(g): g for _, _, g in self._owned}.values()
-                    for name in (*_HYPERPARAMETERS, *_FEATURES_LEFT_TO_TORCH)
-                    if name in group
-                ),
-            ],
-            whole=[*also, *(o.state for o in optimizers)],
-            hooks={id(hooks): hooks for o in optimizers for hooks in _hooks(o)}.values(),
-        )
-        self._rates_in_tensors = True  # which may change in place; found out when they are looked at
-        self.plan = [(key[0], key[1]) for key in self._keys], self.cohort
+        self._join_counts()
+        self._guard(also)
         self._host = torch.zeros(len(cohorts), 4, dtype=torch.float64)
         self._rows = memoryview(self._host.numpy()).cast("B")
         device = self._owned[0][0].device if self._owned else torch.device("cpu")
         self.numbers = self._host if device.type == "cpu" else self._host.to(device)
+
+    def _join_counts(self) -> None:
+        """Put the optimizers' step counts side by side into one array, so that one addition counts for all parameters."""
+        counted = [(o, p) for p, o, _ in self._owned if _has_count(o.state[p])]
+        counts = _joined([o.state[p]["step"] for o, p in counted])
+        self._counts = (counts[0].as_strided((len(counts),), (1,)) if counts else torch.zeros(0)).numpy()
+        for (optimizer, parameter), count in zip(counted, counts, strict=True):
+            optimizer.state[parameter]["step"] = count
+        place = {id(p): i for i, (_, p) in enumerate(counted)}
+        for cohort in self._cohorts:
+            cohort.count = place.get(id(cohort.members[0][0]))
+        self._counted = self._counts.tobytes()
+
+    def _guard(self, also: Iterable[dict[Any, Any]]) -> None:
+        """Note what the optimizers hold, for `valid`."""
+        optimizers = list({id(o): o for _, o, _ in self._owned}.values())
+        for optimizer in optimizers:
+            optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules ask whether a step was taken
+        entries: list[tuple[Any, Any, Any]] = [(vars(o), "state", o.state) for o in optimizers]  # load_state_dict's
+        entries += [(o.state[p], "step", o.state[p]["step"]) for p, o, _ in self._owned if _has_count(o.state[p])]
+        names = (*_HYPERPARAMETERS, *_FEATURES_LEFT_TO_TORCH)
+        groups = {id(g): g for _, _, g in self._owned}.values()
+        entries += [(group, name, group[name]) for group in groups for name in names if name in group]
+        hooks = {id(hooks): hooks for o in optimizers for hooks in _hooks(o)}.values()
+        self._same = Same(entries, whole=[*also, *(o.state for o in optimizers)], hooks=hooks)
+        self._counts_itself = any(isinstance(o, ClippedAdam) for o in optimizers)
+        self._rates_in_tensors = True  # which may change in place; found out when they are looked at
 
     @staticmethod
     def why_not(optimizer: Optimizer, group: dict[str, Any]) -> str | None:
@@ -135,45 +147,43 @@ class Update:
         return None
 
     def valid(self) -> bool:
-        """Tell whether the optimizers hold the tensors and hyperparameters that the graph was made for."""
+        """Return whether the optimizers hold the tensors and hyperparameters that the graph was made for."""
         if not self._same:
             return False
         return (not (self._same.written or self._rates_in_tensors) or self._one_rate_each()) and self._one_age_each()
 
     def moves(self) -> str | None:
         """Return that betas or momentum are other numbers than when this was made, None if they are not."""
-        pairs = ((group, key) for groups, key in zip(self._groups, self._keys, strict=True) for group in groups)
-        moved = any(
-            group.get(name) != key[1][_HYPERPARAMETERS.index(name)] for group, key in pairs for name in _AVERAGING
-        )
+        places = [_HYPERPARAMETERS.index(name) for name in ("betas", "momentum")]
+        pairs = ((_settings(group), cohort.settings) for cohort in self._cohorts for group in cohort.groups)
+        moved = any(now[i] != then[i] for now, then in pairs for i in places)
         return "the optimizer's betas or momentum change between steps" if moved else None
 
     def _one_rate_each(self) -> bool:
-        """Tell whether the parameters of each cohort still have one learning rate, and one of what else may move."""
-        rates = [[group["lr"] for group in groups] for groups in self._groups]
+        """Return whether the parameters of each cohort still have one learning rate."""
+        rates = [[group["lr"] for group in cohort.groups] for cohort in self._cohorts]
         self._rates_in_tensors = any(isinstance(rate, Tensor) for row in rates for rate in row)
         return all(row.count(row[0]) == len(row) for row in rates)
 
     def _one_age_each(self) -> bool:
-        """Tell whether the parameters of each cohort are still of one age: steps that trained only some may have come between."""
+        """Return whether each cohort is still of one age: steps that trained only some of it may have come between."""
         if self._counts.tobytes() == self._counted and not self._counts_itself:
             return True
-        return all(len({_age(o.state[p]) for p, o, _ in members}) == 1 for members in self._members)
+        return all(len(cohort.ages()) == 1 for cohort in self._cohorts)
 
     def prepare(self) -> None:
         """Count the step and compute its numbers."""
         self._counts += 1
-        for row, (members, groups, (kind, *_)) in enumerate(zip(self._members, self._groups, self._keys, strict=True)):
-            if kind is ClippedAdam:
-                for group in groups:
+        for row, cohort in enumerate(self._cohorts):
+            if cohort.kind is ClippedAdam:
+                for group in cohort.groups:
                     group["lr"] *= group["lrd"]
-                for parameter, optimizer, _ in members:
+                for parameter, optimizer, _ in cohort.members:
                     optimizer.state[parameter]["step"] += 1
-            place = self._count_of[row]
-            parameter, optimizer, group = members[0]
-            age = _age(optimizer.state[parameter]) if place is None else int(self._counts[place])
-            _ROW.pack_into(self._rows, row * _ROW.size, *_numbers(kind, group, age, self._first_steps[row]))
-            self._first_steps[row] = False
+            parameter, optimizer, group = cohort.members[0]
+            age = _age(optimizer.state[parameter]) if cohort.count is None else int(self._counts[cohort.count])
+            _ROW.pack_into(self._rows, row * _ROW.size, *_numbers(cohort.kind, group, age, cohort.first))
+            cohort.first = False
         self._counted = self._counts.tobytes()
         if self.numbers is not self._host:
             self.numbers.copy_(self._host, non_blocking=True)
@@ -186,7 +196,7 @@ class Update:
         numbers: Tensor,
         loss: Tensor,
     ) -> Tensor:
-        """Write parameters and state in place if the loss (and clipped norm) is finite; tell whether."""
+        """Write parameters and state in place if the loss (and clipped norm) is finite; return whether."""
         finite = loss.isfinite().all()
         grads = [grad.detach() for grad in grads]
         if self.clip is not None:
@@ -195,9 +205,10 @@ class Update:
             factor = (self.clip / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
             grads = [grad * factor for grad in grads]
         slots = iter(state)
-        for i, (parameter, grad, row, count) in enumerate(zip(params, grads, self.cohort, self.states, strict=True)):
-            old = [next(slots) for _ in range(count)]
-            _, optimizer, group = self._owned[i]
+        for parameter, grad, row, names, (_, optimizer, group) in zip(
+            params, grads, self._rows_of, self._slots, self._owned, strict=True
+        ):
+            old = [next(slots) for _ in names]
             new = _RULES[type(optimizer)](parameter, grad, old, numbers[row].to(parameter.dtype), group)
             for tensor, value in zip([parameter, *old], new, strict=True):
                 tensor.copy_(torch.where(finite, value, tensor))
@@ -237,11 +248,12 @@ def _joined(counts: list[Tensor]) -> list[Tensor]:
     return [array[i] for i in range(len(counts))]
 
 
-def _as_one(counts: list[Tensor]) -> Tensor:
-    """Return the array in which `_joined` counts lie."""
-    if not counts:
-        return torch.zeros(0)
-    return counts[0].as_strided((len(counts),), (1,))
+def _settings(group: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(map(group.get, _HYPERPARAMETERS))
+
+
+def _has_count(state: dict[str, Any]) -> bool:
+    return isinstance(state.get("step"), Tensor)
 
 
 def _age(state: dict[str, Any]) -> int:
@@ -249,7 +261,7 @@ def _age(state: dict[str, Any]) -> int:
 
 
 def _begin(parameter: Tensor, optimizer: Optimizer, group: dict[str, Any]) -> bool:
-    """Create the parameter's state as its optimizer would at its first step; tell whether there was none."""
+    """Create the parameter's state as its optimizer would at its first step; return whether there was none."""
     state = optimizer.state[parameter]
     fresh = not state or (type(optimizer) is SGD and state.get("momentum_buffer") is None)
     if fresh:

@@ -1,39 +1,26 @@
 """One SVI step, replayed: the recorded loss and gradients; once compiled, with the optimizer's update."""
 
-import contextlib
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import pyro
 import torch
 from pyro.optim import PyroOptim
-from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from pyro_vae.compiled import (
-    OTHER_DRAWS,
-    RecordingError,
-    disagreement,
-    furthest,
-    in_short,
-    like,
-    record,
-    resampled,
-)
-from pyro_vae.distributed import Exchange
-from pyro_vae.optim_graph import Update, owners
-from pyro_vae.recording import copies, differences, memory, undisturbed
-from pyro_vae.update_code import UpdateCode
-from pyro_vae.watch import Same, Watch
+from pyro_vae.compiled import RecordingError, record
+from pyro_vae.eager import EagerSVI, as_tensors, parts
+from pyro_vae.guards import Same, Watch
+from pyro_vae.state import copies, like, memory, undisturbed
+from pyro_vae.verify import OTHER_DRAWS, differences, disagreement, furthest, in_short, resampled
+from pyro_vae.whole_step import UpdateCode, whole_step
 
 AUDITS = frozenset([2, 10, 100, 1_000])  # calls replayed eagerly and compared, then every AUDIT_EVERY-th
 AUDIT_EVERY = 5_000  # one takes as long as a hundred of the smallest steps
 MOST_STATES = 8  # Python states in which one recording was found to hold, before what differs is looked at no more
-
-_CALLS = PyroOptim.__call__, PyroLRScheduler.__call__  # which do nothing but step; one's own may do more
 
 # what decides whether a gradient arrives, and as what
 _NEEDS = operator.attrgetter("requires_grad")
@@ -41,29 +28,8 @@ _FLAGS = operator.attrgetter("requires_grad", "_backward_hooks", "_post_accumula
 
 
 def audited(call: int) -> bool:
-    """Tell whether the recording is compared with eager Pyro at this call."""
+    """Return whether the recording is compared with eager Pyro at this call."""
     return call in AUDITS or call % AUDIT_EVERY == 0
-
-
-class Steps(Protocol):
-    """What a step graph needs to know of its SVI."""
-
-    optim: PyroOptim | Optimizer
-    clip: float | None
-    exchange: Exchange | None
-    finite: Tensor
-
-    def gradients(self, args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:
-        """Run the ELBO eagerly; return its loss and the parameters to train, whose `grad` is filled."""
-
-    def loss_of(self, args: Any, kwargs: Any) -> Any:
-        """Run the ELBO, which calls `backward`; return its loss."""
-
-    def finish(self, loss: Any, params: list[Tensor]) -> Any:
-        """Step the optimizer eagerly; return the loss as a tensor."""
-
-    def warn(self, message: str) -> None:
-        """Warn the caller of the step."""
 
 
 class StepGraph:
@@ -86,7 +52,7 @@ class StepGraph:
         RecordingError: with the reason and the line.
     """
 
-    def __init__(self, svi: Steps, args: Any, kwargs: Any, params: list[Tensor], watch: Watch, name: str) -> None:
+    def __init__(self, svi: EagerSVI, args: Any, kwargs: Any, params: list[Tensor], watch: Watch, name: str) -> None:
         self._svi, self.watches, self._params, self.name = svi, [watch], params, name
         self._options = svi.clip, svi.exchange
         self.calls, self.engine, self.tried = 0, "recorded", False
@@ -114,7 +80,7 @@ class StepGraph:
         self._hold_store(store)
 
     def valid(self) -> bool:
-        """Tell whether the recording holds: the same Python state, the same tensors where they were, and the same ones to train."""
+        """Return whether the recording holds: the same Python state, the same tensors where they were, and the same ones to train."""
         store = pyro.get_param_store()._params
         if store is not self._store:
             self._hold_store(store)
@@ -130,7 +96,7 @@ class StepGraph:
         self._store, self._in_store = store, Same((store, name, p) for name, p in self._stored.items())
 
     def _hands_on_the_same(self) -> bool:
-        """Tell whether the same tensors need a gradient, and have the same hooks; a new one has taken a new handle."""
+        """Return whether the same tensors need a gradient, and have the same hooks; a new one has taken a new handle."""
         if list(map(_NEEDS, self._recording.outside)) != self._needs:
             return False
         if RemovableHandle.next_id != self._handles:
@@ -151,7 +117,7 @@ class StepGraph:
         return name
 
     def _trains_the_same(self) -> bool:
-        """Tell whether optimizer, clipping and exchange are the same, and (Pyro's take what is announced) has the same parameters."""
+        """Return whether optimizer, clipping and exchange are the same, and (Pyro's take what is announced) has the same parameters."""
         if self._svi.optim is not self._optim or (self._svi.clip, self._svi.exchange) != self._options:
             return False
         if isinstance(self._optim, PyroOptim):
@@ -160,7 +126,7 @@ class StepGraph:
         return len(given) == len(self._params) and all(map(operator.is_, given, self._params))
 
     def same(self, other: "StepGraph") -> bool:
-        """Tell whether another recording of such a step does the same to the same tensors."""
+        """Return whether another recording of such a step does the same to the same tensors."""
         one, two = self._recording, other._recording
         identical = len(one.outside) == len(two.outside) and all(map(operator.is_, one.outside, two.outside))
         identical = identical and self._flags == other._flags and self._trains_the_same()
@@ -191,11 +157,11 @@ class StepGraph:
                 p.grad = None
         return self._svi.finish(self._loss(out), self._params)
 
-    def _renew(self, tensors: Sequence[Tensor], old: "UpdateCode") -> None:
+    def _renew(self, tensors: Sequence[Tensor], old: UpdateCode) -> None:
         """Compile for other hyperparameters; replay the recording where that fails, or they never stand still."""
         why_not = old.update.moves()
         try:
-            self._whole = None if why_not else self._make_whole(tensors, old)
+            self._whole = None if why_not else self._whole_step(tensors, old)
         except Exception as error:  # whatever goes wrong in a compiler, the recorded graph is there
             why_not = f"inductor failed ({in_short(error)})"
         self._renewed += self._whole is not old
@@ -252,7 +218,7 @@ class StepGraph:
         """Run inductor's code from now on, if it agrees with the recorded graph, on a GPU as one CUDA graph; return what was not possible and why."""
         self.tried = True
         try:
-            self._whole = self._make_whole(tensors)
+            self._whole = self._whole_step(tensors)
             why_not = self._recording.compile(*tensors) if self._whole is None else self._disagreement(tensors)
         except Exception as error:  # whatever goes wrong in a compiler, the recorded graph is there
             why_not = in_short(error)
@@ -291,52 +257,10 @@ class StepGraph:
             p.grad = grad
         return as_tensors(loss), grads
 
-    def _make_whole(self, tensors: Sequence[Tensor], old: "UpdateCode | None" = None) -> "UpdateCode | None":
-        """Return the whole step as compiled code on the optimizer's tensors, None if it has no such form."""
-        optim, recording = self._svi.optim, self._recording
-        if isinstance(optim, PyroOptim):
-            _create_optimizers(optim, self._params)
-        owner = owners(optim)
-        trained = []
-        for p, reached in zip(self._params, self._reached, strict=True):
-            if id(p) in owner and not reached and isinstance(optim, PyroOptim) and owner[id(p)][0].state.get(p):
-                return None  # a gradient reached it in other steps, so Pyro's optimizers go on moving it
-            if id(p) in owner and reached:
-                trained.append(p)
-        of_its_own = isinstance(optim, PyroOptim) and (
-            any(map(optim.grad_clip.get, trained)) or type(optim).__call__ not in _CALLS
-        )
-        exchanged = self._svi.exchange is not None
-        if exchanged or not trained or of_its_own or any(Update.why_not(*owner[id(p)]) for p in trained):
+    def _whole_step(self, tensors: Sequence[Tensor], old: UpdateCode | None = None) -> UpdateCode | None:
+        if self._svi.exchange is not None:  # every process must make the very same update: the optimizer's own
             return None
-        of_pyro = []
-        if isinstance(optim, PyroOptim):
-            others = [p for p, reached in zip(self._params, self._reached, strict=True) if not reached]
-            of_pyro += [optim.optim_objs, optim.grad_clip, *(owner[id(p)][0].state for p in others)]
-            for p in trained:
-                p.grad = torch.zeros_like(p)  # as Pyro leaves it: steps that do not reach it go on moving it
-        update = Update([(p, *owner[id(p)]) for p in trained], self._svi.clip, of_pyro)
-        if old is not None and old.update.plan == update.plan:
-            return old.moved(update, tensors)
-        places = [next(i for i, t in enumerate(recording.outside) if t is p) for p in trained]
-        wanted = {id(p) for p in trained}
-        n, s = len(recording.outside), len(update.state)
-
-        def step(*inputs: Tensor) -> list[Tensor]:
-            out = recording.graph(*inputs[:n], *inputs[n + s + 1 :])
-            losses = out[: self._losses]
-            pairs = zip(self._params, self._scatter(out[self._losses :]), strict=True)
-            grads = [grad for p, grad in pairs if id(p) in wanted and grad is not None]
-            finite = update.apply(
-                [inputs[i] for i in places],
-                grads,
-                inputs[n : n + s],
-                inputs[n + s],
-                torch.stack([loss.reshape(()) for loss in losses]),
-            )
-            return [*losses, finite]
-
-        return UpdateCode(step, update, recording.outside, recording.written, places, tensors)
+        return whole_step(self._recording, self._params, self._svi.optim, self._svi.clip, tensors, old)
 
     def _scatter(self, grads: Sequence[Tensor]) -> list[Tensor | None]:
         found = iter(grads)
@@ -347,26 +271,3 @@ class StepGraph:
         if self._one_loss:
             return out[0]
         return self._recording.assemble([*out[: self._losses], *[out[0]] * sum(self._reached)])[0]
-
-
-def as_tensors(loss: Any) -> Any:
-    """Return a loss with its numbers as detached tensors; some ELBOs return a tuple of losses."""
-    if isinstance(loss, tuple):
-        return tuple(as_tensors(part) for part in loss)
-    return loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(loss), dtype=torch.float64)
-
-
-def parts(loss: Any) -> tuple[Tensor, ...]:
-    """Return the loss, or the losses, as a tuple."""
-    return loss if isinstance(loss, tuple) else (loss,)
-
-
-def _create_optimizers(optim: PyroOptim, params: Sequence[Tensor]) -> None:
-    """Create the optimizer of each new parameter as PyroOptim does at its first step, without a step."""
-    for p in params:
-        if p not in optim.optim_objs:
-            optim.optim_objs[p] = optim._get_optim(p)
-            optim.grad_clip[p] = optim._get_grad_clip(p)
-            with contextlib.suppress(KeyError):  # nothing loaded is waiting for it
-                state = optim._state_waiting_to_be_consumed.pop(pyro.get_param_store().param_name(p))
-                pyro.optim.optim._load_state_dict(optim.optim_objs[p], state)
