@@ -9,8 +9,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.compiled import signature
-from pyro_vae.recording import rebuilt
+from pyro_vae.recording import rebuilt, signature
 
 
 @dataclass(frozen=True, eq=False)

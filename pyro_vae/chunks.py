@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from pyro_vae.compiled import Recording, RecordingError, in_short, record, signature
-from pyro_vae.svi import EagerWarning
+from pyro_vae.eager import EagerWarning
+from pyro_vae.recording import Recording, record, signature
+from pyro_vae.state import RecordingError
+from pyro_vae.verify import in_short
 
 Compile = Literal["auto", "on", "off"]
 COMPILES_AT = 1_000  # for an MLP on images compiling takes what a thousand compiled chunks save

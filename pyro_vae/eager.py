@@ -14,7 +14,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.compiled import Observe
+from pyro_vae.capture import Observe
 from pyro_vae.distributed import Exchange
 from pyro_vae.state import put_back, random_state, set_random_state
 

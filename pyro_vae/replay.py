@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from pyro_vae.compiled import RecordingError, record
 from pyro_vae.eager import EagerSVI, as_tensors, parts
 from pyro_vae.guards import Same, Watch
-from pyro_vae.state import copies, like, memory, undisturbed
+from pyro_vae.recording import record
+from pyro_vae.state import RecordingError, copies, like, memory, undisturbed
 from pyro_vae.verify import OTHER_DRAWS, differences, disagreement, furthest, in_short, resampled
 from pyro_vae.whole_step import UpdateCode, whole_step
 

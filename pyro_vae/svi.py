@@ -13,12 +13,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_vae.blocks import Schedule, never, take
-from pyro_vae.compiled import Observe, RecordingError, in_short, signature
+from pyro_vae.capture import Observe
 from pyro_vae.distributed import Exchange
 from pyro_vae.eager import EagerSVI, EagerWarning, as_tensors
 from pyro_vae.guards import Watch
+from pyro_vae.recording import signature
 from pyro_vae.replay import StepGraph, audited
-from pyro_vae.state import put_back, random_state, set_random_state
+from pyro_vae.state import RecordingError, put_back, random_state, set_random_state
+from pyro_vae.verify import in_short
 
 __all__ = ["SVI", "EagerWarning", "Mode"]
 

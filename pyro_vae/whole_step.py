@@ -20,9 +20,9 @@ from torch.optim import Optimizer
 from pyro_vae import inductor
 from pyro_vae._torch import private
 from pyro_vae.capture import trace
-from pyro_vae.compiled import Recording
 from pyro_vae.cuda_graphs import capturable, captured
 from pyro_vae.optimizers import Update, owners
+from pyro_vae.recording import Recording
 from pyro_vae.state import copies, like, undisturbed
 from pyro_vae.verify import in_short, inductors_distance
 

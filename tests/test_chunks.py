@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae.chunks import COMPILES_AT, Chunks
-from pyro_vae.svi import EagerWarning
+from pyro_vae.eager import EagerWarning
 
 
 def binary(*shape: int, seed: int = 0) -> Tensor:

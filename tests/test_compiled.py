@@ -27,9 +27,11 @@ from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoMultivariate
 from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor, nn
 
-from pyro_vae.compiled import RecordingError, record, signature
+from pyro_vae.eager import EagerWarning
 from pyro_vae.guards import Watch
-from pyro_vae.svi import SVI, EagerWarning
+from pyro_vae.recording import record, signature
+from pyro_vae.state import RecordingError
+from pyro_vae.svi import SVI
 
 BATCH, FEATURES, LATENT = 12, 9, 3
 Program = Callable[..., Any]

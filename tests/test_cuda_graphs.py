@@ -11,8 +11,9 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
+from pyro_vae.eager import EagerWarning
 from pyro_vae.state import copies, put_back
-from pyro_vae.svi import SVI, EagerWarning
+from pyro_vae.svi import SVI
 
 FEATURES, LATENT, BATCH, STEPS = 7, 2, 10, 12
 

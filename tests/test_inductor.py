@@ -5,8 +5,8 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.capture import trace
-from pyro_vae.compiled import record
 from pyro_vae.inductor import compile_graph, decompositions
+from pyro_vae.recording import record
 
 
 def several_draws(x, w):

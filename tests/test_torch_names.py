@@ -11,7 +11,8 @@ from pyro.infer import Trace_ELBO
 
 import pyro_vae
 from pyro_vae import _torch
-from pyro_vae.svi import SVI, EagerWarning
+from pyro_vae.eager import EagerWarning
+from pyro_vae.svi import SVI
 
 
 @pytest.mark.parametrize("name", _torch.NAMES)
