@@ -15,10 +15,8 @@ from timing import Stepper
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae.chunks import Chunks
-from pyro_vae.evaluation import spread
-from pyro_vae.evidence import ROWS
-from pyro_vae.weights import evaluation, weigh
+from pyro_vae.evidence import ROWS, Chunks, spread
+from pyro_vae.program import evaluation, weigh
 
 WIDTH = 64  # images in a chunk, as log_evidence cuts them
 DRAWS = ROWS // WIDTH  # of each in a chunk
@@ -81,7 +79,7 @@ def evidence(device: str, quick: bool) -> dict[str, Stepper]:
 
 def compare(folder: str, count: int = 180, num_samples: int = 1000) -> None:
     """Print what the guide and the refined proposal say of a run's test data, and the processor time of each."""
-    from pyro_vae.cli import _rebuild
+    from pyro_vae.cli.commands import _rebuild
     from pyro_vae.runs import Run
 
     run = Run.open(folder)

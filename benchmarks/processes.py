@@ -31,9 +31,8 @@ def contestant(name: str, batch: int, rank: int) -> Callable[[], None]:
     import pyro
     import torch
 
-    from pyro_vae.distributed import Exchange, World
-    from pyro_vae.settings import optimizer
-    from pyro_vae.svi import SVI
+    from pyro_vae.svi import SVI, Exchange, World
+    from pyro_vae.training import optimizer
 
     pyro.clear_param_store()
     torch.manual_seed(0)
@@ -68,7 +67,7 @@ def work(rank: int, address: str, batches: list[int], rounds: int) -> None:
     import torch
     import torch.distributed as dist
 
-    import pyro_vae.svi  # noqa: F401  (before there is a group)
+    import pyro_vae.svi.svi  # noqa: F401  (before there is a group)
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{address}", rank=rank, world_size=2)

@@ -38,7 +38,7 @@ def steps(names: list[str], threads: int, device: str, quick: bool, busy: bool) 
     from evidence import evidence
     from loading import loading
 
-    from pyro_vae.eager import EagerWarning
+    from pyro_vae.svi import EagerWarning
 
     warnings.filterwarnings("ignore")
     warnings.filterwarnings("always", category=EagerWarning)  # a contestant that is not what it is called

@@ -47,8 +47,7 @@ class Rival:
         import torch
 
         import pyro_vae as pv
-        from pyro_vae.programs import weighted_programs
-        from pyro_vae.settings import Training, optimizer
+        from pyro_vae.training import Training, optimizer, weighted_programs
 
         self.data, self.torch = data, torch
         self.pair = pv.pairs.PAIRS["latent"](data.spec)
@@ -89,7 +88,7 @@ def main() -> None:
     import torch
 
     import pyro_vae as pv
-    from pyro_vae.progress import Silent
+    from pyro_vae.training import Silent
 
     torch.set_num_threads(args.threads)
     data = images(args.steps)

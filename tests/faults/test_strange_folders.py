@@ -6,9 +6,7 @@ import shutil
 import pytest
 import yaml
 
-from pyro_vae import checkpoint
-from pyro_vae.lock import taken
-from pyro_vae.runs import Run, RunError, runs_in
+from pyro_vae.runs import Run, RunError, checkpoint, runs_in, taken
 
 CONFIG = {"pair": None, "data": None, "training": {"epochs": 2}}
 RUN = ("train", "latent", "--hidden", "[8]", "--latent", "2", "--epochs", "1", "--run", "run")
