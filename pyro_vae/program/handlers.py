@@ -86,27 +86,38 @@ class _Unobserved(Messenger):
             msg["done"] = False
 
 
-@contextmanager
-def whole_plates() -> Iterator[None]:
+def whole_plates() -> AbstractContextManager[None]:
     """Let plates hold all that they choose a subsample from: ``plate("data", N, subsample_size=B)`` is of size N.
 
     A messenger cannot: Pyro compares the subsample that it is given with the size that the plate was made with. Plates with a
     subsample of the caller's own keep it.
     """
-    choose = SubsampleMessenger._subsample
+    return _plates(_everything)
 
-    def everything(
-        name: str, size: Any = None, subsample_size: Any = None, subsample: Any = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        return choose(
-            name, size, None if subsample is None and size is not None else subsample_size, subsample, *args, **kwargs
-        )
 
-    SubsampleMessenger._subsample = staticmethod(everything)  # type: ignore[method-assign]
+def subsampled_plates() -> AbstractContextManager[None]:
+    """Let plates choose their subsample, as ever, within ``whole_plates``."""
+    return _plates(_CHOOSE)
+
+
+@contextmanager
+def _plates(choose: Callable) -> Iterator[None]:
+    before = SubsampleMessenger._subsample
+    SubsampleMessenger._subsample = staticmethod(choose)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        SubsampleMessenger._subsample = staticmethod(choose)  # type: ignore[method-assign]
+        SubsampleMessenger._subsample = staticmethod(before)  # type: ignore[method-assign]
+
+
+_CHOOSE = SubsampleMessenger._subsample
+
+
+def _everything(
+    name: str, size: Any = None, subsample_size: Any = None, subsample: Any = None, *args: Any, **kwargs: Any
+) -> Any:
+    every = subsample is None and size is not None
+    return _CHOOSE(name, size, None if every else subsample_size, subsample, *args, **kwargs)
 
 
 class PerDatum(Messenger):

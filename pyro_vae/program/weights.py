@@ -19,7 +19,7 @@ from pyro.poutine import Trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
-from pyro_vae.program.handlers import is_deterministic, is_latent, is_site, whole_plates
+from pyro_vae.program.handlers import is_deterministic, is_latent, is_site, subsampled_plates, whole_plates
 from pyro_vae.program.pair import Batch, Pair, PairError
 from pyro_vae.program.particle_plate import PARTICLES as PARTICLES
 from pyro_vae.program.particle_plate import particles as particles
@@ -82,8 +82,9 @@ def plate_nesting(pair: Pair, batch: Batch) -> int:
 def _refuse_subsample(pair: Pair, batch: Batch, error: Exception) -> None:
     """Raise by name if the programs fail on all data and run on the subsample that a plate chooses."""
     try:
-        guide = poutine.trace(pair.bound_guide).get_trace(batch)
-        model = poutine.trace(poutine.replay(pair.bound_model, trace=guide)).get_trace(batch)
+        with subsampled_plates():
+            guide = poutine.trace(pair.bound_guide).get_trace(batch)
+            model = poutine.trace(poutine.replay(pair.bound_model, trace=guide)).get_trace(batch)
     except Exception:
         return
     frames = {f for t in (guide, model) for s in t.nodes.values() if is_site(s) for f in s["cond_indep_stack"]}

@@ -13,11 +13,11 @@ from truths import rand
 
 import pyro_vae as pv
 
-START = torch.tensor([0.6, 0.4]).double()
-MOVE = torch.tensor([[0.7, 0.3], [0.4, 0.6]]).double()
-EMIT = torch.tensor([[0.1, 0.4, 0.5], [0.6, 0.3, 0.1]]).double()
-WEIGHTS = torch.tensor([0.5, 0.3, 0.2]).double()
-CENTRES = torch.tensor([-1.0, 0.5, 2.0]).double()
+START = torch.tensor([0.6, 0.4], dtype=torch.float64)
+MOVE = torch.tensor([[0.7, 0.3], [0.4, 0.6]], dtype=torch.float64)
+EMIT = torch.tensor([[0.1, 0.4, 0.5], [0.6, 0.3, 0.1]], dtype=torch.float64)
+WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+CENTRES = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64)
 ENUMERATED = {"enumerate": "parallel"}
 
 
@@ -111,7 +111,7 @@ def test_the_elbo_of_an_enumerated_guide_is_pyros(how_k, how_x):
 
 @pytest.mark.parametrize("hidden", ["a", "b", "both"])
 def test_two_enumerated_sites_of_which_one_is_masked(hidden):
-    to_b = torch.tensor([[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]]).double()
+    to_b = torch.tensor([[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]], dtype=torch.float64)
     row = torch.tensor([True, False, True, False])
 
     def model(x):

@@ -16,7 +16,7 @@ from pyro_vae.program.handlers import FreeBits, uncondition
 N, F, L = 20, 3, 2
 
 
-def subsampled(features=F):
+def subsampled():
     def model(x):
         with pyro.plate("data", len(x), subsample_size=5) as i:
             z = pyro.sample("z", dist.Normal(torch.zeros(L).double(), 1.0).to_event(1))
@@ -195,9 +195,9 @@ def test_what_lies_outside_the_plate_counts_once_for_all_data(where):
 
     pair = pv.Pair(model, guide)
     assert bool(global_sites(pair, {"x": x})) == (where != "inside")
-    table = bound(pair, [{"x": x[:8]}, {"x": x[8:]}], N, num_samples=2000)
-    plain = -Trace_ELBO(num_particles=2000).loss(model, guide, x) / N
-    assert table.elbo == pytest.approx(plain, abs=0.1)
+    table = bound(pair, [{"x": x[:8]}, {"x": x[8:]}], N, num_samples=200)
+    plain = -Trace_ELBO(num_particles=200).loss(model, guide, x) / N
+    assert table.elbo == pytest.approx(plain, abs=0.25)
     assert table.reconstruction - table.kl == pytest.approx(table.elbo)
     exact = {
         "model": -3.0 / N,
