@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, TypeVar, Union
 
-Function = TypeVar("Function")
+Entry = TypeVar("Entry")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 MEANT = {
     "batch": "batch_size",
@@ -63,7 +64,7 @@ class Registry(Mapping[str, Any]):
         self.lines: dict[str, str] = {}
         self._builders: dict[str, Any] = {}
 
-    def enter(self, name: str, line: str) -> Callable[[Function], Function]:
+    def enter(self, name: str, line: str) -> Callable[[Entry], Entry]:
         """Return a decorator that enters a builder under ``name``; the command line and its help follow.
 
         Raises:
@@ -72,7 +73,7 @@ class Registry(Mapping[str, Any]):
         if name in self._builders:
             raise ValueError(f"there is a {self.option} called {name!r} already; choose another name")
 
-        def enter(builder: Function) -> Function:
+        def enter(builder: Entry) -> Entry:
             self._builders[name], self.lines[name] = builder, line
             return builder
 
