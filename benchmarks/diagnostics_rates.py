@@ -18,11 +18,19 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from truths import damaged, linear
 
 from pyro_vae import Pair
-from pyro_vae.calibration import averaged, calibrate
-from pyro_vae.criticism import neighbours, pixel_calibration, predictive_checks, two_sample
-from pyro_vae.diagnostics import BUDGETS, Subject
-from pyro_vae.reference import Nuts, compare
-from pyro_vae.verdicts import CHECKS
+from pyro_vae.diagnostics import (
+    BUDGETS,
+    CHECKS,
+    Nuts,
+    Subject,
+    averaged,
+    calibrate,
+    compare,
+    neighbours,
+    pixel_calibration,
+    predictive_checks,
+    two_sample,
+)
 
 LEVEL = 0.01
 SIMULATIONS = (200, 500)

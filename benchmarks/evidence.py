@@ -1,4 +1,10 @@
-"""log p(x) of an MLP VAE by K = 5000 draws an image: eager chunks against recorded and compiled ones."""
+"""log p(x) of an MLP VAE by K = 5000 draws an image: eager chunks against compiled ones; and proposals for runs.
+
+python benchmarks/evidence.py RUN ...    nats, k-hat and seconds of both proposals on a run's test data
+"""
+
+import sys
+import time
 
 import cases
 import pyro
@@ -9,9 +15,8 @@ from timing import Stepper
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae.evidence import ROWS
-from pyro_vae.weigher import Weigher
-from pyro_vae.weights import evaluation
+from pyro_vae.evidence import ROWS, Chunks, spread
+from pyro_vae.program import evaluation, weigh
 
 WIDTH = 64  # images in a chunk, as log_evidence cuts them
 DRAWS = ROWS // WIDTH  # of each in a chunk
@@ -46,16 +51,17 @@ def evidence(device: str, quick: bool) -> dict[str, Stepper]:
     pair = pv.Pair(Model(decoder), Guide(encoder))
     batch = {"x": cases.binary(WIDTH)().to(device)}
     found: dict[str, Stepper] = {}
-    modes = [("eager chunks", "off", False), ("recorded chunks", "recorded", False)]
+    modes = [("eager chunks", "off", False)]
     if not quick:
         modes += [("compiled chunks", "on", False), ("compiled chunks, bf16", "on", True)]
     for label, mode, half in modes:
-        weigher = Weigher(pair, mode)  # type: ignore[arg-type]
+        chunks = Chunks(mode)  # type: ignore[arg-type]
 
-        def steps(count: int, weigher: Weigher = weigher, half: bool = half) -> None:
+        def steps(count: int, chunks: Chunks = chunks, half: bool = half) -> None:
             with evaluation(pair, 0), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
                 for _ in range(count):
-                    weigher(batch, DRAWS, 1).double().logsumexp(0)
+                    (log_w,) = chunks(lambda b: (weigh(pair, b, DRAWS, 1),), "guide", batch)
+                    log_w.double().logsumexp(0)
 
         found[label] = steps
     operands = [
@@ -69,3 +75,29 @@ def evidence(device: str, quick: bool) -> dict[str, Stepper]:
                 torch.mm(a, b, out=out)
 
     return found | {"matrix products alone": products}
+
+
+def compare(folder: str, count: int = 180, num_samples: int = 1000) -> None:
+    """Print what the guide and the refined proposal say of a run's test data, and the processor time of each."""
+    from pyro_vae.cli.commands import _rebuild
+    from pyro_vae.runs import Run
+
+    run = Run.open(folder)
+    pair, data = _rebuild(run, None)
+    pair.load_state_dict(run.load_best()["parameters"])
+    batch, _ = spread(data, "test", count)
+    for proposal in ("guide", "refined"):
+        pv.log_evidence(pair, {name: t[:8] for name, t in batch.items()}, num_samples=64, proposal=proposal)  # warm
+        begun = time.process_time()
+        found = pv.log_evidence(pair, batch, num_samples=num_samples, proposal=proposal)
+        spent = time.process_time() - begun
+        print(
+            f"{folder:30} {found.proposal:8} {found.mean:9.3f} ± {found.mean_stderr:.3f}  k-hat > 0.7 {found.khat_share:6.1%}"
+            f"  median ESS {found.ess.median().item():5.0f}  {spent:7.2f} s",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    for folder in sys.argv[1:]:
+        compare(folder)

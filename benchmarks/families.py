@@ -16,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_vae import Data, Pair, load_data, pairs, parts
+from pyro_vae import Data, Pair, load_data
 from pyro_vae.nets import MLP
-from pyro_vae.predictive import generate
+from pyro_vae.pairs import factory as parts
+from pyro_vae.pairs import registry as pairs
+from pyro_vae.posterior import generate
 from pyro_vae.runs import Run
-from pyro_vae.training import as_saved
+from pyro_vae.training import build_from_config
 
 BATCH = 128
 
@@ -29,8 +31,8 @@ def restored(folder: str) -> tuple[Pair, Data]:
     """Return a run's best pair and its data."""
     run = Run.open(folder)
     config = run.config
-    data = as_saved(partial(load_data, config["data"]["name"]), config["data"]["options"])
-    pair = as_saved(partial(pairs.find(config["pair"]["name"]), data.spec), config["pair"]["options"])
+    data = build_from_config(partial(load_data, config["data"]["name"]), config["data"]["options"])
+    pair = build_from_config(partial(pairs.find(config["pair"]["name"]), data.spec), config["pair"]["options"])
     pair.load_state_dict(run.load_best()["parameters"])
     return pair.train(False), data
 

@@ -17,9 +17,8 @@ from timing import pin
 
 # (library, function) as perf names them; the first that matches counts
 PARTS = [
-    ("gradients of matrices, with Adam's step in them", r"\.main\.so$", r"^(kernel|update<|tile<)"),
     ("matrix products", r"", r"[sd]gemm|gemm_|_brgemm"),
-    ("Adam for the rest", r"\.main\.so$", r"sqrt"),
+    ("Adam", r"\.main\.so$", r"sqrt"),
     ("softplus, likelihood and their derivatives", r"\.main\.so$", r""),
     ("softplus, likelihood and their derivatives", r"", r"Sleef"),
     ("draws", r"libtorch_cpu", r"normal|uniform|bernoulli|function_ref"),

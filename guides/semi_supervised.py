@@ -25,7 +25,7 @@ class SemiSupervisedGuide(PyroModule):
         reader: ``x -> h``, ``(..., width)``.
         encoder: ``h, y -> q(z | x, y)``, event shape ``(latent,)``.
         weight: nats of the auxiliary classification term for one nat of log q(y | x).
-        enumerate_y: sum over y exactly (objective enumeration), else draw it.
+        enumerate_y: sum over y exactly (objective TraceEnum_ELBO), else draw it.
     """
 
     def __init__(

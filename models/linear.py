@@ -7,8 +7,7 @@ One noise scale for all features is probabilistic PCA (Tipping & Bishop, 1999), 
 posterior and (for PCA) maximum likelihood have closed forms, which makes this the ruler for everything else.
 """
 
-import math
-from typing import NamedTuple
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -24,78 +23,54 @@ class LinearModel(PyroModule):
         latent: size of z.
         features: size of x.
         noise: number of noise scales: 1 (probabilistic PCA) or ``features`` (factor analysis).
+        units: of x, with ``loc`` and ``scale``, ``(features,)``, in which weight, loc and noise are learned; for
+            probabilistic PCA one scale for all features. None for x of the size of 1.
     """
 
-    def __init__(self, latent: int, features: int, noise: int = 1) -> None:
+    def __init__(self, latent: int, features: int, noise: int = 1, units: Any = None) -> None:
         super().__init__()
+        if latent < 1 or features < 1:
+            raise ValueError(f"latent and features must be at least 1, got {latent} and {features}")
         if noise not in (1, features):
             raise ValueError(f"noise counts the noise scales, 1 or features = {features}, got {noise}")
         self.weight = nn.Parameter(0.1 * torch.randn(features, latent))
         self.loc = nn.Parameter(torch.zeros(features))
         self.log_scale = nn.Parameter(torch.full((noise,), -1.0))
         self.register_buffer("zeros", torch.zeros(latent))
+        self.units = units
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the drawn or observed ``x``: ``(..., batch, features)``."""
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(self.zeros, 1.0).to_event(1))
-            loc = z @ self.weight.T + self.loc
-            return pyro.sample("x", dist.Normal(loc, self.log_scale.exp()).to_event(1), obs=x)
+            weight, loc, scale = self.in_data_units()
+            return pyro.sample("x", dist.Normal(z @ weight.T + loc, scale).to_event(1), obs=x)
+
+    def in_data_units(self) -> tuple[Tensor, Tensor, Tensor]:
+        """W, loc and noise scale: ``(features, latent)``, ``(features,)``, ``(1,)`` or ``(features,)``."""
+        if self.units is None:
+            return self.weight, self.loc, self.log_scale.exp()
+        unit = self.units.scale
+        return unit[:, None] * self.weight, self.units(self.loc), unit * self.log_scale.exp()
 
     def marginal(self) -> dist.LowRankMultivariateNormal:
         """p(x) = Normal(loc, W W' + diag(scale^2)), exactly: its ``log_prob(x)`` is the evidence in nats."""
-        variance = (2 * self.log_scale).exp().expand(len(self.loc))
-        return dist.LowRankMultivariateNormal(self.loc, self.weight, variance)
+        weight, loc, scale = self.in_data_units()
+        return dist.LowRankMultivariateNormal(loc, weight, scale.square().expand(len(loc)))
 
     def posterior(self, x: Tensor) -> dist.MultivariateNormal:
         """p(z | x) = Normal(L^-1 W' S^-1 (x - loc), L^-1) with L = I + W' S^-1 W and S the noise variance, exactly."""
         weighed = self.weight / (2 * self.log_scale).exp()[:, None]  # S^-1 W
         precision = torch.eye(len(self.zeros)).to(weighed) + self.weight.T @ weighed
         covariance = torch.linalg.inv(precision)
-        loc = (x - self.loc) @ weighed @ covariance
+        loc = ((x if self.units is None else self.units.inverse(x)) - self.loc) @ weighed @ covariance
         return dist.MultivariateNormal(loc, scale_tril=torch.linalg.cholesky(covariance))
 
-    def set_to(self, solution: "MaximumLikelihood") -> "LinearModel":
-        """Write the closed-form solution into the parameters and return the model."""
+    def set_to(self, solution: Any) -> "LinearModel":
+        """Write a solution, such as `maximum_likelihood` returns, into the parameters: its ``weight``, ``loc`` and ``scale``."""
+        unit = torch.ones(len(self.loc)).double() if self.units is None else self.units.scale.double()
         with torch.no_grad():
-            self.weight.copy_(solution.weight)
-            self.loc.copy_(solution.loc)
-            self.log_scale.fill_(math.log(solution.scale))
+            self.weight.copy_(solution.weight / unit[:, None])
+            self.loc.copy_(solution.loc if self.units is None else self.units.inverse(solution.loc))
+            self.log_scale.copy_((solution.scale / unit).log()[: len(self.log_scale)])
         return self
-
-
-class MaximumLikelihood(NamedTuple):
-    """The best that probabilistic PCA can do on given data."""
-
-    weight: Tensor  # (features, latent): principal directions, each times sqrt(its variance - scale^2)
-    loc: Tensor  # (features,)
-    scale: float  # standard deviation of the noise
-    variances: Tensor  # (features,): eigenvalues of the data's covariance, falling
-    log_likelihood: float  # mean over the data, nats per datum
-
-
-def maximum_likelihood(x: Tensor, latent: int) -> MaximumLikelihood:
-    """Fit probabilistic PCA in closed form to ``x``: (data, features).
-
-    Tipping & Bishop (1999), eq. 7 and 8, with the covariance that divides by the number of data.
-
-    Raises:
-        ValueError: when ``latent`` leaves no direction for the noise, or the noise has no variance.
-    """
-    features = x.shape[1]
-    if not 0 < latent < features:
-        raise ValueError(f"probabilistic PCA needs 0 < latent < features = {features}, got latent = {latent}")
-    x = x.double()
-    loc = x.mean(0)
-    variances, vectors = torch.linalg.eigh((x - loc).T @ (x - loc) / len(x))
-    variances, vectors = variances.flip(0).clamp(min=0), vectors.flip(1)
-    noise = variances[latent:].mean()
-    if noise <= 0:
-        raise ValueError(
-            f"{latent} directions hold all variance of the data, so no noise is left to estimate; use fewer"
-        )
-    weight = vectors[:, :latent] * (variances[:latent] - noise).clamp(min=0).sqrt()
-    log_likelihood = -0.5 * (
-        features * math.log(2 * math.pi) + variances[:latent].log().sum() + (features - latent) * noise.log() + features
-    )
-    return MaximumLikelihood(weight, loc, noise.sqrt().item(), variances, log_likelihood.item())

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_MODULE_OF = {
-    "Pair": "pairing",
-    "PairError": "pairing",
-    "Problem": "checking",
-    "check_pair": "checking",
-    "find_problems": "checking",
+_PACKAGE_OF = {
+    "Pair": "program",
+    "PairError": "program",
+    "Problem": "program",
+    "check_pair": "program",
+    "find_problems": "program",
     "Data": "data",
     "DataError": "data",
     "Spec": "data",
@@ -24,30 +24,34 @@ _MODULE_OF = {
     "diagnose": "diagnostics",
     "elbo": "evidence",
     "log_evidence": "evidence",
-    "log_weights": "weights",
-    "to_datatree": "datatree",
+    "log_weights": "program",
+    "to_datatree": "diagnostics",
 }
-_MODULES = frozenset(
-    [
-        "checking",
-        "checkpoint",
-        "compiled",
-        "conditionals",
-        "data",
-        "diagnostics",
-        "evidence",
-        "guides",
-        "handlers",
-        "models",
-        "nets",
-        "objectives",
-        "pairing",
-        "pairs",
-        "plots",
-        "svi",
-        "training",
-    ]
-)
+_MODULES = {
+    "checking": "program.checking",
+    "checkpoint": "runs.checkpoint",
+    "cli": "cli",
+    "compiled": "compiled",
+    "conditionals": "conditionals",
+    "data": "data",
+    "diagnostics": "diagnostics",
+    "distributions": "distributions",
+    "evidence": "evidence",
+    "guides": "guides",
+    "handlers": "program.handlers",
+    "models": "models",
+    "nets": "nets",
+    "objectives": "objectives",
+    "pairing": "program.pair",
+    "pairs": "pairs",
+    "plots": "plots",
+    "posterior": "posterior",
+    "program": "program",
+    "report": "report",
+    "runs": "runs",
+    "svi": "svi",
+    "training": "training",
+}
 
 __all__ = [
     "SVI",
@@ -70,21 +74,19 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from pyro_vae.checking import Problem, check_pair, find_problems
     from pyro_vae.data import Data, DataError, Spec, load_data
-    from pyro_vae.datatree import to_datatree
-    from pyro_vae.diagnostics import diagnose
-    from pyro_vae.evidence import elbo, log_evidence, log_weights
-    from pyro_vae.pairing import Pair, PairError
+    from pyro_vae.diagnostics import diagnose, to_datatree
+    from pyro_vae.evidence import elbo, log_evidence
+    from pyro_vae.program import Pair, PairError, Problem, check_pair, find_problems, log_weights
     from pyro_vae.svi import SVI
     from pyro_vae.training import Fitted, fit
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return import_module(f"pyro_vae.{name}")
-    if name in _MODULE_OF:
-        return getattr(import_module(f"pyro_vae.{_MODULE_OF[name]}"), name)
+        return import_module(f"pyro_vae.{_MODULES[name]}")
+    if name in _PACKAGE_OF:
+        return getattr(import_module(f"pyro_vae.{_PACKAGE_OF[name]}"), name)
     raise AttributeError(f"module 'pyro_vae' has no attribute {name!r}")
 
 

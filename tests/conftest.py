@@ -68,6 +68,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Compiling takes seconds; the graph that inductor would be given runs as it is."""
-    monkeypatch.setattr("pyro_vae.update_code.inductor", lambda graph, inputs: graph)
-    monkeypatch.setattr("pyro_vae.update_code.factored", lambda *args: None)
-    monkeypatch.setattr("pyro_vae.compiled.inductor", lambda graph, inputs: graph)
+    monkeypatch.setattr("pyro_vae.compiled.inductor.compile_graph", lambda graph, inputs: graph)

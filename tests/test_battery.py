@@ -7,16 +7,14 @@ import pyro
 import pyro.poutine as poutine
 import pytest
 import torch
-from pairs import ROWS, Row
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from zoo import ROWS, Row
 
 from pyro_vae import SVI, elbo, find_problems, log_weights
-from pyro_vae.evidence import PARTICLES, plate_nesting, run
-from pyro_vae.handlers import is_enumerated, is_latent
-from pyro_vae.pairing import Pair
 from pyro_vae.pairs import PAIRS
-from pyro_vae.structure import structure as structure_of
+from pyro_vae.program import PARTICLES, Pair, is_enumerated, is_latent, plate_nesting, run
+from pyro_vae.program import structure as structure_of
 
 
 @pytest.fixture(params=ROWS)

@@ -86,9 +86,11 @@ def test_the_start_runs(tmp_path, monkeypatch):
 def test_the_reference_holds_every_module():
     pages = "".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
     named = set(re.findall(r"^::: pyro_vae\.(\S+)", pages, re.MULTILINE))
-    modules = {path.stem for path in (ROOT / "pyro_vae").glob("*.py")} - {"__init__", "__main__"}
-    for folder in ("models", "guides"):
-        modules |= {f"{folder}.{path.stem}" for path in (ROOT / folder).glob("*.py")} - {f"{folder}.__init__"}
+    inside = [
+        path.relative_to(ROOT / "pyro_vae").with_suffix("")
+        for path in (*ROOT.glob("pyro_vae/*.py"), *ROOT.glob("pyro_vae/*/*.py"))
+    ]
+    modules = {".".join(path.parts) for path in inside if path.name not in ("__init__", "__main__")}
     assert named == modules
 
 

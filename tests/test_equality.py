@@ -10,12 +10,12 @@ from inspect import signature
 
 import pytest
 import torch
-from pairs import ROWS, Row
 from torch import Tensor
+from zoo import ROWS, Row
 
 from pyro_vae import Pair, PairError
-from pyro_vae.checking import require_sound
 from pyro_vae.objectives import OBJECTIVES
+from pyro_vae.program import require_sound
 from pyro_vae.svi import SVI
 
 STEPS = 10

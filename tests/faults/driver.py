@@ -19,7 +19,7 @@ import warnings
 
 import torch
 
-import pyro_vae.cli
+import pyro_vae.cli.commands
 
 
 def main() -> None:
@@ -36,8 +36,10 @@ def warm_up() -> None:
         import lightning_fabric.strategies  # noqa: F401
     with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(sys.stderr):
         tiny = ["--latent", "2", "--hidden", "[4]", "--binarize", "dynamic", "--epochs", "10", "--batch_size", "100"]
-        assert pyro_vae.cli.main(["train", "latent", *tiny, "--run", f"{place}/run"]) == 0  # recorded, not compiled
-        assert pyro_vae.cli.main(["resume", f"{place}/run", "--json"]) == 0
+        assert (
+            pyro_vae.cli.commands.main(["train", "latent", *tiny, "--run", f"{place}/run"]) == 0
+        )  # recorded, not compiled
+        assert pyro_vae.cli.commands.main(["resume", f"{place}/run", "--json"]) == 0
 
 
 def serve(request: dict) -> dict:
@@ -96,7 +98,7 @@ def fork(request: dict, rank: int, count: int, port: int, place: str) -> int:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"], request["file_size"]))
         ops = Ops(request.get("kill_at_op"), request.get("fail_at_op"), request.get("errno", errno.ENOSPC))
-        status = pyro_vae.cli.main(request["argv"])
+        status = pyro_vae.cli.commands.main(request["argv"])
         if rank == 0:
             with builtins.open(f"{place}/ops", "w") as file:
                 file.write(str(ops.count))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from faults.trying import no_debris, same_run
 
-from pyro_vae import checkpoint
+from pyro_vae.runs import checkpoint
 
 SMALL = ["latent", "--latent", "3", "--hidden", "[16]", "--epochs", "2", "--batch_size", "500", "--compile", "off"]
 

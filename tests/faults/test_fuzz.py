@@ -15,13 +15,10 @@ import pytest
 import torch
 import yaml
 
-from pyro_vae import checkpoint
-from pyro_vae.checkpoint import CheckpointError
 from pyro_vae.cli import main
-from pyro_vae.data import DataError, load_data
-from pyro_vae.files import read_idx
-from pyro_vae.runs import Run, RunError
-from pyro_vae.settings import Training
+from pyro_vae.data import DataError, load_data, read_idx
+from pyro_vae.runs import CheckpointError, Run, RunError, checkpoint
+from pyro_vae.training import Training
 
 CASES = 700  # of each kind of file
 ROOM = 250_000  # kilobytes that no case may add to the memory in use

@@ -9,8 +9,7 @@ import pytest
 import yaml
 
 from pyro_vae.cli import main
-from pyro_vae.lock import Lock
-from pyro_vae.runs import Run, RunError, runs_in
+from pyro_vae.runs import Lock, Run, RunError, runs_in
 
 CONFIG = {"pair": None, "data": None, "training": {"epochs": 2}}
 
@@ -55,7 +54,7 @@ def test_the_lock_of_a_killed_process_is_stale(tmp_path, tally):
     import sys
 
     code = (
-        "import os, sys, time; from pathlib import Path; from pyro_vae.lock import Lock\n"
+        "import os, sys, time; from pathlib import Path; from pyro_vae.runs import Lock\n"
         "lock = Lock(Path(sys.argv[1])); assert lock.acquire() is None; os.write(int(sys.argv[2]), b'x'); time.sleep(100)"
     )
     path = tmp_path / "run" / ".lock"

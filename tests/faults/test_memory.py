@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.progress import Silent
+from pyro_vae.training import Silent
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 

@@ -11,9 +11,8 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae import checkpoint
-from pyro_vae.progress import Silent
-from pyro_vae.training import NonFinite
+from pyro_vae.runs import checkpoint
+from pyro_vae.training import NonFinite, Silent
 
 POISON = 9.0  # a value of x that makes the programs below fail
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from faults.trying import no_debris, same_run
 
-from pyro_vae import checkpoint
-from pyro_vae.distributed import launched
+from pyro_vae.runs import checkpoint
+from pyro_vae.training import launched
 
 # Draws differ between one process and two. Gradients do not where the noise comes with the data, so that shares get what
 # the whole batch would have got: then one and two processes take the same steps, to rounding.
@@ -72,7 +72,7 @@ def given(spec):
 def fails(spec):
     """Fails on the second process alone, after some steps."""
     pair = given(spec)
-    from pyro_vae import loop
+    from pyro_vae.training import loop
 
     if os.environ.get("RANK") == "1":
         step = loop.Loop._one_step

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pyro_vae import checkpoint
+from pyro_vae.runs import checkpoint
 
 
 @dataclass

@@ -1,0 +1,56 @@
+"""Record a callable that runs Pyro programs once and replay it without Python; knows nothing of pairs."""
+
+from pyro_vae.compiled._torch import private
+from pyro_vae.compiled.capture import Observe, trace
+from pyro_vae.compiled.cuda_graphs import capturable, captured
+from pyro_vae.compiled.guards import Same, Watch, of_library
+from pyro_vae.compiled.recording import Recording, rebuilt, record, signature
+from pyro_vae.compiled.state import (
+    RecordingError,
+    copies,
+    like,
+    memory,
+    put_back,
+    random_state,
+    set_random_state,
+    undisturbed,
+)
+from pyro_vae.compiled.verify import (
+    OTHER_DRAWS,
+    differences,
+    disagreement,
+    furthest,
+    in_short,
+    inductors_distance,
+    resampled,
+)
+
+__all__ = [
+    "OTHER_DRAWS",
+    "Observe",
+    "Recording",
+    "RecordingError",
+    "Same",
+    "Watch",
+    "capturable",
+    "captured",
+    "copies",
+    "differences",
+    "disagreement",
+    "furthest",
+    "in_short",
+    "inductors_distance",
+    "like",
+    "memory",
+    "of_library",
+    "private",
+    "put_back",
+    "random_state",
+    "rebuilt",
+    "record",
+    "resampled",
+    "set_random_state",
+    "signature",
+    "trace",
+    "undisturbed",
+]

@@ -1,0 +1,346 @@
+"""The modes under which a Pyro program is watched and recorded.
+
+Nothing in torch or Pyro is patched: the modes are torch's own, hold for one thread and end with their `with` block.
+
+* `Observe` watches an ordinary eager run: which tensors come from outside the call, and which of them it writes.
+* `Constants` and `Reads` lie under `make_fx` while a run is recorded. A value that depends on an input or on a draw
+  must not be read by Python, and must not decide a shape: both would be frozen into the recording. Values that
+  depend on constants only (`torch.arange(5) > 2`) may be read, since they are the same every time.
+"""
+
+import functools
+import linecache
+import pkgutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from pyro_vae.compiled._torch import optional, private
+from pyro_vae.compiled.state import RecordingError, memory
+
+_aten = torch.ops.aten
+_LIBRARIES = (
+    *(str(Path(module.__file__).parent) for module in (torch, pyro, np) if module.__file__),
+    *(str(Path(__file__).parents[1] / folder) for folder in ("compiled", "svi")),
+    "<",
+)
+_NO_FIXED_SHAPE = "it indexes by a boolean mask that depends on data or draws, so the result has no fixed shape"
+_BATCH_NORMS = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
+
+
+def _line_of_program() -> str:
+    """Return `file.py:12, in model: the line` of the innermost frame outside torch, Pyro and this engine."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
+        frame = frame.f_back  # type: ignore[assignment]
+    if frame is None:
+        return "unknown line"
+
+    code, line = frame.f_code, linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    return f"{Path(code.co_filename).name}:{frame.f_lineno}, in {code.co_name}: {line}"
+
+
+def _refuse(what: str) -> RecordingError:
+    return RecordingError(f"{what} ({_line_of_program()})")
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return the arguments that the operation writes in place."""
+    if func.overloadpacket.__name__ in _BATCH_NORMS:  # its schema hides that it writes the running statistics
+        return [t for t in args[3:5] if args[5] and isinstance(t, Tensor)]
+    if not func._schema.is_mutable:
+        return []
+    found = []
+    for i, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[i] if i < len(args) else kwargs.get(argument.name)
+            found += [t for t in tree_leaves(value) if isinstance(t, Tensor)]
+    return found
+
+
+class Observe(TorchDispatchMode):
+    """Watch an eager run.
+
+    Attributes:
+        outside: tensors that the run used and did not make, in order of first use; `given` is left out.
+        saved: `(tensor, copy from before)` of the outside tensors that the run wrote in place, also through views of its own;
+            to be put back from last to first, since tensors that share memory may have been found one after the other.
+            Those given are among them, if they were written.
+        given_written: the line that wrote a given tensor, or None.
+    """
+
+    def __init__(self, given: Sequence[Tensor] = ()) -> None:
+        super().__init__()
+        self.outside: list[Tensor] = []
+        self.saved: list[tuple[Tensor, Tensor]] = []
+        self._made = WeakTensorKeyDictionary()
+        self.given_written: str | None = None
+        self._given = list(given)
+        self._known = {id(t) for t in given}
+        self._in_memory: dict[int, list[Tensor]] = {}  # the given and the outside tensors in each piece of memory
+        for tensor in given:
+            self._in_memory.setdefault(memory(tensor), []).append(tensor)
+
+    def made(self, tensor: Tensor) -> bool:
+        """Return whether the run itself made the tensor."""
+        return tensor in self._made
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not _aten.lift_fresh.default:  # its argument is a constant that Python has just made
+            for tensor in tree_leaves((args, kwargs)):
+                if isinstance(tensor, Tensor) and id(tensor) not in self._known and tensor not in self._made:
+                    self._known.add(id(tensor))
+                    self.outside.append(tensor)
+                    self._in_memory.setdefault(memory(tensor), []).append(tensor)
+            for written in _written(func, args, kwargs):
+                for tensor in self._in_memory.get(memory(written), ()):
+                    if all(tensor is not t for t, _ in self.saved):
+                        self.saved.append((tensor, tensor.detach().clone()))
+                        if any(tensor is t for t in self._given):
+                            self.given_written = _line_of_program()
+        out = func(*args, **kwargs)
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor) and id(tensor) not in self._known:
+                self._made[tensor] = True
+        return out
+
+
+class Constants(TorchDispatchMode):
+    """Refuse, while recording, what would freeze a varying value or shape; compute constants at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._constant = WeakTensorKeyDictionary()
+        self._overwritten: set[int] = set()
+
+    def constant(self, tensor: Tensor) -> bool:
+        """Return whether the tensor depends neither on an input nor on a draw."""
+        return tensor in self._constant and memory(tensor) not in self._overwritten
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if func is _aten.lift_fresh.default:
+            constant = True
+        else:
+            constant = torch.Tag.nondeterministic_seeded not in func.tags and all(map(self.constant, tensors))
+        args, computed = self._shape_is_fixed(func, args, kwargs, constant)
+        if computed:
+            with private("disable_current_modes")():
+                out = func(*args, **kwargs)
+        else:
+            out = func(*args, **kwargs)
+        if not constant:
+            self._overwritten.update(map(memory, _written(func, args, kwargs)))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                if constant:
+                    self._constant[tensor] = True
+                else:
+                    self._constant.pop(tensor, None)
+        return out
+
+    def _shape_is_fixed(self, func: Any, args: Any, kwargs: Any, constant: bool) -> tuple[Any, bool]:
+        """Return the arguments to use, and whether the result is a constant to compute at once."""
+        if func in (_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default):
+            indices = args[1]
+            masks = [i for i in indices if i is not None and i.dtype in (torch.bool, torch.uint8)]
+            if not masks:
+                return args, False
+            if all(map(self.constant, masks)):
+                return (args[0], self._positions(indices), *args[2:]), False
+            if func is not _aten.index.Tensor and args[2].numel() == 1:
+                return args, False
+            raise _refuse(_NO_FIXED_SHAPE)
+        if torch.Tag.dynamic_output_shape in func.tags:
+            if constant:
+                return args, True
+            raise _refuse(f"the shape of {func.overloadpacket.__name__}'s result depends on data or draws")
+        if torch.Tag.data_dependent_output in func.tags:
+            if constant:
+                return args, True
+            raise _refuse("it reads the value of a tensor, which depends on parameters, data or draws")
+        return args, False
+
+    def _positions(self, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Return the indices with each (constant) mask replaced by the positions at which it is true."""
+        with private("disable_current_modes")():
+            out: list[Tensor | None] = []
+            for index in indices:
+                if index is not None and index.dtype in (torch.bool, torch.uint8):
+                    out += list(index.nonzero(as_tuple=True))
+                else:
+                    out.append(index)
+        for tensor in out:
+            if tensor is not None:
+                self._constant[tensor] = True
+        return out
+
+
+# Places in the libraries that read a value and whose answer is known, by the code that asks. What another version
+# lacks is left out, so that more is refused.
+@functools.cache
+def _code_of(place: str) -> CodeType | None:
+    try:
+        return pkgutil.resolve_name(place).__code__
+    except (ImportError, AttributeError):
+        return None
+
+
+@functools.cache
+def _known() -> dict[str, Any]:
+    """Return the code objects that ask a known question, by question."""
+    codes = {
+        "warns": ("pyro.util:warn_if_nan", "pyro.util:warn_if_inf"),
+        # "is it the number zero (one)?": only saves work, and NaN is neither
+        "identical": ("pyro.distributions.util:is_identically_zero", "pyro.distributions.util:is_identically_one"),
+        # drops what has no probability before a dot product
+        "dot": ("pyro.infer.util:Dice.compute_expectation",),
+        # compares the scales of enumerated sites, which the eager run did with the same tensors
+        "scales": ("pyro.infer.traceenum_elbo:_get_common_scale.__wrapped__",),
+    }
+    known: dict[str, Any] = {what: {_code_of(place) for place in places} - {None} for what, places in codes.items()}
+    valid = getattr(optional("validate_arguments"), "__code__", None)
+    # "are the arguments valid?" was answered in the eager run before; "is it NaN?" only warns; "are all probabilities
+    # positive?": if not, `masked_select` drops the others
+    known["bool"] = {valid: True} | dict.fromkeys(known["warns"], False) | dict.fromkeys(known["dot"], False)
+    return known
+
+
+_GO_BETWEENS = {torch.overrides.__file__, torch.Tensor.backward.__code__.co_filename}
+_LEAVE_TORCH = {
+    torch.Tensor.numpy,
+    torch.Tensor.__array__,
+    torch.Tensor.tolist,
+    torch.Tensor.data_ptr,
+    torch.Tensor.__dlpack__,
+    torch.Tensor.untyped_storage,
+}
+
+
+class _Selected:
+    """`tensor[mask]`, usable only as what is assigned to another tensor at the same mask."""
+
+    def __init__(self, tensor: Tensor, mask: Tensor) -> None:
+        self.tensor, self.mask = tensor, mask
+
+    def __getattr__(self, name: str) -> Any:
+        raise _refuse(_NO_FIXED_SHAPE)
+
+
+def _caller() -> CodeType:
+    """Return the code that called the function which a mode is asked about."""
+    frame = sys._getframe(2)
+    while frame.f_code.co_filename in _GO_BETWEENS and frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_code
+
+
+class Reads(TorchFunctionMode):
+    """Answer, while recording, the reads of values whose answer is known, and give fixed shapes to what can
+    have them.
+
+    Args:
+        constants: knows which tensors are constants.
+        params: what to differentiate with respect to when the program calls `backward`.
+
+    Attributes:
+        grads: the accumulated gradient for each of `params`, None where none has arrived.
+    """
+
+    def __init__(self, constants: Constants, params: Sequence[Tensor] = ()) -> None:
+        super().__init__()
+        self.constants, self.params = constants, list(params)
+        self.grads: list[Tensor | None] = [None] * len(self.params)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        caller, known = _caller(), _known()
+        if func is torch.Tensor.item:
+            return float("nan") if caller in known["identical"] else args[0].detach()
+        if func is torch.Tensor.__bool__ and caller in known["bool"]:
+            return known["bool"][caller]
+        if func is torch.Tensor.__float__ and caller in known["scales"]:
+            with private("disable_current_modes")():
+                return args[0].detach().item()
+        if func is torch.Tensor.masked_select and caller in known["dot"]:
+            return torch.where(args[1], args[0], torch.zeros((), dtype=args[0].dtype, device=args[0].device))
+        if func is torch.Tensor.register_hook and caller in known["warns"]:  # the same question of the gradient
+            return None
+        if func is torch.Tensor.backward:
+            return self._backward(*args, **kwargs)
+        if func is optional("one_hot"):  # it reads its input to check it
+            classes = kwargs.get("num_classes", args[1] if len(args) > 1 else -1)
+            if classes >= 0:
+                labels = args[0] if args else kwargs["input"]
+                return (labels.unsqueeze(-1) == torch.arange(classes, device=labels.device)).long()
+        if func is torch.Tensor.__getitem__ and self._is_mask(args[0], args[1]):
+            return _Selected(args[0], args[1])
+        if func is torch.Tensor.__setitem__ and self._is_mask(args[0], args[1]):
+            return self._assign(*args)
+        if func in _LEAVE_TORCH and not self.constants.constant(args[0]):
+            raise _refuse("it takes the value of a tensor out of torch")
+        return func(*args, **kwargs)
+
+    def _backward(self, loss: Tensor, gradient: Tensor | None = None, **_: Any) -> None:
+        wanted = [i for i, p in enumerate(self.params) if p.requires_grad]  # others are frozen
+        if not wanted:
+            return
+        of = [self.params[i] for i in wanted]
+        grads = torch.autograd.grad(loss, of, gradient, allow_unused=True, retain_graph=True)
+        for i, grad in zip(wanted, grads, strict=True):
+            old = self.grads[i]
+            if grad is not None:
+                self.grads[i] = grad if old is None else old + grad
+
+    def _is_mask(self, tensor: Tensor, index: Any) -> bool:
+        return (
+            isinstance(index, Tensor)
+            and index.dtype == torch.bool
+            and index.shape == tensor.shape
+            and index.dim() > 0
+            and not self.constants.constant(index)
+        )
+
+    def _assign(self, tensor: Tensor, mask: Tensor, value: Any) -> None:
+        """`tensor[mask] = value` in a form whose shapes are fixed."""
+        if isinstance(value, _Selected):
+            if value.mask is not mask:
+                raise _refuse("it assigns what one boolean mask selects at another mask")
+            tensor.copy_(torch.where(mask, value.tensor, tensor))
+        elif not isinstance(value, Tensor) or value.numel() == 1:
+            tensor.copy_(torch.where(mask, torch.as_tensor(value, dtype=tensor.dtype), tensor))
+        else:
+            raise _refuse("it assigns a tensor at a boolean mask, so the value has no fixed shape")
+
+
+def trace(fn: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> GraphModule:
+    """Record `fn(*inputs)` as one flat graph of ATen operations.
+
+    Raises:
+        RecordingError: the call reads varying values, or what torch could not record, as one sentence.
+    """
+    try:
+        # make_fx describes each value by a fake tensor; with one mode for all it takes half the time
+        fake = private("TracingContext")(private("FakeTensorMode")(allow_fallback_kernels=True))
+        with pyro.validation_enabled(False), private("tracing")(fake):
+            return make_fx(fn, tracing_mode="real", record_module_stack=False)(*inputs)
+    except RecordingError:
+        raise
+    except Exception as error:
+        text = str(error).strip().splitlines() or [""]
+        raise RecordingError(f"recording it raised {type(error).__name__}: {text[0][:200]}") from error

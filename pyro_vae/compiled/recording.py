@@ -1,0 +1,281 @@
+"""Run a callable that runs Pyro programs once, and replay the tensor operations that it did, without Python.
+
+`record(fn, *args)` runs `fn` under `make_fx`: what remains is a flat graph of ATen operations with every Pyro
+handler gone. Whatever tensors `fn` uses but was not given (parameters, buffers, a schedule's beta) become
+inputs of the graph, found by identity, and are read anew at each call. Draws stay draws, in the same order
+from the same random state as Pyro's.
+
+A recording is never trusted before it is checked: it is made twice and both must agree (a Python counter or
+NumPy's noise differ), nothing in it may depend on a value that Python read, and it must give what `fn` gives
+on other data and other draws. What fails raises `RecordingError` with one sentence that names the reason and
+the line. docs/compiled.md tells the rest.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from pyro_vae.compiled import inductor
+from pyro_vae.compiled.capture import Constants, Observe, Reads, trace
+from pyro_vae.compiled.state import RecordingError, copies, put_back, undisturbed
+from pyro_vae.compiled.verify import (
+    OTHER_DRAWS,
+    differences,
+    disagreement,
+    furthest,
+    in_short,
+    inductors_distance,
+    resampled,
+)
+
+_SPARSE = "sparse tensor, whose number of entries is part of its shape; make it dense"
+_PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, Enum)
+
+
+def signature(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], list[Tensor]]:
+    """Return what must be equal for one recording to serve two calls, and the tensors among the arguments in
+    order.
+
+    Raises:
+        RecordingError: an argument is an object that cannot be compared by value.
+    """
+    key: list[Any] = []
+    tensors: list[Tensor] = []
+    _describe(args, key, tensors)
+    if kwargs:
+        _describe(kwargs, key, tensors)
+    return tuple(key), tensors
+
+
+def _describe(value: Any, key: list[Any], tensors: list[Tensor]) -> None:
+    if isinstance(value, Tensor):
+        if value.layout is not torch.strided:
+            raise RecordingError(f"an argument is a {_SPARSE}")
+        tensors.append(value)
+        key += (value.shape, value.stride(), value.dtype, value.device, value.is_conj(), value.requires_grad)
+    elif isinstance(value, dict):
+        key.append(tuple(value))
+        for item in value.values():
+            _describe(item, key, tensors)
+    elif isinstance(value, tuple | list):
+        key += (type(value), len(value))
+        for item in value:
+            _describe(item, key, tensors)
+    elif isinstance(value, _PLAIN):
+        key += (type(value), value)
+    else:
+        raise RecordingError(
+            f"an argument is a {type(value).__name__}, which may change without notice; "
+            "pass tensors, numbers and strings"
+        )
+
+
+def rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:
+    """Return the arguments with the next of `tensors` in place of each tensor."""
+    if isinstance(value, Tensor):
+        return next(tensors)
+    if isinstance(value, dict):
+        return {name: rebuilt(item, tensors) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        items = [rebuilt(item, tensors) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
+
+
+class Recording:
+    """A recorded call: `recording(*args)` returns what `fn(*args)` would, by replaying its tensor operations.
+
+    Attributes:
+        graph: the operations; its inputs are `outside`, then the tensors among the arguments.
+        outside: the tensors that the call used without being given them, by identity.
+        written: those that it writes in place, like running statistics.
+        present: for each leaf of what `fn` returned whether it is a tensor; if not, it is a constant.
+        compiled: whether inductor's code runs in place of the graph.
+    """
+
+    def __init__(self, graph: GraphModule, outside: list[Tensor], written: list[Tensor], rest: tuple[Any, Any]) -> None:
+        self.graph = graph
+        self.outside, self.written = outside, written
+        self._held = [t.detach() for t in outside]
+        self._leaves, self._spec = rest
+        self.present = [leaf is _TENSOR for leaf in self._leaves]
+        self._run: Callable[..., Any] = graph.forward
+        self.compiled = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the outputs for other data, which must have the recorded signature."""
+        _, tensors = signature(args, kwargs)
+        return self.assemble(self.run(*tensors))
+
+    def valid(self) -> bool:
+        """Return whether the outside tensors are where they were in memory (`module.to(device)` moves them)."""
+        return all(map(Tensor.is_set_to, self._held, self.outside))
+
+    def run(self, *tensors: Tensor) -> Sequence[Tensor]:
+        """Return the tensors among the outputs, given the tensors among the arguments."""
+        with torch.no_grad():
+            return self._run(*self._held, *tensors)
+
+    def recorded(self, *tensors: Tensor) -> Sequence[Tensor]:
+        """Return what `run` returns, by the recorded graph also when it is compiled."""
+        with torch.no_grad():
+            return self.graph(*self._held, *tensors)
+
+    def assemble(self, outputs: Sequence[Tensor]) -> Any:
+        """Return the outputs in the structure that `fn` returned."""
+        values = iter(outputs)
+        return tree_unflatten([next(values) if leaf is _TENSOR else leaf for leaf in self._leaves], self._spec)
+
+    def compile(self, *tensors: Tensor) -> str | None:
+        """Replace the recorded graph by inductor's code for it, made for arguments like `tensors`; return why not."""
+        try:
+            self._run = inductor.compile_graph(self.graph, [*self._held, *tensors])
+            why_not = disagreement(lambda seed: self.distance(tensors, seed))
+        except Exception as error:  # whatever goes wrong in a compiler, the recorded graph is there
+            why_not = in_short(error)
+        self.compiled = why_not is None
+        if why_not is not None:
+            self.decompile()
+        return why_not
+
+    def decompile(self) -> None:
+        """Replay the recorded graph again."""
+        self._run, self.compiled = self.graph.forward, False
+
+    def distance(self, tensors: Sequence[Tensor], seed: int | None = None) -> float:
+        """Compare what runs with the recorded graph, in outputs and in what they write, and leave no trace."""
+        results = []
+        for run in (self.graph, self._run):
+            with undisturbed(copies(self.written)), torch.no_grad():
+                if seed is not None:
+                    torch.manual_seed(seed)
+                results.append([*run(*self._held, *tensors), *(t.detach().clone() for t in self.written)])
+        return inductors_distance(self.graph, *results)
+
+
+class _Tensor:
+    """Marks where a tensor stands among the outputs."""
+
+
+_TENSOR = _Tensor()
+
+
+def record(
+    fn: Callable[..., Any],
+    args: Sequence[Any] = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    reference: Callable[..., Any] | None = None,
+    params: Sequence[Tensor] = (),
+    check: bool = True,
+) -> Recording:
+    """Return a checked recording of `fn(*args, **kwargs)`.
+
+    Args:
+        fn: returns any nest of tensors (and constants). It may run Pyro programs and call `backward`.
+        args: data; tensors in any nest of lists, tuples and dicts, numbers and strings.
+        kwargs: the same, by name.
+        reference: what the recording is checked against, `fn` itself by default. It returns the same nest.
+        params: tensors whose gradients `fn` collects through `backward`; `fn` is then called with the list of
+            gradients, which `backward` fills, as its first argument.
+        check: compare with `reference` on resampled data and other draws.
+
+    Raises:
+        RecordingError: with the reason and the line.
+    """
+    kwargs = kwargs or {}
+    _, given = signature(args, kwargs)
+    leaves = [t.detach() for t in given]  # other objects, so that f(x, x) is not taken for a function of one argument
+    reference = reference or fn
+    outside, saved = _observed(reference, args, kwargs, leaves)
+    shapes: list[tuple[list[Any], Any]] = []
+
+    def flat(*inputs: Tensor) -> list[Tensor]:
+        constants = Constants()
+        reads = Reads(constants, params)
+        tensors = iter(inputs[len(outside) :])
+        with constants, reads, torch.enable_grad() if params else torch.no_grad():
+            out = fn(*([reads.grads] if params else ()), *rebuilt(list(args), tensors), **rebuilt(kwargs, tensors))
+            found, spec = tree_flatten(out)
+            shapes.append(([_TENSOR if isinstance(v, Tensor) else v for v in found], spec))
+            return [v.detach() for v in found if isinstance(v, Tensor)]
+
+    graphs = []
+    for _ in range(2):
+        with undisturbed(saved):
+            graphs.append(trace(flat, [*outside, *leaves]))
+    difference = differences(*graphs)
+    if difference or shapes[0] != shapes[1]:
+        raise RecordingError(
+            f"{difference or 'two recordings of one call return different constants'}, so it depends on "
+            "something that changes from call to call outside torch, such as a Python counter"
+        )
+    recording = Recording(_pruned(graphs[0], outside), outside, [t for t, _ in saved], shapes[0])
+    if check:
+        _check(recording, reference, args, kwargs, leaves, saved)
+    return recording
+
+
+def _observed(
+    reference: Callable[..., Any], args: Any, kwargs: dict[str, Any], leaves: list[Tensor]
+) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+    """Run eagerly; return the tensors from outside that the run uses, and copies of those that it writes."""
+    watching = Observe(leaves)
+    with undisturbed(), watching:
+        reference(*rebuilt(args, iter(leaves)), **rebuilt(kwargs, iter(leaves[_count(args) :])))
+    put_back(watching.saved)
+    if watching.given_written is not None:
+        raise RecordingError(f"it writes into its own argument; let it write into a copy ({watching.given_written})")
+    # gradients pile up on parameters that are not trained; that is no business of the recording
+    piles = {id(t.grad) for t in watching.outside if t.is_leaf and t.grad is not None}
+    outside = [t for t in watching.outside if not watching.made(t)]
+    if any(t.layout is not torch.strided for t in outside):
+        raise RecordingError(f"it uses a {_SPARSE}")
+    return outside, [(t, copy) for t, copy in watching.saved if id(t) not in piles]
+
+
+def _count(args: Any) -> int:
+    return len(signature(args, {})[1])
+
+
+def _pruned(graph: GraphModule, outside: list[Tensor]) -> GraphModule:
+    """Drop, in place, the outside tensors that no operation uses."""
+    holders = [node for node in graph.graph.nodes if node.op == "placeholder"][: len(outside)]
+    for i in reversed(range(len(outside))):
+        if not holders[i].users:
+            graph.graph.erase_node(holders[i])
+            del outside[i]
+    graph.recompile()
+    return graph
+
+
+def _check(
+    recording: Recording,
+    reference: Callable[..., Any],
+    args: Any,
+    kwargs: dict[str, Any],
+    leaves: list[Tensor],
+    saved: Sequence[tuple[Tensor, Tensor]],
+) -> None:
+    """Compare with eager runs on resampled data and other draws, in outputs and in what they write."""
+    tensors = resampled(leaves)
+    seed = OTHER_DRAWS
+    with undisturbed(saved):
+        torch.manual_seed(seed)
+        expected = reference(*rebuilt(list(args), iter(tensors)), **rebuilt(kwargs, iter(tensors[_count(args) :])))
+        wanted = [v.detach() for v in tree_flatten(expected)[0] if isinstance(v, Tensor)]
+        wanted += [t.detach().clone() for t, _ in saved]
+    with undisturbed(saved):
+        torch.manual_seed(seed)
+        got = [*recording.run(*tensors), *(t.detach().clone() for t, _ in saved)]
+    distance = furthest(wanted, got)
+    if distance > 1:
+        raise RecordingError(
+            "its recording differs from eager Pyro on other data and draws "
+            f"by {distance:.0e} times what rounding explains"
+        )

@@ -1,0 +1,86 @@
+"""What a run leaves behind: random states, and tensors that it writes in place; and how both are put back."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.compiled._torch import private
+
+
+class RecordingError(RuntimeError):
+    """What a program does that a recording cannot repeat; the text is one sentence that names the line."""
+
+
+def memory(tensor: Tensor) -> int:
+    """Return what identifies the tensor's memory; tensors that are views of one another share it."""
+    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)
+
+
+def like(tensor: Tensor, values: Tensor | None = None) -> Tensor:
+    """Return the values, the tensor's own by default, in new memory with its strides (if no two elements overlap)."""
+    values = tensor if values is None else values
+    if private("has_internal_overlap")(tensor):
+        return values.clone()
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device).copy_(values)
+
+
+def random_state() -> list[Tensor]:
+    """Return the states of torch's generators."""
+    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if cuda else ())]
+
+
+def set_random_state(state: list[Tensor]) -> None:
+    """Put torch's generators back."""
+    torch.set_rng_state(state[0])
+    if state[1:]:
+        torch.cuda.set_rng_state_all(state[1:])
+
+
+def copies(tensors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Return each tensor with a copy of it, to be put back."""
+    return [(t, t.detach().clone()) for t in tensors]
+
+
+def put_back(saved: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Give tensors the values of their copies, from last to first."""
+    with torch.no_grad():
+        for tensor, copy in reversed(saved):
+            tensor.copy_(copy)
+
+
+@contextmanager
+def undisturbed(saved: Sequence[tuple[Tensor, Tensor]] = ()) -> Iterator[None]:
+    """Leave torch's random state and the saved tensors as they were; refuse draws from other random states.
+
+    Within the caller's autocast, weights that were cast already are cast anew: a recording must see the parameters
+    themselves.
+    """
+    torch.clear_autocast_cache()
+    state = random_state()
+    others = random.getstate(), np.random.get_state(legacy=False)
+    try:
+        yield
+    finally:
+        set_random_state(state)
+        numpy_drawn = not _equal(np.random.get_state(legacy=False), others[1])
+        python_drawn = random.getstate() != others[0]
+        random.setstate(others[0])
+        np.random.set_state(others[1])
+        put_back(saved)
+    if numpy_drawn or python_drawn:
+        raise RecordingError(
+            f"it draws from {'NumPy' if numpy_drawn else 'Python'}'s random state, and a recording would "
+            "repeat the first draw; draw with torch"
+        )
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return all(_equal(one[key], other[key]) for key in one)
+    return bool(np.array_equal(one, other))

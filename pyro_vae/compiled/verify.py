@@ -1,0 +1,121 @@
+"""Whether what runs in a program's place does what the program does: comparisons of graphs and of results."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.utils._pytree import tree_leaves
+
+from pyro_vae.compiled.state import like
+
+# How far a recording may be from eager Pyro: relative, in the norm of each output. The operations are the same, so
+# this is for sums that several threads add in another order; a wrong recording is off by far more.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+# Inductor fuses and reorders sums, so it is further from the recorded graph than that is from eager Pyro ...
+INDUCTOR_SLACK = 100.0
+# ... and where half precision is inside, it rounds in other places: by so many times that precision.
+HALF_SLACK = 3.0
+_HALF = (torch.bfloat16, torch.float16)
+OTHER_DRAWS = 8_191  # a seed
+
+
+def resampled(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return data that is as valid: each datum of the second half of the batch twice, in reverse; laid out as it was."""
+    sizes = [len(t) for t in tensors if t.dim()]
+    batch = max(set(sizes), key=sizes.count) if sizes else 0
+    rows = batch - 1 - torch.arange(batch) // 2
+    return [like(t, t[rows.to(t.device)] if t.dim() and len(t) == batch else t) for t in tensors]
+
+
+def disagreement(distance: Callable[[int | None], float], first: int | None = None) -> str | None:
+    """Say that compiled code does not do what its graph does; None if it does, for one of two draws.
+
+    Where an activation lies within rounding of a ReLU's kink, its gradient is there or not. Of 291 draws for a convolutional net 5
+    differed by more than rounding explains; with softplus in place of ReLU, of 304 none by a thousandth of that. Wrong code is
+    wrong for both draws.
+
+    Args:
+        distance: `inductors_distance` for the present draws (given None), or for those of a seed.
+        first: which to take first.
+    """
+    far = distance(first)
+    far = far if far <= 1 else min(far, distance(OTHER_DRAWS))
+    return f"its code differs from the recorded graph by {far:.0e} times what rounding explains" if far > 1 else None
+
+
+def in_short(error: Exception) -> str:
+    """Return an error's kind and the beginning of what it says."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+
+
+def inductors_distance(graph: GraphModule, wanted: Sequence[Tensor], got: Sequence[Tensor]) -> float:
+    """Return how far the results of inductor's code are from those of the graph that it was given: up to 1 is rounding."""
+    if any(getattr(node.meta.get("val"), "dtype", None) in _HALF for node in graph.graph.nodes):
+        return furthest(wanted, got, TOLERANCE[torch.bfloat16]) / HALF_SLACK
+    return furthest(wanted, got) / INDUCTOR_SLACK
+
+
+def furthest(wanted: Sequence[Tensor], got: Sequence[Tensor], least: float = 0.0) -> float:
+    """Return the largest distance between two lists of tensors in units of `TOLERANCE`, or of `least` where that is
+    larger: up to 1 is rounding.
+
+    Relative to each tensor's own norm, with one hundredth of the largest norm as floor (a gradient that
+    cancels to nothing has only rounding left); numbers on their own are compared on their own. NaN equals
+    NaN.
+    """
+    if len(wanted) != len(got) or any(a.shape != b.shape for a, b in zip(wanted, got, strict=True)):
+        return float("inf")
+    norms = [float(a.double().nan_to_num(0.0).norm()) for a in wanted]
+    floor = max((n for n, a in zip(norms, wanted, strict=True) if a.dim()), default=0.0) / 100
+    worst = 0.0
+    for a, b, norm in zip(wanted, got, norms, strict=True):
+        if not a.is_floating_point():
+            worst = max(worst, 0.0 if torch.equal(a, b) else float("inf"))
+            continue
+        if not torch.equal(a.isfinite(), b.isfinite()):
+            return float("inf")
+        gap = float((a - b).double().nan_to_num(0.0, 0.0, 0.0).norm())
+        scale = max(norm, floor if a.dim() else 0.0)
+        worst = max(worst, gap / (max(TOLERANCE[a.dtype], TOLERANCE[b.dtype], least) * scale) if gap else 0.0)
+    return worst
+
+
+def differences(one: GraphModule, other: GraphModule) -> str | None:
+    """Say in which operation or constant two recordings of one call differ; None if they are the same."""
+    nodes, others = list(one.graph.nodes), list(other.graph.nodes)
+    if len(nodes) != len(others):
+        return f"two recordings of one call differ: {len(nodes)} and {len(others)} operations"
+    number = {node: i for i, node in enumerate(nodes)} | {node: i for i, node in enumerate(others)}
+    for a, b in zip(nodes, others, strict=True):
+        if a.op == b.op == "get_attr":
+            x, y = getattr(one, a.target), getattr(other, b.target)
+            if isinstance(x, Tensor) and not (x.shape == y.shape and torch.equal(x, y)):
+                return f"two recordings of one call hold different constants: {_short(x)} and {_short(y)}"
+        elif a.op != b.op or (a.op == "call_function" and a.target is not b.target):
+            return f"two recordings of one call differ: {a.target} and {b.target}"
+        elif not _same((a.args, a.kwargs), (b.args, b.kwargs), number):
+            values = f"{_numbers(a)} and {_numbers(b)}"
+            return f"two recordings of one call hold different constants in {a.target}: {values}"
+    return None
+
+
+def _same(a: Any, b: Any, number: dict[Any, int]) -> bool:
+    if isinstance(a, torch.fx.Node):
+        return isinstance(b, torch.fx.Node) and number[a] == number[b]
+    if isinstance(a, (tuple, list)):
+        return isinstance(b, (tuple, list)) and len(a) == len(b) and all(map(_same, a, b, [number] * len(a)))
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(_same(a[k], b[k], number) for k in a)
+    return bool(a == b) or (a != a and b != b)
+
+
+def _numbers(node: torch.fx.Node) -> str:
+    return (
+        ", ".join(f"{v:.6g}" for v in tree_leaves((node.args, node.kwargs)) if isinstance(v, int | float)) or "others"
+    )
+
+
+def _short(tensor: Tensor) -> str:
+    return f"{tensor.reshape(-1)[0].item():.6g}{', ...' if tensor.numel() > 1 else ''}" if tensor.numel() else "[]"

@@ -1,0 +1,61 @@
+"""Data of which few are labelled: the other labels of the training split are not there to be seen by anything."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from pyro_vae.data.binarization import key
+from pyro_vae.data.readers import DataError
+from pyro_vae.data.schema import Contents
+from pyro_vae.data.splits import Split
+
+_SHARE = (
+    0.1  # of a training batch that is labelled; a label seen once an epoch teaches little beside 50,000 data without
+)
+
+
+def hide_labels(
+    splits: Mapping[str, Split], contents: Contents, count: int, seed: int, name: str
+) -> tuple[dict[str, Split], Contents]:
+    """Return the splits with a field ``labelled``, and every other label of the training split overwritten by 0.
+
+    ``count`` training data keep theirs, equally many a class, drawn by ``seed``; they are repeated until about one in ten rows
+    is labelled. Validation and test data keep ``y``, to be scored with, and count as unlabelled.
+
+    Raises:
+        DataError: there are no classes, or not ``count`` data to label equally many of each.
+    """
+    classes = contents.classes
+    if classes is None:
+        raise DataError(f"labels={count} needs data with classes in y, and {name} has none: leave it out.")
+    if count < classes or count % classes:
+        raise DataError(
+            f"labels={count} cannot be equally many of {classes} classes: give a multiple of {classes}, "
+            f"such as {max(1, count // classes) * classes}."
+        )
+    train = splits["train"]
+    rows = np.arange(len(train)) if train.rows is None else train.rows
+    y = train.arrays["y"].reshape(-1)[rows]
+    generator = torch.Generator().manual_seed(key("labels", seed) >> 1)
+    order = torch.randperm(len(rows), generator=generator).numpy()
+    each = count // classes
+    chosen = [order[y[order] == label][:each] for label in range(classes)]
+    if min(map(len, chosen)) < each:
+        raise DataError(f"labels={count} is {each} a class, and {name} has a class with fewer: give fewer labels.")
+    known = np.sort(rows[np.concatenate(chosen)])
+    labelled = np.zeros(len(train.arrays["x"]), bool)
+    labelled[known] = True
+    hidden = train.arrays["y"].copy()
+    unknown = rows[~labelled[rows]]
+    hidden[unknown] = 0
+    repeats = int(_SHARE * len(rows) / count)
+    order_of_rows = np.concatenate([rows, *[known] * repeats])
+    marked = {"train": Split({**train.arrays, "y": hidden, "labelled": labelled}, order_of_rows)}
+    for split, part in splits.items():
+        if split != "train":
+            nothing = np.zeros(len(part.arrays["x"]), bool)
+            marked[split] = Split({**part.arrays, "labelled": nothing}, part.rows)
+    fields, kinds = {**contents.fields, "labelled": ()}, {**contents.kinds, "labelled": "boolean"}
+    return marked, replace(contents, fields=fields, kinds=kinds)

@@ -1,0 +1,122 @@
+"""Training, validation and test splits that never leak: disjoint, together all of the data, groups and copies undivided."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pyro_vae.data.binarization import Words, key, mix
+from pyro_vae.data.readers import DataError
+from pyro_vae.data.schema import Contents, in_memory, pieces
+from pyro_vae.data.sources import Source
+
+SPLITS = ("train", "valid", "test")
+
+_COPIES = 0.05
+
+
+@dataclass(frozen=True)
+class Split:
+    """Raw arrays and the rows of them that belong to a split (None: all, in order)."""
+
+    arrays: Mapping[str, np.ndarray]
+    rows: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.arrays["x"]) if self.rows is None else len(self.rows)
+
+    def take(self, name: str, positions: np.ndarray) -> np.ndarray:
+        """Return a copy of the field ``name`` of the data at ``positions`` of the split."""
+        rows = positions if self.rows is None else self.rows[positions]
+        return np.asarray(self.arrays[name]).take(rows, axis=0)
+
+
+def cut(
+    opened: Source, contents: Contents, valid: float | None, test: float | None, seed: int, split_by: str | None
+) -> dict[str, Split]:
+    """Return the splits: those given, and the others cut from the training part (or from all there is)."""
+    parts = {
+        part: {name: in_memory(array, name, contents) for name, array in arrays.items()}
+        for part, arrays in opened.parts.items()
+    }
+    sizes = {}
+    for split, asked, usual in (("valid", valid, opened.valid), ("test", test, opened.test)):
+        if split not in parts:
+            sizes[split] = usual if asked is None else asked
+        elif asked is not None:
+            raise DataError(f"{opened.name} has its own {split} split: leave {split}={asked} out.")
+    if split_by is not None and not any(sizes.values()):
+        raise DataError(
+            f"split_by={split_by!r} keeps data together where splits are cut, and none is cut from {opened.name}: leave it out.",
+            unused="split_by",
+        )
+    whole = parts.pop("all", None) or parts.pop("train")
+    groups = _groups(opened, whole, split_by)
+    rows = _divide(len(whole["x"]), sizes, groups, seed, opened.name)
+    splits = {split: Split(arrays, None) for split, arrays in parts.items()}
+    splits |= {split: Split(whole, rows[split]) for split in rows}
+    return {split: splits[split] for split in SPLITS}
+
+
+def _groups(opened: Source, arrays: Mapping[str, np.ndarray], split_by: str | None) -> np.ndarray | None:
+    """Return a number for each datum; data with the same number may not be divided between splits."""
+    if split_by is None:
+        return None if opened.curated else copies(arrays["x"])
+    if split_by not in arrays or arrays[split_by].ndim != 1:
+        raise DataError(
+            f"split_by={split_by!r} is no field of one number a datum of {opened.name} (it has {', '.join(arrays)})."
+        )
+    return np.unique(arrays[split_by], return_inverse=True)[1]
+
+
+def copies(x: np.ndarray) -> np.ndarray | None:
+    """Return a number for each datum, the same for equal ones, when a few are copies of others; else None.
+
+    A few copies are accidents of collecting, which must not lie in two splits. Many (over 5%) mean that the space is
+    small and repeats are honest draws: keeping those together would leave whole patterns out of the training split.
+    """
+    hashes = np.concatenate([_row_hashes(piece) for piece in pieces(x)])
+    distinct, number = np.unique(hashes, return_inverse=True)
+    return number if 0 < len(x) - len(distinct) <= _COPIES * len(x) else None
+
+
+def _divide(
+    n: int, sizes: Mapping[str, float], groups: np.ndarray | None, seed: int, name: str
+) -> dict[str, np.ndarray]:
+    """Return the rows of each split of ``n`` data, shuffled but for training, which has an order for each epoch."""
+    counts = {split: _count(size, n, split) for split, size in sizes.items()}
+    if sum(counts.values()) >= n:
+        cut = " and ".join(f"{count:,} for {split}" for split, count in counts.items())
+        raise DataError(f"{name} has {n:,} data, and {cut} leave none for training: give smaller splits or more data.")
+    generator = torch.Generator().manual_seed(key("split", seed) >> 1)
+    order = torch.randperm(n, generator=generator).numpy()
+    if groups is not None:
+        shuffled = torch.randperm(int(groups.max()) + 1, generator=generator).numpy()
+        order = order[np.argsort(shuffled[groups[order]], kind="stable")]
+    rows, start = {}, 0
+    for split, count in counts.items():
+        stop = start + count
+        while groups is not None and 0 < stop < n and start < stop and groups[order[stop - 1]] == groups[order[stop]]:
+            stop += 1  # the group belongs to this split as a whole
+        rows[split], start = order[start:stop], stop
+    if start >= n:
+        raise DataError(
+            f"{name} has groups too large to leave any for training: give smaller splits or another split_by."
+        )
+    return {"train": np.sort(order[start:])} | rows
+
+
+def _count(size: float, n: int, split: str) -> int:
+    if isinstance(size, bool) or not 0 <= size < math.inf or (size >= 1 and size != int(size)):
+        raise DataError(f"{split}={size} is no size of a split: give a fraction below 1 or a whole number of data.")
+    return int(size) if size >= 1 or size == 0 else max(1, round(n * size))
+
+
+def _row_hashes(piece: np.ndarray) -> Words:
+    data = np.ascontiguousarray(piece).reshape(len(piece), -1).view(np.uint8)
+    words = np.zeros((len(data), -(-data.shape[1] // 8)), np.uint64)
+    words.view(np.uint8)[:, : data.shape[1]] = data
+    words += np.arange(1, words.shape[1] + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return mix(words).sum(axis=1, dtype=np.uint64)

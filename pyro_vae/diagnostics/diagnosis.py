@@ -1,0 +1,171 @@
+"""Is the posterior any good, and the model? Everything that applies to a pair, at a budget, with a verdict and advice a line."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from pyro_vae.data import Data
+from pyro_vae.diagnostics.subject import Budget, LeftOut, Subject, Verdict
+from pyro_vae.evidence import Figures, collect, spread
+from pyro_vae.posterior import reconstruct
+from pyro_vae.program import Pair, PairError, evaluation, log_weights, size_of
+
+if TYPE_CHECKING:
+    from xarray import DataTree
+
+
+BudgetName = Literal["quick", "standard", "thorough"]
+
+
+BUDGETS: dict[str, Budget] = {
+    "quick": Budget(data=500, draws=500, refined=48, steps=100, simulated=1000, samples=1000),
+    "standard": Budget(
+        data=1000, draws=1000, refined=100, steps=300, simulated=2000, samples=2000, temperatures=300, annealed=16
+    ),
+    "thorough": Budget(
+        data=2000,
+        draws=5000,
+        refined=200,
+        steps=500,
+        simulated=5000,
+        samples=5000,
+        temperatures=1000,
+        annealed=32,
+        nuts=3,
+        refit=3,
+    ),
+}
+
+
+@dataclass
+class Diagnosis:
+    """The table, the figures behind it and what pictures are made of; all figures in nats per datum unless they say otherwise."""
+
+    verdicts: list[Verdict]
+    budget: str
+    split: str
+    num_data: int
+    seconds: float
+    subject: Subject
+    tree: "DataTree | None" = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything that JSON can hold."""
+        return {
+            "verdicts": [verdict.to_json() for verdict in self.verdicts],
+            "budget": self.budget,
+            "split": self.split,
+            "num_data": self.num_data,
+            "seconds": round(self.seconds, 1),
+        }
+
+    def figures(self) -> Figures | None:
+        """Return what ``evaluate`` would, for the data that were examined; None where they have no log p(x) of their own."""
+        found, subject = self.subject.found, self.subject
+        if "evidence" not in found:
+            return None
+        x = subject.test.get(subject.x)
+        again = reconstruct(subject.pair, subject.test).get(subject.x) if subject.meaning.latent else None
+        error = None
+        if x is not None and again is not None and again.shape == x.shape:
+            error = (again - x).square().mean().sqrt().item()
+        return collect(
+            subject.meaning,
+            found["elbo"],
+            found["evidence"],
+            found.get("means", {}),
+            error,
+            split=self.split,
+            num_data=self.num_data,
+            samples=subject.budget.draws,
+        )
+
+    def __str__(self) -> str:
+        width = max(len(v.check) for v in self.verdicts)
+        return "\n".join(f"{v.check:{width}}  {v.verdict:8}  {v.advice}" for v in self.verdicts)
+
+
+def diagnose(
+    pair: Pair,
+    data: Data | Mapping[str, torch.Tensor],
+    *,
+    budget: BudgetName = "quick",
+    split: str = "test",
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Diagnosis:
+    """Examine a pair on held-out data: evidence, gaps, calibration, and the model's own criticism.
+
+    What does not apply to this pair or these data is said in one sentence, and the rest is still computed. The pair, its
+    parameters and the global random states are left as they were.
+
+    Args:
+        data: from ``load_data``; or one batch, without which nothing is compared with training data.
+        budget: quick is a minute or two for MNIST on two cores, standard ten times that, thorough about an hour.
+        split: whose data are examined.
+        progress: called before each check with its name, its number and the number of checks.
+
+    Raises:
+        ValueError: for a budget or split that there is not.
+    """
+    from pyro_vae.diagnostics.checks import CHECKS
+
+    if budget not in BUDGETS:
+        raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}")
+    begun = time.monotonic()
+    size = BUDGETS[budget]
+    subject = _subject(pair, data, split, size, seed)
+    verdicts: list[Verdict] = []
+    for number, (name, check) in enumerate(CHECKS.items()):
+        if progress is not None:
+            progress(name, number, len(CHECKS))
+        verdicts += _examine(name, check, subject)
+    return Diagnosis(verdicts, budget, split, size_of(subject.test), time.monotonic() - begun, subject)
+
+
+def expected_seconds(pair: Pair, data: Data, budget: BudgetName = "quick", split: str = "test") -> float:
+    """Guess how long ``diagnose`` takes here, from the time of a few thousand draws."""
+    size = BUDGETS[budget]
+    device = next((parameter.device for parameter in pair.named_parameters().values()), None)
+    batch = data.batch(split, 64, device=device)
+    with evaluation(pair, 0):
+        log_weights(pair, batch, 2)
+        times = []
+        for _ in range(3):  # the least: others may use the machine too
+            begun = time.monotonic()
+            log_weights(pair, batch, 32)
+            times.append(time.monotonic() - begun)
+    row = min(times) / (size_of(batch) * 32)
+    forward = size.data * size.draws + 64 * size.simulated + 4 * size.draws * size.refined + 200 * size.samples
+    backward = 2 * size.refined * size.steps * 8 + size.annealed * 8 * size.temperatures * 10 * 3 + size.nuts * 30_000
+    return row * (forward + 3 * backward) + 10
+
+
+def _examine(name: str, check: Callable[[Subject], Iterable[Verdict]], subject: Subject) -> list[Verdict]:
+    """Run one check; what it said before it had to stop is kept."""
+    lines: list[Verdict] = []
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(subject.seed)
+            for line in check(subject):
+                lines.append(line)
+    except (LeftOut, PairError) as reason:
+        # Pyro adds the shapes of all sites to an exception's first line
+        lines.append(Verdict(name, None, "left out", str(reason).splitlines()[0]))
+    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError) as error:
+        what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        lines.append(Verdict(name, None, "left out", f"could not be computed for this pair ({what})"))
+    return lines
+
+
+def _subject(pair: Pair, data: Data | Mapping[str, torch.Tensor], split: str, budget: Budget, seed: int) -> Subject:
+    if isinstance(data, Mapping):
+        test = {name: tensor[: budget.data] for name, tensor in data.items()}
+        return Subject(pair, None, split, test, None, budget, seed, list(range(size_of(test))))
+    device = next((parameter.device for parameter in pair.named_parameters().values()), None)
+    test, positions = spread(data, split, budget.data, device)
+    train, _ = spread(data, "train", budget.data, device)
+    return Subject(pair, data, split, test, train, budget, seed, positions)

@@ -1,0 +1,88 @@
+"""What `diagnose` examines, and what its checks say."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from pyro_vae.data import Data
+from pyro_vae.evidence import Meaning, meaning_of
+from pyro_vae.program import Batch, Pair, size_of
+
+if TYPE_CHECKING:
+    pass
+
+
+Level = Literal["good", "fair", "bad", "note", "left out"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One line of the table."""
+
+    check: str
+    value: float | None  # the figure that was judged; None where the check was left out
+    verdict: Level
+    advice: str  # what the figure means and what to do about it
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the line as the command line prints it."""
+        return {"check": self.check, "value": self.value, "verdict": self.verdict, "advice": self.advice}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much to compute; counts of data and draws."""
+
+    data: int  # test data whose evidence is estimated
+    draws: int  # importance samples a datum
+    refined: int  # data whose guide is refined
+    steps: int  # of refinement
+    simulated: int  # data for calibration
+    samples: int  # drawn from the model for its criticism
+    temperatures: int = 0  # of annealing; 0: none
+    annealed: int = 0
+    nuts: int = 0  # data sampled by NUTS
+    refit: int = 0  # epochs of training the guide alone
+
+
+@dataclass
+class Subject:
+    """What is examined, and what the checks have found so far."""
+
+    pair: Pair
+    data: Data | None
+    split: str
+    test: Batch  # ``budget.data`` of the split
+    train: Batch | None  # as many of the training split
+    budget: Budget
+    seed: int
+    positions: list[int]  # of the test data in the split
+    found: dict[str, Any] = field(default_factory=dict)  # results by check, for later checks and for the report
+    x: str = "x"  # the field that pictures and samples are about
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data are: with the pair's parameters."""
+        return next(iter(self.test.values())).device
+
+    @cached_property
+    def meaning(self) -> Meaning:
+        """What the figures of the pair are of."""
+        return meaning_of(self.pair, self.part(2))
+
+    def part(self, count: int) -> dict[str, torch.Tensor]:
+        """Return some of the test data, from all over them."""
+        return evenly(self.test, count)
+
+
+def evenly(batch: Batch, count: int) -> dict[str, torch.Tensor]:
+    """Return ``count`` data of a batch, at even distances."""
+    size = size_of(batch)
+    index = torch.arange(min(count, size)) * size // min(count, size)
+    return {name: tensor[index] for name, tensor in batch.items()}
+
+
+class LeftOut(Exception):
+    """A check that does not apply; the message says why and what would make it apply."""

@@ -1,0 +1,24 @@
+"""Distributions that torch and Pyro lack."""
+
+from pyro_vae.distributions.levels import (
+    STD_OF_LOGISTIC,
+    CategoricalLevels,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Levels,
+    Rescaled,
+)
+from pyro_vae.distributions.splines import BOX, ConditionalSplineAutoregressive, ConditionalSplineCoupling, spline
+
+__all__ = [
+    "BOX",
+    "STD_OF_LOGISTIC",
+    "CategoricalLevels",
+    "ConditionalSplineAutoregressive",
+    "ConditionalSplineCoupling",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "Levels",
+    "Rescaled",
+    "spline",
+]

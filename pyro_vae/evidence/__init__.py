@@ -1,0 +1,47 @@
+"""How large log p(x) is: the ELBO by site, importance sampling, annealing, PSIS, and the figures of an evaluation."""
+
+from pyro_vae.evidence.ais import anneal, sandwich
+from pyro_vae.evidence.baselines import maximum_likelihood, pca_figures
+from pyro_vae.evidence.chunks import Chunks
+from pyro_vae.evidence.estimate import ROWS, ElboTable, Evidence, elbo, log_evidence
+from pyro_vae.evidence.evaluation import bound, collect, evaluate, global_sites, quick_samples, spread
+from pyro_vae.evidence.figures import TOLERATED, Figures, baseline, believable, evidence_words, remarks, rows
+from pyro_vae.evidence.meaning import FAILURES, Meaning, meaning_of
+from pyro_vae.evidence.psis import khat_of_tail, tail_size
+from pyro_vae.posterior import ACTIVE_VARIANCE, active_units, posterior_means
+from pyro_vae.program import log_weights
+
+__all__ = [
+    "ACTIVE_VARIANCE",
+    "FAILURES",
+    "ROWS",
+    "TOLERATED",
+    "Chunks",
+    "ElboTable",
+    "Evidence",
+    "Figures",
+    "Meaning",
+    "active_units",
+    "anneal",
+    "baseline",
+    "believable",
+    "bound",
+    "collect",
+    "elbo",
+    "evaluate",
+    "evidence_words",
+    "global_sites",
+    "khat_of_tail",
+    "log_evidence",
+    "log_weights",
+    "maximum_likelihood",
+    "meaning_of",
+    "pca_figures",
+    "posterior_means",
+    "quick_samples",
+    "remarks",
+    "rows",
+    "sandwich",
+    "spread",
+    "tail_size",
+]

@@ -1,0 +1,197 @@
+"""The figures of a trained pair on a split; all in nats per datum."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from pyro.poutine import Trace
+
+from pyro_vae.data import Data
+from pyro_vae.evidence.estimate import ElboTable, Evidence, Proposal, elbo, log_evidence
+from pyro_vae.evidence.figures import Figures
+from pyro_vae.evidence.meaning import Meaning, meaning_of
+from pyro_vae.posterior import active_units, posterior_means, reconstruct
+from pyro_vae.program import (
+    Batch,
+    Pair,
+    PairError,
+    add_up,
+    data_frame,
+    declared,
+    evaluation,
+    is_deterministic,
+    is_site,
+    log_prob,
+    plate_nesting,
+    run,
+    size_of,
+)
+
+ROWS = 500  # data a batch
+EXAMINED = (
+    2000  # data whose codes decide which latent dimensions are in use: some guides take a thousand draws for each
+)
+RUNS = 50  # stretches of a split that data are taken from
+
+
+def bound(pair: Pair, batches: Iterable[Batch], num_data: int, *, num_samples: int = 1, seed: int = 0) -> ElboTable:
+    """Return the ELBO at beta = 1 by site, in nats per datum, also for a pair with sites outside the data plate.
+
+    Such a site (a latent variable that all data share, a regulariser) is there once for all data: it counts 1/``num_data``, the size
+    of the training split.
+    """
+    batches = list(batches)
+    if not global_sites(pair, batches[0]):
+        return elbo(pair, batches, num_samples=num_samples, seed=seed)
+    sums: dict[str, float] = {}
+    observed: set[str] = set()
+    with evaluation(pair, seed):
+        total = sum(size_of(batch) for batch in batches)
+        for batch in batches:
+            nesting, size = plate_nesting(pair, batch), size_of(batch)
+            for _ in range(num_samples):
+                guide, model = run(pair, batch, None, nesting)
+                for sign, trace in ((1, model), (-1, guide)):
+                    for name, site in _taken_out(pair, trace).items():
+                        observed |= {name} if site["is_observed"] else set()
+                        sums[name] = sums.get(name, 0.0) + sign * log_prob(site).double().sum().item() * size / num_data
+                parts = add_up(pair, guide, model, 1, size, nesting, marginal=False)
+                observed |= parts.observed
+                for name, term in parts.sites.items():
+                    sums[name] = sums.get(name, 0.0) + term.double().sum().item()
+    sites = {name: value / total / num_samples for name, value in sums.items()}
+    reconstruction = math.fsum(value for name, value in sites.items() if name in observed)
+    return ElboTable(math.fsum(sites.values()), reconstruction, reconstruction - math.fsum(sites.values()), sites)
+
+
+def _taken_out(pair: Pair, trace: Trace) -> dict[str, Any]:
+    """Take the sites outside the data plate out of a trace and return them."""
+    found = {name: trace.nodes[name] for name in _outside(pair, trace)}
+    for name, site in found.items():
+        if site["infer"].get("_enumerate_dim") is not None:
+            raise PairError(
+                f"site {name!r} lies outside the plate {pair.data_plate!r} and is enumerated: every datum would be run for each of "
+                "its values; let the guide draw it"
+            )
+        trace.remove_node(name)
+    return found
+
+
+def spread(
+    data: Data, split: str, count: int, device: torch.device | None = None
+) -> tuple[dict[str, torch.Tensor], list[int]]:
+    """Return ``count`` data from all over a split, which may be sorted by origin as MNIST's test data are, and their positions."""
+    size = data.size(split)
+    runs = 1 if count >= size else min(count, RUNS)
+    lengths = [min(count, size) * (i + 1) // runs - min(count, size) * i // runs for i in range(runs)]
+    starts = [size * i // runs for i in range(runs)]
+    batches = [
+        data.batch(split, length, start=start, device=device) for start, length in zip(starts, lengths, strict=True)
+    ]
+    positions = [start + i for start, length in zip(starts, lengths, strict=True) for i in range(length)]
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}, positions
+
+
+def global_sites(pair: Pair, batch: Batch) -> list[str]:
+    """Return the names of the sites outside the data plate, of guide and model: latent variables, factors and data that all share."""
+    with torch.no_grad(), torch.random.fork_rng():
+        traces = run(pair, batch, None, 0, enumerate_sites=False)
+    return list(dict.fromkeys(name for trace in traces for name in _outside(pair, trace)))
+
+
+def _outside(pair: Pair, trace: Trace) -> list[str]:
+    return [
+        name
+        for name, site in trace.nodes.items()
+        if is_site(site) and not is_deterministic(site) and data_frame(site, pair) is None
+    ]
+
+
+def evaluate(
+    pair: Pair,
+    data: Data,
+    *,
+    split: str = "test",
+    num_samples: int = 5000,
+    proposal: Proposal = "refined",
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Figures:
+    """Return the figures of a pair on one split, with ``num_samples`` draws a datum for log p(x).
+
+    Where log p(x) has no meaning (sites that all data share, a guide that is a point, an unnormalised model) it is None, and so is
+    what rests on it; where nothing has to be drawn it is exact, from one run.
+    """
+
+    def batches():  # type: ignore[no-untyped-def]
+        return data.batches(split, ROWS)
+
+    meaning = meaning_of(pair, data.batch(split, 2))
+    table = bound(pair, batches(), data.size("train"), num_samples=1 if meaning.exact else 16, seed=seed)
+    means = {} if meaning.shared else posterior_means(pair, spread(data, split, EXAMINED)[0], seed=seed)
+    evidence = None
+    if meaning.unweighable is None and declared(pair.objective).figure.comparable:
+        draws = 1 if meaning.exact else num_samples
+        evidence = log_evidence(pair, batches(), num_samples=draws, proposal=proposal, seed=seed, progress=progress)
+    return collect(
+        meaning,
+        table,
+        evidence,
+        means,
+        _rms(pair, data, split) if meaning.latent else None,
+        split=split,
+        num_data=data.size(split),
+        samples=num_samples,
+    )
+
+
+def collect(
+    meaning: Meaning,
+    table: ElboTable,
+    evidence: Evidence | None,
+    means: Mapping[str, torch.Tensor],
+    rms_error: float | None,
+    *,
+    split: str,
+    num_data: int,
+    samples: int,
+) -> Figures:
+    """Join what was computed to one record of figures."""
+    means = {name: mean for name, mean in means.items() if name in meaning.real}
+    exact = evidence is not None and meaning.exact
+    unknown = evidence is None or bool(evidence.khat.isnan().all())
+    return Figures(
+        split=split,
+        num_data=num_data,
+        samples=samples,
+        elbo=table.elbo,
+        reconstruction=table.reconstruction,
+        kl=table.kl,
+        sites=table.sites,
+        rms_error=rms_error,
+        active_units=None if meaning.shared else sum(active_units(means).values()),
+        latent=None if meaning.shared else sum(mean.shape[1] for mean in means.values()),
+        log_evidence=None if evidence is None else evidence.mean,
+        log_evidence_stderr=None if evidence is None else 0.0 if exact else evidence.mean_stderr,
+        ess=None if evidence is None or exact else evidence.ess.median().item(),
+        khat_share=0.0 if exact else None if unknown else evidence.khat_share,  # type: ignore[union-attr]
+        proposal=None if evidence is None else "exact" if exact else evidence.proposal,
+        meaning=meaning,
+    )
+
+
+def quick_samples(num_data: int) -> int:
+    """Return a number of draws a datum that keeps the figures after training a matter of seconds."""
+    return max(100, min(1000, 1_000_000 // num_data))
+
+
+def _rms(pair: Pair, data: Data, split: str) -> float | None:
+    total, count = 0.0, 0
+    for batch in data.batches(split, ROWS):
+        means = reconstruct(pair, batch)
+        if "x" not in means or means["x"].shape != batch["x"].shape:
+            return None
+        total += (means["x"] - batch["x"]).double().square().sum().item()
+        count += batch["x"].numel()
+    return math.sqrt(total / count)

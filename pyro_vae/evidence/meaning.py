@@ -1,0 +1,196 @@
+"""What a pair's figures are figures of, read off its programs: which log p is estimated, whether the ELBO bounds it, and what compares.
+
+Nothing here knows a pair by name: the sites of the programs and the graph between them and the batch's fields decide.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyro.poutine as poutine
+import torch
+from pyro.ops.provenance import ProvenanceTensor, get_provenance
+from torch import Tensor
+
+from pyro_vae.program import (
+    Batch,
+    Pair,
+    evaluation,
+    is_deterministic,
+    is_discrete,
+    is_enumerated,
+    is_factor,
+    is_latent,
+    is_site,
+    points,
+    size_of,
+    structure,
+)
+
+FAILURES = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What the figures of a pair are of; names are those of sites and fields, in the model's order."""
+
+    observed: tuple[str, ...]  # sites that hold data
+    given: tuple[str, ...]  # fields, or parts of one, that the model is conditioned on
+    latent: tuple[str, ...]  # the model's latent sites
+    real: tuple[str, ...]  # those of real values: no class, no code word
+    drawn: tuple[str, ...]  # sites that have to be drawn: not observed, not summed over
+    points: tuple[str, ...]  # sites whose guide is a point where their prior is a density
+    modes: tuple[str, ...]  # sites whose guide is a point where their prior is a mass function
+    shared: tuple[str, ...]  # sites of either program outside the data plate, factors too: what all data share
+    numbers: int  # continuous latent numbers a datum: the size of a PCA to compare with
+    is_density: bool  # of real values, so that its logarithm may be positive; else probabilities
+    whole: bool  # p is of x, all of it and nothing else, given nothing: what PCA has a density of, too
+
+    @property
+    def evidence(self) -> str:
+        """Name of what log p(x) is here, such as "log p(x | y)"."""
+        return self._log_p(self.observed)
+
+    @property
+    def bound(self) -> str:
+        """Name of the ELBO: of the joint density at a point where the guide is one."""
+        return f"{self._log_p(self.observed + self.points)} at the point" if self.points else "ELBO"
+
+    @property
+    def divergence(self) -> str:
+        """Name of the ELBO's latent part."""
+        return f"- log p({', '.join(self.points)})" if self.points and set(self.points) == set(self.latent) else "KL"
+
+    @property
+    def exact(self) -> bool:
+        """Whether log p(x) needs no draws: there is no latent variable, or all are summed over."""
+        return not self.drawn
+
+    @property
+    def unweighable(self) -> str | None:
+        """Why draws from the guide cannot estimate log p(x), in one sentence; None where they can."""
+        if self.points:
+            return (
+                f"the guide is a point at {_and(self.points)}, where the prior is a density: {self.bound} is no bound on "
+                f"{self.evidence}, and draws that all fall on one value weigh nothing"
+            )
+        if self.modes:
+            return (
+                f"the guide puts all its mass on one value of {_and(self.modes)}: its draws say no more of {self.evidence} "
+                "than the ELBO, which is a bound"
+            )
+        if self.shared:
+            return f"all data share {_and(self.shared)}, so no datum has a {self.evidence} of its own"
+        return None
+
+    def _log_p(self, names: tuple[str, ...]) -> str:
+        given = f" | {', '.join(self.given)}" if self.given else ""
+        return f"log p({', '.join(names)}{given})"
+
+
+def meaning_of(pair: Pair, batch: Batch) -> Meaning:
+    """Read off a pair's programs what its figures are of.
+
+    Args:
+        batch: a few data of those that the figures are about.
+    """
+    batch = {name: field[:2] for name, field in batch.items()}
+    with evaluation(pair, 0):
+        guide = poutine.trace(pair.bound_guide).get_trace(batch)
+        model = poutine.trace(poutine.replay(pair.bound_model, trace=guide)).get_trace(batch)
+    q, p = ({name: site for name, site in trace.nodes.items() if _counts(site)} for trace in (guide, model))
+    latent = {name: site for name, site in p.items() if is_latent(site)}
+    observed = {name: site for name, site in p.items() if site["is_observed"]}
+    proposed = {name: site for name, site in q.items() if not site["is_observed"]}
+    summed = {name for name, site in (latent | proposed).items() if is_enumerated(site)}
+    fixed = points(pair, batch)
+    real = tuple(name for name, site in latent.items() if not is_discrete(site))
+    given, sources = _conditions(pair, batch, tuple(observed))
+    seen: Any = next(iter(observed.values()), None)
+    whole = len(observed) == 1 and not given and not _is_masked(seen) and set().union(*sources.values()) == {"x"}
+    return Meaning(
+        tuple(observed),
+        given,
+        tuple(latent),
+        real,
+        tuple(name for name in dict.fromkeys([*latent, *proposed]) if name not in summed),
+        tuple(name for name, density in fixed.items() if density),
+        tuple(name for name, density in fixed.items() if not density),
+        _outside(pair, guide, model),
+        sum(_numbers(latent[name], pair, batch) for name in real),
+        any(not is_discrete(site) for site in observed.values()),
+        whole and seen["value"].numel() == batch["x"].numel(),
+    )
+
+
+def _counts(site: Mapping[str, Any]) -> bool:
+    """Whether a node of a trace is a random variable: no factor, and nothing computed from others."""
+    return is_site(site) and not is_factor(site) and not is_deterministic(site)
+
+
+def _outside(pair: Pair, *traces: Any) -> tuple[str, ...]:
+    sites = ((name, site) for trace in traces for name, site in trace.nodes.items())
+    shared = (
+        name for name, site in sites if is_site(site) and not is_deterministic(site) and not _in_plate(site, pair)
+    )
+    return tuple(dict.fromkeys(shared))
+
+
+def _in_plate(site: Mapping[str, Any], pair: Pair) -> bool:
+    return any(frame.name == pair.data_plate for frame in site["cond_indep_stack"])
+
+
+def _conditions(pair: Pair, batch: Batch, observed: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, set[str]]]:
+    """Return what the model is given, and for each observed site the fields that its values come from."""
+    try:
+        nodes = structure(pair, pair.bound_model, batch)
+        given = [node.name for node in nodes if node.kind == "given" and _leads_to(nodes, node.name, observed)]
+        sources = _sources(pair, batch, observed)
+    except FAILURES:  # values that leave torch on their way: what the program takes and does not observe
+        return tuple(name for name in pair.bound_model.arguments(batch) if name not in observed), {
+            name: {name} for name in observed
+        }
+    return tuple(_part(name, sources) for name in given), sources
+
+
+def _leads_to(nodes: list[Any], name: str, observed: tuple[str, ...]) -> bool:
+    return any(name in node.parents for node in nodes if node.name in observed or node.kind == "latent")
+
+
+def _sources(pair: Pair, batch: Batch, observed: tuple[str, ...]) -> dict[str, set[str]]:
+    tracked = {
+        name: ProvenanceTensor(field, frozenset({name})) if field.numel() else field for name, field in batch.items()
+    }
+    with evaluation(pair, 0):
+        nodes = poutine.trace(pair.bound_model).get_trace(tracked).nodes
+    # a mask that is a field's decides what of the data counts, and differs from datum to datum
+    masks = {name: get_provenance(nodes[name]["mask"]) - set(observed) for name in observed}
+    return {name: set(get_provenance(nodes[name]["value"])) | masks[name] for name in observed}
+
+
+def _part(field: str, sources: Mapping[str, set[str]]) -> str:
+    """Name a given field; where a site observes a part of the same field, it is the other part that is given."""
+    sites = [site for site, fields in sources.items() if field in fields and site != field]
+    if not sites:
+        return field
+    return f"{field}_in" if sites == [f"{field}_out"] else f"the rest of {field}"
+
+
+def _is_masked(site: Mapping[str, Any]) -> bool:
+    masks = [site["mask"]]
+    fn = site["fn"]
+    while fn is not None:
+        masks.append(getattr(fn, "_mask", None))
+        fn = getattr(fn, "base_dist", None)
+    return any(mask is not None and not torch.as_tensor(mask).all() for mask in masks)
+
+
+def _numbers(site: Mapping[str, Any], pair: Pair, batch: Batch) -> int:
+    """Count what one datum has of a site, plates inside the data's included."""
+    value: Tensor = site["value"]
+    return math.prod(value.shape) // size_of(batch) if _in_plate(site, pair) else 0
+
+
+def _and(names: tuple[str, ...]) -> str:
+    return " and ".join(map(repr, names))

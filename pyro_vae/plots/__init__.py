@@ -1,0 +1,37 @@
+"""Pictures of a trained pair: each function returns a matplotlib figure and needs no display."""
+
+from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
+from pyro_vae.plots.completion import completions
+from pyro_vae.plots.graphical_model import graph
+from pyro_vae.plots.labels import analogies, attributes, classes
+from pyro_vae.plots.latent_space import interpolation, manifold, traversal
+from pyro_vae.plots.registry import PICTURES, levels, reconstructions, samples
+from pyro_vae.plots.tiles import BLUE, GREY, NORMAL, ORANGE, SMALL, page, sheet
+from pyro_vae.posterior import NotDrawable
+
+__all__ = [
+    "BLUE",
+    "GREY",
+    "NORMAL",
+    "ORANGE",
+    "PICTURES",
+    "SMALL",
+    "NotDrawable",
+    "analogies",
+    "attributes",
+    "classes",
+    "completions",
+    "curves",
+    "graph",
+    "interpolation",
+    "kl",
+    "levels",
+    "manifold",
+    "page",
+    "rate_distortion",
+    "reconstructions",
+    "samples",
+    "scatter",
+    "sheet",
+    "traversal",
+]

@@ -1,0 +1,200 @@
+"""Pictures of ways through latent space: a grid, a line, a dimension at a time. See ``pyro_vae.plots``."""
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.distributions import Normal
+
+from pyro_vae.data import Data
+from pyro_vae.plots.tiles import at_least, is_image, mean_of_x, numbers, sheet
+from pyro_vae.posterior import (
+    NotDrawable,
+    centres,
+    code_sites,
+    decode,
+    dimensions_of_prior,
+    kl_by_dimension,
+    prior_spread,
+    spread_by_dimension,
+    spread_over,
+)
+from pyro_vae.program import Batch, Pair, descendants, structure
+
+
+def manifold(pair: Pair, data: Data, *, side: int = 20, seed: int = 0) -> Figure:
+    """Draw what a two-dimensional latent space holds: E[x | z] on a grid of equal prior probability.
+
+    The grid is evenly spaced in the unit square and goes through the inverse of the normal distribution function, as in
+    Auto-Encoding Variational Bayes (Kingma & Welling, 2013), appendix A.
+
+    Args:
+        side: tiles a side; of tables and sequences 6 at most are drawn.
+        seed: of draws, for a model without means.
+    """
+    at_least(2, side=side)
+    side = side if is_image(data.spec) else min(side, 6)  # so many panels of curves fit a page
+    batch = data.batch("test", 1)
+    roots = _roots(pair, batch)
+    flat = [name for name, size in roots.items() if size == 2]
+    if len(flat) != 1 or len(roots) != 1:
+        sizes = ", ".join(f"{name!r} has {size}" for name, size in roots.items())
+        raise NotDrawable(
+            f"the manifold needs one top latent vector of 2 dimensions, and here {sizes}; train with --latent 2, or draw `traversal`"
+        )
+    (site,) = flat
+    prior = dimensions_of_prior(pair, batch, site)
+    if not isinstance(prior, Normal):
+        raise NotDrawable(
+            f"the manifold goes through the inverse normal distribution function, and p({site}) is no Normal of independent "
+            "dimensions; draw `samples` or `traversal`"
+        )
+    levels = torch.linspace(0.5 / side, 1 - 0.5 / side, side)
+    across, up = levels.repeat(side), levels.flip(0).repeat_interleave(side)  # z[1] grows upwards
+    z = prior.icdf(torch.stack([across, up], 1))
+    x = mean_of_x(decode(pair, spread_over(batch, side * side), {site: z}, seed=seed))
+    ticks = [
+        text if i % max(1, side // 8) == 0 else "" for i, text in enumerate(numbers(Normal(0.0, 1.0).icdf(levels)))
+    ]
+    title = f"Manifold: mean of p(x | {site}) at equally likely values of {site}"
+    return sheet(
+        x.unflatten(0, (side, side)),
+        data,
+        title=title,
+        columns=ticks,
+        rows=ticks[::-1],
+        xlabel=f"{site}[0], prior standard deviations",
+        ylabel=f"{site}[1], prior standard deviations",
+    )
+
+
+def interpolation(
+    pair: Pair,
+    data: Data,
+    *,
+    first: int = 0,
+    second: int | None = None,
+    steps: int = 11,
+    split: str = "test",
+    seed: int = 0,
+) -> Figure:
+    """Draw the way between two data in latent space, along the straight line and along the arc.
+
+    The arc keeps to lengths that are likely under a standard normal prior: in many dimensions the middle of a line
+    is shorter than any draw. Sampling Generative Networks (White, 2016), arXiv 1609.04468.
+
+    Args:
+        first: number of the one datum in the split.
+        second: number of the other; by default the first one after it of another class.
+        steps: images from end to end.
+        split: train, valid or test.
+        seed: of draws, for a guide or model without means.
+    """
+    at_least(2, steps=steps)
+    ends = _two(data, first, second, split)
+    codes = {name: z for name, z in centres(pair, ends, seed=seed).items() if name in code_sites(pair, ends)}
+    t = torch.linspace(0, 1, steps)[:, None]
+    batch = {name: field[(t[:, 0] > 0.5).long()] for name, field in ends.items()}
+    rows = []
+    for path in (_line, _arc):
+        values = {name: path(z[0], z[1], t) for name, z in codes.items()}
+        rows.append(torch.cat([ends["x"][:1], mean_of_x(decode(pair, batch, values, seed=seed)), ends["x"][1:]]))
+    ticks = ["data", *numbers(t[:, 0]), "data"]
+    return sheet(
+        torch.stack(rows),
+        data,
+        title="Interpolation: mean of p(x | z) between the codes of two data",
+        rows=["linear", "spherical"],
+        columns=ticks,
+        xlabel="share of the second datum's code",
+    )
+
+
+def traversal(
+    pair: Pair,
+    data: Data,
+    *,
+    datum: int = 0,
+    dimensions: int = 10,
+    steps: int = 11,
+    extent: float = 3.0,
+    split: str = "test",
+    seed: int = 0,
+) -> Figure:
+    """Draw what each latent dimension does: one at a time moves, the rest stay at a datum's code.
+
+    The dimensions are ordered by the KL that the guide spends on them. Sites below the one that moves follow.
+
+    Args:
+        datum: number of the datum in the split.
+        dimensions: how many to show at most; 6 of tables and sequences.
+        steps: images a dimension.
+        extent: from minus to plus so many standard deviations of p(z), or of p(z | what stands above) at the datum's code.
+        split: train, valid or test.
+        seed: of draws, for a guide or model without means.
+    """
+    at_least(2, steps=steps)
+    at_least(1, dimensions=dimensions)
+    many = data.batch(split, min(1000, data.size(split)))
+    nodes = structure(pair, pair.bound_model, data.batch(split, 2))
+    code = centres(pair, data.batch(split, 1, start=datum), seed=seed)
+    batch = spread_over(data.batch(split, 1, start=datum), steps)
+    line = torch.linspace(-extent, extent, steps)
+    spread = prior_spread(pair, data.batch(split, 1, start=datum), code)
+    rows, labels = [], []
+    ranked, unit = _ranked(pair, many)
+    for worth, site, j in ranked[:dimensions]:
+        below = descendants(nodes, site)
+        values = {name: z.repeat(steps, 1) for name, z in code.items() if name not in below and z.dim() == 2}
+        mean, deviation = spread[site]
+        values[site][:, j] = mean[j] + deviation[j] * line
+        rows.append(mean_of_x(decode(pair, batch, values, seed=seed)))
+        labels.append(f"{site}[{j}]\n{worth:.2f} {unit}")
+    return sheet(
+        torch.stack(rows),
+        data,
+        title=f"Traversal: mean of p(x | z) as one dimension moves, from {split} datum {datum}",
+        rows=labels,
+        columns=numbers(line),
+        xlabel="the dimension that moves, in sd of p(z)",
+    )
+
+
+def _roots(pair: Pair, batch: Batch) -> dict[str, int]:
+    """Return the latent vectors that depend on no other: the top of the hierarchy."""
+    found = code_sites(pair, batch)
+    parents = {node.name: node.parents for node in structure(pair, pair.bound_model, batch)}
+    return {name: size for name, size in found.items() if not set(parents[name]) & set(found)}
+
+
+def _two(data: Data, first: int, second: int | None, split: str) -> dict[str, Tensor]:
+    batch = data.batch(split, 1, start=first)
+    if second is None:
+        rest = data.batch(split)
+        other = rest["x"].ne(batch["x"]).any(1)
+        if "y" in rest and rest["y"].dim() == 1:
+            other = rest["y"].ne(batch["y"])
+        candidates = [i for i in other.nonzero()[:, 0].tolist() if i > first] or other.nonzero()[:, 0].tolist()
+        second = candidates[0] if candidates else first
+    last = data.batch(split, 1, start=second)
+    return {name: torch.cat([field, last[name]]) for name, field in batch.items()}
+
+
+def _line(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    return (1 - t) * a + t * b
+
+
+def _arc(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    angle = torch.acos((a @ b / (a.norm() * b.norm()).clamp(min=1e-12)).clamp(-1, 1))
+    if angle.sin() < 1e-4:  # the same or opposite directions have no arc of their own
+        return _line(a, b, t)
+    return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / angle.sin()
+
+
+def _ranked(pair: Pair, batch: Batch) -> tuple[list[tuple[float, str, int]], str]:
+    """Return (worth, site, dimension), most first, and the unit: KL, or where a site has none a dimension the spread of its mean."""
+    code_sites(pair, batch)
+    worth, unit = kl_by_dimension(pair, [batch], num_samples=2), "nats"
+    if any(nats is None for nats in worth.values()):
+        worth, unit = dict(spread_by_dimension(pair, batch)), "var"
+    ranked = [(v, name, j) for name, each in worth.items() if each is not None for j, v in enumerate(each.tolist())]
+    return sorted(ranked, key=lambda entry: -entry[0]), unit

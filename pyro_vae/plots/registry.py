@@ -1,0 +1,125 @@
+"""Pictures of a trained pair: each function returns a matplotlib figure, needs no display and knows no variant by name.
+
+A picture that does not apply to a pair or its data raises ``NotDrawable`` and says why. Images are shown as tiles, tables and
+sequences as curves.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from matplotlib.figure import Figure
+
+from pyro_vae.data import Data
+from pyro_vae.evidence import meaning_of
+from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
+from pyro_vae.plots.completion import completions
+from pyro_vae.plots.graphical_model import graph
+from pyro_vae.plots.labels import analogies, attributes, classes
+from pyro_vae.plots.latent_space import interpolation, manifold, traversal
+from pyro_vae.plots.tiles import at_least, is_image, mean_of_x, sheet
+from pyro_vae.posterior import NotDrawable, decode, draw_latents, generate, latent_vectors, reconstruct, spread_over
+from pyro_vae.program import Pair, structure
+
+__all__ = ["PICTURES", "levels", "reconstructions", "samples"]
+
+
+def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure:
+    """Draw new data from the model: the mean of p(x | z) at z ~ p(z), or x itself where there is no latent variable.
+
+    Args:
+        count: number of draws; of tables and sequences 20 at most are drawn.
+        seed: of the draws.
+    """
+    at_least(1, count=count)
+    drawn = not meaning_of(pair, data.batch("test", 2)).latent  # every mean of p(x) is the same
+    x = mean_of_x(generate(pair, spread_over(data.batch("test", count), count), seed=seed, draw=drawn))
+    across = min(count, 16 if is_image(data.spec) else 20)
+    down = math.ceil(count / across) if is_image(data.spec) else 1
+    x = torch.cat([x, torch.ones(max(0, down * across - count), x.shape[1])])[: down * across]
+    title = "Samples: draws from p(x)" if drawn else "Samples: mean of p(x | z) at z ~ p(z)"
+    return sheet(x.unflatten(0, (down, across)), data, title=title)
+
+
+def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str = "test", seed: int = 0) -> Figure:
+    """Draw data and, below each, its reconstruction: the mean of p(x | z) at the centre of q(z | x).
+
+    Args:
+        count: number of data; of tables and sequences 6 at most are drawn.
+        split: train, valid or test.
+        seed: of the draws, for guides without a mean.
+    """
+    at_least(1, count=count)
+    batch = data.batch(split, count)
+    if not meaning_of(pair, batch).latent:
+        raise NotDrawable("the model has no latent variable, so there is no code to reconstruct from; draw `samples`")
+    x, mean = batch["x"], mean_of_x(reconstruct(pair, batch, seed=seed))
+    title = f"Data ({split} split) and reconstructions: mean of p(x | z) at the centre of q(z | x)"
+    if not is_image(data.spec):
+        both = torch.stack([x, mean], 1)[:6]
+        return sheet(both, data, title=title, columns=["data", "reconstruction"])
+    across = min(count, 16, len(x))
+    rows = [
+        part for start in range(0, len(x) - across + 1, across) for part in (x[start:][:across], mean[start:][:across])
+    ]
+    return sheet(torch.stack(rows), data, title=title, rows=["data", "mean"] * (len(rows) // 2))
+
+
+def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: int = 0) -> Figure:
+    """Draw what each level of a hierarchy decides: a level is drawn anew while all above it stays.
+
+    Every row has one draw of the levels above; below the level drawn, means are taken.
+
+    Args:
+        rows: draws of what stands above, a level.
+        columns: draws of the level.
+        seed: of the draws.
+    """
+    at_least(1, rows=rows)
+    at_least(2, columns=columns)
+    few = data.batch("test", 2)
+    order = list(latent_vectors(pair, few))
+    nodes = {node.name: node for node in structure(pair, pair.bound_model, few)}
+    if len(order) < 2 or not any(set(nodes[name].parents) & set(order) for name in order):
+        raise NotDrawable(
+            f"levels need a latent vector that depends on another, and here there {'is' if len(order) == 1 else 'are'} "
+            f"{' and '.join(map(repr, order))}; draw `samples` or `traversal`"
+        )
+    row = torch.arange(rows).repeat_interleave(columns)
+    batch = {name: field[row] for name, field in spread_over(data.batch("test", rows), rows).items()}
+    base = draw_latents(pair, batch, {}, seed=seed)
+    held = {name: base[name][row] for name in order}
+    pictures, labels = [], []
+    for depth, name in enumerate(order):
+        above = {other: held[other] for other in order[:depth]}
+        fresh = draw_latents(pair, batch, above, seed=seed + 1 + depth)
+        x = mean_of_x(decode(pair, batch, {**above, name: fresh[name]}, seed=seed))
+        pictures.append(x.unflatten(0, (rows, columns)))
+        labels += [name] * rows
+    return sheet(
+        torch.cat(pictures),
+        data,
+        title="Levels: the named level is drawn anew across, all above it stays along a row, below it means",
+        rows=labels,
+        xlabel="draws of the level",
+    )
+
+
+PICTURES: dict[str, Callable[..., Figure]] = {
+    "samples": samples,
+    "reconstructions": reconstructions,
+    "manifold": manifold,
+    "scatter": scatter,
+    "interpolation": interpolation,
+    "traversal": traversal,
+    "classes": classes,
+    "analogies": analogies,
+    "attributes": attributes,
+    "levels": levels,
+    "completions": completions,
+    "curves": curves,
+    "kl": kl,
+    "rate-distortion": rate_distortion,
+    "graph": graph,
+}
+"""Every picture by the name that the command line knows; what is given by position is "pair" and "data", "history" or "points"."""

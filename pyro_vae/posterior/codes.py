@@ -1,0 +1,85 @@
+"""Codes of data as data of their own: what a pair has learned, for the next pair (M1+M2) or any other program."""
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from pyro import poutine
+
+from pyro_vae.data import SPLITS, Data
+from pyro_vae.posterior.latents import centres, latent_vectors
+from pyro_vae.posterior.usage import ACTIVE_VARIANCE
+from pyro_vae.program import Batch, Pair, PairError, evaluation
+from pyro_vae.runs import write_whole
+
+ROWS = 2000
+
+
+def encode(
+    pair: Pair,
+    data: Data,
+    *,
+    draws: bool = False,
+    idle: bool = False,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, np.ndarray]:
+    """Return the codes of every split with the data's other fields, as `load_data` takes them.
+
+    Args:
+        draws: one draw of q(z | x) a datum, whose aggregate is about the prior, in place of its mean.
+        idle: keep the dimensions that are not in use, where q(z | x) is the prior whatever x is. Standardised, as the next
+            pair takes them, their means are as large as the others' and say nothing.
+        seed: of the draws.
+        progress: called with the number of data of each finished batch.
+
+    Returns:
+        ``x_train``, ``x_valid``, ``x_test``: ``(data, dimensions)``, the model's latent vectors side by side, top level first;
+        and the other fields by the same names.
+
+    Raises:
+        PairError: the model has no continuous latent vector a datum, or none of its dimensions is in use.
+    """
+    arrays: dict[str, list[np.ndarray]] = {}
+    sites = list(latent_vectors(pair, data.batch("train", 2)))
+    if not sites:
+        raise PairError("the model has no continuous latent vector a datum, so data have no code")
+    some = centres(pair, data.batch("train", ROWS), seed=seed)
+    kept = torch.cat([some[site].var(0) for site in sites], -1) > ACTIVE_VARIANCE
+    if idle:
+        kept = torch.ones_like(kept)
+    elif not kept.any():
+        raise PairError(
+            f"none of the {len(kept)} latent dimensions is in use, so codes say nothing of the data; "
+            "train longer or with a smaller --beta, or keep idle dimensions"
+        )
+    for number, split in enumerate(SPLITS):
+        for i, batch in enumerate(data.batches(split, ROWS)):
+            values = _drawn(pair, batch, seed + 1000 * number + i) if draws else centres(pair, batch, seed=seed)
+            arrays.setdefault(f"x_{split}", []).append(
+                torch.cat([values[site] for site in sites], -1)[:, kept].cpu().numpy()
+            )
+            for field in batch.keys() - {"x"}:
+                arrays.setdefault(f"{field}_{split}", []).append(batch[field].cpu().numpy())
+            if progress is not None:
+                progress(len(batch["x"]))
+    return {name: np.concatenate(pieces) for name, pieces in arrays.items()}
+
+
+def write_codes(arrays: dict[str, np.ndarray], out: str | os.PathLike) -> None:
+    """Write the codes as one .npz, whole or not at all."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    write_whole(Path(out), content.getvalue())
+
+
+def _drawn(pair: Pair, batch: Batch, seed: int) -> dict[str, torch.Tensor]:
+    with evaluation(pair, seed):
+        return {
+            name: site["value"]
+            for name, site in poutine.trace(pair.bound_guide).get_trace(batch).nodes.items()
+            if site["type"] == "sample"
+        }

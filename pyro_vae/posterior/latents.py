@@ -1,0 +1,171 @@
+"""A pair's latent vectors: where data lie in them, what becomes of other values, and what each dimension holds."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+from pyro import poutine
+from pyro.distributions import Delta
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyro_vae.posterior.predictive import AtMean, mean_of, observed_sites
+from pyro_vae.posterior.usage import posterior_means
+from pyro_vae.program import Batch, Pair, PairError, evaluation, is_latent, uncondition
+
+
+class NotDrawable(PairError):
+    """A picture that does not apply to this pair or these data; the message says why and what to do."""
+
+
+def latent_vectors(pair: Pair, batch: Batch) -> dict[str, int]:
+    """Return the sizes of the model's continuous latent vectors, one a datum each, in the model's order (top first)."""
+    with evaluation(pair, 0):
+        model = poutine.trace(pair.bound_model).get_trace(batch)
+    return {
+        name: site["fn"].event_shape[0]
+        for name, site in model.nodes.items()
+        if is_latent(site)
+        and site["value"].is_floating_point()
+        and len(site["fn"].event_shape) == 1
+        and {frame.name for frame in site["cond_indep_stack"]} == {pair.data_plate}
+    }
+
+
+def code_sites(pair: Pair, batch: Batch) -> dict[str, int]:
+    """``latent_vectors``, for pictures that move in them.
+
+    Raises:
+        NotDrawable: when there are none.
+    """
+    found = latent_vectors(pair, batch)
+    if not found:
+        raise NotDrawable("the model has no continuous latent vector a datum, so there is no code to move in")
+    return found
+
+
+def centres(pair: Pair, batch: Batch, *, seed: int = 0) -> dict[str, Tensor]:
+    """Return the centre of q(z | x) at every latent site: its mean where it has one (given the means above it), else a draw."""
+    with evaluation(pair, seed), AtMean():
+        guide = poutine.trace(pair.bound_guide).get_trace(batch)
+    return {name: site["value"] for name, site in guide.nodes.items() if is_latent(site)}
+
+
+def decode(
+    pair: Pair, batch: Batch, values: Mapping[str, Tensor], *, seed: int = 0, draw_rest: bool = False
+) -> dict[str, Tensor]:
+    """Return E[x | z] at given latent values: ``(batch, features)`` for every observed site.
+
+    Args:
+        batch: the fields that the model is conditioned on, of the values' batch size; its ``x`` is not looked at.
+        values: by site, ``(batch, latent)``. Sites that are not named follow p(z | what stands above): its mean, or a
+            draw with ``draw_rest``.
+    """
+    with evaluation(pair, seed):
+        names = observed_sites(pair, batch)
+        known = {name: batch[name] for name in names if name != "x" and name in batch}
+        with nullcontext() if draw_rest else AtMean(), _Given({**known, **values}):
+            model = poutine.trace(uncondition(pair.bound_model)).get_trace(batch)
+        return {name: mean_of(model.nodes[name]) for name in names}
+
+
+def draw_latents(pair: Pair, batch: Batch, values: Mapping[str, Tensor], *, seed: int = 0) -> dict[str, Tensor]:
+    """Return draws from the model of all its latent sites, those in ``values`` as given."""
+    with evaluation(pair, seed), _Given(values):
+        model = poutine.trace(pair.bound_model).get_trace(batch)
+    return {name: site["value"] for name, site in model.nodes.items() if is_latent(site)}
+
+
+def dimensions_of_prior(pair: Pair, batch: Batch, site: str) -> Any:
+    """Return the distribution of the single dimensions of p(site) for the batch's data, or None when they are not independent."""
+    with evaluation(pair, 0):
+        model = poutine.trace(pair.bound_model).get_trace(batch)
+    return _factors(model.nodes[site]["fn"])
+
+
+def kl_by_dimension(
+    pair: Pair, batches: Iterable[Batch], *, num_samples: int = 8, seed: int = 0
+) -> dict[str, Tensor | None]:
+    """Return the mean KL(q(z_j | x) || p(z_j)) of each dimension of each latent vector, in nats per datum: ``(latent,)``.
+
+    In closed form where torch knows one, else over ``num_samples`` draws. None for a site whose q or p is correlated
+    between dimensions (full covariance, flow, mixture): there, a dimension has no KL of its own.
+    """
+    sums: dict[str, Tensor | None] = {}
+    count = 0
+    with evaluation(pair, seed):
+        for batch in batches:
+            names = latent_vectors(pair, batch)
+            for _ in range(num_samples):
+                guide = poutine.trace(pair.bound_guide).get_trace(batch)
+                model = poutine.trace(poutine.replay(pair.bound_model, trace=guide)).get_trace(batch)
+                for name in names:
+                    if name not in guide.nodes or sums.get(name, 0) is None:
+                        continue
+                    nats = _by_dimension(guide.nodes[name], model.nodes[name]["fn"])
+                    before = sums.get(name)
+                    sums[name] = nats if before is None or nats is None else before + nats
+            count += len(next(iter(batch.values()))) * num_samples
+    return {name: None if total is None else total / count for name, total in sums.items()}
+
+
+def prior_spread(pair: Pair, batch: Batch, values: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return mean and standard deviation of p(z | what stands above) at given latent values, ``(latent,)`` each.
+
+    Args:
+        batch: of one datum.
+        values: by site, ``(1, latent)``.
+    """
+    with evaluation(pair, 0), _Given(values):
+        model = poutine.trace(pair.bound_model).get_trace(batch)
+        return {name: _moments(model.nodes[name]["fn"]) for name in latent_vectors(pair, batch)}
+
+
+def _moments(fn: Any) -> tuple[Tensor, Tensor]:
+    try:
+        mean, variance = fn.mean, fn.variance
+    except NotImplementedError:  # a flow
+        draws = fn.sample((1000,))
+        mean, variance = draws.mean(0), draws.var(0)
+    return mean.reshape(-1, mean.shape[-1])[0], variance.sqrt().reshape(-1, mean.shape[-1])[0]
+
+
+def spread_by_dimension(pair: Pair, batch: Batch) -> dict[str, Tensor]:
+    """Return Var_x E[z_j | x] of each dimension: what stays near 0 where a dimension says nothing of the data."""
+    return {name: mean.var(0, correction=0) for name, mean in posterior_means(pair, batch).items()}
+
+
+def _by_dimension(site: Mapping[str, Any], prior: Any) -> Tensor | None:
+    """KL a dimension, summed over the data: ``(latent,)``."""
+    q, p = _factors(site["fn"]), _factors(prior)
+    if q is None or p is None:
+        return None
+    value = site["value"]
+    try:
+        nats = kl_divergence(q, p)
+    except NotImplementedError:
+        nats = q.log_prob(value) - p.log_prob(value)
+    return nats.expand(value.shape).reshape(-1, value.shape[-1]).sum(0).double()
+
+
+def _factors(fn: Any) -> Any:
+    """Return the distribution of single dimensions, or None when they are not independent."""
+    while type(fn).__name__ in ("Independent", "ExpandedDistribution"):
+        fn = fn.base_dist
+    if fn.event_shape or isinstance(fn, Delta):  # a point has no KL of its own either: it is infinite
+        return None
+    return fn
+
+
+class _Given(Messenger):
+    """Sites take given values and stay latent."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values:
+            msg["value"] = self.values[msg["name"]]
+            msg["done"] = True

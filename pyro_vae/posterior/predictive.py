@@ -1,0 +1,82 @@
+"""What a pair says: codes of data, reconstructions, new data."""
+
+from typing import Any
+
+import pyro.poutine as poutine
+import torch
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyro_vae.program import Batch, Pair, evaluation, is_data, is_latent, uncondition
+
+
+def reconstruct(pair: Pair, batch: Batch, *, seed: int = 0) -> dict[str, Tensor]:
+    """Return E[x | z] at the centre of q(z | x) for every observed site: ``(batch, features)``.
+
+    The centre is the mean where the guide's distribution has one, else a draw.
+    """
+    with evaluation(pair, seed):
+        with AtMean():
+            guide = poutine.trace(pair.bound_guide).get_trace(batch)
+        model = poutine.trace(poutine.replay(pair.bound_model, trace=guide)).get_trace(batch)
+    return _means(model)
+
+
+def generate(pair: Pair, batch: Batch, *, seed: int = 0, draw: bool = False) -> dict[str, Tensor]:
+    """Return new data from the model, one a datum of ``batch``, whose observed fields are not looked at.
+
+    Args:
+        batch: gives the number of data and the fields that the model is conditioned on.
+        draw: values drawn from p(x | z) in place of its mean.
+    """
+    with evaluation(pair, seed):
+        names = observed_sites(pair, batch)
+        model = poutine.trace(uncondition(pair.bound_model)).get_trace(batch)
+    if draw:
+        return {name: _a_row_a_datum(model.nodes[name], model.nodes[name]["value"]) for name in names}
+    return {name: mean_of(model.nodes[name]) for name in names}
+
+
+def observed_sites(pair: Pair, batch: Batch) -> list[str]:
+    """Return the names of the model's observed sites, factors left out."""
+    model = poutine.trace(pair.bound_model).get_trace(batch)
+    return [n for n, s in model.nodes.items() if is_data(s)]
+
+
+class AtMean(Messenger):
+    """Latent sites take the mean of their distribution instead of a draw, where there is one."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_latent(msg) and msg["value"] is None and msg["fn"].has_rsample:
+            try:
+                msg["value"] = msg["fn"].mean
+            except NotImplementedError:
+                return
+            msg["done"] = True
+
+
+def _means(trace: Trace) -> dict[str, Tensor]:
+    return {name: mean_of(site) for name, site in trace.nodes.items() if is_data(site)}
+
+
+def mean_of(site: Any) -> Tensor:
+    """Return the mean of a site's distribution, or a draw where it has none: never the value that it observes."""
+    try:
+        value = site["fn"].mean
+    except NotImplementedError:
+        value = site["fn"].sample() if site["is_observed"] else site["value"]
+    return _a_row_a_datum(site, value)
+
+
+def _a_row_a_datum(site: Any, value: Tensor) -> Tensor:
+    """What lies in plates inside the data's goes side by side into the datum's row, as data hold it."""
+    data = value.dim() - len(site["fn"].event_shape) - 1
+    return value.movedim(data, 0).flatten(1) if data > 0 else value
+
+
+def spread_over(batch: Batch, count: int) -> dict[str, Tensor]:
+    """Return a batch of ``count`` data, the given ones in turn: what ``generate`` needs to draw that many."""
+    size = len(next(iter(batch.values())))
+    index = torch.arange(count) % size
+    return {name: tensor[index] for name, tensor in batch.items()}

@@ -1,0 +1,74 @@
+"""What an objective needs of a pair and what it yields, declared where the objective is defined.
+
+An objective declares by attributes: ``needs``, ``figure``, ``has_kl`` and ``per_datum``, each with the
+default of `Declaration`, which is what Pyro's own ELBOs are. `declared` reads them, and nothing else asks
+what class an objective is.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from pyro_vae.program.pair import PairError
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that an objective yields.
+
+    Attributes:
+        name: what it is called where it is shown.
+        kind: "bound" of log p(x); "exact" log p(x); "unnormalised", off by a constant that training
+            moves; a "divergence", which is no log p(x).
+    """
+
+    name: str
+    kind: Literal["bound", "exact", "unnormalised", "divergence"]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether a larger figure at another epoch means a better pair."""
+        return self.kind != "unnormalised"
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What an objective needs and yields.
+
+    Attributes:
+        needs: of "guide" (its sites cover the model's latent sites) and "density" (every site has a log-probability).
+        figure: what minus its loss is.
+        has_kl: whether it has a KL, or the log-ratio of q and p, for beta to weight.
+        per_datum: whether it weights each datum by itself, so that a KL over the batch does not exist in it.
+    """
+
+    needs: frozenset[str] = frozenset(["guide", "density"])
+    figure: Figure = Figure("ELBO", "bound")
+    has_kl: bool = True
+    per_datum: bool = False
+
+    @property
+    def has_elbo(self) -> bool:
+        """Whether a pair that suits the objective has an ELBO; if not, its own figure stands for it."""
+        return self.needs >= {"guide", "density"}
+
+    @property
+    def shown(self) -> str:
+        """What the figure of an epoch is called."""
+        if not self.has_elbo:
+            return self.figure.name
+        return "ELBO" if self.figure.comparable else "unnormalised ELBO"
+
+    def __post_init__(self) -> None:
+        unknown = self.needs - {"guide", "density"}
+        if unknown:
+            raise PairError(f"an objective needs {', '.join(sorted(unknown))}; it can need guide and density")
+
+
+def declared(objective: Any) -> Declaration:
+    """Return what an objective declares; what it does not is as in Pyro's ELBOs.
+
+    Raises:
+        PairError: it needs something that there is not.
+    """
+    given = {f.name: getattr(objective, f.name) for f in fields(Declaration) if hasattr(objective, f.name)}
+    return Declaration(**given)

@@ -1,0 +1,379 @@
+"""A run folder: what was trained, on what, how, and what came out."""
+
+import csv
+import errno
+import io
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pyro_vae import __version__
+from pyro_vae.runs import checkpoint
+from pyro_vae.runs.checkpoint import CheckpointError, open_regular
+from pyro_vae.runs.lock import Lock, taken
+
+FORMAT = 1
+LARGEST_CONFIG = 1_000_000  # bytes; a real one has hundreds
+LARGEST_HISTORY = 100_000_000  # bytes; a real one has about a hundred per epoch
+DEEPEST_CONFIG = 20  # levels; a real one has four
+_SECTIONS = {"pair": {"name": str, "options": dict}, "data": {"name": str, "options": dict}}
+_TEMPORARY = re.compile(r"\.lock|\.previous\.ckpt|\.(config\.yaml|history\.csv|report\.html|\w+\.(ckpt|pt|npz|nc))-\w+")
+_NO_LINKS = frozenset([errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV])
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used; the message says why and what to do."""
+
+
+class Run:
+    """``config.yaml``, ``last.ckpt``, ``previous.ckpt``, ``best.ckpt``, ``history.csv`` and ``figures/`` in one folder.
+
+    One process at a time writes: see ``lock``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.figures = folder / "figures"
+        self._lock = Lock(folder / ".lock")
+        self._last_is_bad = False
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    @classmethod
+    def create(cls, folder: str | os.PathLike, config: dict[str, Any]) -> "Run":
+        """Start a run in a folder that holds none yet, and hold its lock.
+
+        Raises:
+            RunError: when the folder holds a run, is a file, or cannot be written.
+        """
+        path = Path(folder)
+        run = cls(path)
+        run._refuse_used()
+        config = {"format": FORMAT, "version": __version__, **config}
+        _as_yaml(config)  # refused before there is a folder
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            run.lock()
+            run._refuse_used()  # another process may have been quicker
+            run.update(config)
+        except OSError as error:
+            run.release()
+            raise RunError(
+                f"cannot write to {path}: {error.strerror}; name a folder that can be written with --run"
+            ) from None
+        except RunError:
+            run.release()
+            raise
+        return run
+
+    def _refuse_used(self) -> None:
+        path = self.folder
+        if (path / "config.yaml").exists():
+            raise RunError(
+                f"{path} already holds a run; go on with `pyro-vae resume {path}`, or name another folder with --run"
+            )
+        if path.exists() and not path.is_dir():
+            raise RunError(
+                f"{path} is a file and would be mixed up with the run; name an empty or new folder with --run"
+            )
+        if path.is_dir() and not all(map(_TEMPORARY.fullmatch, os.listdir(path))):
+            raise RunError(
+                f"{path} holds other files and would be mixed up with the run; name an empty or new folder with --run"
+            )
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike) -> "Run":
+        """Open an existing run, to read it; ``lock`` it before writing.
+
+        Raises:
+            RunError: when the folder holds none.
+        """
+        path = Path(folder)
+        if not (path / "config.yaml").is_file():
+            what = "holds no run (no config.yaml)" if path.is_dir() else "does not exist"
+            raise RunError(f"{path} {what}; name a folder that `pyro-vae train` made")
+        return cls(path)
+
+    # --- one writer --------------------------------------------------------------------------------------------------
+
+    @property
+    def locked(self) -> bool:
+        """Whether this object holds the run's lock."""
+        return self._lock.held
+
+    def lock(self) -> None:
+        """Become the run's only writer, until ``release`` or the end of the process; clear away what a killed one left.
+
+        Raises:
+            RunError: when another process is writing; it is named.
+        """
+        if self._lock.held:
+            return
+        try:
+            holder = self._lock.acquire()
+        except OSError as error:
+            raise RunError(f"cannot write to {self}: {error.strerror}; make the folder writable, or copy it") from None
+        if holder is not None:
+            raise RunError(f"{self} is being written by {holder}; wait until it ends, or stop it")
+        for name in os.listdir(self.folder):
+            if name != ".lock" and _TEMPORARY.fullmatch(name):
+                (self.folder / name).unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Let others write."""
+        self._lock.release()
+
+    # --- contents ----------------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What rebuilds the pair, the data and the training.
+
+        Raises:
+            RunError: when the file is damaged or of another version's format.
+        """
+        path = self.folder / "config.yaml"
+        try:
+            config = _read_yaml(path)
+        except (OSError, ValueError, OverflowError, yaml.YAMLError) as error:
+            lines = str(error).splitlines() or [type(error).__name__]
+            raise RunError(f"{path} cannot be read: {lines[0][:200]}; restore it or train anew") from None
+        if not isinstance(config, dict) or not {"format", "pair", "data", "training"} <= config.keys():
+            raise RunError(f"{path} does not describe a run; restore it or train anew")
+        if config["format"] != FORMAT:
+            raise RunError(
+                f"{path} has format {str(config['format'])[:20]} (pyro_vae {str(config.get('version'))[:20]}) and this is "
+                f"pyro_vae {__version__} with format {FORMAT}; use the version that wrote it"
+            )
+        for section, entries in _SECTIONS.items():
+            found = config[section]
+            if found is not None and not (
+                isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in entries.items())
+            ):
+                raise RunError(f"{path} does not say its {section} by name and options; restore it or train anew")
+        if not isinstance(config["training"], dict):
+            raise RunError(f"{path} does not say how to train; restore it or train anew")
+        return config
+
+    def update(self, config: dict[str, Any]) -> None:
+        """Write ``config.yaml`` anew."""
+        checkpoint.write_whole(self.folder / "config.yaml", _as_yaml(config).encode())
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return any((self.folder / name).exists() for name in ("last.ckpt", "previous.ckpt"))
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write ``last.ckpt``; the one before it stays as ``previous.ckpt``."""
+        last, previous, link = (self.folder / name for name in ("last.ckpt", "previous.ckpt", ".previous.ckpt"))
+        if last.exists() and not self._last_is_bad:  # a damaged one must not take the good one's place
+            try:
+                link.unlink(missing_ok=True)
+                os.link(last, link)  # a second name, so that last.ckpt is there at every moment
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                link = last  # a file system without links: for a moment there is only previous.ckpt
+            try:
+                os.replace(link, previous)
+            finally:
+                if link != last:  # renaming one name of a file to another name of the same file does nothing
+                    link.unlink(missing_ok=True)
+        checkpoint.save(last, state)
+        self._last_is_bad = False
+
+    def load(self) -> tuple[dict[str, Any], str | None]:
+        """Return the last good state, and what had to be passed over to find it, if anything.
+
+        Raises:
+            CheckpointError: when neither ``last.ckpt`` nor ``previous.ckpt`` can be read.
+        """
+        try:
+            return checkpoint.load(self.folder / "last.ckpt"), None
+        except CheckpointError as error:
+            if not (self.folder / "previous.ckpt").exists():
+                raise
+            state = checkpoint.load(self.folder / "previous.ckpt")
+            self._last_is_bad = True
+            return state, str(error)
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        """Write ``best.ckpt``: the parameters with the best validation ELBO."""
+        checkpoint.save(self.folder / "best.ckpt", state)
+
+    def load_best(self) -> dict[str, Any]:
+        """Return what ``save_best`` wrote."""
+        return checkpoint.load(self.folder / "best.ckpt")
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """What ``write_history`` wrote; empty before the first epoch's end.
+
+        Raises:
+            RunError: when the file is damaged.
+        """
+        path = self.folder / "history.csv"
+        if not os.path.lexists(path):
+            return []
+        try:
+            return [{name: float(value) for name, value in row.items()} for row in _read_csv(path)]
+        except (OSError, ValueError, TypeError, csv.Error) as error:
+            raise RunError(f"{path} cannot be read: {error}; `pyro-vae resume {self.folder}` writes it anew") from None
+
+    def write_history(self, history: list[dict[str, float]]) -> None:
+        """Write ``history.csv``, one line an epoch."""
+        if not history:
+            return
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        checkpoint.write_whole(self.folder / "history.csv", text.getvalue().encode())
+
+    def summary(self) -> dict[str, Any]:
+        """Return one line's worth of the run, from ``config.yaml`` and ``history.csv`` alone.
+
+        ``run, pair, data, state ("running", "finished", "stopped" or "damaged"), epochs, planned, elbo`` (the best on the
+        validation split, nats per datum).
+        """
+        row: dict[str, Any] = {"run": str(self), "pair": None, "data": None, "state": "damaged"}
+        row |= {"epochs": 0, "planned": None, "elbo": None}
+        try:
+            config = self.config
+            elbos = [float(line["elbo"]) for line in _read_csv(self.folder / "history.csv")]
+        except FileNotFoundError:
+            elbos = []
+        except (RunError, OSError, ValueError, KeyError, TypeError, csv.Error):
+            return row
+        planned = config["training"].get("epochs")
+        row |= {section: (config[section] or {}).get("name") for section in _SECTIONS}
+        patience = config["training"].get("patience")
+        waited = len(elbos) - 1 - max(range(len(elbos)), key=elbos.__getitem__, default=0)
+        finished = (isinstance(planned, int) and len(elbos) >= planned) or (
+            isinstance(patience, int) and waited >= patience
+        )
+        row["state"] = "running" if taken(self._lock.path) else "finished" if finished else "stopped"
+        return row | {"epochs": len(elbos), "planned": planned, "elbo": max(elbos, default=None)}
+
+
+def runs_in(root: str | os.PathLike) -> Iterator[Run]:
+    """Return the runs directly in a folder, by name.
+
+    Raises:
+        RunError: when there is no such folder.
+    """
+    try:
+        names = sorted(os.listdir(root))
+    except OSError as error:
+        raise RunError(f"cannot list {root}: {error.strerror}; name a folder that holds runs") from None
+    return (Run(Path(root, name)) for name in names if os.path.isfile(os.path.join(root, name, "config.yaml")))
+
+
+def figures_in(folder: Path) -> Path:
+    """Return the folder ``figures`` of a run or report, made if it is not there.
+
+    Raises:
+        RunError: when a link or a file has its place: pictures would go elsewhere.
+    """
+    figures = folder / "figures"
+    if figures.is_symlink() or (figures.exists() and not figures.is_dir()):
+        raise RunError(f"{figures} is not a folder of its own and pictures would be written elsewhere; remove it")
+    figures.mkdir(parents=True, exist_ok=True)
+    return figures
+
+
+def next_folder(pair: str, data: str, root: Path = Path("runs")) -> Path:
+    """Return ``runs/PAIR-DATA`` or, where that is taken, the same with the next free number."""
+    stem = f"{Path(pair.replace(':', '-')).name}-{Path(data).stem}".replace(".py", "")
+    taken = {entry.name for entry in os.scandir(root)} if root.is_dir() else set()
+    number = 1
+    while (name := stem if number == 1 else f"{stem}-{number}") in taken:
+        number += 1
+    return root / name
+
+
+def _as_yaml(config: dict[str, Any]) -> str:
+    """Return the text of ``config.yaml``.
+
+    Raises:
+        RunError: for what could not be read back, such as a file name that is not UTF-8.
+    """
+    text = yaml.dump(config, Dumper=_Plain, sort_keys=False, allow_unicode=True)
+    try:
+        text.encode()
+        _parse_yaml(text)
+    except (ValueError, yaml.YAMLError):
+        odd = next((value for value in _strings(config) if not _storable(value)), None)
+        what = f"{odd!r} is not valid Unicode text, so it" if odd is not None else "what describes this run"
+        raise RunError(f"{what} cannot be stored in config.yaml; rename the file or option") from None
+    return text
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _strings(name)
+            yield from _strings(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _strings(inner)
+
+
+def _storable(text: str) -> bool:
+    try:
+        text.encode()
+        return bool(_parse_yaml(yaml.dump(text, allow_unicode=True)) == text)
+    except (ValueError, yaml.YAMLError):
+        return False
+
+
+class _Plain(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write what occurs twice twice, since aliases are refused on reading."""
+        return True
+
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _read_yaml(path: Path) -> Any:
+    """Read a small YAML file of plain values.
+
+    Raises:
+        ValueError: for what could take memory or stack out of proportion: a large file, deep nesting, aliases.
+    """
+    return _parse_yaml(_read_text(path, LARGEST_CONFIG))
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(_read_text(path, LARGEST_HISTORY), newline="")))
+
+
+def _read_text(path: Path, limit: int) -> str:
+    with open_regular(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"it has more than {limit:,} bytes")
+    return content.decode()
+
+
+def _parse_yaml(text: str) -> Any:
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has an alias (*name); write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST_CONFIG:
+            raise ValueError(f"it is nested more than {DEEPEST_CONFIG} levels deep")
+    return yaml.load(text, Loader=_Loader)

@@ -1,0 +1,135 @@
+"""One gradient step as Pyro takes it: loss, gradients, and the optimizer's update if the loss is finite."""
+
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from pyro.optim import PyroOptim
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pyro_vae.compiled import Observe, put_back, random_state, set_random_state
+from pyro_vae.svi.exchange import Exchange
+
+
+class EagerWarning(UserWarning):
+    """A program that could not be recorded, or not compiled, runs without."""
+
+
+class EagerSVI:
+    """Takes steps eagerly; `SVI`, which replays them, falls back on it.
+
+    Takes `SVI`'s arguments.
+
+    Attributes:
+        finite: whether the last step's loss (and clipped norm) was finite, a 0-dim bool tensor.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        optim: PyroOptim | Optimizer,
+        loss: ELBO | Callable[..., Any],
+        clip: float | None,
+        exchange: Exchange | None,
+        loss_and_grads: Callable[..., Any] | None,
+    ) -> None:
+        if not isinstance(optim, PyroOptim | Optimizer):
+            raise TypeError(
+                f"optim is a {type(optim).__name__}; "
+                "give a Pyro optimizer (pyro.optim) or a torch optimizer (torch.optim)"
+            )
+        if clip is not None and isinstance(optim, PyroOptim):
+            raise ValueError("clip needs a torch optimizer, and optim is a Pyro one; give it clip_args instead")
+        self.model, self.guide, self.optim, self.clip = model, guide, optim, clip
+        self.exchange = exchange
+        self.objective = loss
+        if isinstance(loss, ELBO):
+            self.loss, self._loss_and_grads = loss.loss, loss.loss_and_grads
+        else:
+            self.loss, self._loss_and_grads = loss, loss_and_grads or _differentiate(loss)
+        self._announced: bool | None = None  # whether parameters announce themselves to Pyro; known after a step
+        self.finite = torch.tensor(True)
+
+    def loss_of(self, args: Any, kwargs: Any) -> Any:
+        """Run the ELBO, which calls `backward`; return its loss."""
+        return self._loss_and_grads(self.model, self.guide, *args, **kwargs)
+
+    def gradients(self, args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:
+        """Run the ELBO as Pyro does; return its loss and the parameters to train, whose `grad` is filled."""
+        if isinstance(self.optim, Optimizer):
+            self.optim.zero_grad()
+        first = isinstance(self.optim, Optimizer) and self._announced is None
+        state = random_state() if first else []
+        with poutine.trace(param_only=True) as capture, Observe() if first else nullcontext() as watching:
+            loss = self.loss_of(args, kwargs)
+        if isinstance(self.optim, PyroOptim):
+            sites = map(_unconstrained, capture.trace.nodes.values())
+            return loss, list({id(p): p for p in sites}.values())
+        params = [p for group in self.optim.param_groups for p in group["params"]]
+        if first and watching is not None:
+            self._announced = bool(capture.trace.nodes) or any(p.grad is not None for p in params)
+            if not self._announced and hasattr(self.objective, "differentiable_loss"):
+                # Pyro's ELBOs take no gradient where no parameter announces itself, as in plain modules: once more
+                set_random_state(state)
+                put_back(watching.saved)
+                self._loss_and_grads = _differentiate(self.objective.differentiable_loss)
+                return self.gradients(args, kwargs)
+        return loss, params
+
+    def finish(self, loss: Any, params: list[Tensor]) -> Any:
+        """Take the update from the parameters' `grad` if the loss is finite; return the loss as a tensor."""
+        if self.exchange is not None:
+            loss = self.exchange.add_up(loss, params).to(loss.dtype).reshape(loss.shape)
+        finite = torch.stack([part.isfinite().all() for part in parts(loss)]).all()
+        if self.clip is not None:
+            norm = torch.nn.utils.clip_grad_norm_([p for p in params if p.grad is not None], self.clip)
+            finite = finite & norm.isfinite()
+        self.finite = finite
+        if finite and isinstance(self.optim, Optimizer):
+            self.optim.step()
+        elif finite:
+            cast(PyroOptim, self.optim)(params)
+        if isinstance(self.optim, PyroOptim):
+            pyro.infer.util.zero_grads(params)
+        return loss
+
+    @staticmethod
+    def warn(message: str) -> None:
+        """Warn at the line that called this package."""
+        warnings.warn(message, EagerWarning, skip_file_prefixes=(str(Path(__file__).parents[1]),))
+
+
+def _differentiate(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that calls `backward` on a loss and returns its value, as Pyro does."""
+
+    def loss_and_grads(*args: Any, **kwargs: Any) -> Any:
+        value = loss(*args, **kwargs)
+        if getattr(value, "requires_grad", False):
+            value.backward(retain_graph=True)
+        return value
+
+    return loss_and_grads
+
+
+def _unconstrained(site: dict[str, Any]) -> Tensor:
+    return site["value"].unconstrained()
+
+
+def as_tensors(loss: Any) -> Any:
+    """Return a loss with its numbers as detached tensors; some ELBOs return a tuple of losses."""
+    if isinstance(loss, tuple):
+        return tuple(as_tensors(part) for part in loss)
+    return loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(loss), dtype=torch.float64)
+
+
+def parts(loss: Any) -> tuple[Tensor, ...]:
+    """Return the loss, or the losses, as a tuple."""
+    return loss if isinstance(loss, tuple) else (loss,)

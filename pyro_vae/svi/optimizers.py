@@ -1,0 +1,336 @@
+"""Optimizers as part of a recorded graph: the update in tensor operations, on the torch optimizer's own state.
+
+The graph reads and writes `exp_avg` and the like where the optimizer keeps them, so its `state_dict()` stays true.
+Settings such as betas and weight decay are constants of the graph. What changes from step to step and is the same for
+all elements (learning rate, bias corrections) is computed on the host in float64 and enters as a small tensor: written
+into the graph, every element would compute the powers of the step count anew. Parameters that share optimizer,
+settings, learning rate and age form a cohort, and each cohort has one row of that tensor. All of it holds as long as
+the optimizers keep these tensors, settings and cohorts, which `valid` asks before every step.
+"""
+
+import math
+import struct
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from pyro.optim import PyroOptim
+from pyro.optim.clipped_adam import ClippedAdam
+from torch import Tensor
+from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer
+from torch.optim import optimizer as torch_optimizer
+
+from pyro_vae.compiled import Same
+
+_ROW = struct.Struct("4d")  # packed, and not assigned, because NumPy takes several times as long before each step
+_FEATURES_LEFT_TO_TORCH = ("amsgrad", "maximize", "capturable", "differentiable")
+_HYPERPARAMETERS = (
+    *("betas", "eps", "weight_decay", "momentum", "dampening", "nesterov"),
+    *("clip_norm", "centered_variance", "lrd", "decoupled_weight_decay"),
+)
+_STATE: dict[type[Optimizer], tuple[str, ...]] = {
+    Adam: ("exp_avg", "exp_avg_sq"),
+    AdamW: ("exp_avg", "exp_avg_sq"),
+    ClippedAdam: ("exp_avg", "exp_avg_sq"),
+    Adamax: ("exp_avg", "exp_inf"),
+    SGD: ("momentum_buffer",),
+}
+
+
+_Owned = tuple[Tensor, Optimizer, dict[str, Any]]  # a parameter, its optimizer, and its group there
+
+
+class _Cohort:
+    """Parameters that share their numbers.
+
+    Attributes:
+        kind: the optimizer's type.
+        settings: the hyperparameters that are constants of the graph.
+        first: whether SGD's momentum begins with the next step.
+        members: the parameters.
+        groups: their groups, each once.
+        count: where the first member's count of steps is among `Update`'s, None if it is a plain number.
+    """
+
+    def __init__(self, members: list[_Owned], first: bool) -> None:
+        (_, optimizer, group), *_ = self.members = members
+        self.kind, self.settings, self.first = type(optimizer), _settings(group), first
+        self.groups = list({id(g): g for _, _, g in members}.values())
+        self.count: int | None = None
+
+    def ages(self) -> set[int]:
+        return {_age(optimizer.state[p]) for p, optimizer, _ in self.members}
+
+
+class Update:
+    """The update of some parameters by their torch optimizers, in two halves: `prepare` on the host, `apply` in the graph.
+
+    Args:
+        owned: `(parameter, its optimizer, its group)` for each parameter that has a gradient.
+        clip: largest norm of the gradient of all parameters together, or None.
+        also: dictionaries that hold the optimizers, and must go on to.
+
+    Attributes:
+        plan: what the graph depends on; two updates of the same parameters with the same plan can share it.
+        state: the optimizers' tensors, in the order in which `apply` takes them.
+        numbers: `(cohorts, 4)` float64, filled by `prepare`.
+    """
+
+    def __init__(self, owned: Sequence[_Owned], clip: float | None = None, also: Iterable[dict[Any, Any]] = ()) -> None:
+        self.clip, self._owned = clip, list(owned)
+        cohorts: dict[Any, list[_Owned]] = {}
+        keys = []
+        for one in self._owned:
+            parameter, optimizer, group = one
+            fresh = _begin(parameter, optimizer, group)
+            age = _age(optimizer.state[parameter])
+            keys.append((type(optimizer), _settings(group), float(group["lr"]), age, fresh and type(optimizer) is SGD))
+            cohorts.setdefault(keys[-1], []).append(one)
+        self._cohorts = [_Cohort(members, key[-1]) for key, members in cohorts.items()]
+        rows = {key: row for row, key in enumerate(cohorts)}
+        self._rows_of = [rows[key] for key in keys]  # for each parameter
+        self.plan = [(one.kind, one.settings) for one in self._cohorts], self._rows_of
+        self._slots = [
+            [name for name in _STATE[type(optimizer)] if name != "momentum_buffer" or group["momentum"]]
+            for _, optimizer, group in self._owned
+        ]
+        self.state = [
+            o.state[p][name] for (p, o, _), names in zip(self._owned, self._slots, strict=True) for name in names
+        ]
+        self._join_counts()
+        self._guard(also)
+        self._host = torch.zeros(len(cohorts), 4, dtype=torch.float64)
+        self._rows = memoryview(self._host.numpy()).cast("B")
+        device = self._owned[0][0].device if self._owned else torch.device("cpu")
+        self.numbers = self._host if device.type == "cpu" else self._host.to(device)
+
+    def _join_counts(self) -> None:
+        """Put the optimizers' step counts side by side into one array, so that one addition counts for all parameters."""
+        counted = [(o, p) for p, o, _ in self._owned if _has_count(o.state[p])]
+        counts = _joined([o.state[p]["step"] for o, p in counted])
+        self._counts = (counts[0].as_strided((len(counts),), (1,)) if counts else torch.zeros(0)).numpy()
+        for (optimizer, parameter), count in zip(counted, counts, strict=True):
+            optimizer.state[parameter]["step"] = count
+        place = {id(p): i for i, (_, p) in enumerate(counted)}
+        for cohort in self._cohorts:
+            cohort.count = place.get(id(cohort.members[0][0]))
+        self._counted = self._counts.tobytes()
+
+    def _guard(self, also: Iterable[dict[Any, Any]]) -> None:
+        """Note what the optimizers hold, for `valid`."""
+        optimizers = list({id(o): o for _, o, _ in self._owned}.values())
+        for optimizer in optimizers:
+            optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules ask whether a step was taken
+        entries: list[tuple[Any, Any, Any]] = [(vars(o), "state", o.state) for o in optimizers]  # load_state_dict's
+        entries += [(o.state[p], "step", o.state[p]["step"]) for p, o, _ in self._owned if _has_count(o.state[p])]
+        names = (*_HYPERPARAMETERS, *_FEATURES_LEFT_TO_TORCH)
+        groups = {id(g): g for _, _, g in self._owned}.values()
+        entries += [(group, name, group[name]) for group in groups for name in names if name in group]
+        hooks = {id(hooks): hooks for o in optimizers for hooks in _hooks(o)}.values()
+        self._same = Same(entries, whole=[*also, *(o.state for o in optimizers)], hooks=hooks)
+        self._counts_itself = any(isinstance(o, ClippedAdam) for o in optimizers)
+        self._rates_in_tensors = True  # which may change in place; found out when they are looked at
+
+    @staticmethod
+    def why_not(optimizer: Optimizer, group: dict[str, Any]) -> str | None:
+        """Return why the group's update cannot be part of a graph, None if it can."""
+        if type(optimizer) not in _STATE:
+            return f"{type(optimizer).__name__} is not one of {', '.join(kind.__name__ for kind in _STATE)}"
+        if group.get("fused") and any(p.device.type != "cpu" for p in group["params"]):
+            return f"{type(optimizer).__name__} is fused and counts its steps on the device"
+        if any(_hooks(optimizer)):
+            return f"{type(optimizer).__name__} has hooks"
+        for feature in _FEATURES_LEFT_TO_TORCH:
+            if group.get(feature):
+                return f"{type(optimizer).__name__} has {feature} on"
+        return None
+
+    def valid(self) -> bool:
+        """Return whether the optimizers hold the tensors and hyperparameters that the graph was made for."""
+        if not self._same:
+            return False
+        return (not (self._same.written or self._rates_in_tensors) or self._one_rate_each()) and self._one_age_each()
+
+    def moves(self) -> str | None:
+        """Return that betas or momentum are other numbers than when this was made, None if they are not."""
+        places = [_HYPERPARAMETERS.index(name) for name in ("betas", "momentum")]
+        pairs = ((_settings(group), cohort.settings) for cohort in self._cohorts for group in cohort.groups)
+        moved = any(now[i] != then[i] for now, then in pairs for i in places)
+        return "the optimizer's betas or momentum change between steps" if moved else None
+
+    def _one_rate_each(self) -> bool:
+        """Return whether the parameters of each cohort still have one learning rate."""
+        rates = [[group["lr"] for group in cohort.groups] for cohort in self._cohorts]
+        self._rates_in_tensors = any(isinstance(rate, Tensor) for row in rates for rate in row)
+        return all(row.count(row[0]) == len(row) for row in rates)
+
+    def _one_age_each(self) -> bool:
+        """Return whether each cohort is still of one age: steps that trained only some of it may have come between."""
+        if self._counts.tobytes() == self._counted and not self._counts_itself:
+            return True
+        return all(len(cohort.ages()) == 1 for cohort in self._cohorts)
+
+    def prepare(self) -> None:
+        """Count the step and compute its numbers."""
+        self._counts += 1
+        for row, cohort in enumerate(self._cohorts):
+            if cohort.kind is ClippedAdam:
+                for group in cohort.groups:
+                    group["lr"] *= group["lrd"]
+                for parameter, optimizer, _ in cohort.members:
+                    optimizer.state[parameter]["step"] += 1
+            parameter, optimizer, group = cohort.members[0]
+            age = _age(optimizer.state[parameter]) if cohort.count is None else int(self._counts[cohort.count])
+            _ROW.pack_into(self._rows, row * _ROW.size, *_numbers(cohort.kind, group, age, cohort.first))
+            cohort.first = False
+        self._counted = self._counts.tobytes()
+        if self.numbers is not self._host:
+            self.numbers.copy_(self._host, non_blocking=True)
+
+    def apply(
+        self,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        state: Sequence[Tensor],
+        numbers: Tensor,
+        loss: Tensor,
+    ) -> Tensor:
+        """Write parameters and state in place if the loss (and clipped norm) is finite; return whether."""
+        finite = loss.isfinite().all()
+        grads = [grad.detach() for grad in grads]
+        if self.clip is not None:
+            norm = torch.stack([grad.norm() for grad in grads]).norm()
+            finite = finite & norm.isfinite()
+            factor = (self.clip / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
+            grads = [grad * factor for grad in grads]
+        slots = iter(state)
+        for parameter, grad, row, names, (_, optimizer, group) in zip(
+            params, grads, self._rows_of, self._slots, self._owned, strict=True
+        ):
+            old = [next(slots) for _ in names]
+            new = _RULES[type(optimizer)](parameter, grad, old, numbers[row].to(parameter.dtype), group)
+            for tensor, value in zip([parameter, *old], new, strict=True):
+                tensor.copy_(torch.where(finite, value, tensor))
+        return finite
+
+
+def owners(optim: PyroOptim | Optimizer) -> dict[int, tuple[Optimizer, dict[str, Any]]]:
+    """Return for each parameter its torch optimizer and its group there."""
+    if isinstance(optim, Optimizer):
+        return {id(p): (optim, group) for group in optim.param_groups for p in group["params"]}
+    inner = {p: getattr(one, "optimizer", one) for p, one in optim.optim_objs.items()}  # a schedule wraps it
+    return {id(p): (one, one.param_groups[0]) for p, one in inner.items()}
+
+
+def _hooks(optimizer: Optimizer) -> list[Any]:
+    """What is to run before and after each step: of the optimizer, and of all."""
+    return [
+        optimizer._optimizer_step_pre_hooks,
+        optimizer._optimizer_step_post_hooks,
+        torch_optimizer._global_optimizer_pre_hooks,
+        torch_optimizer._global_optimizer_post_hooks,
+    ]
+
+
+def _joined(counts: list[Tensor]) -> list[Tensor]:
+    """Return step counts that lie side by side in one array, so that one addition counts for all parameters."""
+    size = counts[0].element_size() if counts else 0
+    together = all(
+        a.dtype == b.dtype
+        and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+        and b.data_ptr() - a.data_ptr() == size
+        for a, b in pairwise(counts)
+    )
+    if together:
+        return counts
+    array = torch.stack(counts)
+    return [array[i] for i in range(len(counts))]
+
+
+def _settings(group: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(map(group.get, _HYPERPARAMETERS))
+
+
+def _has_count(state: dict[str, Any]) -> bool:
+    return isinstance(state.get("step"), Tensor)
+
+
+def _age(state: dict[str, Any]) -> int:
+    return int(state.get("step", 0))
+
+
+def _begin(parameter: Tensor, optimizer: Optimizer, group: dict[str, Any]) -> bool:
+    """Create the parameter's state as its optimizer would at its first step; return whether there was none."""
+    state = optimizer.state[parameter]
+    fresh = not state or (type(optimizer) is SGD and state.get("momentum_buffer") is None)
+    if fresh:
+        for name in _STATE[type(optimizer)]:
+            if name != "momentum_buffer" or group["momentum"]:
+                state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        if type(optimizer) is ClippedAdam:
+            state["step"] = 0
+        elif type(optimizer) is not SGD:
+            wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
+            device = parameter.device if group.get("fused") else "cpu"
+            state["step"] = torch.zeros((), dtype=torch.float64 if wide else torch.float32, device=device)
+    return fresh
+
+
+def _numbers(kind: type[Optimizer], group: dict[str, Any], age: int, first: bool) -> tuple[float, ...]:
+    """The numbers that `_RULES` takes for one step; `age` counts from 1."""
+    rate = float(group["lr"])
+    if kind is SGD:  # the first momentum is the gradient itself, undamped
+        return rate, 0.0 if first else group["momentum"], 1.0 if first else 1 - group["dampening"], 0.0
+    beta1, beta2 = group["betas"]
+    if kind is Adamax:
+        return rate / (1 - beta1**age), 0.0, 0.0, 0.0
+    correction = math.sqrt(1 - beta2**age)
+    if kind is ClippedAdam:
+        return rate * correction / (1 - beta1**age), 1.0, 0.0, 0.0
+    return rate / (1 - beta1**age), 1 / correction, 1 - rate * group["weight_decay"], 0.0
+
+
+def _adam(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str, Any]) -> list[Tensor]:
+    beta1, beta2 = group["betas"]
+    if group["weight_decay"]:
+        if group.get("decoupled_weight_decay"):
+            p = p * n[2]
+        else:
+            g = g + group["weight_decay"] * p
+    mean = old[0] + (1 - beta1) * (g - old[0])
+    square = beta2 * old[1] + (1 - beta2) * g * g
+    return [p - n[0] * mean / (square.sqrt() * n[1] + group["eps"]), mean, square]
+
+
+def _clipped_adam(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str, Any]) -> list[Tensor]:
+    beta1, beta2 = group["betas"]
+    g = g.clamp(-group["clip_norm"], group["clip_norm"])
+    if group["weight_decay"]:
+        g = g + group["weight_decay"] * p
+    mean = beta1 * old[0] + (1 - beta1) * g
+    spread = g - mean if group["centered_variance"] else g
+    square = beta2 * old[1] + (1 - beta2) * spread * spread
+    return [p - n[0] * mean / (square.sqrt() + group["eps"]), mean, square]
+
+
+def _adamax(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str, Any]) -> list[Tensor]:
+    beta1, beta2 = group["betas"]
+    if group["weight_decay"]:
+        g = g + group["weight_decay"] * p
+    mean = old[0] + (1 - beta1) * (g - old[0])
+    largest = torch.maximum(beta2 * old[1], g.abs() + group["eps"])
+    return [p - n[0] * mean / largest, mean, largest]
+
+
+def _sgd(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str, Any]) -> list[Tensor]:
+    if group["weight_decay"]:
+        g = g + group["weight_decay"] * p
+    if not old:
+        return [p - n[0] * g]
+    momentum = n[1] * old[0] + n[2] * g
+    step = g + group["momentum"] * momentum if group["nesterov"] else momentum
+    return [p - n[0] * step, momentum]
+
+
+_RULES = {Adam: _adam, AdamW: _adam, ClippedAdam: _clipped_adam, Adamax: _adamax, SGD: _sgd}

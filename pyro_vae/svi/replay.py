@@ -1,0 +1,285 @@
+"""One SVI step, replayed: the recorded loss and gradients; once compiled, with the optimizer's update."""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro
+import torch
+from pyro.optim import PyroOptim
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from pyro_vae.compiled import (
+    OTHER_DRAWS,
+    RecordingError,
+    Same,
+    Watch,
+    copies,
+    differences,
+    disagreement,
+    furthest,
+    in_short,
+    like,
+    memory,
+    record,
+    resampled,
+    undisturbed,
+)
+from pyro_vae.svi.eager import EagerSVI, as_tensors, parts
+from pyro_vae.svi.whole_step import UpdateCode, whole_step
+
+AUDITS = frozenset([2, 10, 100, 1_000])  # calls replayed eagerly and compared, then every AUDIT_EVERY-th
+AUDIT_EVERY = 5_000  # one takes as long as a hundred of the smallest steps
+MOST_STATES = 8  # Python states in which one recording was found to hold, before what differs is looked at no more
+
+# what decides whether a gradient arrives, and as what
+_NEEDS = operator.attrgetter("requires_grad")
+_FLAGS = operator.attrgetter("requires_grad", "_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+def audited(call: int) -> bool:
+    """Return whether the recording is compared with eager Pyro at this call."""
+    return call in AUDITS or call % AUDIT_EVERY == 0
+
+
+class StepGraph:
+    """A step for one signature of the arguments.
+
+    Args:
+        svi: whose step it is.
+        args: data, as given to the step.
+        kwargs: the same, by name.
+        params: the parameters that the step trains.
+        watch: the Python state that the recording holds fast.
+        name: tells this signature from others, also in another process.
+
+    Attributes:
+        engine: "recorded" or "inductor".
+        calls: how often it was run.
+        tried: whether inductor was tried on it.
+
+    Raises:
+        RecordingError: with the reason and the line.
+    """
+
+    def __init__(self, svi: EagerSVI, args: Any, kwargs: Any, params: list[Tensor], watch: Watch, name: str) -> None:
+        self._svi, self.watches, self._params, self.name = svi, [watch], params, name
+        self._options = svi.clip, svi.exchange
+        self.calls, self.engine, self.tried = 0, "recorded", False
+        self._whole: UpdateCode | None = None
+        self._renewed = 0
+
+        def loss_and_grads(grads: list[Tensor | None], *args: Any, **kwargs: Any) -> Any:
+            return as_tensors(svi.loss_of(args, kwargs)), list(grads)
+
+        self._recording = record(loss_and_grads, args, kwargs, reference=self._eager, params=params)
+        watch.settle()
+        present = self._recording.present
+        self._reached = present[len(present) - len(params) :]
+        self._losses = sum(present[: len(present) - len(params)])
+        self._one_loss = len(present) == 1 + len(params)
+        self._optim = svi.optim
+        self._memories = set(map(memory, params))
+        self._flags = list(map(_FLAGS, self._recording.outside))
+        if any(after for _, _, after in self._flags):
+            raise RecordingError("a parameter has a hook that runs when its gradient has arrived")
+        self._needs, self._handles = [needs for needs, _, _ in self._flags], RemovableHandle.next_id
+        self._hooks = Same((), [hooks for _, hooks, _ in self._flags if hooks is not None])
+        store = pyro.get_param_store()._params
+        self._stored = {name: p for name, p in store.items() if any(p is q for q in self._recording.outside)}
+        self._hold_store(store)
+
+    def valid(self) -> bool:
+        """Return whether the recording holds: the same Python state, the same tensors where they were, and the same ones to train."""
+        store = pyro.get_param_store()._params
+        if store is not self._store:
+            self._hold_store(store)
+        return (
+            self._recording.valid()
+            and self._hands_on_the_same()
+            and self._trains_the_same()
+            and bool(self._in_store)
+            and (any(self.watches) or any(watch.changed() is None for watch in self.watches))
+        )
+
+    def _hold_store(self, store: dict[str, Tensor]) -> None:
+        self._store, self._in_store = store, Same((store, name, p) for name, p in self._stored.items())
+
+    def _hands_on_the_same(self) -> bool:
+        """Return whether the same tensors need a gradient, and have the same hooks; a new one has taken a new handle."""
+        if list(map(_NEEDS, self._recording.outside)) != self._needs:
+            return False
+        if RemovableHandle.next_id != self._handles:
+            if list(map(_FLAGS, self._recording.outside)) != self._flags:
+                return False
+            self._handles = RemovableHandle.next_id
+        return bool(self._hooks)
+
+    def also(self, watch: Watch) -> str | None:
+        """Hold in another Python state too; of too many, return the name of a value that will be looked at no more."""
+        self.watches.insert(0, watch)
+        if len(self.watches) <= MOST_STATES:
+            return None
+        first = self.watches[-1]
+        name = first.changed()
+        first.settle()
+        self.watches = [first]
+        return name
+
+    def _trains_the_same(self) -> bool:
+        """Return whether optimizer, clipping and exchange are the same, and (Pyro's take what is announced) has the same parameters."""
+        if self._svi.optim is not self._optim or (self._svi.clip, self._svi.exchange) != self._options:
+            return False
+        if isinstance(self._optim, PyroOptim):
+            return True
+        given = [p for group in self._optim.param_groups for p in group["params"]]
+        return len(given) == len(self._params) and all(map(operator.is_, given, self._params))
+
+    def same(self, other: "StepGraph") -> bool:
+        """Return whether another recording of such a step does the same to the same tensors."""
+        one, two = self._recording, other._recording
+        identical = len(one.outside) == len(two.outside) and all(map(operator.is_, one.outside, two.outside))
+        identical = identical and self._flags == other._flags and self._trains_the_same()
+        return identical and one.valid() and differences(one.graph, two.graph) is None
+
+    def apart(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Return the data, copied where they lie in a parameter's memory: compiled code may write it before it reads them."""
+        return tensors if self._memories.isdisjoint(map(memory, tensors)) else list(map(like, tensors))
+
+    def run(self, tensors: Sequence[Tensor]) -> Any:
+        """Take the step; return the loss."""
+        if self._whole is not None:
+            if not self._whole.update.valid():
+                self._renew(tensors, self._whole)
+            if self._whole is not None:
+                out = self._whole(tensors)
+                self._svi.finite = out[self._losses]
+                if isinstance(self._optim, Optimizer):
+                    for p in self._params:
+                        p.grad = None  # none leaves the graph; what a step before left would be taken for it
+                return self._loss(out)
+        out = self._recording.run(*tensors)
+        pyros = isinstance(self._svi.optim, PyroOptim)
+        for p, grad in zip(self._params, self._scatter(out[self._losses :]), strict=True):
+            if grad is not None:  # laid out as autograd lays it, which optimizers take for granted
+                p.grad = grad if grad.stride() == p.stride() else like(p, grad)
+            elif not pyros:  # Pyro's optimizers leave zeros where no gradient arrives any more
+                p.grad = None
+        return self._svi.finish(self._loss(out), self._params)
+
+    def _renew(self, tensors: Sequence[Tensor], old: UpdateCode) -> None:
+        """Compile for other hyperparameters; replay the recording where that fails, or they never stand still."""
+        why_not = old.update.moves()
+        try:
+            self._whole = None if why_not else self._whole_step(tensors, old)
+        except Exception as error:  # whatever goes wrong in a compiler, the recorded graph is there
+            why_not = f"inductor failed ({in_short(error)})"
+        self._renewed += self._whole is not old
+        if self._renewed > MOST_STATES:
+            why_not = "the optimizer's settings other than its learning rate change again and again"
+        if why_not is not None:
+            self._whole = None
+            self._svi.warn(f"SVI replays its recording uncompiled from call {self.calls}: {why_not}.")
+        if self._whole is None:
+            self.engine = "recorded"
+
+    def ahead(self, most: int, tensors: Sequence[Tensor]) -> int:
+        """Return how many steps may follow the last one without anything being looked at: none is to be audited, nor are its data copied."""
+        if self._whole is None or not self._memories.isdisjoint(map(memory, tensors)):
+            return 0
+        return next((i for i in range(most) if audited(self.calls + i + 1)), most)
+
+    def run_on(
+        self, slices: Sequence[Sequence[Tensor]], prepare: Callable[[], None], until: Callable[[], bool]
+    ) -> list[Any]:
+        """Take a step on each, none of which is to be looked at, until told to stop; return their losses."""
+        assert self._whole is not None
+        outs = self._whole.run_on(slices, prepare, until)
+        self.calls += len(outs)
+        self._svi.finite = torch.stack([out[self._losses] for out in outs]).all()
+        return [self._loss(out) for out in outs]
+
+    def audit(self, args: Any, kwargs: Any, tensors: Sequence[Tensor]) -> str | None:
+        """Compare the recording with an eager run on this batch and these draws, and what runs in its place with the recording; leave no
+        trace. Compiled code that differs runs no more; return why, or None.
+
+        Raises:
+            RecordingError: the recording differs.
+        """
+        written = self._recording.written
+        with undisturbed(copies(written)):
+            loss, grads = self._eager(*args, **kwargs)
+        with undisturbed(copies(written)):
+            got = self._recording.recorded(*tensors)
+        distance = furthest([*parts(loss), *(g for g in grads if g is not None)], got)
+        if distance > 1:
+            raise RecordingError(
+                f"at call {self.calls} its recording no longer gave what eager Pyro gives "
+                f"({distance:.0e} times what rounding explains), so something was changed outside torch"
+            )
+        why_not = self._disagreement(tensors)
+        if why_not is None:
+            return None
+        self._whole, self.engine = None, "recorded"
+        self._recording.decompile()
+        return f"replays its recording uncompiled from call {self.calls}: {why_not}"
+
+    def compile(self, tensors: Sequence[Tensor]) -> str | None:
+        """Run inductor's code from now on, if it agrees with the recorded graph, on a GPU as one CUDA graph; return what was not possible and why."""
+        self.tried = True
+        try:
+            self._whole = self._whole_step(tensors)
+            why_not = self._recording.compile(*tensors) if self._whole is None else self._disagreement(tensors)
+        except Exception as error:  # whatever goes wrong in a compiler, the recorded graph is there
+            why_not = in_short(error)
+        if why_not is not None:
+            self._whole = None
+            return f"replays its recording uncompiled: inductor failed ({why_not})"
+        self.engine = "inductor"
+        if self._whole is None or not self._whole.capturable(tensors):
+            return None
+        # other data and draws than those of the capture, which would be right if everything stood still
+        why_not = self._whole.capture(tensors) or self._disagreement(resampled(tensors), OTHER_DRAWS + 1)
+        if why_not is None:
+            return None
+        self._whole.launch_one_by_one()
+        return f"launches a step's kernels one by one: as a CUDA graph it failed ({why_not})"
+
+    def _disagreement(self, tensors: Sequence[Tensor], draws: int | None = None) -> str | None:
+        """Say that what runs does not do what the recorded graph does, or None."""
+        recording, whole = self._recording, self._whole
+        if whole is not None:
+            return disagreement(lambda seed: whole.distance(self._losses, tensors, seed), draws)
+        return disagreement(lambda seed: recording.distance(tensors, seed), draws) if recording.compiled else None
+
+    def _eager(self, *args: Any, **kwargs: Any) -> Any:
+        """Run eager Pyro and return what the recording returns."""
+        before = [p.grad for p in self._params]
+        for p in self._params:
+            p.grad = None
+        loss, params = self._svi.gradients(args, kwargs)
+        if len(params) != len(self._params) or any(p is not q for p, q in zip(params, self._params, strict=True)):
+            raise RecordingError(
+                "its parameters are not the same tensors at every step, like a running average in the store"
+            )
+        grads = [p.grad for p in params]
+        for p, grad in zip(params, before, strict=True):
+            p.grad = grad
+        return as_tensors(loss), grads
+
+    def _whole_step(self, tensors: Sequence[Tensor], old: UpdateCode | None = None) -> UpdateCode | None:
+        if self._svi.exchange is not None:  # every process must make the very same update: the optimizer's own
+            return None
+        return whole_step(self._recording, self._params, self._svi.optim, self._svi.clip, tensors, old)
+
+    def _scatter(self, grads: Sequence[Tensor]) -> list[Tensor | None]:
+        found = iter(grads)
+        return [next(found) if reached else None for reached in self._reached]
+
+    def _loss(self, out: Sequence[Tensor]) -> Any:
+        """Return the loss as the ELBO returns it: a tensor, or a tuple of them."""
+        if self._one_loss:
+            return out[0]
+        return self._recording.assemble([*out[: self._losses], *[out[0]] * sum(self._reached)])[0]

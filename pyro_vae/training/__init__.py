@@ -1,0 +1,37 @@
+"""``fit``: the training loop, its settings, its processes and its progress."""
+
+from pyro_vae.training.devices import resolve_device
+from pyro_vae.training.distributed import join, launched
+from pyro_vae.training.fitted import Fitted
+from pyro_vae.training.fitting import build_from_config, create_on_first_process, describe, fit
+from pyro_vae.training.interruption import Interrupted
+from pyro_vae.training.nonfinite import NonFinite
+from pyro_vae.training.programs import check_settings, weighted_programs
+from pyro_vae.training.progress import Counter, Silent
+from pyro_vae.training.run_state import Unsaved
+from pyro_vae.training.settings import SettingsError, Training, optimizer
+from pyro_vae.training.stepper import Stepper
+from pyro_vae.training.trainer import CHECKED_BATCH
+
+__all__ = [
+    "CHECKED_BATCH",
+    "Counter",
+    "Fitted",
+    "Interrupted",
+    "NonFinite",
+    "SettingsError",
+    "Silent",
+    "Stepper",
+    "Training",
+    "Unsaved",
+    "build_from_config",
+    "check_settings",
+    "create_on_first_process",
+    "describe",
+    "fit",
+    "join",
+    "launched",
+    "optimizer",
+    "resolve_device",
+    "weighted_programs",
+]

@@ -1,0 +1,84 @@
+"""Several processes, one a device, that train one pair: who they are, and how they average their gradients.
+
+Lightning Fabric starts them or finds those that ``torchrun`` or SLURM started; ``torch.distributed`` connects them. Each takes
+its share of the global batch, and one all-reduce a step adds up what the shares gave, each by the number of its data. docs/scale.md
+has the arithmetic.
+"""
+
+import atexit
+import datetime
+import logging
+import os
+import warnings
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn  # imported later, its functions would hold the group, and with it threads, past the end
+
+from pyro_vae.svi import World
+from pyro_vae.training.settings import SettingsError
+
+PATIENCE = datetime.timedelta(minutes=10)  # how long a process waits for another before it takes it for dead
+
+
+def join(devices: int, device: str) -> World:
+    """Return the processes of this job, after starting them if that is asked for.
+
+    Args:
+        devices: processes on this machine; 1 means no others, unless ``torchrun`` or SLURM has started some.
+        device: cpu, cuda or auto.
+
+    Raises:
+        SettingsError: when there are not so many devices, or SLURM's settings do not allow it.
+    """
+    if dist.is_available() and dist.is_initialized():
+        return World(dist.get_rank(), dist.get_world_size(), _device)
+    here, machines = launched() or (devices, 1)
+    if here * machines == 1:
+        return World()
+    return _start(here, machines, device)
+
+
+def launched() -> tuple[int, int] | None:
+    """Return (processes a machine, machines) if torchrun or SLURM started this process, else None."""
+    e = os.environ
+    if "TORCHELASTIC_RUN_ID" in e:
+        here = int(e["LOCAL_WORLD_SIZE"])
+        return here, int(e["WORLD_SIZE"]) // here
+    interactive = e.get("SLURM_JOB_NAME") in ("bash", "interactive")  # a shell inside an allocation, not a task of it
+    if "SLURM_PROCID" in e and not interactive and (tasks := int(e.get("SLURM_NTASKS", 1))) > 1:
+        machines = int(e.get("SLURM_NNODES", 1))
+        return int(e.get("SLURM_NTASKS_PER_NODE", tasks // machines)), machines
+    return None
+
+
+_device: torch.device | None = None
+
+
+def _start(here: int, machines: int, device: str) -> World:
+    global _device
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Fabric and what it imports: advice on loaders that are not used here
+        from lightning_fabric import Fabric
+        from lightning_fabric.strategies import DDPStrategy
+
+        for name in ("lightning_fabric", "lightning.fabric", "lightning_fabric.utilities.rank_zero"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+        try:
+            fabric = Fabric(
+                accelerator="cuda" if cuda else "cpu",
+                devices=here,
+                num_nodes=machines,
+                strategy=DDPStrategy(process_group_backend="nccl" if cuda else "gloo", timeout=PATIENCE),
+            )
+            fabric.launch()
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise SettingsError(
+                f"cannot run on {here} devices of {machines} machines: {reason}; change --devices"
+            ) from error
+    if not cuda:  # gloo's threads may hold the last tensor of an exchange, which aborts the process if Python has ended
+        atexit.register(dist.destroy_process_group)
+    _device = fabric.device
+    return World(fabric.global_rank, fabric.world_size, _device)

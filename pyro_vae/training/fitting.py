@@ -1,0 +1,121 @@
+"""``fit``: train a pair; and what there is to set."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.data import Data, DataError, load_data
+from pyro_vae.options import misspelled
+from pyro_vae.program import Pair, PairError
+from pyro_vae.runs import Run, checkpoint
+from pyro_vae.svi import World
+from pyro_vae.training.distributed import join
+from pyro_vae.training.fitted import Fitted
+from pyro_vae.training.loop import Loop
+from pyro_vae.training.programs import check_settings
+from pyro_vae.training.progress import Progress, Silent
+from pyro_vae.training.settings import SettingsError, Training
+
+__all__ = ["build_from_config", "create_on_first_process", "describe", "fit"]
+
+
+def fit(
+    pair: Pair,
+    data: Data | Mapping[str, Any] | str,
+    *,
+    run: str | os.PathLike | Run | None = None,
+    resume: bool = False,
+    progress: Progress | bool = False,
+    config: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Fitted:
+    """Train a pair by stochastic variational inference and return it with its history.
+
+    The pair is checked first (see ``check_pair``). Every random number follows from ``seed``; the global random states are left as
+    they were. Draws, data order and schedules do not depend on when checkpoints are written, so a resumed run ends with
+    the same bits as one that was never stopped.
+
+    Args:
+        pair: model and guide; trained in place.
+        data: from ``load_data``, or what ``load_data`` takes.
+        run: folder for checkpoints and history; none are written without one.
+        resume: go on from the folder's last checkpoint.
+        progress: True for a line per epoch on stderr, or an object with ``Progress``'s methods.
+        config: how to build pair and data anew, stored in the run folder; pairs from ``pyro_vae.pairs`` bring theirs.
+        settings: any field of ``Training``.
+
+    Raises:
+        PairError: when the pair breaks its contract.
+        SettingsError: for a setting that there is not, that cannot be, or that the pair's objective would not heed.
+        NonFinite: when a loss or gradient is not finite; the parameters are those before it.
+        Unsaved: when a checkpoint cannot be written.
+        RunError: when the folder cannot be used, or another process is writing to it.
+    """
+    own = ("run", "resume", "progress", "config")
+    for name in settings.keys() - set(Training.names()):
+        raise SettingsError(misspelled("fit", name, [*Training.names(), *own]))
+    training = Training(**settings)
+    data = data if isinstance(data, Data) else load_data(data)
+    if not resume:  # older runs may hold such settings
+        check_settings(training, pair, data)
+    world = join(training.devices, training.device)
+    held = isinstance(run, Run) and run.locked  # by a caller who goes on writing
+    if run is not None and not isinstance(run, Run):
+        told = {**(config or describe(pair, data)), "training": asdict(training)}
+        run = create_on_first_process(world, partial(Run.open, run) if resume else partial(Run.create, run, told))
+    observer = (
+        progress
+        if isinstance(progress, Progress)
+        else (_shown(pair, data) if progress and not world.rank else Silent())
+    )
+    try:
+        if run is not None:
+            world.first(run.lock)
+        with checkpoint.seeded(training.seed):
+            return Loop(pair, data, training, run, observer, world).train(resume)
+    finally:
+        if run is not None and not held:
+            run.release()
+
+
+def _shown(pair: Pair, data: Data) -> Progress:
+    """Return what shows training, its figures named after what they are of."""
+    from pyro_vae.evidence import FAILURES, meaning_of
+
+    try:
+        return Progress(meaning_of(pair, data.batch("train", 2)))
+    except FAILURES:  # of a pair that cannot be run, which training says in its own words
+        return Progress()
+
+
+def create_on_first_process(world: World, action: Callable[[], Run]) -> Run:
+    """Return the run that ``action`` makes or opens on process 0; the other processes only know its folder."""
+    made: list[Run] = []
+
+    def first() -> str:
+        made.append(action())
+        return str(made[0])
+
+    folder = world.first(first)
+    return made[0] if made else Run(Path(folder))
+
+
+def build_from_config(build: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """Return what ``build`` makes of the options of a ``config.yaml``, without those that can have no effect.
+
+    Such options are refused now; runs that hold them are older.
+    """
+    try:
+        return build(**options)
+    except (DataError, PairError) as error:
+        if error.unused not in options:
+            raise
+        return build_from_config(build, {name: value for name, value in options.items() if name != error.unused})
+
+
+def describe(pair: Pair, data: Data) -> dict[str, Any]:
+    """Return what rebuilds the pair and the data, for ``config.yaml``."""
+    return {"pair": pair.recipe, "data": data.recipe}

@@ -1,0 +1,196 @@
+"""The only training loop: epochs of steps, between which it validates, saves, and stops when asked."""
+
+import math
+import time
+import warnings
+
+import pyro
+from torch import Tensor
+
+from pyro_vae.data import Data, key
+from pyro_vae.program import Pair, declared
+from pyro_vae.runs import Run, checkpoint
+from pyro_vae.svi import World
+from pyro_vae.training.feed import Feed
+from pyro_vae.training.fitted import Fitted
+from pyro_vae.training.interruption import SIGNALS, Interrupted, StopRequest
+from pyro_vae.training.progress import Progress
+from pyro_vae.training.recovery import Recovery, RolledBack
+from pyro_vae.training.run_state import Best, Keeper, State
+from pyro_vae.training.settings import Training
+from pyro_vae.training.trainer import Trainer
+from pyro_vae.training.validation import Validation
+
+MAX_SECONDS = 1.0  # that many steps in one call take, before progress is shown
+
+
+class Loop:
+    """One training run."""
+
+    def __init__(
+        self, pair: Pair, data: Data, training: Training, run: Run | None, observer: Progress, world: World
+    ) -> None:
+        self.pair, self.data, self.training, self.run, self.observer = pair, data, training, run, observer
+        self.world = world
+        self.trainer = Trainer(pair, data, training, world)
+        self.state = State()
+        self.keeper = Keeper(self.trainer, self.state, run, self._note)
+        self.recovery = Recovery(self.keeper)
+        self.validation = Validation(self.trainer, data)
+        self.request = StopRequest()
+        self.yields = declared(pair.objective)
+        observer.figure = self.yields.shown
+
+    def train(self, resume: bool) -> Fitted:
+        """Train to the end and return the pair with its best parameters."""
+        begun = time.monotonic()
+        self._seed()
+        if resume:
+            self.keeper.restore()
+        self.observer.start(self.training.epochs, self.trainer.steps_per_epoch, self.state.epoch)
+        with self.request.listening(), pyro.validation_enabled(False), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Encountered ")  # Pyro's, of a non-finite loss: ours is an error
+            self.pair.train(True)
+            try:
+                while self.state.epoch < self.training.epochs and not self._out_of_patience():
+                    self._one_epoch()
+                self.keeper.save()
+                self.world.wait()  # none leaves before the checkpoint is written: its end would end the others
+            finally:
+                self.pair.train(False)
+                self.observer.stop()
+        state, best = self.state, self.state.best.parameters
+        if best:
+            self.pair.load_state_dict(best)
+        seconds, compiled = time.monotonic() - begun, self.trainer.stepper.compiled
+        return Fitted(self.pair, self.data, state.history, state.epoch, state.step, seconds, compiled, self.run)
+
+    def _seed(self) -> None:
+        """Give each process draws of its own; the first has those of a process alone."""
+        if self.world.rank > 0:
+            checkpoint.seed_all(key("draws", self.training.seed, self.world.rank) >> 1)
+
+    def _note(self, text: str) -> None:
+        if self.world.rank == 0:
+            self.observer.note(text)
+
+    def _out_of_patience(self) -> bool:
+        patience = self.training.patience
+        return patience is not None and self.state.epoch - 1 - self.state.best.epoch >= patience
+
+    def _one_epoch(self) -> None:
+        state = self.state
+        if self.training.on_nonfinite == "rollback" and (self.keeper.good is None or state.position == 0):
+            self.keeper.mark()
+        batches = self.data.epoch(
+            state.epoch,
+            self.training.batch_size,
+            seed=self.training.seed,
+            start=state.position,
+            rank=self.world.rank,
+            world=self.world.size,
+        )
+        try:
+            with Feed(batches, self.trainer.device, self.trainer.dtype) as feed:
+                while ready := feed.peek():
+                    if self.trainer.in_blocks:
+                        feed.advance(self._many_steps(ready))
+                    else:
+                        self._one_step({name: values[0] for name, values in ready.items()})
+                        feed.advance(1)
+                    self._heed()
+        except RolledBack:
+            return
+        self._validate()
+        state.epoch, state.position, state.skipped, state.loss_sum = state.epoch + 1, 0, 0, 0.0
+        if self.trainer.exchange is None:
+            self._heed()
+
+    def _many_steps(self, batches: dict[str, Tensor]) -> int:
+        """Take steps on a block of batches until it ends or something else is to be done; return how many."""
+        state = self.state
+        late = time.monotonic() + MAX_SECONDS
+        until = lambda: self._wanted() or time.monotonic() > late  # noqa: E731
+        losses = self.trainer.steps(batches, state.step, state.rollbacks, until)
+        for loss in losses or ():
+            self._enter(loss)
+        return len(losses) if losses is not None else self._one_by_one(batches)
+
+    def _one_by_one(self, batches: dict[str, Tensor]) -> int:
+        """Take steps up to one that is skipped, or until something else is to be done; return how many."""
+        skipped, count = self.state.skipped, len(next(iter(batches.values())))
+        for i in range(count):
+            self._one_step({name: values[i] for name, values in batches.items()})
+            if self.state.skipped > skipped or self._wanted():
+                return i + 1
+        return count
+
+    def _wanted(self) -> bool:
+        """Return whether to stop, or to save, now."""
+        return self.request.signum is not None or self.keeper.due()
+
+    def _enter(self, loss: float) -> None:
+        """Count a step and its loss."""
+        state = self.state
+        state.loss_sum += loss
+        state.in_a_row = 0
+        self.observer.step(state.epoch, state.position + 1, loss)
+        state.step += 1
+        state.position += 1
+
+    def _one_step(self, batch: dict[str, Tensor]) -> None:
+        state, stepper, exchange = self.state, self.trainer.stepper, self.trainer.exchange
+        if exchange is not None:
+            exchange.weight = len(batch["x"])
+            asks = [self.world.rank == 0 and self.keeper.due(), *(self.request.signum == s for s in SIGNALS)]
+            exchange.votes = list(map(float, asks))
+        before = self.recovery.before()
+        loss = self.trainer.step(batch, state.step, state.rollbacks)
+        if not math.isfinite(loss) or not stepper.finite:
+            self.recovery.recover(batch, loss, before)
+            state.step += 1
+            state.position += 1
+        else:
+            self._enter(loss)
+        self.recovery.settle(before)
+
+    def _heed(self) -> None:
+        """Save if it is time, stop if that was asked for; several processes do either after the same step."""
+        exchange = self.trainer.exchange
+        if exchange is None:
+            due, stop = self.keeper.due(), self.request.signum
+        else:
+            saving, *signals = exchange.counted
+            due, stop = saving > 0, next((s for s, count in zip(SIGNALS, signals, strict=True) if count), None)
+        if due or stop is not None:
+            self.keeper.save()
+        if stop is not None:
+            self.world.wait()
+            raise Interrupted(stop, self.run)
+
+    def _validate(self) -> None:
+        """Enter the epoch's figures into the history, and its parameters as the best if they are."""
+        state, epoch = self.state, self.state.epoch
+        elbo, reconstruction, kl = self.validation.measure()
+        row = {
+            "epoch": epoch + 1,
+            "step": state.step,
+            "loss": state.loss_sum / max(1, state.position - state.skipped),
+            "elbo": elbo,
+            "reconstruction": reconstruction,
+            "kl": kl,
+            "beta": self.trainer.beta.item(),
+            "lr": self.trainer.optimizer.param_groups[0]["lr"],
+        }
+        state.history.append(row)
+        if not math.isfinite(elbo):
+            split = self.validation.split
+            self._note(
+                f"the {self.yields.shown} on the {split} split is {elbo} after epoch {epoch + 1}; "
+                "this epoch is not the best"
+            )
+        better = math.isfinite(elbo) and (elbo > state.best.elbo or not self.yields.figure.comparable)
+        if better or not state.best.parameters:
+            parameters = {name: tensor.cpu().clone() for name, tensor in self.pair.state_dict().items()}
+            state.best = Best(elbo if math.isfinite(elbo) else -math.inf, epoch, parameters)
+        self.observer.epoch(row)

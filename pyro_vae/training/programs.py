@@ -1,0 +1,77 @@
+"""Model and guide as training runs them: weighted in nats per datum, tempered, in mixed precision, with free bits."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data import Data
+from pyro_vae.program import FreeBits, Pair, PerDatum, Tempered, Wrapped, declared
+from pyro_vae.training.settings import SettingsError, Training
+
+
+def weighted_programs(
+    pair: Pair, training: Training, num_data: int, beta: Tensor, device: torch.device
+) -> tuple[Callable, Callable]:
+    """Return model and guide under the handlers that these settings ask for, in nats per datum.
+
+    Args:
+        pair: whose programs they are.
+        training: the settings.
+        num_data: size of the training split.
+        beta: weight of the KL, a 0-dim tensor that a schedule may write into.
+        device: where they run, for mixed precision.
+    """
+    plate = pair.data_plate
+    tempered = training.beta != 1 or training.warm_up > 0
+    mixed = training.precision == "bf16-mixed"
+
+    def handlers() -> ExitStack:
+        stack = ExitStack()
+        stack.enter_context(PerDatum(num_data, plate))
+        if tempered:
+            stack.enter_context(Tempered(beta))
+        if mixed:
+            stack.enter_context(torch.autocast(device.type, torch.bfloat16))
+        return stack
+
+    model, guide = Wrapped(pair.bound_model, handlers), Wrapped(pair.bound_guide, handlers)
+    if training.free_bits:
+        free = FreeBits(training.free_bits)
+        return free.model(model), free.guide(guide)
+    return model, guide
+
+
+def check_settings(training: Training, pair: Pair, data: Data) -> None:
+    """Refuse settings that the pair or its objective would not heed.
+
+    Raises:
+        SettingsError: beta or warm-up without a KL in the objective; free bits where each datum is
+            weighted by itself; patience where no epoch is better than another; few labels for a pair
+            that reads every y.
+    """
+    labels = ((data.recipe or {}).get("options") or {}).get("labels")
+    if labels is not None and "y" in pair.fields and "labelled" not in pair.fields:
+        raise SettingsError(
+            f"the pair reads y, which --labels {labels} hides, and not labelled, which tells where; "
+            "leave --labels out, or use semi_supervised"
+        )
+    name, yields = type(pair.objective).__name__, declared(pair.objective)
+    for setting in ("beta", "warm_up"):
+        value = getattr(training, setting)
+        if not yields.has_kl and value != getattr(Training, setting):
+            raise SettingsError(
+                f"{setting} {value} weights the KL, and {name} has none; "
+                f"leave --{setting} out, or use another objective"
+            )
+    if training.free_bits and yields.per_datum:
+        raise SettingsError(
+            f"free_bits {training.free_bits} are of the KL over the batch, and {name} weights each datum by itself; "
+            "leave --free_bits out, or use the objective elbo or analytic-kl"
+        )
+    if training.patience is not None and not yields.figure.comparable:
+        raise SettingsError(
+            f"patience {training.patience} waits for a better epoch, and the {yields.figure.name} of {name} is "
+            "unnormalised, which makes no epoch better than another; leave --patience out"
+        )

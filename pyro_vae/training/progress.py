@@ -1,0 +1,132 @@
+"""What is shown while training: a bar with an honest estimate on a terminal, plain lines in a log."""
+
+import math
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyro_vae.evidence import Meaning
+
+
+class Progress:
+    """Shows training on stderr.
+
+    Args:
+        meaning: what the pair's figures are of, which names them; an ELBO by default.
+
+    Attributes:
+        figure: what the objective's own figure is called, where it is no ELBO.
+    """
+
+    figure = "ELBO"
+
+    def __init__(self, meaning: "Meaning | None" = None) -> None:
+        self.meaning = meaning
+
+    def start(self, epochs: int, steps: int, epoch: int) -> None:
+        """Begin: ``epochs`` in all of ``steps`` each, of which ``epoch`` are done."""
+        self.epochs, self.steps, self.first = epochs, steps, epoch
+        self.begun = self.printed = time.monotonic()
+        self.bar: Any = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (
+                TextColumn("epoch"),
+                MofNCompleteColumn(),
+                BarColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(),
+            )
+            self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self.task = self.bar.add_task("", total=epochs, completed=epoch, figures="")
+            self.bar.start()
+
+    def step(self, epoch: int, position: int, loss: float) -> None:
+        """Note a step; ``loss`` in nats per datum.
+
+        Compiled steps are taken many in one call, and noted after it: what this changes holds from the next call on.
+        """
+        if self.bar is not None and position % 10 == 0:
+            self.bar.update(self.task, completed=epoch + position / self.steps)
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """Note an epoch's row of the history."""
+        done = int(row["epoch"])
+        figures = self._named(row)
+        now = time.monotonic()
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, figures=figures)
+        elif now - self.printed > 5 or done in (self.first + 1, self.epochs):
+            left = (now - self.begun) / (done - self.first) * (self.epochs - done)
+            print(f"epoch {done}/{self.epochs}  validation {figures}  {left:.0f} s left", file=sys.stderr)
+            self.printed = now
+
+    def _named(self, row: dict[str, float]) -> str:
+        parts = "" if math.isnan(row["kl"]) else f" = {row['reconstruction']:.2f} - {row['kl']:.2f}"
+        name = self.figure
+        if name == "ELBO" and self.meaning is not None:
+            name = self.meaning.bound
+            if not self.meaning.latent:
+                name, parts = self.meaning.evidence, ""
+        return f"{name} {row['elbo']:.2f}{parts} nats"
+
+    def note(self, text: str) -> None:
+        """Say something once."""
+        print(text, file=sys.stderr)
+
+    def stop(self) -> None:
+        """End."""
+        if self.bar is not None:
+            self.bar.stop()
+
+
+class Silent(Progress):
+    """Shows nothing but notes."""
+
+    def start(self, epochs: int, steps: int, epoch: int) -> None:
+        """Begin."""
+
+    def step(self, epoch: int, position: int, loss: float) -> None:
+        """Note a step."""
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """Note an epoch."""
+
+    def stop(self) -> None:
+        """End."""
+
+
+class Counter:
+    """Counts data on stderr while something long is computed: ``with Counter(10_000, "log p(x)") as c: ...; c.add(500)``."""
+
+    def __init__(self, total: int, what: str) -> None:
+        self.total, self.what, self.done = total, what, 0
+
+    def __enter__(self) -> "Counter":
+        self.begun = self.printed = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr)
+
+    def add(self, count: int) -> None:
+        """Note that ``count`` more data are finished."""
+        self.done += count
+        now = time.monotonic()
+        terminal = sys.stderr.isatty()
+        if now - self.printed < (0.3 if terminal else 20) or now - self.begun < 2:
+            return
+        self.printed = now
+        left = (now - self.begun) / self.done * (self.total - self.done)
+        start, end = ("\r\033[K", "") if terminal else ("", "\n")
+        print(
+            f"{start}{self.what}: {self.done} of {self.total} data, {left:.0f} s left",
+            end=end,
+            file=sys.stderr,
+            flush=True,
+        )

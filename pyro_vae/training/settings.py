@@ -1,0 +1,139 @@
+"""What there is to set in training."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_type_hints
+
+import torch
+from torch import Tensor
+
+from pyro_vae.options import accept, checked
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "adamax": torch.optim.Adamax,
+    "sgd": torch.optim.SGD,
+}
+
+
+def optimizer(name: str, params: Sequence[Tensor], lr: float) -> torch.optim.Optimizer:
+    """Return the optimizer of that name; on a CPU with torch's fused update, a third of the time, where it has one."""
+    kind = OPTIMIZERS[name]
+    # torch's fused update takes each gradient to lie in memory as autograd leaves it; on a GPU the compiled step has its own
+    fused = "fused" in inspect.signature(kind).parameters and all(p.device.type == "cpu" for p in params)
+    return kind(params, lr=lr, **({"fused": True} if fused else {}))
+
+
+def optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return an optimizer's state, perhaps of another device, for this one to load: whether it is fused is its own affair."""
+    groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    return {
+        **state,
+        "param_groups": [{**old, **({"fused": new["fused"]} if "fused" in new else {})} for old, new in groups],
+    }
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be, or not on this machine; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train; the defaults suit the default pair.
+
+    Args:
+        epochs: passes over the training data.
+        batch_size: data a step.
+        lr: learning rate at its peak.
+        schedule: ``inverse-time`` is lr / (1 + step / 3000), which does not look ahead, so k epochs and then k more are
+            the same as 2 k; ``one-cycle`` (linear up over a tenth, cosine down) and ``cosine`` plan for ``epochs``.
+        optimizer: from torch.optim.
+        clip: largest norm of the gradient.
+        beta: weight of the KL in training; figures are always at beta = 1.
+        warm_up: epochs over which beta rises linearly from 0.
+        free_bits: nats of KL that every latent site keeps for free.
+        patience: stop after this many epochs without a better validation ELBO.
+        seed: of initialisation, order and draws.
+        device: cpu, cuda, mps, or auto for the fastest there is.
+        precision: of arithmetic: 32, 64, or bf16-mixed.
+        compile: record the pair once and replay it without Pyro; auto does so when the run is long enough to earn it.
+        devices: processes on this machine, one a device, that share each batch; torchrun and SLURM set it themselves.
+        save_every: seconds between checkpoints, 0 for one after every step; what is trained does not depend on it.
+        on_nonfinite: what a loss or gradient that is no number does: stop, skip the batch, or go back to the last
+            epoch's beginning (rollback) at half the learning rate.
+    """
+
+    epochs: int = 100
+    batch_size: int = 128
+    lr: float = 2e-3
+    schedule: Literal["inverse-time", "constant", "cosine", "one-cycle"] = "inverse-time"
+    optimizer: Literal["adam", "adamw", "adamax", "sgd"] = "adam"
+    clip: float | None = None
+    beta: float = 1.0
+    warm_up: float = 0.0
+    free_bits: float = 0.0
+    patience: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["32", "64", "bf16-mixed"] = "32"
+    compile: Literal["auto", "on", "off"] = "auto"
+    devices: int = 1
+    save_every: float = 10.0
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 1), ("devices", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise SettingsError(f"{name} must be at least {least}, got {value}")
+        if not 0 <= self.seed < 2**63:
+            raise SettingsError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
+        for name in ("beta", "warm_up", "free_bits", "save_every"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise SettingsError(f"{name} must be a finite number, 0 or more, got {value}")
+        for name in ("lr", "clip"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise SettingsError(f"{name} must be a finite number above 0, got {value}")
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> "Training":
+        """Return the settings of a ``config.yaml``; what an older version did not have gets its default.
+
+        Raises:
+            SettingsError: for a setting that there is not, or a value of another kind than it takes.
+        """
+        kinds = get_type_hints(cls)
+        for name, value in stored.items():
+            if name not in kinds:
+                raise SettingsError(
+                    f"there is no training setting {str(name)[:50]!r}; restore config.yaml or train anew"
+                )
+            try:
+                accept(name, value, kinds[name])
+            except (TypeError, ValueError) as error:
+                raise SettingsError(
+                    f"training setting {name} cannot be {repr(value)[:50]}; restore config.yaml or train anew"
+                ) from error
+        return cls(**stored)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of all settings."""
+        return [f.name for f in fields(cls)]
+
+
+SCHEDULES: dict[str, Callable[[int, int], float]] = {
+    "inverse-time": lambda step, steps: 1 / (1 + step / 3000),
+    "constant": lambda step, steps: 1.0,
+    "cosine": lambda step, steps: 0.5 + 0.5 * math.cos(math.pi * step / steps),
+    "one-cycle": lambda step, steps: min(1.0, 10 * (step + 1) / steps) * (0.5 + 0.5 * math.cos(math.pi * step / steps)),
+}
+
+
+# as every option is: each setting against its annotation
+Training.__init__ = checked(SettingsError)(Training.__init__)  # type: ignore[method-assign]

@@ -1,0 +1,144 @@
+"""All that a training step changes, on one device: the pair, its optimizer, the weight of the KL, and the stepper."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data import Data
+from pyro_vae.program import Pair, require_sound
+from pyro_vae.runs import checkpoint
+from pyro_vae.svi import SVI, Exchange, Schedule, World
+from pyro_vae.training.devices import convert, place, resolve_device
+from pyro_vae.training.interruption import SIGNALS
+from pyro_vae.training.programs import weighted_programs
+from pyro_vae.training.settings import SCHEDULES, Training, optimizer, optimizer_state
+from pyro_vae.training.stepper import BlockStepper, Stepper, require_stepper
+
+CHECKED_BATCH = 16  # data that the pair is tried on before the first step
+
+
+class Trainer:
+    """A pair with what trains it.
+
+    Args:
+        pair: trained in place, after it was checked on a few data.
+        data: to train on.
+        training: the settings.
+        world: the processes of the job; they begin with process 0's parameters.
+
+    Attributes:
+        steps_per_epoch: how many batches an epoch has.
+        exchange: what connects several processes, or None.
+        stepper: what takes the steps.
+
+    Raises:
+        PairError: when the pair breaks its contract.
+        SettingsError: when there is no such device.
+    """
+
+    def __init__(self, pair: Pair, data: Data, training: Training, world: World) -> None:
+        self.pair, self.training, self.world = pair, training, world
+        self.device = resolve_device(training, data, world)
+        self.dtype = torch.float64 if training.precision == "64" else torch.float32
+        convert(pair, self.device, self.dtype)
+        require_sound(pair, self.place(data.batch("train", CHECKED_BATCH)))
+        self.steps_per_epoch = data.num_batches(training.batch_size)
+        self.beta = torch.tensor(training.beta, dtype=self.dtype, device=self.device)
+        self.optimizer = optimizer(training.optimizer, list(pair.named_parameters().values()), training.lr)
+        self.exchange = self._join() if world.size > 1 else None
+        make: Any = pair.stepper or SVI
+        self.stepper: Stepper = make(
+            *weighted_programs(pair, training, data.size("train"), self.beta, self.device),
+            self.optimizer,
+            pair.objective,
+            # without a bound too: the norm reveals a non-finite gradient before it reaches the parameters
+            clip=math.inf if training.clip is None else training.clip,
+            compile=training.compile,
+            exchange=self.exchange,
+        )
+        require_stepper(self.stepper)
+        self._takes_blocks = isinstance(self.stepper, BlockStepper)
+
+    def _join(self) -> Exchange:
+        self.world.share([*self.pair.named_parameters().values(), *self.pair.named_buffers().values()])
+        return Exchange(self.world, list(self.pair.named_buffers().values()), votes=1 + len(SIGNALS))
+
+    def place(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the batch where the pair is."""
+        return place(batch, self.device, self.dtype)
+
+    def rate(self, step: int, rollbacks: int) -> float:
+        """Return the learning rate of a step, counted from 0; each going back has halved it."""
+        t = self.training
+        return t.lr * SCHEDULES[t.schedule](step, t.epochs * self.steps_per_epoch) * 0.5**rollbacks
+
+    def weight(self, step: int) -> float:
+        """Return the KL's weight at a step, counted from 0."""
+        t = self.training
+        return t.beta * min(1.0, step / (t.warm_up * self.steps_per_epoch)) if t.warm_up else t.beta
+
+    def step(self, batch: Mapping[str, Tensor], step: int, rollbacks: int) -> float:
+        """Take a step on a batch that is placed; return its loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(step, rollbacks)
+        if self.training.warm_up:
+            self.beta.fill_(self.weight(step))
+        return self.stepper.update(batch).item()
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether many steps in one call are faster by now than one by one."""
+        return self._takes_blocks and self.stepper.settled  # type: ignore[attr-defined]
+
+    def steps(
+        self, batches: Mapping[str, Tensor], step: int, rollbacks: int, until: Callable[[], bool]
+    ) -> list[float] | None:
+        """Take a step on each slice of placed data until told to stop; return the losses.
+
+        They are read from the device at the end, once. If one of them or its gradient is not
+        finite, the result is None and everything is as it was before the first.
+        """
+        assert isinstance(self.stepper, BlockStepper)
+        before = self._snapshot()
+        numbers = range(step, step + len(next(iter(batches.values()))))
+        weights = torch.tensor([self.weight(i) for i in numbers], dtype=self.dtype).to(self.device, non_blocking=True)
+        schedule = Schedule(
+            torch.tensor([self.rate(i, rollbacks) for i in numbers], dtype=torch.float64),
+            [(self.beta, weights)] if self.training.warm_up else (),
+        )
+        losses = self.stepper.steps(batches, schedule=schedule, until=until)
+        *found, finite = torch.cat([losses.double(), self.stepper.finite.double().reshape(1)]).tolist()
+        if finite and all(map(math.isfinite, found)):
+            return found
+        self.load_state_dict(before)
+        return None
+
+    def _snapshot(self) -> dict[str, Any]:
+        """Return a copy of the state, on the device."""
+        state = self._state({name: tensor.clone() for name, tensor in self.pair.state_dict().items()})
+        return {**state, "optimizer": copy.deepcopy(state["optimizer"]), "svi": copy.deepcopy(state["svi"])}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next step depends on; tensors are those in use, not copies."""
+        return self._state({name: tensor.cpu() for name, tensor in self.pair.state_dict().items()})
+
+    def _state(self, parameters: dict[str, Tensor]) -> dict[str, Any]:
+        return {
+            "parameters": parameters,
+            "optimizer": self.optimizer.state_dict(),
+            "svi": self.stepper.state_dict(),
+            "beta": self.beta.item(),
+            "random": checkpoint.random_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned, perhaps on another device."""
+        self.pair.load_state_dict(state["parameters"])
+        self.optimizer.load_state_dict(optimizer_state(state["optimizer"], self.optimizer))
+        self.stepper.load_state_dict(state["svi"])
+        self.beta.fill_(state["beta"])
+        checkpoint.set_random_state(state["random"])

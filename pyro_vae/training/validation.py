@@ -1,0 +1,116 @@
+"""The figures of an epoch: the ELBO at beta = 1 on the validation split, with the same draws each time.
+
+What `pyro_vae.evidence.bound` gives, to the bit, in less time: how the pair's plates lie and
+whether it takes particles is found out once for each shape, not in every epoch.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data import Data
+from pyro_vae.evidence import ROWS as WIDTH
+from pyro_vae.evidence import bound, global_sites
+from pyro_vae.program import (
+    PerDatum,
+    Terms,
+    declared,
+    evaluation,
+    pieces,
+    plate_nesting,
+    size_of,
+    takes_particles,
+    terms,
+)
+from pyro_vae.training.trainer import Trainer
+
+ROWS = 1000  # data of a batch
+
+Batch = dict[str, Tensor]
+
+
+class Figures(NamedTuple):
+    """In nats per datum; the parts are nan where the objective's own figure stands for an ELBO that does not exist."""
+
+    elbo: float
+    reconstruction: float
+    kl: float
+
+
+class Validation:
+    """The validation split of a run, or the training split where there is none.
+
+    Attributes:
+        split: the name of the one that is looked at.
+    """
+
+    def __init__(self, trainer: Trainer, data: Data) -> None:
+        self._trainer, self._data = trainer, data
+        self.split = "valid" if data.size("valid") else "train"
+        self._layouts: dict[Any, tuple[int, bool]] = {}
+        self._shared: bool | None = None  # whether some latent sites lie outside the data plate
+
+    def measure(self) -> Figures:
+        """Return the figures; several processes take turns with the batches."""
+        figures, count = self._mine()
+        if self._trainer.world.size == 1:
+            return figures
+        *sums, total = self._trainer.world.add([*(value * count for value in figures), count])
+        return Figures(*(value / total for value in sums))
+
+    def _mine(self) -> tuple[Figures, int]:
+        """Return the figures of this process's share, and of how many data they are."""
+        world, total = self._trainer.world, self._data.size(self.split)
+        rows = min(ROWS, -(-total // world.size))
+        starts = range(0, total, rows)[world.rank :: world.size]
+        count = sum(min(rows, total - start) for start in starts)
+        if not count:
+            return Figures(0.0, 0.0, 0.0), 0
+        pair = self._trainer.pair
+        if not declared(pair.objective).has_elbo:
+            return self._objective(self._batches(starts, rows), count), count
+        if self._shared is None:
+            self._shared = bool(global_sites(pair, next(self._batches(starts, rows))))
+        if self._shared:
+            table = bound(pair, self._batches(starts, rows), self._data.size("train"))
+            return Figures(table.elbo, table.reconstruction, table.kl), count
+        return self._elbo(self._batches(starts, rows), count), count
+
+    def _batches(self, starts: range, rows: int) -> Iterator[Batch]:
+        return (self._trainer.place(self._data.batch(self.split, rows, start=start)) for start in starts)
+
+    def _elbo(self, batches: Iterator[Batch], count: int) -> Figures:
+        """Return what `pyro_vae.evidence.elbo` does."""
+        sums: dict[str, float] = {}
+        observed: set[str] = set()
+        with evaluation(self._trainer.pair, 0):
+            for piece in pieces(batches, WIDTH):
+                parts = self._terms(piece)
+                observed |= parts.observed
+                names = list(parts.sites)
+                totals = torch.stack([parts.sites[name].double().sum() for name in names]).tolist()
+                for name, total in zip(names, totals, strict=True):
+                    sums[name] = sums.get(name, 0.0) + total
+        reconstruction = math.fsum(value / count for name, value in sums.items() if name in observed)
+        elbo = math.fsum(value / count for value in sums.values())
+        return Figures(elbo, reconstruction, reconstruction - elbo)
+
+    def _terms(self, piece: Batch) -> Terms:
+        pair = self._trainer.pair
+        shapes = tuple((name, value.shape) for name, value in piece.items())
+        if shapes not in self._layouts:
+            nesting = plate_nesting(pair, piece)
+            self._layouts[shapes] = nesting, takes_particles(pair, piece, nesting)
+        nesting, vectorized = self._layouts[shapes]
+        return terms(pair, piece, 1 if vectorized else None, nesting, marginal=False)
+
+    def _objective(self, batches: Iterator[Batch], count: int) -> Figures:
+        """Return minus the objective's loss: what there is where guide or model have no density to compare."""
+        pair, total = self._trainer.pair, 0.0
+        with evaluation(pair, 0), PerDatum(self._data.size("train"), pair.data_plate):
+            for batch in batches:
+                total -= pair.objective.loss(pair.bound_model, pair.bound_guide, batch) * size_of(batch)
+        return Figures(total / count, math.nan, math.nan)

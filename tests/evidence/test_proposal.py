@@ -1,0 +1,476 @@
+"""log p(x) from refined proposals, against closed forms and grids, however poor the guide is."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import TraceEnum_ELBO
+from pyro.infer.autoguide import AutoNormal
+from torch import Tensor
+from truths import data, grid_evidence, linear, neural, rand
+
+import pyro_vae as pv
+from pyro_vae.evidence import proposal
+from pyro_vae.models.linear import LinearModel
+from pyro_vae.program import Latents
+
+POOR = {
+    "exact": (0.0, 1.0),
+    "shifted": (2.0, 1.0),
+    "halved": (0.0, 0.5),
+    "doubled": (0.0, 2.0),
+}  # shift in deviations, scale
+
+
+class Truth(NamedTuple):
+    model: Callable
+    guide: Callable  # (shift, scale) -> a guide
+    x: Tensor
+    evidence: Tensor  # (data,)
+
+
+def gaussian(posterior: Callable, shift: float, scale: float, name: str = "z") -> Callable:
+    """The posterior's moments, moved and stretched, without its correlations."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            exact = posterior(x)
+            std = exact.variance.sqrt().detach()
+            pyro.sample(name, dist.Normal(exact.mean.detach() + shift * std, scale * std).to_event(1))
+
+    return guide
+
+
+def ppca() -> Truth:
+    model = linear()
+    x = data(model, 100)["x"]
+    return Truth(model, lambda *how: gaussian(model.posterior, *how), x, model.marginal().log_prob(x))
+
+
+def factor_analysis() -> Truth:
+    loadings, noise = rand(5, 3, seed=1), 0.3 + rand(5, seed=2).abs()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3).double(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ loadings.T, noise).to_event(1), obs=x)
+
+    precision = torch.eye(3).double() + loadings.T @ (loadings / noise[:, None].square())
+
+    def posterior(x):
+        loc = (x / noise.square()) @ loadings @ precision.inverse()
+        return dist.MultivariateNormal(loc, precision_matrix=precision)
+
+    marginal = dist.MultivariateNormal(torch.zeros(5).double(), loadings @ loadings.T + torch.diag(noise.square()))
+    x = rand(100, 5, seed=3) @ marginal.scale_tril.T
+    return Truth(model, lambda *how: gaussian(posterior, *how), x, marginal.log_prob(x))
+
+
+def on_a_grid() -> Truth:
+    pair = neural()
+    x = (rand(100, 8, seed=13) > 0).double()
+    return Truth(
+        pair.model, lambda *how: gaussian(lambda x: pair.guide.encoder(x), *how), x, grid_evidence(pair, x).detach()
+    )
+
+
+def two_levels() -> Truth:
+    top, bottom = rand(2, 3, seed=10), rand(3, 5, seed=11)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+            z1 = pyro.sample("z1", dist.Normal(z2 @ top, 0.6).to_event(1))
+            pyro.sample("x", dist.Normal(z1 @ bottom, 0.5).to_event(1), obs=x)
+
+    noise = 0.36 * bottom.T @ bottom + 0.25 * torch.eye(5).double()  # of x given z2
+    through = top @ bottom
+    after = (torch.eye(2).double() + through @ noise.inverse() @ through.T).inverse()
+    inner = (torch.eye(3).double() / 0.36 + bottom @ bottom.T / 0.25).inverse()
+
+    def guide(shift, scale):
+        def program(x):
+            with pyro.plate("data", len(x)):
+                loc, std = x @ noise.inverse() @ through.T @ after, after.diagonal().sqrt()
+                z2 = pyro.sample("z2", dist.Normal(loc + shift * std, scale * std).to_event(1))
+                loc, std = (z2 @ top / 0.36 + x @ bottom.T / 0.25) @ inner, inner.diagonal().sqrt()
+                pyro.sample("z1", dist.Normal(loc + shift * std, scale * std).to_event(1))
+
+        return program
+
+    marginal = dist.MultivariateNormal(torch.zeros(5).double(), noise + through.T @ through)
+    x = rand(100, 5, seed=12) @ marginal.scale_tril.T
+    return Truth(model, guide, x, marginal.log_prob(x))
+
+
+def mixture() -> Truth:
+    """y enumerated by the guide, z drawn for each: both are summed out of the figure, z by draws."""
+    shares, centres = torch.tensor([0.5, 0.3, 0.2]).double(), 2 * rand(3, 2, seed=3)
+
+    def each(x):  # (data, classes): log p(x, y)
+        return dist.Normal(centres, math.sqrt(1.64)).to_event(1).log_prob(x[:, None]) + shares.log()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(shares))
+            z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z + centres[y], 0.8).to_event(1), obs=x)
+
+    def guide(shift, scale):
+        std = math.sqrt(1 / (1 + 1 / 0.64))
+
+        def program(x):
+            with pyro.plate("data", len(x)):
+                y = pyro.sample("y", dist.Categorical(logits=each(x)), infer={"enumerate": "parallel"})
+                loc = (x - centres[y]) / 1.64
+                pyro.sample("z", dist.Normal(loc + shift * std, scale * std).to_event(1))
+
+        return program
+
+    x = rand(100, 2, seed=4) * 2
+    return Truth(model, guide, x, each(x).logsumexp(-1))
+
+
+TRUTHS = {"ppca": ppca, "factor": factor_analysis, "grid": on_a_grid, "levels": two_levels, "mixture": mixture}
+
+
+@pytest.mark.parametrize("how", POOR)
+@pytest.mark.parametrize("name", TRUTHS)
+def test_the_truth_is_within_three_errors_where_k_hat_is_good(name, how):
+    truth = TRUTHS[name]()
+    pair = pv.Pair(truth.model, truth.guide(*POOR[how]), TraceEnum_ELBO())
+    found = pv.log_evidence(pair, {"x": truth.x}, num_samples=500)
+    assert found.proposal == "refined"
+    good = found.khat <= 0.7
+    score = (found.estimate - truth.evidence) / found.stderr
+    assert good.double().mean() >= 0.95
+    assert (score[good].abs() < 3).double().mean() >= 0.99
+    assert score.std() < 1.3
+    assert (found.elbo <= found.estimate + 3 * found.stderr + 1e-6).double().mean() > 0.9
+
+
+def test_a_guide_that_is_far_off_is_believed_after_refinement_and_not_before():
+    truth = two_levels()
+    pair = pv.Pair(truth.model, truth.guide(0.0, 0.4))
+    shares = {
+        which: pv.log_evidence(pair, {"x": truth.x}, num_samples=500, proposal=which).khat_share
+        for which in ("refined", "guide")
+    }
+    assert shares["refined"] < 0.05
+    assert shares["guide"] > 0.5
+
+
+@pytest.mark.parametrize("num_samples", [1, 2, 3, 20])
+def test_the_weight_is_unbiased_with_ever_so_few_draws(num_samples):
+    """E exp(estimate) = p(x): many copies of one datum, each with a fit and draws of its own."""
+    model = linear()
+    x = data(model, 1)["x"].expand(4000, -1)
+    found = pv.log_evidence(pv.Pair(model, gaussian(model.posterior, 0.5, 1.5)), {"x": x}, num_samples=num_samples)
+    ratio = (found.estimate - model.marginal().log_prob(x)).exp()
+    assert abs(ratio.mean() - 1) < 4 * ratio.std() / math.sqrt(len(x))
+    assert ratio.std() / math.sqrt(len(x)) < 0.05
+
+
+def test_no_draw_that_shapes_the_proposal_is_one_that_estimates(monkeypatch):
+    shaping, estimating, refined = [], [], proposal.refine
+
+    def seen(self, u, log_joint=Latents.log_joint):
+        (estimating if done else shaping).append(u.detach().double().flatten())
+        return log_joint(self, u)
+
+    def refine(*args):
+        shaping.clear()
+        estimating.clear()
+        found = refined(*args)
+        done.append(True)
+        return found
+
+    done: list[bool] = []
+    monkeypatch.setattr(Latents, "log_joint", seen)
+    monkeypatch.setattr("pyro_vae.evidence.estimate.refine", refine)
+    model = linear()
+    pv.log_evidence(pv.Pair(model, gaussian(model.posterior, 0.0, 1.0)), data(model, 3), num_samples=100)
+    assert len(torch.cat(estimating)) == 100 * 3 * 2
+    assert len(torch.cat(shaping)) > 100
+    assert not torch.isin(torch.cat(estimating), torch.cat(shaping)).any()
+
+
+# --- supports ---------------------------------------------------------------------------------------------------------
+
+
+def gamma(shift, scale):
+    """x of two counts, rate ~ Gamma(2, 1)."""
+    x = torch.tensor([[0.0, 1.0], [3.0, 2.0], [9.0, 7.0]]).double()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            rate = pyro.sample("rate", dist.Gamma(torch.tensor(2.0).double(), 1.0))
+            pyro.sample("x", dist.Poisson(rate[..., None]).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("rate", dist.Gamma((2 + x.sum(-1)) / scale**2, 3 / scale**2 / (1 + shift / 4)))
+
+    total = x.sum(-1)
+    exact = torch.lgamma(2 + total) - (2 + total) * math.log(3) - torch.lgamma(x + 1).sum(-1)
+    return model, guide, x, exact
+
+
+def beta(shift, scale):
+    """x successes of ten, chance ~ Beta(0.5, 0.5)."""
+    x = torch.tensor([0.0, 4.0, 10.0]).double()
+    half = torch.tensor(0.5).double()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            chance = pyro.sample("chance", dist.Beta(half, half))
+            pyro.sample("x", dist.Binomial(10, chance), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("chance", dist.Beta((0.5 + x + shift) / scale**2, (10.5 - x) / scale**2))
+
+    def log_beta(a, b):
+        return torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
+
+    choose = math.lgamma(11) - torch.lgamma(x + 1) - torch.lgamma(11 - x)
+    return model, guide, x, choose + log_beta(0.5 + x, 10.5 - x) - log_beta(half, half)
+
+
+def dirichlet(shift, scale):
+    """Counts of three kinds, shares ~ Dirichlet(1, 1, 1)."""
+    x = torch.tensor([[2.0, 0.0, 1.0], [0.0, 0.0, 8.0], [5.0, 5.0, 5.0]]).double()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            shares = pyro.sample("shares", dist.Dirichlet(torch.ones(3).double()))
+            pyro.sample("x", dist.Multinomial(probs=shares, validate_args=False), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("shares", dist.Dirichlet((1 + x + shift) / scale**2))
+
+    total = x.sum(-1)
+    return model, guide, x, math.lgamma(3) + torch.lgamma(total + 1) - torch.lgamma(total + 3)
+
+
+@pytest.mark.parametrize("how", POOR)
+@pytest.mark.parametrize("family", [gamma, beta, dirichlet])
+def test_latents_on_a_half_line_an_interval_and_a_simplex(family, how):
+    model, guide, x, exact = family(*POOR[how])
+    found = pv.log_evidence(pv.Pair(model, guide), {"x": x.repeat_interleave(20, 0)}, num_samples=1000)
+    assert found.proposal == "refined"
+    assert found.khat_share < 0.05
+    score = (found.estimate - exact.repeat_interleave(20, 0)) / found.stderr
+    assert (score.abs() < 3).double().mean() > 0.98
+    assert found.stderr.max() < 0.2
+
+
+def test_a_guide_of_smaller_support_does_not_hide_the_rest():
+    """q is uniform on a half of the posterior: alone it would give half of p(x), unseen by k-hat."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.tensor(0.0).double(), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Uniform(x / 2, x / 2 + 2))
+
+    x = rand(50, seed=5)
+    exact = dist.Normal(torch.tensor(0.0).double(), math.sqrt(2)).log_prob(x)
+    found = pv.log_evidence(pv.Pair(model, guide), {"x": x}, num_samples=1000)
+    assert ((found.estimate - exact) / found.stderr).abs().max() < 4
+    halved = pv.log_evidence(pv.Pair(model, guide), {"x": x}, num_samples=1000, proposal="guide")
+    assert (exact - halved.estimate).mean().item() == pytest.approx(math.log(2), abs=0.1)
+
+
+def test_more_dimensions_than_a_block_are_fitted_block_by_block():
+    size = proposal.BLOCK + 16
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(size).double(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.7 * x, 0.4).to_event(1))
+
+    x = rand(10, size, seed=6)
+    exact = dist.Normal(torch.tensor(0.0).double(), math.sqrt(1.25)).log_prob(x).sum(-1)
+    found = pv.log_evidence(pv.Pair(model, guide), {"x": x}, num_samples=2000)
+    plain = pv.log_evidence(pv.Pair(model, guide), {"x": x}, num_samples=2000, proposal="guide")
+    assert found.ess.median() > 5 * plain.ess.median()
+    assert ((found.estimate - exact).abs() < 4 * found.stderr).all()
+
+
+# --- what cannot be refined -------------------------------------------------------------------------------------------
+
+
+def normal_model(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+def normal_evidence(x: Tensor) -> Tensor:
+    return dist.Normal(torch.tensor(0.0).double(), math.sqrt(2)).log_prob(x).sum(-1)
+
+
+def test_auxiliary_sites_are_drawn_by_the_guide_which_is_said():
+    x = rand(20, 2, seed=7)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            raw = pyro.sample("raw", dist.Normal(x / 2, 0.8).to_event(1), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(raw, event_dim=1))
+
+    found = pv.log_evidence(pv.Pair(normal_model, guide), {"x": x}, num_samples=2000)
+    assert found.proposal == "guide"
+    assert ((found.estimate - normal_evidence(x)) / found.stderr).abs().max() < 4
+
+
+def test_a_guide_whose_density_cannot_be_repeated_is_used_as_it_is():
+    """What it samples depends on noise that no site holds."""
+    x = rand(20, 2, seed=7)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            loc = x / 2 + 0.1 * torch.randn(2).double()
+            pyro.sample("z", dist.Normal(loc, 0.8).to_event(1))
+
+    assert pv.log_evidence(pv.Pair(normal_model, guide), {"x": x}, num_samples=50).proposal == "guide"
+
+
+def test_an_angle_is_not_integrated_over_the_whole_line():
+    """Its support is said to be the real line, on which its density has no end."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.VonMises(torch.tensor(0.5).double(), torch.tensor(1.0).double()))
+            pyro.sample("x", dist.Normal(a.cos(), 0.5), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("a", dist.VonMises(torch.zeros(len(x)).double(), torch.tensor(0.2).double()))
+
+    x = rand(20, seed=16)
+    line = torch.linspace(-math.pi, math.pi, 4001, dtype=torch.float64)[:-1, None]
+    prior = dist.VonMises(torch.tensor(0.5).double(), torch.tensor(1.0).double()).log_prob(line)
+    exact = (prior + dist.Normal(line.cos(), 0.5).log_prob(x)).logsumexp(0) + math.log(2 * math.pi / 4000)
+    found = pv.log_evidence(pv.Pair(model, guide), {"x": x}, num_samples=1000)
+    assert found.proposal == "guide"
+    assert ((found.estimate - exact) / found.stderr).abs().max() < 4
+
+
+def test_a_factor_of_the_guide_is_no_density():
+    x = rand(20, 2, seed=7)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.factor("teaching", torch.full((len(x),), 3.0).double(), has_rsample=True)
+            pyro.sample("z", dist.Normal(x / 2, 0.8).to_event(1))
+
+    found = pv.log_evidence(pv.Pair(normal_model, guide), {"x": x}, num_samples=1000)
+    assert found.proposal == "refined"
+    assert ((found.estimate - normal_evidence(x)) / found.stderr).abs().max() < 4
+
+
+def test_a_point_is_refused_unless_its_prior_is_a_mass_function():
+    def point(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(x / 2, event_dim=1))
+
+    with pytest.raises(pv.PairError, match="'z' of guide point is a point, so its draws have no density to weight; "):
+        pv.log_evidence(pv.Pair(normal_model, point), {"x": rand(3, 2)}, num_samples=10)
+
+    def coin(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Bernoulli(torch.tensor(0.25).double()))
+            pyro.sample("x", dist.Normal(c, 1.0), obs=x)
+
+    def heads(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.Delta(torch.ones(len(x)).double()))
+
+    x = rand(4, seed=8)
+    found = pv.log_evidence(pv.Pair(coin, heads), {"x": x}, num_samples=30)
+    assert found.proposal == "guide"
+    assert torch.allclose(found.estimate, dist.Normal(1.0, 1.0).log_prob(x) + math.log(0.25), atol=1e-6)
+    assert found.khat_share == 1  # a bound, and no more
+
+
+def test_pyros_autoguides_hand_on_points_and_are_none():
+    x = rand(20, 2, seed=9)
+    guide = AutoNormal(normal_model)
+    guide(x)
+    found = pv.log_evidence(pv.Pair(normal_model, guide), {"x": x}, num_samples=100)
+    assert found.proposal == "guide"
+
+
+def test_without_latents_one_pass_is_exact():
+    ran = []
+
+    def model(x):
+        ran.append(len(x))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(torch.tensor(1.0).double(), 2.0), obs=x)
+
+    def nothing(x):
+        pass
+
+    x = rand(5, seed=10)
+    found = pv.log_evidence(pv.Pair(model, nothing), {"x": x}, num_samples=10_000)
+    assert torch.allclose(found.estimate, dist.Normal(1.0, 2.0).log_prob(x).double(), atol=1e-6)
+    assert found.proposal == "exact"
+    assert (found.stderr == 0).all()
+    assert (found.ess == 10_000).all()
+    assert torch.equal(found.elbo, found.estimate)
+    assert len(ran) < 10
+
+
+def test_a_latent_site_that_the_guide_lacks_is_named():
+    def nothing(x):
+        pass
+
+    with pytest.raises(pv.PairError, match="guide nothing does not sample latent site 'z'"):
+        pv.log_evidence(pv.Pair(normal_model, nothing), {"x": rand(3, 2)}, num_samples=10)
+
+
+# --- reproducible -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("unchanged_random_state")
+def test_one_seed_gives_the_same_figures_whatever_the_batches_are():
+    pair, x = neural(), (rand(90, 8, seed=14) > 0).double()
+    whole = pv.log_evidence(pair, {"x": x}, num_samples=100)
+    again = pv.log_evidence(pair, ({"x": x[i : i + 7]} for i in range(0, 90, 7)), num_samples=100)
+    other = pv.log_evidence(pair, {"x": x}, num_samples=100, seed=1)
+    for ours, theirs in zip(again[:5], whole[:5], strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-9)
+    assert not torch.equal(other.estimate, whole.estimate)
+
+
+def test_the_elbo_stays_the_guides():
+    model = linear()
+    x = data(model, 100)
+    pair = pv.Pair(model, gaussian(model.posterior, 0.5, 1.5))
+    refined, plain = (pv.log_evidence(pair, x, num_samples=2000, proposal=how) for how in ("refined", "guide"))
+    assert refined.elbo.mean().item() == pytest.approx(plain.elbo.mean().item(), abs=0.05)
+    assert (refined.estimate - refined.elbo).mean() > 0.3
+
+
+def test_single_precision_is_enough():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LinearModel(3, 6)
+    x = rand(30, 6, seed=15).float()
+    found = pv.log_evidence(pv.Pair(model, gaussian(model.posterior, 0.5, 0.7)), {"x": x}, num_samples=1000)
+    assert found.proposal == "refined"
+    assert ((found.estimate - model.marginal().log_prob(x).double()).abs() < 4 * found.stderr + 1e-4).all()

@@ -1,0 +1,159 @@
+"""The report that every run has."""
+
+import html
+import re
+import shlex
+from dataclasses import replace
+
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae.cli import main
+from pyro_vae.diagnostics import diagnose
+from pyro_vae.evidence import evaluate
+from pyro_vae.plots import PICTURES, NotDrawable
+from pyro_vae.report.report import write_run_report
+from pyro_vae.report.sections import command, draw_all, summary, table
+from pyro_vae.runs import Run
+
+OPTIONS = ["--latent", "2", "--hidden", "[8]", "--epochs", "1", "--compile", "off"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["train", "latent", "--run", str(folder), *OPTIONS, "--json"]) == 0
+    return Run.open(folder)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return pv.load_data("digits")
+
+
+@pytest.fixture
+def pair(run, data):
+    pair = pv.pairs.latent(data.spec, latent=2, hidden=[8])
+    pair.load_state_dict(run.load_best()["parameters"])
+    return pair
+
+
+def headings(text):
+    return re.findall(r"<h2>(.*?)</h2>", text)
+
+
+def test_training_leaves_one_file_with_everything_in_it(run, data, pair):
+    text = (run.folder / "report.html").read_text()
+    assert not re.search(r"(src|href)=['\"](?!data:)", text), "the page needs another file"
+    assert headings(text) == [
+        "What it reaches",
+        "Is it to be believed?",
+        "How training went",
+        "The programs",
+        "Pictures",
+        "Again",
+    ]
+    assert "class LatentModel(PyroModule)" in text
+    assert "class LatentGuide(PyroModule)" in text
+    assert "1 epoch, 11 steps" in text
+    assert data.spec.description in text
+    assert f"{pv.elbo(pair, data.batch('test')).kl:.0f}." in text
+    assert f"pyro-vae diagnose {run}" in text
+    for picture in ("graph", "curves", "samples", "manifold", "traversal"):
+        assert f"alt='{picture}'" in text
+        assert (run.figures / f"{picture}.png").stat().st_size > 1000
+    assert "alt='classes'" not in text
+    assert "<b>classes</b>: the model reads no field y" in text
+    for name in ("torch", "pyro-ppl", "pyro_vae"):
+        assert f"<td>{name}</td>" in text
+
+
+def test_the_figures_are_those_of_evaluate(run, data, pair):
+    figures = evaluate(pair, data, num_samples=20)
+    text = write_run_report(run, pair, data, figures).read_text()
+    for key in ("elbo", "reconstruction", "kl"):
+        assert f"<td class='number'>{getattr(figures, key):.2f}</td>" in text
+    assert html.escape(f">= {figures.log_evidence:.1f} (too few draws for k-hat)") in text
+
+
+def test_a_diagnosis_becomes_part_of_the_same_report(run, data, pair):
+    diagnosis = diagnose(pair, data)
+    report = write_run_report(run, pair, data, evaluate(pair, data, num_samples=20), diagnosis)
+    text = report.read_text()
+    assert report == run.folder / "report.html"
+    assert len(headings(text)) == 6
+    assert "Not examined yet" not in text
+    assert all(f"<td>{verdict.check}</td>" in text for verdict in diagnosis.verdicts)
+    assert "alt='khat'" in text
+    assert "alt='curves'" in text
+    assert (run.figures / "diagnose-khat.png").is_file()
+
+
+def test_a_picture_that_fails_costs_the_report_nothing_else(run, data, pair, monkeypatch):
+    def broken(pair, data):
+        raise RuntimeError("no such thing\nat all")
+
+    def refused(pair, data):
+        raise NotDrawable("it does not apply")
+
+    monkeypatch.setitem(PICTURES, "samples", broken)
+    monkeypatch.setitem(PICTURES, "kl", refused)
+    drawn = draw_all(run, pair, data)
+    assert drawn.left_out["samples"] == "could not be drawn for this pair (RuntimeError: no such thing)"
+    assert drawn.left_out["kl"] == "it does not apply"
+    assert "manifold" in drawn.pictures
+
+
+def test_what_is_no_density_of_x_is_not_compared_with_pca(run, data, pair):
+    figures = evaluate(pair, data, num_samples=20)
+    assert "PCA, 2 components" in summary(run, pair, data, figures)
+    assert "PCA" not in summary(run, pair, data, replace(figures, rms_error=None))
+
+
+def test_kl_is_told_by_latent_site(run, data):
+    spec = data.spec
+    for pair, said in (
+        (pv.pairs.hierarchical(spec, latent=[2, 2], hidden=[8]), r"KL by site: z2 \S+, z1 \S+ nats\."),
+        (
+            pv.pairs.structured(spec, latent=2, hidden=[8]),
+            r"<ul><li>log p\(x_out \| x_in\)",
+        ),  # its one latent site is the KL above
+    ):
+        assert re.search(said, summary(run, pair, data, evaluate(pair, data, num_samples=20)))
+
+
+def test_a_density_is_named_with_what_is_given(run, data, pair):
+    spec = data.spec
+    for other, said in (
+        (pair, "log p(x)"),
+        (pv.pairs.conditional(spec, latent=2, hidden=[8]), "log p(x | y)"),
+        (pv.pairs.structured(spec, latent=2, hidden=[8]), "log p(x_out | x_in)"),
+    ):
+        text = summary(run, other, data, evaluate(other, data, num_samples=20))
+        assert f"<td>{said}</td>" in text
+        assert ("PCA, 2 components" in text) is (said == "log p(x)")
+        assert text.count("may be positive") == 1
+
+
+def test_words_of_others_are_escaped(tmp_path):
+    spec = pv.load_data({"x": torch.rand(60, 3)}).spec
+    data = pv.load_data({"x": torch.rand(60, 3)})
+    pair = pv.pairs.latent(spec, latent=2, hidden=[4])
+    fitted = pv.fit(pair, data, epochs=1, compile="off", run=tmp_path / "<b>")
+    text = write_run_report(fitted.run, pair, data, evaluate(pair, data, num_samples=20)).read_text()
+    assert "/<b>" not in text
+    assert "&lt;b&gt;" in text
+    assert "Trained from Python" in text
+    assert table([["<i>", "-1.50"]], ["", "nats"]) == (
+        "<div class='wide'><table><tr><th></th><th class='number'>nats</th></tr>"
+        "<tr><td>&lt;i&gt;</td><td class='number'>-1.50</td></tr></table></div>"
+    )
+
+
+def test_the_command_repeats_the_run(run, tmp_path, capsys):
+    line = command(run.config)
+    assert line == "pyro-vae train latent --data digits --latent 2 --hidden '[8]' --epochs 1 --compile off"
+    assert main([*shlex.split(line)[1:], "--run", str(tmp_path / "again"), "--json"]) == 0
+    assert Run.open(tmp_path / "again").history == run.history
+    assert command({**run.config, "pair": None}) is None

@@ -1,0 +1,128 @@
+"""The registry: one row a pair. What stands here is tested by every test of ``test_battery.py``."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae import Pair, Spec, pairs
+from pyro_vae.conditionals import KINDS as FLOWS
+from pyro_vae.objectives import OBJECTIVES
+
+BATCH = 12
+FEATURES = 16
+
+
+def spec(*, support: str = "real", classes: int | None = None, **fields: tuple[int, ...]) -> Spec:
+    """Describe data that only a test has: ``FEATURES`` numbers, a 4x4 image; ``fields`` besides x by event shape."""
+    mean, std = (torch.full((FEATURES,), value) for value in ((0.4, 0.5) if support == "binary" else (0.1, 1.2)))
+    return Spec(
+        name="test",
+        features=FEATURES,
+        image=(1, 4, 4),
+        support=support,
+        levels=None,
+        classes=classes,
+        fields={"x": (FEATURES,), **fields},
+        mean=mean,
+        std=std,
+        num_data=1000,
+        binarize="gray",
+        description="drawn for a test",
+    )
+
+
+def batch(spec: Spec, size: int = BATCH) -> dict[str, Tensor]:
+    """Draw a batch that fits a description, the same at every call; floats are float64."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = {}
+    for name, shape in spec.fields.items():
+        drawn[name] = torch.randn(size, *shape, generator=generator, dtype=torch.float64)
+        if name == "x" and spec.support == "binary":
+            drawn[name] = (drawn[name] > 0).double()
+        if name in ("mask", "labelled"):
+            drawn[name] = drawn[name] > -0.5
+            drawn[name].reshape(size, -1)[:, 0] |= shape != ()  # no group without an item
+        if name == "y" and spec.classes is not None:
+            drawn[name] = torch.arange(size) % spec.classes
+    return drawn
+
+
+@dataclass(frozen=True)
+class Row:
+    """A pair, and the data that it is tried on.
+
+    ``options`` keep its nets small. ``exact`` says that the guide claims to be the posterior,
+    ``density`` that its density is known at any value, not only at its own draws.
+    """
+
+    pair: Callable[..., Pair]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    spec: Spec = field(default_factory=spec)
+    exact: bool = False
+    density: bool = True
+
+    def build(self, seed: int = 0) -> Pair:
+        """Build the pair in float64, with parameters drawn from ``seed``."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            pair = self.pair(self.spec, **self.options)
+        for module in pair.modules().values():
+            module.double()
+        return pair.train(False)
+
+    def batch(self, size: int = BATCH) -> dict[str, Tensor]:
+        """Draw data for the pair."""
+        return batch(self.spec, size)
+
+
+SMALL = {"latent": 3, "hidden": [8]}
+BINARY = spec(support="binary")
+LABELS = spec(classes=3, y=())
+FEW_LABELS = spec(classes=3, y=(), labelled=())
+GROUPS = spec(mask=(4,))
+ATTRIBUTES = spec(support="binary", y=(2,))
+
+ROWS: dict[str, Row] = {
+    "latent": Row(pairs.latent, SMALL),
+    "latent-bernoulli": Row(pairs.latent, SMALL, BINARY),
+    "latent-conv": Row(pairs.latent, {"latent": 3, "net": "conv"}, BINARY),
+    "latent-full": Row(pairs.latent, {**SMALL, "covariance": "full"}),
+    "latent-low-rank": Row(pairs.latent, {**SMALL, "covariance": "low-rank"}),
+    **{f"latent-{p}": Row(pairs.latent, {**SMALL, "prior": p, "components": 4}) for p in ("mixture", "vamp")},
+    "latent-flow": Row(pairs.latent, {**SMALL, "prior": "flow"}),
+    **{
+        f"latent-{o}": Row(pairs.latent, {**SMALL, "objective": o, "particles": 3})
+        for o in OBJECTIVES
+        if o != "enumeration"
+    },
+    **{f"flow-{k}": Row(pairs.flow, {**SMALL, "kind": k, "layers": 2}, density=k != "planar") for k in FLOWS},
+    "autoencoder": Row(pairs.autoencoder, SMALL),
+    "conditional": Row(pairs.conditional, SMALL, LABELS),
+    "conditional-learned": Row(pairs.conditional, {**SMALL, "prior": "learned"}, LABELS),
+    "conditional-attributes": Row(pairs.conditional, SMALL, ATTRIBUTES),
+    "attribute": Row(pairs.attribute, SMALL, ATTRIBUTES),
+    "attribute-labels": Row(pairs.attribute, SMALL, LABELS),
+    "hierarchical": Row(pairs.hierarchical, {"latent": [3, 2], "hidden": [8]}),
+    "hierarchical-1": Row(pairs.hierarchical, {"latent": [3], "hidden": [8]}),
+    "hierarchical-3": Row(pairs.hierarchical, {"latent": [4, 3, 2], "hidden": [8, 7]}, BINARY),
+    "hierarchical-bottom-up": Row(pairs.hierarchical, {"latent": [4, 3, 2], "hidden": [8], "guide": "bottom-up"}),
+    "hierarchical-dreg": Row(
+        pairs.hierarchical, {"latent": [3, 2], "hidden": [8], "objective": "dreg", "particles": 3}
+    ),
+    "semi_supervised": Row(pairs.semi_supervised, SMALL, FEW_LABELS),
+    "semi_supervised-conv": Row(
+        pairs.semi_supervised, {**SMALL, "classifier": "conv", "dropout": 0.2, "scaling": "common"}, FEW_LABELS
+    ),
+    "semi_supervised-drawn": Row(pairs.semi_supervised, {**SMALL, "classes": "drawn"}, FEW_LABELS),
+    **{f"structured-{q}": Row(pairs.structured, {**SMALL, "quadrants": q}, BINARY) for q in (1, 2, 3)},
+    "structured-real": Row(pairs.structured, SMALL),
+    "grouped": Row(pairs.grouped, {"group_latent": 2, **SMALL}, GROUPS),
+    "grouped-items": Row(pairs.grouped, {"items": 2, "group_latent": 2, **SMALL}),
+    "grouped-iwae": Row(pairs.grouped, {"group_latent": 2, **SMALL, "objective": "iwae", "particles": 3}, GROUPS),
+    "semi_amortized": Row(pairs.semi_amortized, SMALL, BINARY),
+    "linear": Row(pairs.linear, {"latent": 3}, exact=True),
+    "linear-per-feature": Row(pairs.linear, {"latent": 3, "noise": "per-feature"}, exact=True),
+}
