@@ -6,7 +6,7 @@ epoch without saved state, and each of several processes computes its share of t
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.binarization import draw, key
-from pyro_vae.data.partial_labels import hide_labels
+from pyro_vae.data.partial_labels import hide_labels, mark_unknown
 from pyro_vae.data.readers import DataError
 from pyro_vae.data.schema import Contents, flat, inspect
 from pyro_vae.data.sources import DATASETS, Source, open_source
@@ -98,6 +98,12 @@ class Data:
         _check_count("batch_size", batch_size, 1)
         starts = range(0, size, batch_size)
         return (self._evaluation(split, np.arange(i, min(i + batch_size, size)), device) for i in starts)
+
+    @property
+    def has_unlabelled(self) -> bool:
+        """Whether the training split has data whose ``y`` is not known."""
+        split = self._split("train")
+        return "labelled" in split.arrays and not split.take("labelled", np.arange(len(split))).all()
 
     def num_batches(self, batch_size: int) -> int:
         """Return the number of steps in a training epoch.
@@ -203,7 +209,8 @@ def load_data(
         source: a name in `DATASETS`; a .npz file with ``x`` and any other field, or ``x_train``, ``x_test``, ...; a .npy
             file of ``x`` or a folder with one .npy file a field, both memory-mapped; a folder of images, flat or with a
             subfolder a class, if need be below train, valid and test; or a mapping of arrays or tensors by field.
-            Arrays of uint8 mean k/255. Integer ``y`` of shape (data,) are classes, other ``y`` attributes as floats.
+            Arrays of uint8 mean k/255. Integer ``y`` of shape (data,) are classes, -1 or NaN where they are unknown, other ``y``
+            attributes as floats.
         data_dir: where named sets lie or are downloaded to; ``$PYRO_VAE_DATA`` or ``~/.cache/pyro_vae`` by default.
         binarize: "gray": values as they are. "static": every value of [0, 1] is replaced by one binary draw with that
             probability. "dynamic": the same, drawn anew each time in training. Evaluation always sees the same draws.
@@ -233,6 +240,7 @@ def load_data(
             unused="label_seed",
         )
     opened = open_source(source, data_dir=data_dir, image_size=image_size)
+    opened = replace(opened, parts=mark_unknown(opened.parts, opened.name))
     contents = inspect(
         opened.parts,
         opened.name,

@@ -453,7 +453,7 @@ X = np.random.default_rng(0).normal(size=(20, 3))
         ({"x": X.astype(object)}, {}, "arrays: x holds Python objects, not numbers"),
         ({"x": X.astype(complex)}, {}, "arrays: x holds complex numbers, not numbers"),
         ({"x": [[1.0], [1.0, 2.0]]}, {}, "x is no array: its rows differ in length."),
-        ({"x": X, "y": np.arange(20) - 1}, {}, "arrays: y holds the class -1: number the classes from 0"),
+        ({"x": X, "y": np.arange(20) - 2}, {}, "arrays: y holds the class -2: number the classes from 0"),
         ({"x": X, "y": np.arange(20) + 1990}, {}, "arrays: y holds the class 2,009 among 20 data"),
         ({"x": X, "a b": X}, {}, "'a b' cannot be an argument of a program"),
         ({"x": np.zeros((9, 5, 6, 7), np.uint8)}, {}, "neither its first nor its last size is a number of channels"),
