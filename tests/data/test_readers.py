@@ -15,7 +15,7 @@ from PIL import Image
 
 from pyro_vae.data import image_folders as images
 from pyro_vae.data import readers as files
-from pyro_vae.data.dataset import load_data
+from pyro_vae.data.load import load_data
 from pyro_vae.data.readers import DataError, read_idx, read_npy, read_npz
 
 CASES = int(os.environ.get("PYRO_VAE_FUZZ", "150"))  # of each kind of file

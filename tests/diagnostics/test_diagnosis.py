@@ -19,7 +19,7 @@ from pyro_vae.diagnostics.checks import CHECKS
 from pyro_vae.diagnostics.datatree import to_datatree
 from pyro_vae.diagnostics.diagnosis import BUDGETS, diagnose, expected_seconds
 from pyro_vae.diagnostics.subject import Budget
-from pyro_vae.evidence import evaluate, spread
+from pyro_vae.evidence import evaluate
 from pyro_vae.guides.linear import LinearGuide
 from pyro_vae.models.linear import LinearModel
 from pyro_vae.report import write_report
@@ -240,7 +240,7 @@ def test_the_figures_of_a_diagnosis_are_those_of_evaluate(data, monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 49, 50, 77, 10**6])
 def test_data_are_taken_from_all_over_a_split(data, count):
-    batch, positions = spread(data, "test", count)
+    batch, positions = data.subset("test", count)
     size = data.size("test")
     assert len(positions) == len(set(positions)) == len(batch["x"]) == min(count, size)
     whole = data.batch("test")
