@@ -146,10 +146,10 @@ def _draw_arguments(words: Sequence[str], what: str) -> tuple[Any, list[str]]:
 def _rate(run: Any, allowed: str | None) -> dict[str, float]:
     """Return what a run's pair reaches on the test split at beta = 1, and the beta that trained it."""
     from pyro_vae.evidence import bound
-    from pyro_vae.evidence.evaluation import ROWS
+    from pyro_vae.evidence.evaluation import BATCH_SIZE
 
     pair, data = rebuild_best(run, allowed)
-    table = bound(pair, data.batches("test", ROWS), data.size("train"))
+    table = bound(pair, data.batches("test", BATCH_SIZE), data.size("train"))
     return {"beta": run.config["training"]["beta"], "kl": table.kl, "reconstruction": table.reconstruction}
 
 

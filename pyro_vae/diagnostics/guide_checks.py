@@ -18,7 +18,7 @@ from pyro_vae.diagnostics.subject import (
     require_weights,
 )
 from pyro_vae.evidence import TOLERATED, log_evidence
-from pyro_vae.posterior import spread_over
+from pyro_vae.posterior import repeat_batch
 
 FAMILY = "try a richer family, such as a full covariance (--covariance full) or a flow (the pair flow)"
 ENCODER = "try a larger encoder or train for longer"
@@ -109,7 +109,7 @@ def retraining(subject: Subject) -> Iterator[Verdict]:
 
 def calibration(subject: Subject) -> Iterator[Verdict]:
     """Is q calibrated on data that the model draws?"""
-    like = spread_over(subject.test, subject.budget.simulated)
+    like = repeat_batch(subject.test, subject.budget.simulated)
     ranks, coverage = calibrate(subject.pair, like, seed=subject.seed)
     subject.found["calibration"], subject.found["coverage"] = ranks, coverage
     level: Level = "good" if ranks.pvalue > RARE else "bad"
@@ -132,7 +132,7 @@ def calibration(subject: Subject) -> Iterator[Verdict]:
         f"90 % regions hold the truth {percent(inside)} of the time ({pvalue_words(coverage.pvalue)})"
         + ("" if level == "good" else f"; {tone}"),
     )
-    test = averaged(subject.pair, spread_over(subject.test, 4 * subject.budget.simulated), seed=subject.seed)
+    test = averaged(subject.pair, repeat_batch(subject.test, 4 * subject.budget.simulated), seed=subject.seed)
     level = "good" if test.pvalue > RARE else "fair" if test.accuracy < 0.6 else "bad"
     said = f"a classifier tells draws of q averaged over simulated data from the prior with accuracy {test.accuracy:.2f} ({pvalue_words(test.pvalue)})"
     tone = "" if level == "good" else "; q is wrong in the same way over many data"

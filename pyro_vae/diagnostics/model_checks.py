@@ -6,7 +6,7 @@ import torch
 
 from pyro_vae.diagnostics import criticism
 from pyro_vae.diagnostics.subject import LeftOut, Level, Subject, Verdict, evenly, percent
-from pyro_vae.posterior import observed_sites, spread_over
+from pyro_vae.posterior import observed_sites, repeat_batch
 from pyro_vae.program import evaluation, pieces, plate_nesting, run, simulate
 
 
@@ -111,7 +111,7 @@ def _observed(subject: Subject, count: int | None = None) -> torch.Tensor:
 
 def _samples(subject: Subject, count: int) -> torch.Tensor:
     """Draw x from the model, ``(count, features)``."""
-    like = spread_over(subject.test, count)
+    like = repeat_batch(subject.test, count)
     with evaluation(subject.pair, subject.seed):
         parts = [simulate(subject.pair, part)[0][subject.x] for part in pieces(like, 4096)]
     return torch.cat(parts).reshape(count, -1)

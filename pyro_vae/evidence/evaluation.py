@@ -28,8 +28,8 @@ from pyro_vae.program import (
     size_of,
 )
 
-ROWS = 500  # data a batch
-EXAMINED = (
+BATCH_SIZE = 500  # data a batch
+MAX_EXAMINED = (
     2000  # data whose codes decide which latent dimensions are in use: some guides take a thousand draws for each
 )
 
@@ -109,11 +109,11 @@ def evaluate(
     """
 
     def batches():  # type: ignore[no-untyped-def]
-        return data.batches(split, ROWS)
+        return data.batches(split, BATCH_SIZE)
 
     meaning = meaning_of(pair, data.batch(split, 2))
     table = bound(pair, batches(), data.size("train"), num_samples=1 if meaning.exact else 16, seed=seed)
-    means = {} if meaning.shared else posterior_means(pair, data.subset(split, EXAMINED)[0], seed=seed)
+    means = {} if meaning.shared else posterior_means(pair, data.subset(split, MAX_EXAMINED)[0], seed=seed)
     evidence = None
     if meaning.unweighable is None and declared(pair.objective).figure.comparable:
         draws = 1 if meaning.exact else num_samples
@@ -172,7 +172,7 @@ def quick_samples(num_data: int) -> int:
 
 def _rms(pair: Pair, data: Data, split: str) -> float | None:
     total, count = 0.0, 0
-    for batch in data.batches(split, ROWS):
+    for batch in data.batches(split, BATCH_SIZE):
         means = reconstruct(pair, batch)
         if "x" not in means or means["x"].shape != batch["x"].shape:
             return None

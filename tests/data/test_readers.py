@@ -345,7 +345,7 @@ def test_folders_that_cannot_be_used(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"of more than 8 bits per channel \(mode I;16\): save it with 8 bits"):
         load_data(tmp_path)
     picture(other)
-    monkeypatch.setattr(images, "_PIXEL_LIMIT", 40)
+    monkeypatch.setattr(images, "_MAX_PIXELS", 40)
     with pytest.raises(DataError, match="is an image of 6 x 8, more than 40 pixels: make it smaller"):
         load_data(tmp_path)
     monkeypatch.undo()
