@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pyro_vae as pv
-from pyro_vae.data.dataset import Data, load_data
+from pyro_vae.data.dataset import Data
+from pyro_vae.data.load import load_data
 from pyro_vae.data.readers import DataError
 from pyro_vae.data.sources import DATASETS
 
@@ -365,7 +366,7 @@ def test_random_states_are_left_alone(tmp_path):
 
 def test_importing_and_loading_digits_is_quick_of_imports():
     code = (
-        "import sys, pyro_vae.data.dataset as d; d.load_data('digits'); "
+        "import sys, pyro_vae.data.load as d; d.load_data('digits'); "
         "print([m for m in ('torchvision', 'sklearn', 'PIL', 'scipy', 'rich', 'pyro') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
