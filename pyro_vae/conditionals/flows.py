@@ -30,10 +30,12 @@ from pyro.nn import ConditionalAutoRegressiveNN, ConditionalDenseNN, DenseNN
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, Transform
 
-from pyro_vae.conditionals.likelihoods import Head, spread_of
+from pyro_vae.conditionals.head import Head, initial_std
 from pyro_vae.conditionals.scales import from_scale, to_scale
 from pyro_vae.distributions import ConditionalSplineAutoregressive, ConditionalSplineCoupling
 from pyro_vae.options import Count, Whole, Within, checked
+
+__all__ = ["KINDS", "Flow", "Kind", "flow_layers"]
 
 Kind = Literal["planar", "autoregressive", "coupling", "spline_autoregressive", "spline_coupling"]
 KINDS = get_args(Kind)
@@ -190,5 +192,5 @@ class Flow(Head):
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return the parameters, ``(size,)``, of ``mean`` and ``std`` (else 1) before any bending."""
-        raw_scale = from_scale(spread_of(std, mean, 1.0)).to(mean)
+        raw_scale = from_scale(initial_std(std, mean, 1.0)).to(mean)
         return torch.cat([mean.detach(), raw_scale, mean.new_zeros(self.size - 2 * self.features)])

@@ -10,9 +10,11 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_vae.conditionals.likelihoods import Head, spread_of
+from pyro_vae.conditionals.head import Head, initial_std
 from pyro_vae.conditionals.scales import bounded, from_scale, to_scale
 from pyro_vae.options import Count, checked
+
+__all__ = ["FullCovariance", "LowRank", "PointMass"]
 
 
 class LowRank(Head):
@@ -41,7 +43,7 @@ class LowRank(Head):
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return the parameters, ``(size,)``, of ``mean``, ``std`` (1 if not given) and no correlation."""
-        raw_scale = from_scale(spread_of(std, mean, 1.0)).to(mean)
+        raw_scale = from_scale(initial_std(std, mean, 1.0)).to(mean)
         return torch.cat([mean.detach(), raw_scale, mean.new_zeros(self.rank * self.features)])
 
     def extra_repr(self) -> str:
@@ -84,7 +86,7 @@ class FullCovariance(Head):
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return the parameters, ``(size,)``, of ``mean``, ``std`` (1 if not given) and no correlation."""
-        raw_scale = from_scale(spread_of(std, mean, 1.0)).to(mean)
+        raw_scale = from_scale(initial_std(std, mean, 1.0)).to(mean)
         return torch.cat([mean.detach(), raw_scale, mean.new_zeros(self.size - 2 * self.features)])
 
 

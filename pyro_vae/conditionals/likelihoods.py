@@ -1,18 +1,11 @@
-"""Heads: the numbers that a net gives, as a distribution.
+"""Heads for likelihoods p(x | z), by data.
 
-A head says how many numbers it needs (``size``), turns ``(..., size)`` into a distribution over ``(...,
-features)`` with event_dim 1, and knows where to begin: ``start(mean, std)`` returns the ``size`` numbers at
-which the distribution has that mean (and, where it has a free scale, that standard deviation). The numbers
-are laid out in kinds: all features' locations, then all features' scales, and so on, so that a
-convolutional decoder's channels come out as kinds.
-
-For likelihoods p(x | z), by data: `Bernoulli` (0 or 1), `ContinuousBernoulli` (between 0 and 1),
-`DiscretizedLogistic`, `DiscretizedLogisticMixture` and `Categorical` (equally spaced levels), `Normal`
-(real). For posteriors and conditional priors of z: `Normal`, `LowRank`, `FullCovariance`, `PointMass`, and
-`Flow` in `pyro_vae.conditionals.flows`.
+`Bernoulli` (0 or 1), `ContinuousBernoulli` (between 0 and 1), `DiscretizedLogistic`,
+`DiscretizedLogisticMixture` and `Categorical` (equally spaced levels), `Normal` (real). `Normal` is
+also a head for posteriors and conditional priors of z, as are those of
+`pyro_vae.conditionals.gaussian` and `pyro_vae.conditionals.flows`.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Annotated, Literal
 
@@ -22,62 +15,20 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_vae import distributions
+from pyro_vae.conditionals.head import EDGE, Head, initial_std, inside
 from pyro_vae.conditionals.scales import Transform, from_scale, to_scale
 from pyro_vae.options import Count, Positive, Within, checked
 
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
+    "Normal",
+]
+
 Levels = Annotated[int, Within(2)]
-
-# how near to 0 or 1 a likelihood on [0, 1] begins: a pixel that is 0 in all training data may be 1 in other
-# data, and at 1e-3 four hundred such pixels cost .4 nats at the start
-EDGE = 1e-3
-
-
-class Head(nn.Module, ABC):
-    """What every head is. To write one: set ``features`` and ``size``, define ``forward`` and ``start``.
-
-    Args:
-        features: size of the event, the last dimension of a value.
-        size: how many numbers a datum the head needs from the net.
-    """
-
-    @checked()
-    def __init__(self, features: Count, size: Count) -> None:
-        super().__init__()
-        self.features, self.size = features, size
-
-    @abstractmethod
-    def forward(self, parameters: Tensor) -> TorchDistribution:
-        """Return the distribution over ``(..., features)`` for ``parameters``, ``(..., size)``."""
-
-    @abstractmethod
-    def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
-        """Return parameters, ``(size,)``, to begin with, for data of this mean and std, ``(features,)``."""
-
-    def in_units(self, scale: Tensor) -> "Head":
-        """Return this head for data that are divided by ``scale``, ``(features,)``: itself, where `start` sets its scale."""
-        return self
-
-    def kinds(self, parameters: Tensor) -> Tensor:
-        """Return ``parameters``, ``(..., size)``, as ``(..., size // features, features)``."""
-        self.check_size(parameters)
-        return parameters.unflatten(-1, (-1, self.features))
-
-    def check_size(self, parameters: Tensor) -> None:
-        """Refuse parameters of another width than ``size``.
-
-        Raises:
-            ValueError: the net gives another number of numbers than the head needs.
-        """
-        if parameters.shape[-1:] != (self.size,):
-            raise ValueError(
-                f"the head {type(self).__name__}({self.extra_repr()}) needs {self.size} numbers a datum "
-                f"and the net gives a tensor of shape {tuple(parameters.shape)}: "
-                "build the net with outputs=head.size."
-            )
-
-    def extra_repr(self) -> str:
-        """Return what stands between the brackets when the head is printed."""
-        return str(self.features)
 
 
 def _solve(increasing: Callable[[Tensor], Tensor], target: Tensor, low: float, high: float) -> Tensor:
@@ -88,20 +39,6 @@ def _solve(increasing: Callable[[Tensor], Tensor], target: Tensor, low: float, h
         short = increasing(middle) < target
         below, above = torch.where(short, middle, below), torch.where(short, above, middle)
     return (below + above) / 2
-
-
-def _inside(mean: Tensor) -> Tensor:
-    # starts are solved for on the CPU in float64, which some accelerators lack
-    return mean.detach().cpu().double().clamp(EDGE, 1 - EDGE)
-
-
-def spread_of(std: Tensor | None, mean: Tensor, default: float | Tensor) -> Tensor:
-    """Return standard deviations to begin with: those given, none below a hundredth of the largest."""
-    usual = torch.as_tensor(default, dtype=torch.float64).detach().cpu().expand(mean.shape)
-    if std is None:
-        return usual
-    std = std.detach().cpu().double()
-    return torch.where(std.max() > 0, std.maximum(0.01 * std.max()), usual)
 
 
 class Bernoulli(Head):
@@ -117,7 +54,7 @@ class Bernoulli(Head):
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return the logits, ``(features,)``, of ``mean`` brought inside (0, 1); ``std`` is not used."""
-        return torch.logit(_inside(mean)).to(mean)
+        return torch.logit(inside(mean)).to(mean)
 
 
 class ContinuousBernoulli(Head):
@@ -134,7 +71,7 @@ class ContinuousBernoulli(Head):
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return the logits, ``(features,)``, of ``mean`` brought inside (0, 1); ``std`` is not used."""
         reach = 2 / EDGE  # the mean is about 1 - 1/l for large l
-        logits = _solve(lambda logits: distributions.ContinuousBernoulli(logits).mean, _inside(mean), -reach, reach)
+        logits = _solve(lambda logits: distributions.ContinuousBernoulli(logits).mean, inside(mean), -reach, reach)
         return logits.to(mean)
 
 
@@ -168,10 +105,10 @@ class DiscretizedLogistic(Head):
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return the parameters, ``(size,)``, of ``mean`` brought inside (0, 1); its logistic, of ``std``."""
-        scale = spread_of(std, mean, 0.2) / distributions.STD_OF_LOGISTIC
+        scale = initial_std(std, mean, 0.2) / distributions.STD_OF_LOGISTIC
         raw_scale = from_scale(scale / self._UNIT)
         reach = (1 + 10 * float(scale.max())) / self._UNIT
-        raw_loc = _solve(lambda loc: self._logistic(loc, raw_scale).mean, _inside(mean), -reach, reach)
+        raw_loc = _solve(lambda loc: self._logistic(loc, raw_scale).mean, inside(mean), -reach, reach)
         return torch.cat([raw_loc, raw_scale]).to(mean)
 
     def extra_repr(self) -> str:
@@ -205,7 +142,7 @@ class DiscretizedLogisticMixture(DiscretizedLogistic):
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return the parameters, ``(size,)``, of ``mean``; equal components side by side over ``std``."""
-        spread = spread_of(std, mean, 0.2).unsqueeze(-1)
+        spread = initial_std(std, mean, 0.2).unsqueeze(-1)
         offsets = torch.linspace(-1, 1, self.components, dtype=torch.float64) * (self.components > 1)
         # side by side, so that the components can learn different things
         shifts = spread / self._UNIT * offsets  # (features, components)
@@ -216,7 +153,7 @@ class DiscretizedLogisticMixture(DiscretizedLogistic):
         def mean_at(centre: Tensor) -> Tensor:
             return self._mixture(logits, centre.unsqueeze(-1) + shifts, raw_scale).mean
 
-        centre = _solve(mean_at, _inside(mean), -reach, reach)
+        centre = _solve(mean_at, inside(mean), -reach, reach)
         kinds = torch.cat([logits, centre.unsqueeze(-1) + shifts, raw_scale], -1)
         return kinds.T.flatten().to(mean)
 
@@ -249,10 +186,10 @@ class Categorical(Head):
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return logits, ``(size,)``: a bell of about ``std`` (flat without), tilted to have ``mean``."""
         values = torch.linspace(0, 1, self.levels, dtype=torch.float64)
-        target = _inside(mean / self.highest)
+        target = inside(mean / self.highest)
         shape = torch.zeros(len(mean), self.levels, dtype=torch.float64)
         if std is not None:
-            spread = spread_of(std / self.highest, mean, 0.2).maximum(torch.tensor(0.5 / self.levels))
+            spread = initial_std(std / self.highest, mean, 0.2).maximum(torch.tensor(0.5 / self.levels))
             shape = -0.5 * ((values - target.unsqueeze(-1)) / spread.unsqueeze(-1)).square()
 
         def mean_at(tilt: Tensor) -> Tensor:
@@ -322,7 +259,7 @@ class Normal(Head):
         A learned scale is not among the parameters: it is set here, in place, to ``std`` or to its root
         mean square. A fixed one stays.
         """
-        scale = spread_of(std, mean, self.value)
+        scale = initial_std(std, mean, self.value)
         raw_scale = from_scale(scale / self.value, self.positive).to(mean)
         if self.scale == "predicted":
             return torch.cat([mean.detach(), raw_scale])

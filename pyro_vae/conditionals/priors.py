@@ -14,6 +14,8 @@ from pyro_vae.conditionals.flows import Kind, condition_all, flow_layers
 from pyro_vae.conditionals.scales import from_scale, to_scale
 from pyro_vae.options import Count, checked
 
+__all__ = ["FixedPrior", "FlowPrior", "MixturePrior", "NormalPrior", "StandardNormal", "VampPrior"]
+
 
 class StandardNormal(nn.Module):
     """N(0, I). Nothing is learned; it moves with ``.to(device)``.

@@ -24,6 +24,8 @@ from torch.nn import functional as F
 
 from pyro_vae.options import accept
 
+__all__ = ["from_scale", "to_scale"]
+
 BOUND = 10.0
 SMALLEST = math.exp(-BOUND)  # 4.5e-5; its square is still far from float32's underflow
 Transform = Literal["exp", "softplus"]

@@ -24,16 +24,19 @@ from pyro_vae.objectives.aggregate_posterior import (
     squared_mmd,
     stratified_weights,
 )
-from pyro_vae.objectives.bounds import AnalyticKL, Bound, ImportanceWeighted, Objective, Renyi, ReweightedWakeSleep
+from pyro_vae.objectives.analytic_kl import AnalyticKL
+from pyro_vae.objectives.importance import ImportanceWeighted, LogWeightBound, Renyi
+from pyro_vae.objectives.objective import Objective
 from pyro_vae.objectives.path_derivative import DoublyReparameterized, PathDerivative, StickingTheLanding
 from pyro_vae.objectives.registry import OBJECTIVES
+from pyro_vae.objectives.wake_sleep import ReweightedWakeSleep
 
 __all__ = [
     "OBJECTIVES",
     "AnalyticKL",
-    "Bound",
     "DoublyReparameterized",
     "ImportanceWeighted",
+    "LogWeightBound",
     "MaximumMeanDiscrepancy",
     "Objective",
     "PathDerivative",

@@ -9,7 +9,7 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.objectives.bounds import Objective, Site
+from pyro_vae.objectives.objective import Objective, Site
 from pyro_vae.options import Count, Weight, checked
 from pyro_vae.program import Figure, PairError, is_latent, uncondition
 

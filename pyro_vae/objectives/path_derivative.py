@@ -10,7 +10,7 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.objectives.bounds import IMPORTANCE_WEIGHTED, Objective
+from pyro_vae.objectives.objective import IMPORTANCE_WEIGHTED, Objective
 from pyro_vae.program import PairError
 
 

@@ -4,19 +4,25 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from pyro_vae.conditionals import conditional as conditionals
-from pyro_vae.conditionals.conditional import Conditional, join
-from pyro_vae.conditionals.flows import Flow
-from pyro_vae.conditionals.gaussian import FullCovariance, LowRank
-from pyro_vae.conditionals.likelihoods import (
+from pyro_vae.conditionals import (
     Bernoulli,
     Categorical,
+    Conditional,
     ContinuousBernoulli,
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
+    Flow,
+    FlowPrior,
+    FullCovariance,
+    LowRank,
+    MixturePrior,
     Normal,
+    NormalPrior,
+    StandardNormal,
+    VampPrior,
+    join,
 )
-from pyro_vae.conditionals.priors import FlowPrior, MixturePrior, NormalPrior, StandardNormal, VampPrior
+from pyro_vae.conditionals import conditional as conditionals
 from pyro_vae.guides.latent import LatentGuide
 from pyro_vae.models.latent import LatentModel
 from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder

@@ -6,7 +6,7 @@ from pyro.distributions.transforms import conditional_spline, planar
 from torch.autograd.functional import jacobian
 from torch.distributions import Normal
 
-from pyro_vae.conditionals.flows import KINDS, Flow, flow_layers
+from pyro_vae.conditionals import KINDS, Flow, flow_layers
 from pyro_vae.distributions import BOX, spline
 
 INVERTIBLE = [kind for kind in KINDS if kind != "planar"]

@@ -8,16 +8,19 @@ import torch
 from torch.autograd import grad
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.conditionals.flows import KINDS, Flow
-from pyro_vae.conditionals.gaussian import FullCovariance, LowRank, PointMass
-from pyro_vae.conditionals.likelihoods import (
+from pyro_vae.conditionals import (
+    KINDS,
     Bernoulli,
     Categorical,
     ContinuousBernoulli,
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
+    Flow,
+    FullCovariance,
     Head,
+    LowRank,
     Normal,
+    PointMass,
 )
 
 LEVELS = {

@@ -29,10 +29,10 @@ from pyro_vae.conditionals import conditional as conditionals
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.objectives import registry as objectives
 from pyro_vae.options import Registry, Within, accept, checked, plain, registries, suggestion
+from pyro_vae.pairs import PAIRS
 from pyro_vae.pairs.factory import COVARIANCES, PRIORS
 from pyro_vae.pairs.likelihoods import LIKELIHOODS
 from pyro_vae.pairs.nets import NETS
-from pyro_vae.pairs.registry import PAIRS
 from pyro_vae.program import PairError
 from pyro_vae.training import SettingsError, Training, settings
 
