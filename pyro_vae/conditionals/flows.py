@@ -4,13 +4,13 @@ transforms of a prior.
     e ~ N(0, I)
     z = loc + scale * f_n(... f_1(e))           each f may depend on a context vector
 
-loc, scale and the context come from the net. The transforms act before loc and scale, where everything is
-of the size of 1: their boxes and clamps then mean the same for every datum, and at the start, when each is
-near the identity, the flow is the diagonal Gaussian.
+loc, scale and the context come from the net. The transforms act before loc and scale, where
+everything is of the size of 1: their boxes and clamps then mean the same for every datum, and at
+the start, when each is near the identity, the flow is the diagonal Gaussian.
 
-*Variational Inference with Normalizing Flows (Rezende & Mohamed, 2015)*, arXiv 1505.05770; *Improving
-Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016)*, arXiv 1606.04934; *Density
-estimation using Real NVP (Dinh et al., 2016)*, arXiv 1605.08803.
+*Variational Inference with Normalizing Flows (Rezende & Mohamed, 2015)*, arXiv 1505.05770;
+*Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016)*, arXiv
+1606.04934; *Density estimation using Real NVP (Dinh et al., 2016)*, arXiv 1605.08803.
 """
 
 from collections.abc import Sequence
@@ -67,11 +67,11 @@ def flow_layers(
     """Return the conditional transforms of a flow, each near the identity.
 
     Args:
-        kind: ``"planar"``: one bump a layer, needs many; its inverse is not known, so only its own draws
-            have a density. ``"autoregressive"`` (inverse autoregressive flow): draws and their densities
-            cost one pass, other values ``features`` passes. ``"coupling"``: one pass for both.
-            ``"spline_autoregressive"``, ``"spline_coupling"``: the same with splines in place of affine
-            maps.
+        kind: ``"planar"``: one bump per layer, so that it needs many; its inverse is not known, so
+            only its own draws have a density. ``"autoregressive"`` (inverse autoregressive flow):
+            draws and their densities cost one pass, other values ``features`` passes.
+            ``"coupling"``: one pass for both. ``"spline_autoregressive"``, ``"spline_coupling"``:
+            the same with splines in place of affine maps.
         features: size of the event, at least 2 unless planar.
         context: size of the context vector; 0 for none.
         layers: how many transforms.
@@ -134,8 +134,8 @@ def _start(net: nn.Module) -> None:
 def _start_planar(net: nn.Module, features: int) -> None:
     """Make the net give, as its bias, a planar transform that is the identity.
 
-    Pyro uses u + (softplus(w'u) - 1 - w'u) w / |w|^2 in place of u, which vanishes at u = log(e - 1) w /
-    |w|^2.
+    Pyro uses u + (softplus(w'u) - 1 - w'u) w / |w|^2 in place of u, which vanishes at
+    u = log(e - 1) w / |w|^2.
     """
     w = torch.randn(features)
     w = w / w.norm()
@@ -144,17 +144,18 @@ def _start_planar(net: nn.Module, features: int) -> None:
 
 
 def condition_all(layers: nn.ModuleList, context: Tensor) -> list[Transform]:
-    """Return the transforms at ``context``, ``(..., context)``; each is new and has a cache of its own."""
+    """Return new transforms at ``context``, ``(..., context)``, each with its own cache."""
     return [layer.condition(context) for layer in layers]  # type: ignore[operator]
 
 
 class Flow(Head):
-    """A Gaussian bent by a flow: a posterior whose draws, and the densities of its draws, are exact.
+    """A Gaussian bent by a flow: a posterior whose draws, and the densities of its draws, are
+    exact.
 
     Args:
         features: size of the event.
-        kind: one of ``KINDS``, described at `flow_layers`; or a sequence of Pyro's conditional transform
-            modules, made for this context.
+        kind: one of ``KINDS``, described at `flow_layers`; or a sequence of Pyro's conditional
+            transform modules, made for this context.
         layers: how many transforms, for a named kind.
         context: size of the vector through which x reaches the transforms.
         hidden: widths of the hidden layers of each transform's net.

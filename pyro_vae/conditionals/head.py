@@ -1,4 +1,4 @@
-"""What every head is: the outputs of a net, as a distribution.
+"""The base of heads: the outputs of a net, as a distribution.
 
 A head says how many numbers per datum it needs (``size``), turns ``(..., size)`` into a
 distribution over ``(..., features)`` with event_dim 1, and knows where to begin:
@@ -20,11 +20,11 @@ __all__ = ["Head"]
 
 
 class Head(nn.Module, ABC):
-    """What every head is. To write one: set ``features`` and ``size``, define ``forward`` and ``start``.
+    """The base of heads: set ``features`` and ``size``, define ``forward`` and ``start``.
 
     Args:
         features: size of the event, the last dimension of a value.
-        size: how many numbers a datum the head needs from the net.
+        size: how many numbers per datum the head needs from the net.
     """
 
     @checked()
@@ -38,10 +38,13 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
-        """Return parameters, ``(size,)``, to begin with, for data of this mean and std, ``(features,)``."""
+        """Return initial parameters, ``(size,)``, for data of this mean and std, ``(features,)``."""
 
     def in_units(self, scale: Tensor) -> "Head":
-        """Return this head for data that are divided by ``scale``, ``(features,)``: itself, where `start` sets its scale."""
+        """Return this head for data divided by ``scale``, ``(features,)``.
+
+        It is itself where `start` sets its scale.
+        """
         return self
 
     def kinds(self, parameters: Tensor) -> Tensor:
@@ -53,17 +56,17 @@ class Head(nn.Module, ABC):
         """Refuse parameters of another width than ``size``.
 
         Raises:
-            ValueError: the net gives another number of numbers than the head needs.
+            ValueError: the net does not give ``size`` numbers per datum.
         """
         if parameters.shape[-1:] != (self.size,):
             raise ValueError(
-                f"the head {type(self).__name__}({self.extra_repr()}) needs {self.size} numbers a datum "
+                f"the head {type(self).__name__}({self.extra_repr()}) needs {self.size} numbers per datum "
                 f"and the net gives a tensor of shape {tuple(parameters.shape)}: "
                 "build the net with outputs=head.size."
             )
 
     def extra_repr(self) -> str:
-        """Return what stands between the brackets when the head is printed."""
+        """Return what the printed head shows in parentheses."""
         return str(self.features)
 
 

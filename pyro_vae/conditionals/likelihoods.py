@@ -32,7 +32,7 @@ Levels = Annotated[int, Within(2)]
 
 
 def _solve(increasing: Callable[[Tensor], Tensor], target: Tensor, low: float, high: float) -> Tensor:
-    """Return where in [low, high] an elementwise increasing function meets ``target``, by bisection."""
+    """Return where in [low, high] an increasing function meets ``target``, by bisection."""
     below, above = torch.full_like(target, low), torch.full_like(target, high)
     for _ in range(60):  # 2^-60 of the interval
         middle = (below + above) / 2
@@ -53,7 +53,7 @@ class Bernoulli(Head):
         return dist.Bernoulli(logits=self.kinds(parameters).squeeze(-2)).to_event(1)
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
-        """Return the logits, ``(features,)``, of ``mean`` brought inside (0, 1); ``std`` is not used."""
+        """Return logits, ``(features,)``, of ``mean`` brought inside (0, 1); ``std`` is not used."""
         return torch.logit(inside(mean)).to(mean)
 
 
@@ -69,7 +69,7 @@ class ContinuousBernoulli(Head):
         return distributions.ContinuousBernoulli(self.kinds(parameters).squeeze(-2)).to_event(1)
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
-        """Return the logits, ``(features,)``, of ``mean`` brought inside (0, 1); ``std`` is not used."""
+        """Return logits, ``(features,)``, of ``mean`` brought inside (0, 1); ``std`` is not used."""
         reach = 2 / EDGE  # the mean is about 1 - 1/l for large l
         logits = _solve(lambda logits: distributions.ContinuousBernoulli(logits).mean, inside(mean), -reach, reach)
         return logits.to(mean)
@@ -94,7 +94,7 @@ class DiscretizedLogistic(Head):
         self.levels = levels
 
     def forward(self, parameters: Tensor) -> TorchDistribution:
-        """Return the distribution over ``(..., features)`` for ``parameters``, ``(..., 2 * features)``."""
+        """Return the distribution over ``(..., features)`` for ``parameters``, ``(..., size)``."""
         raw_loc, raw_scale = self.kinds(parameters).unbind(-2)
         return self._logistic(raw_loc, raw_scale).to_event(1)
 
@@ -104,7 +104,9 @@ class DiscretizedLogistic(Head):
         )
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
-        """Return the parameters, ``(size,)``, of ``mean`` brought inside (0, 1); its logistic, of ``std``."""
+        """Return the parameters, ``(size,)``, of ``mean`` brought inside (0, 1); its logistic, of
+        ``std``.
+        """
         scale = initial_std(std, mean, 0.2) / distributions.STD_OF_LOGISTIC
         raw_scale = from_scale(scale / self._UNIT)
         reach = (1 + 10 * float(scale.max())) / self._UNIT
@@ -112,13 +114,13 @@ class DiscretizedLogistic(Head):
         return torch.cat([raw_loc, raw_scale]).to(mean)
 
     def extra_repr(self) -> str:
-        """Return what stands between the brackets when the head is printed."""
+        """Return what the printed head shows in parentheses."""
         return f"{self.features}, levels={self.levels}"
 
 
 class DiscretizedLogisticMixture(DiscretizedLogistic):
-    """A mixture of `DiscretizedLogistic`, one for each feature: several likely values, as at an edge that
-    may be here or there.
+    """A mixture of `DiscretizedLogistic`, one for each feature: several likely values, as at an
+    edge that may be here or there.
 
     Args:
         features: pixels times channels.
@@ -141,7 +143,9 @@ class DiscretizedLogisticMixture(DiscretizedLogistic):
         return dist.MixtureSameFamily(dist.Categorical(logits=logits), self._logistic(raw_loc, raw_scale))
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
-        """Return the parameters, ``(size,)``, of ``mean``; equal components side by side over ``std``."""
+        """Return the parameters, ``(size,)``, of ``mean``; equal components side by side over
+        ``std``.
+        """
         spread = initial_std(std, mean, 0.2).unsqueeze(-1)
         offsets = torch.linspace(-1, 1, self.components, dtype=torch.float64) * (self.components > 1)
         # side by side, so that the components can learn different things
@@ -158,18 +162,19 @@ class DiscretizedLogisticMixture(DiscretizedLogistic):
         return kinds.T.flatten().to(mean)
 
     def extra_repr(self) -> str:
-        """Return what stands between the brackets when the head is printed."""
+        """Return what the printed head shows in parentheses."""
         return f"{self.features}, levels={self.levels}, components={self.components}"
 
 
 class Categorical(Head):
-    """Levels with a free probability each: x in {0, 1, ..., levels - 1}, or any equally spaced values from
-    0 to ``highest``.
+    """Levels with a free probability each: x in {0, 1, ..., levels - 1}, or any equally spaced
+    values from 0 to ``highest``.
 
     Args:
         features: size of the event.
         levels: values that a feature takes.
-        highest: the largest value, ``levels - 1`` if not given; 1.0 for grey pixels scaled to [0, 1].
+        highest: the largest value, ``levels - 1`` if not given; 1.0 for grey pixels scaled to [0,
+            1].
     """
 
     @checked()
@@ -184,7 +189,9 @@ class Categorical(Head):
         return distributions.CategoricalLevels(logits, self.highest).to_event(1)
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
-        """Return logits, ``(size,)``: a bell of about ``std`` (flat without), tilted to have ``mean``."""
+        """Return logits, ``(size,)``: a bell of about ``std`` (flat without), tilted to have
+        ``mean``.
+        """
         values = torch.linspace(0, 1, self.levels, dtype=torch.float64)
         target = inside(mean / self.highest)
         shape = torch.zeros(len(mean), self.levels, dtype=torch.float64)
@@ -199,23 +206,23 @@ class Categorical(Head):
         return (shape + tilt.unsqueeze(-1) * values).T.flatten().to(mean)
 
     def extra_repr(self) -> str:
-        """Return what stands between the brackets when the head is printed."""
+        """Return what the printed head shows in parentheses."""
         return f"{self.features}, levels={self.levels}, highest={self.highest:g}"
 
 
 class Normal(Head):
-    """Real values, independent given the parameters: a likelihood, a diagonal posterior or a conditional
-    prior.
+    """Real values, independent given the parameters: a likelihood, a diagonal posterior or a
+    conditional prior.
 
     Args:
         features: size of the event.
-        scale: where the standard deviation comes from: ``"predicted"`` by the net for every datum and
-            feature; ``"learned"``, one number; ``"per_feature"``, learned, one number a feature;
-            ``"fixed"`` at ``value``.
-        value: the scale, or where a learned one begins, in units of the data. A predicted scale is this
-            times what the net says.
-        positive: how real numbers become scales, ``"exp"`` or ``"softplus"``: see `pyro_vae.conditionals.scales` for why
-            exp is the default.
+        scale: where the standard deviation comes from: ``"predicted"`` by the net for every datum
+            and feature; ``"learned"``, one number; ``"per_feature"``, learned, one number per
+            feature; ``"fixed"`` at ``value``.
+        value: the scale, or where a learned one begins, in units of the data. A predicted scale is
+            this times what the net says.
+        positive: how real numbers become scales, ``"exp"`` or ``"softplus"``: see
+            `pyro_vae.conditionals.scales` for why exp is the default.
     """
 
     @checked()
@@ -234,7 +241,9 @@ class Normal(Head):
             self.raw_scale = nn.Parameter(torch.zeros((features,) if scale == "per_feature" else ()))
 
     def in_units(self, scale: Tensor) -> "Normal":
-        """Return this head for data that are divided by ``scale``, ``(features,)``: a fixed scale is divided too."""
+        """Return this head for data that are divided by ``scale``, ``(features,)``: a fixed scale
+        is divided too.
+        """
         value = self.value
         if self.scale != "fixed" and value == 1.0:
             return self
@@ -256,8 +265,8 @@ class Normal(Head):
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return the parameters, ``(size,)``, of ``mean`` and ``std``.
 
-        A learned scale is not among the parameters: it is set here, in place, to ``std`` or to its root
-        mean square. A fixed one stays.
+        A learned scale is not among the parameters: it is set here, in place, to ``std`` or to its
+        root mean square. A fixed one stays.
         """
         scale = initial_std(std, mean, self.value)
         raw_scale = from_scale(scale / self.value, self.positive).to(mean)
@@ -270,5 +279,5 @@ class Normal(Head):
         return mean.detach().clone()
 
     def extra_repr(self) -> str:
-        """Return what stands between the brackets when the head is printed."""
+        """Return what the printed head shows in parentheses."""
         return f"{self.features}, scale={self.scale!r}"

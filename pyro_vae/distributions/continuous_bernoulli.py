@@ -8,13 +8,14 @@ from torch import Tensor
 
 
 class ContinuousBernoulli(TorchDistribution):
-    """Density ``exp(l x) l / (exp(l) - 1)`` on [0, 1], with ``l`` the logits: a Bernoulli's likelihood,
-    normalised for grey values.
+    """Density ``exp(l x) l / (exp(l) - 1)`` on [0, 1], with ``l`` the logits: a Bernoulli's
+    likelihood, normalised for grey values.
 
-    *The continuous Bernoulli (Loaiza-Ganem & Cunningham, 2019)*, arXiv 1907.06845. torch's class of this name keeps its
-    probability within [eps, 1 - eps], so its density integrates to less than one at the ends: in float32 to .80 at
-    logits of 20 and .40 at 40 (measured), where the pixels of a good model are. Written in h = l / 2,
-    log p = l (x - 1/2) - log(sinh(h) / h), and every quantity has a series where h is near 0.
+    *The continuous Bernoulli (Loaiza-Ganem & Cunningham, 2019)*, arXiv 1907.06845. torch's class of
+    this name keeps its probability within [eps, 1 - eps], so its density integrates to less than
+    one at the ends: in float32 to .80 at logits of 20 and .40 at 40 (measured), where the pixels of
+    a good model are. Written in h = l / 2, log p = l (x - 1/2) - log(sinh(h) / h), and every
+    quantity has a series where h is near 0.
 
     Args:
         logits: ``l``, any real numbers.
@@ -73,7 +74,7 @@ class ContinuousBernoulli(TorchDistribution):
         return 0.25 * torch.where(near, series, h**-2 - torch.sinh(h) ** -2)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 (torch's own default)
-        """Return draws, ``sample_shape + batch_shape``, by the inverse of the distribution function."""
+        """Return draws, ``sample_shape + batch_shape``, by the inverse distribution function."""
         u = torch.rand(self._extended_shape(sample_shape), dtype=self.logits.dtype, device=self.logits.device)
         # log(1 + u (e^l - 1)) / l; for |l| < .02 by its series, the cumulants of a Bernoulli(u), to 1e-10
         near = self.logits.abs() < 0.02

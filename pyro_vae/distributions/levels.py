@@ -16,7 +16,8 @@ STD_OF_LOGISTIC = pi / 3**0.5
 class Levels(constraints.Constraint):
     """The ``levels`` equally spaced numbers from 0 to ``highest``.
 
-    A hundredth of the spacing is forgiven: in float32, 16-bit pixels divided by 65535 need that much.
+    A hundredth of the spacing is forgiven: in float32, 16-bit pixels divided by 65535 need that
+    much.
     """
 
     is_discrete = True
@@ -43,12 +44,13 @@ def _check_levels(levels: int) -> None:
 
 
 class DiscretizedLogistic(TorchDistribution):
-    """A logistic variable rounded to the nearest of the levels ``0, d, 2d, ..., 1`` with ``d = 1 / (levels
-    - 1)``.
+    """A logistic variable rounded to the nearest of the levels ``0, d, 2d, ..., 1``.
 
-    P(x) = F(x + d/2) - F(x - d/2) with F the logistic distribution function; what falls below 0 or above 1
-    goes to the outermost levels, so the probabilities sum to one. *PixelCNN++ (Salimans, Karpathy, Chen,
-    Kingma, 2017)*, arXiv 1701.05517, equation 2.
+    The spacing is ``d = 1 / (levels - 1)``.
+
+    P(x) = F(x + d/2) - F(x - d/2) with F the logistic distribution function; what falls below 0 or
+    above 1 goes to the outermost levels, so the probabilities sum to one. *PixelCNN++ (Salimans,
+    Karpathy, Chen, Kingma, 2017)*, arXiv 1701.05517, equation 2.
 
     Args:
         loc: centre of the logistic variable, in units of the data.
@@ -114,7 +116,9 @@ class DiscretizedLogistic(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """The mean over the levels (not ``loc``: the outermost levels take in the tails); a pass a level."""
+        """The mean over the levels (not ``loc``: the outermost levels take in the tails); one pass
+        per level.
+        """
         return self._moment(1)
 
     @property
@@ -124,8 +128,8 @@ class DiscretizedLogistic(TorchDistribution):
 
 
 class CategoricalLevels(TorchDistribution):
-    """One of the ``levels`` equally spaced numbers from 0 to ``highest``, each with a probability of its
-    own; values are floats.
+    """One of the ``levels`` equally spaced numbers from 0 to ``highest``, each with a probability
+    of its own; values are floats.
 
     Pyro's Categorical gives long integers, which a net cannot take, and has no mean.
 

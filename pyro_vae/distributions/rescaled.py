@@ -8,9 +8,11 @@ from torch import Tensor
 
 
 class Rescaled(TorchDistribution):
-    """x = loc + scale u with u from ``base``, a distribution of real vectors: the change of variables is counted.
+    """x = loc + scale u with u from ``base``, a distribution of real vectors; densities are those
+    of x.
 
-    The data are brought to u before anything else, so that an offset of many deviations costs no precision.
+    The data are mapped to u before anything else, so that an offset of many deviations costs no
+    precision.
 
     Args:
         base: of u, event shape ``(features,)``.

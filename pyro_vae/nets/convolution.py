@@ -53,19 +53,21 @@ def _check_image(image: Sequence[int], channels: Sequence[int]) -> None:
 class ConvEncoder(nn.Module):
     """A convolutional net, ``(..., channels * height * width [+ extra]) -> (..., outputs)``.
 
-    Each entry of ``channels`` is a convolution that halves the image (rounding up), so that any size will do.
+    Each entry of ``channels`` is a convolution that halves the image (rounding up), so that any
+    size will do.
 
     Args:
         image: ``(channels, height, width)`` of the flat image.
-        outputs: numbers out.
+        outputs: number of outputs.
         channels: channels after each halving.
-        blocks: residual blocks after each halving; 0 gives a plain convolutional net, 1 or more a residual
-            net.
+        blocks: residual blocks after each halving; 0 gives a plain convolutional net, 1 or more a
+            residual net.
         hidden: width of the fully connected layer between the convolutions and the output.
-        extra: further numbers that follow the image in the input (a label, say); they join at the fully
-            connected layer.
+        extra: further numbers that follow the image in the input (a label, say); they join at the
+            fully connected layer.
         activation: a name in ``ACTIVATIONS``.
-        dropout: probability that a unit of the fully connected layer is left out of a training step.
+        dropout: probability that a unit of the fully connected layer is left out of a training
+            step.
 
     >>> ConvEncoder((1, 28, 28), 20)(torch.zeros(5, 3, 784)).shape
     torch.Size([5, 3, 20])
@@ -124,14 +126,15 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """The mirror of `ConvEncoder`, ``(..., inputs) -> (..., outputs)``.
 
-    The output is a stack of images, flat: ``outputs`` is the image's number of pixels, or a multiple of it
-    when a likelihood needs several numbers a pixel (all of the first kind, then all of the second, as the
-    heads read them). Each output has a bias of its own.
+    The output is a stack of images, flat: ``outputs`` is the image's number of pixels, or a
+    multiple of it when a likelihood needs several numbers per pixel (all of the first kind, then
+    all of the second, as the heads read them). Each output has a bias of its own.
 
     Args:
-        inputs: numbers in.
+        inputs: number of inputs.
         image: ``(channels, height, width)`` of the image.
-        outputs: numbers out, a multiple of ``channels * height * width``; that product itself if not given.
+        outputs: number of outputs, a multiple of ``channels * height * width``; that product itself
+            if not given.
         channels: channels before each doubling.
         blocks: residual blocks before each doubling; 0 gives a plain convolutional net, 1 or more a
             residual net.
@@ -139,7 +142,7 @@ class ConvDecoder(nn.Module):
         activation: a name in ``ACTIVATIONS``.
 
     Raises:
-        ValueError: ``outputs`` is no multiple of the image's size.
+        ValueError: ``outputs`` is not a multiple of the image's size.
 
     >>> ConvDecoder(20, (1, 28, 28))(torch.zeros(5, 3, 20)).shape
     torch.Size([5, 3, 784])

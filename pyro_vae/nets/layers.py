@@ -1,4 +1,4 @@
-"""What nets are made of: activations, their initial weights, where they begin, and two fixed layers."""
+"""What nets are made of: activations, initial weights and outputs, and two fixed layers."""
 
 from typing import Annotated
 
@@ -37,12 +37,13 @@ def activation_named(name: Activation) -> nn.Module:
 
 
 def initialise(net: nn.Module, activation: str) -> None:
-    """Draw the weights of hidden layers so that every layer keeps the size of what passes (He et al., 2015,
-    arXiv 1502.01852).
+    """Draw the weights of hidden layers so that every layer keeps the scale of what passes through
+    it (He et al., 2015, arXiv 1502.01852).
 
-    torch's own default loses a factor of 2 to 3 a layer. A deep decoder then hardly varies with z, and the ELBO rests
-    for hundreds of steps where q(z | x) is the prior: after four epochs on 20,000 MNIST images a convolutional SiLU pair
-    stood at -107 nats with this, at -200 with the default and a shrunk start; a fully connected one at -113 and -117.
+    torch's own default loses a factor of 2 to 3 per layer. A deep decoder then hardly varies with
+    z, and the ELBO rests for hundreds of steps where q(z | x) is the prior: after four epochs on
+    20,000 MNIST images a convolutional SiLU pair stood at -107 nats with this, at -200 with the
+    default and a shrunk start; a fully connected one at -113 and -117.
     """
     gain = 5 / 3 if activation == "tanh" else 2**0.5  # ReLU halves the second moment, its smooth kin about that
     for module in net.modules():
@@ -56,21 +57,22 @@ def initialise(net: nn.Module, activation: str) -> None:
 
 
 def start_at(net: nn.Module, bias: Tensor, shrink: float = 1.0) -> None:
-    """Set the last layer of ``net``, in place, so that the net begins near ``bias`` for every input.
+    """Set the last layer of ``net``, in place, so that the net begins near ``bias`` for every
+    input.
 
-    A net, or the last part of a net, that has a method ``start_at`` decides for itself; otherwise the last
-    ``nn.Linear`` is taken.
+    A net, or the last part of a net, that has a method ``start_at`` decides for itself; otherwise
+    the last ``nn.Linear`` is taken.
 
     Args:
         net: any module that ends in one of the nets of this file or in an ``nn.Linear``.
         bias: ``(outputs,)``.
-        shrink: what the last layer's weights are multiplied by, to begin closer. Never 0 in training: the
-            layers below would get no gradient. On MNIST, shrinking only delays the moment when a decoder
-            listens to z.
+        shrink: what the last layer's weights are multiplied by, to begin closer. Never 0 in
+            training: the layers below would get no gradient. On MNIST, shrinking only delays the
+            moment when a decoder listens to z.
 
     Raises:
-        TypeError: the net ends in no layer that is known.
-        ValueError: ``bias`` has another width than the layer.
+        TypeError: the net does not end in a layer that can be given a start.
+        ValueError: ``bias`` does not have the width of the layer.
     """
     modules = list(net.modules())
     for module in reversed(modules):
@@ -120,13 +122,14 @@ def check_width(net: nn.Module, x: Tensor, width: int) -> None:
 
 
 class Standardize(nn.Module):
-    """``(x - mean) / std``: the first layer of an encoder of real-valued data. Nothing in it is learned.
+    """``(x - mean) / std``: the first layer of an encoder of real-valued data. Nothing in it is
+    learned.
 
     Args:
         mean: of the training data, ``(features,)``.
         std: of the training data, ``(features,)``.
-        floor: the smallest ``std`` used, as a fraction of the root mean square over the features, so that a
-            feature that hardly varies in training cannot become huge on other data.
+        floor: the smallest ``std`` used, as a fraction of the root mean square over the features,
+            so that a feature that hardly varies in training cannot become huge on other data.
     """
 
     mean: Tensor
@@ -146,11 +149,11 @@ class Standardize(nn.Module):
 
 
 class OneHot(nn.Module):
-    """Class labels as indicator vectors, long ``(...,) -> float (..., classes)``. For attribute vectors use
-    ``nn.Identity``.
+    """Class labels as indicator vectors, long ``(...,) -> float (..., classes)``. For attribute
+    vectors use ``nn.Identity``.
 
-    A look-up in the identity matrix: ``F.one_hot`` inspects its input's values and so cannot be recorded by
-    a compiler, and indexing would take the label -1 for the last class.
+    A look-up in the identity matrix: ``F.one_hot`` inspects its input's values and so cannot be
+    recorded by a compiler, and indexing would take the label -1 for the last class.
 
     >>> OneHot(3)(torch.tensor([0, 2]))
     tensor([[1., 0., 0.],

@@ -19,11 +19,12 @@ from pyro_vae.program import (
 
 
 class AnalyticKL(Objective):
-    """The ELBO, each latent site's KL by formula where torch or Pyro has one, at a draw of the sites above it.
+    """The ELBO, each KL in closed form where torch or Pyro has one, at a draw of the sites above.
 
-    KL(q(z) || p(z | u)) takes u as given, so it is right only if the guide does not draw u after, and given, z. That is checked: sites in one
-    order in both programs are sound, otherwise their dependencies are traced. ``pyro.infer.TraceMeanField_ELBO`` only
-    warns, and only with validation on.
+    KL(q(z) || p(z | u)) takes u as given, so it is right only if the guide does not draw u after,
+    and given, z. That is checked: sites in the same order in both programs are sound, otherwise
+    their dependencies are traced. ``pyro.infer.TraceMeanField_ELBO`` only warns, and only with
+    validation on.
     """
 
     @checked()
@@ -35,7 +36,8 @@ class AnalyticKL(Objective):
         """Return minus the ELBO.
 
         Raises:
-            PairError: the KL of a site cannot be taken by itself, or a latent site is not reparameterised.
+            PairError: the KL of a site cannot be taken by itself, or a latent site is not
+                reparameterised.
         """
         elbo = torch.zeros(())
         for model_trace, guide_trace in self._traces(model, guide, args, kwargs):
@@ -59,7 +61,8 @@ class AnalyticKL(Objective):
     def _kl(self, name: str, q: Site, p: Site) -> Tensor:
         if not q["fn"].has_rsample:
             raise PairError(
-                f"AnalyticKL follows the draws' derivatives, and those of site {name!r} ({type(q['fn']).__name__}) have none; "
+                f"AnalyticKL follows the draws' derivatives, and those of site {name!r} "
+                f"({type(q['fn']).__name__}) have none; "
                 "use the objective elbo, or Pyro's TraceEnum_ELBO"
             )
         try:
@@ -80,7 +83,8 @@ class AnalyticKL(Objective):
             for parent in above[name]:
                 if parent != name and name in _ancestors(parent, below):
                     raise PairError(
-                        f"AnalyticKL takes p({name} | {parent}) at a given {parent!r}, and the guide draws {parent!r} given {name!r}; "
+                        f"AnalyticKL takes p({name} | {parent}) at a given {parent!r}, and the guide draws "
+                        f"{parent!r} given {name!r}; "
                         "use the objective elbo, or a guide that draws in the model's order"
                     )
         self._sound.add(orders)

@@ -17,10 +17,11 @@ from pyro_vae.program import (
 
 
 class LogWeightBound(Objective):
-    """A bound on log p(x) made from the K log-weights of each datum. To write one: define ``bound``.
+    """A bound on log p(x) from the K log-weights of each datum; subclasses define ``bound``.
 
-    Draws that carry no gradient (discrete sites) get the score-function gradient with, for K > 1, the leave-one-out baseline of
-    *Variational Inference for Monte Carlo Objectives (Mnih & Rezende, 2016)*, arXiv 1602.06725.
+    Draws that carry no gradient (discrete sites) get the score-function gradient with, for K > 1,
+    the leave-one-out baseline of *Variational Inference for Monte Carlo Objectives (Mnih & Rezende,
+    2016)*, arXiv 1602.06725.
     """
 
     per_datum = True
@@ -30,7 +31,7 @@ class LogWeightBound(Objective):
         """Return the bound, ``(..., batch)``, from log-weights ``(particles, ..., batch)``."""
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """Return minus the bound, summed over the data as the programs weigh them."""
+        """Return minus the bound, summed over the data as the programs scale them."""
         runs = self._traces(model, guide, args, kwargs)
         weight = self._weight(runs[0][0])
         log_w = torch.cat([self._log_prob(p, weight) - self._log_prob(q, weight) for p, q in runs])
@@ -46,7 +47,7 @@ class LogWeightBound(Objective):
         return self._per_datum(scale_and_mask(self._density(name, site), mask=site["mask"]), name, site)
 
     def _signal(self, log_w: Tensor) -> Tensor:
-        """What each draw adds to the bound: ``(particles, batch)``."""
+        """Return what each draw adds to the bound: ``(particles, batch)``."""
         k = len(log_w)
         if k == 1:
             return self.bound(log_w).unsqueeze(0)
@@ -59,7 +60,8 @@ class LogWeightBound(Objective):
 class ImportanceWeighted(LogWeightBound):
     """log mean_k w_k: tighter than the ELBO, and log p(x) as K grows.
 
-    *Importance Weighted Autoencoders (Burda, Grosse & Salakhutdinov, 2015)*, arXiv 1509.00519, eq. 8.
+    *Importance Weighted Autoencoders (Burda, Grosse & Salakhutdinov, 2015)*, arXiv 1509.00519, eq.
+    8.
     """
 
     figure = IMPORTANCE_WEIGHTED
@@ -72,11 +74,13 @@ class ImportanceWeighted(LogWeightBound):
 class Renyi(LogWeightBound):
     """log mean_k w_k^(1 - alpha) / (1 - alpha), per datum.
 
-    For 0 <= alpha < 1 its expectation is below log p(x): at alpha = 0 it is the importance-weighted bound and near 1 the ELBO.
-    For alpha < 0 it estimates an upper bound, from below; for alpha > 1 a lower one, from above.
+    For 0 <= alpha < 1 its expectation is below log p(x): at alpha = 0 it is the importance-weighted
+    bound and near 1 the ELBO. For alpha < 0 it estimates an upper bound, from below; for alpha > 1
+    a lower one, from above.
 
-    *Renyi Divergence Variational Inference (Li & Turner, 2016)*, arXiv 1602.02311, eq. 10. ``pyro.infer.RenyiELBO`` scales before it
-    takes the logarithm, so under subsampling it bounds nothing, and is no module.
+    *Renyi Divergence Variational Inference (Li & Turner, 2016)*, arXiv 1602.02311, eq. 10.
+    ``pyro.infer.RenyiELBO`` scales before it takes the logarithm, so under subsampling it bounds
+    nothing, and it is not a module.
     """
 
     figure = Figure("Renyi bound", "bound")

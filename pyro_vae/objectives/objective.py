@@ -1,4 +1,4 @@
-"""What every objective here is: a Pyro ELBO that weights each datum by itself where it needs to."""
+"""The base of objectives: a Pyro ELBO that can weight each datum by itself."""
 
 import math
 from abc import abstractmethod
@@ -26,6 +26,7 @@ from pyro_vae.program import (
     particles,
     program_name,
     stacking,
+    trace_pair,
     unwrapped,
     warn_of_left,
     whole_plates,
@@ -38,10 +39,11 @@ IMPORTANCE_WEIGHTED = Figure("importance-weighted bound", "bound")
 
 
 class Objective(ELBO):
-    """What every objective here is. To write one: define ``differentiable_loss``.
+    """The base of objectives; subclasses define ``differentiable_loss``.
 
     Args:
-        num_particles: draws z_k a datum, side by side in a plate on the left; one by one for programs that come out otherwise so.
+        num_particles: draws z_k per datum, in parallel in a plate on the left; one by one for
+            programs whose values this would change.
         data_plate: the plate, at dim -1, that holds what belongs to one datum.
 
     Attributes:
@@ -64,7 +66,7 @@ class Objective(ELBO):
 
     @abstractmethod
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the loss, a 0-dim tensor, with the gradient to follow."""
+        """Return the loss, a 0-dim tensor that carries the gradient."""
 
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """Return the loss as a number."""
@@ -72,19 +74,18 @@ class Objective(ELBO):
             return self.differentiable_loss(model, guide, *args, **kwargs).item()
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """Fill the parameters' ``grad`` and return the loss, a 0-dim tensor, so that it can be recorded."""
+        """Fill the parameters' ``grad`` and return the loss, a 0-dim tensor that can be recorded."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward()
         return loss.detach()
 
     def _get_trace(self, model: Callable, guide: Callable, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        guide_trace, model_trace = trace_pair(guide, model, *args, **kwargs)
         return model_trace, guide_trace
 
     def _guess_max_plate_nesting(self, model: Callable, guide: Callable, args: Any, kwargs: Any) -> None:
-        """Look at the plates as Pyro does, without moving the draws to come and without a line on the screen."""
+        """Count the plates as Pyro does, without changing later draws and without printing."""
         with torch.no_grad(), torch.random.fork_rng(), poutine.block():
             traces = self._get_trace(model, guide, args, kwargs)
         sites = [site for trace in traces for _, site in self._sites(trace)]
@@ -92,7 +93,7 @@ class Objective(ELBO):
         self.max_plate_nesting = max(dims, default=0) + (self.num_particles > 1)
 
     def _programs(self, model: Callable, guide: Callable, args: Any, kwargs: Any) -> list[tuple[Callable, Callable]]:
-        """Model and guide for every run to be made: one with all particles, or one a particle where those do not stack."""
+        """Return model and guide for each run: one with all particles, or one per particle."""
         if self.max_plate_nesting == math.inf:
             self._guess_max_plate_nesting(model, guide, args, kwargs)
         if self.num_particles == 1 or not self._stack(model, guide, args, kwargs):
@@ -100,11 +101,11 @@ class Objective(ELBO):
         return [(self._vectorized_num_particles(model), self._vectorized_num_particles(guide))]
 
     def _traces(self, model: Callable, guide: Callable, args: Any, kwargs: Any) -> list[tuple[Trace, Trace]]:
-        """Traces of model and guide, one pair a run."""
+        """Return traces of model and guide, one pair per run."""
         return [self._get_trace(p, q, args, kwargs) for p, q in self._programs(model, guide, args, kwargs)]
 
     def _stack(self, model: Callable, guide: Callable, args: Any, kwargs: Any) -> bool:
-        """Return whether the programs give the same with particles on the left, looked at once for data of a shape."""
+        """Return whether particles on the left change nothing; checked once per data shape."""
         bare = tuple(unwrapped(program) for program in (guide, model))
         names = tuple(getattr(program, "name", None) or program_name(program) for program in bare)
         shapes = tuple(leaf.shape for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
@@ -135,10 +136,10 @@ class Objective(ELBO):
                 yield name, site
 
     def _per_datum(self, value: Tensor, name: str, site: Site) -> Tensor:
-        """Sum what a site gives over every plate but the data's and the particles': ``(particles, batch)``."""
+        """Sum a site's value over plates other than data and particles: ``(particles, batch)``."""
         if all(frame.name != self.data_plate for frame in site["cond_indep_stack"]):
             raise PairError(
-                f"{type(self).__name__} weighs each datum by itself, and site {name!r} lies outside the plate "
+                f"{type(self).__name__} weights each datum by itself, and site {name!r} lies outside the plate "
                 f"{self.data_plate!r}; move it inside, or use the objective elbo"
             )
         nesting = self.max_plate_nesting - (self.num_particles > 1)
@@ -146,7 +147,7 @@ class Objective(ELBO):
         return value.flatten(1, -2).sum(1) if value.dim() > 2 else value
 
     def _weight(self, model_trace: Trace) -> Any:
-        """What one datum counts: the scale of the observed sites, factors left out."""
+        """Return what one datum counts: the scale of the observed sites, factors left out."""
         sites = (site for _, site in self._sites(model_trace))
         return next(site["scale"] for site in sites if is_data(site))
 
@@ -162,7 +163,7 @@ class Objective(ELBO):
     def _density(self, name: str, site: Site) -> Tensor:
         try:
             return site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-        except KeyError:  # torch's word for a transform without an inverse
+        except KeyError:  # what torch raises for a transform without an inverse
             raise PairError(
                 f"{type(self).__name__} needs the density of site {name!r} at given values, and a transform of its "
                 "distribution has no inverse; use another flow, or the objective elbo"

@@ -11,20 +11,18 @@ from torch import Tensor
 
 from pyro_vae.objectives.objective import IMPORTANCE_WEIGHTED, Objective
 from pyro_vae.options import Count, checked
-from pyro_vae.program import (
-    PairError,
-    uncondition,
-)
+from pyro_vae.program import PairError, trace_of, uncondition
 
 
 class ReweightedWakeSleep(Objective):
-    """log mean_k w_k for the model; the guide learns to give the weighed draws a high density, and needs no gradients of them.
+    """log mean_k w_k for the model; the guide learns from weighted draws, without their gradients.
 
-    The loss is minus the importance-weighted bound; the guide's gradient is that of sum_k w~_k log q(z_k | x) (wake) and, by the
-    fraction ``sleep``, of log q(z | x) at data drawn from the model.
+    The loss is minus the importance-weighted bound; the guide's gradient is that of sum_k w~_k log
+    q(z_k | x) (wake) and, by the fraction ``sleep``, of log q(z | x) at data drawn from the model.
 
-    *Reweighted Wake-Sleep (Bornschein & Bengio, 2014)*, arXiv 1406.2751; *Revisiting Reweighted Wake-Sleep (Le et al., 2018)*,
-    arXiv 1805.10469. ``pyro.infer.ReweightedWakeSleep`` adds up the batch before it weights.
+    *Reweighted Wake-Sleep (Bornschein & Bengio, 2014)*, arXiv 1406.2751; *Revisiting Reweighted
+    Wake-Sleep (Le et al., 2018)*, arXiv 1805.10469. ``pyro.infer.ReweightedWakeSleep`` adds up the
+    batch before it weights.
     """
 
     figure = IMPORTANCE_WEIGHTED
@@ -40,7 +38,9 @@ class ReweightedWakeSleep(Objective):
         self.sleep = sleep
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """Return minus the importance-weighted bound, summed over the data as the programs weigh them."""
+        """Return minus the importance-weighted bound, summed over the data as the programs scale
+        them.
+        """
         programs = self._programs(model, guide, args, kwargs)
         with _DetachDraws():
             runs = [self._get_trace(p, q, args, kwargs) for p, q in programs]
@@ -58,14 +58,16 @@ class ReweightedWakeSleep(Objective):
         if len(args) != 1 or not isinstance(args[0], Mapping):
             raise PairError("sleep gives the guide data drawn from the model, by field; call with the batch as a dict")
         with torch.no_grad():
-            dream = poutine.trace(uncondition(model)).get_trace(*args, **kwargs)
+            dream = trace_of(uncondition(model), *args, **kwargs)
         drawn = {name: site["value"] for name, site in self._sites(dream) if name in args[0]}
-        replayed = poutine.trace(poutine.replay(guide, trace=dream)).get_trace({**args[0], **drawn}, **kwargs)
+        replayed = trace_of(poutine.replay(guide, trace=dream), {**args[0], **drawn}, **kwargs)
         return self._log_prob(replayed, weight).sum(0)
 
 
 class _DetachDraws(Messenger):
-    """Draws that carry no gradient; to be entered before the trace is, so that the trace sees them detached."""
+    """Draws that carry no gradient; to be entered before the trace is, so that the trace sees them
+    detached.
+    """
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if not msg["is_observed"]:

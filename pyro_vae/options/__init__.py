@@ -1,8 +1,9 @@
 """Options: a function's own annotations say what each may be, and a refusal says what was meant.
 
-`checked` checks every argument of a function or constructor against its annotation; a `Registry` holds what may be chosen
-by name. Annotations that are understood: int, float, bool, str, ``Literal``, ``list[int]`` and the like, classes, unions of
-these, each perhaps ``Annotated`` with a `Within` or a `Registry`. Nothing else is checked.
+`checked` checks every argument of a function or constructor against its annotation; a `Registry`
+holds what may be chosen by name. Annotations that are understood: int, float, bool, str,
+``Literal``, ``list[int]`` and the like, classes, unions of these, each perhaps ``Annotated`` with a
+`Within` or a `Registry`. Nothing else is checked.
 """
 
 from pyro_vae.options.kinds import Count, Fraction, Positive, Weight, Whole, Within, accept

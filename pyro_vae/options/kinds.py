@@ -15,7 +15,7 @@ from pyro_vae.options.registry import Registry
 
 @dataclass(frozen=True)
 class Within:
-    """From ``low`` on, up to below ``below``; ``low`` itself left out if ``above``."""
+    """Numbers from ``low`` up to, not including, ``below``; ``above`` leaves out ``low`` itself."""
 
     low: float
     below: float = math.inf
@@ -37,11 +37,12 @@ Fraction = Annotated[float, Within(0, 1)]
 
 
 def accept(name: str, value: Any, kind: Any) -> Any:
-    """Return ``value`` as an option ``name`` of the annotated ``kind`` takes it: plain numbers, lists for tuples.
+    """Return ``value`` as an option ``name`` of the annotated ``kind`` takes it: plain numbers,
+    lists for tuples.
 
     Raises:
-        TypeError: it is of another kind.
-        ValueError: it is of the kind, but not possible.
+        TypeError: it is of the wrong kind.
+        ValueError: it is of the right kind, but not allowed.
     """
     refusals: list[Exception] = []
     for one in alternatives(kind):
@@ -80,7 +81,9 @@ def _accept(name: str, value: Any, kind: Any) -> Any:
 
 
 def _generic(name: str, value: Any, kind: Any, origin: Any) -> Any:
-    """Return a value of a parametrised kind, of which only the outside is looked at: a sequence, a function."""
+    """Return a value of a parametrised kind, of which only the outer type is checked: a sequence, a
+    function.
+    """
     holds = (
         hasattr(value, "__iter__")
         if origin in (Sequence, Iterable)

@@ -27,11 +27,11 @@ MEANT = {
     "z_dim": "latent",
 }
 
-"""Words of other libraries, for suggestions."""
+"""Names used by other libraries, for suggestions."""
 
 
 def suggestion(word: object, known: Iterable[str]) -> str | None:
-    """Return the one of the ``known`` names that ``word`` is near to, if there is one."""
+    """Return the ``known`` name nearest to ``word``, if any is near."""
     names = {_folded(name): name for name in known}
     folded = _folded(str(word))
     meant = _folded(MEANT.get(folded.replace("-", "_"), folded))
@@ -40,7 +40,7 @@ def suggestion(word: object, known: Iterable[str]) -> str | None:
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> str:
-    """Return the sentence that refuses an unknown name: what was meant, and what there is."""
+    """Return the sentence that refuses an unknown name: the near name, or all names."""
     known = list(known)
     near = suggestion(name, known)
     return (
@@ -49,7 +49,7 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
 
 
 def misspelled(owner: str, name: str, known: Iterable[str]) -> str:
-    """Return the sentence that refuses an option that ``owner`` does not have: what was meant, and all that there are."""
+    """Return the sentence that refuses an unknown option: the near name, and all names."""
     known = list(known)
     near = suggestion(name, known)
     meant = f"did you mean {near}? Its options are" if near else "its options are"
@@ -57,7 +57,7 @@ def misspelled(owner: str, name: str, known: Iterable[str]) -> str:
 
 
 def one_of(name: str, known: Iterable[str], value: Any) -> str:
-    """Return the sentence that refuses ``value``: the names that there are, and the one that was meant."""
+    """Return the sentence that refuses ``value``: all names, and the near one."""
     known = list(known)
     said = f"{name} must be one of {', '.join(map(str, known))}"
     if value is None:

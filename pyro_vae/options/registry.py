@@ -9,7 +9,8 @@ Entry = TypeVar("Entry")
 
 
 class Registry(Mapping[str, Any]):
-    """What may be chosen by name: a builder a name, in the order of their entry, each with one line of help.
+    """What may be chosen by name: builders in the order of their registration, each with a line of
+    help.
 
     Args:
         option: what is chosen, such as "likelihood".
@@ -27,7 +28,8 @@ class Registry(Mapping[str, Any]):
         self._builders: dict[str, Any] = {}
 
     def enter(self, name: str, line: str) -> Callable[[Entry], Entry]:
-        """Return a decorator that enters a builder under ``name``; the command line and its help follow.
+        """Return a decorator that enters a builder under ``name``; the command line and its help
+        follow.
 
         Raises:
             ValueError: the name is taken.

@@ -1,4 +1,6 @@
-"""Functions whose arguments are checked against their annotations, and which a command line can read."""
+"""Functions whose arguments are checked against their annotations, and which a command line can
+read.
+"""
 
 import functools
 import inspect
@@ -15,11 +17,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def checked(error: type[Exception] | None = None) -> Callable[[Function], Function]:
-    """Return a decorator that checks the arguments of every call against the function's annotations.
+    """Return a decorator that checks the arguments of every call against the function's
+    annotations.
 
     Args:
-        error: what is raised; by default a TypeError for an argument that there is not or a value of another kind, and a
-            ValueError for one that is not possible.
+        error: what is raised; by default a TypeError for an unknown argument or a value of the
+            wrong kind, and a ValueError for a value that is not allowed.
     """
 
     def decorate(function: Function) -> Function:
@@ -52,14 +55,18 @@ def checked(error: type[Exception] | None = None) -> Callable[[Function], Functi
 
 
 def is_plain(value: Any) -> bool:
-    """Return whether ``value`` can be written down in a configuration: numbers, words, None, and lists of them."""
+    """Return whether ``value`` can be written down in a configuration: numbers, words, None, and
+    lists of them.
+    """
     if isinstance(value, list):
         return all(map(is_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
 
 
 def plain(kind: Any) -> Any:
-    """Return an annotation as a command line can read it: names in place of registries, no ready-made objects."""
+    """Return an annotation as a command line can read it: names in place of registries, no
+    ready-made objects.
+    """
     if isinstance(kind, typing.TypeVar) or kind in (Any, inspect.Parameter.empty):
         return kind
     found = [_plain(one) for one in alternatives(kind)]
@@ -68,7 +75,9 @@ def plain(kind: Any) -> Any:
 
 
 def kinds_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the annotations of a function's options; none where they cannot be read, as in a user's own file."""
+    """Return the annotations of a function's options; none where they cannot be read, as in a
+    user's own file.
+    """
     try:
         return typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError, AttributeError):

@@ -1,6 +1,8 @@
-"""The zoo: ready-made pairs by name, ``pairs.latent(spec, ...)``, from data's description and options.
+"""The zoo: ready-made pairs by name, ``pairs.latent(spec, ...)``, from data's description and
+options.
 
-Each family of pairs is a file; each of its functions builds a model and a guide from finished parts.
+Each family of pairs is a file; each of its functions builds a model and a guide from finished
+parts.
 """
 
 # in the order in which the command line lists them

@@ -37,7 +37,7 @@ def conditional(
         prior: p(z | y); fixed is standard normal whatever y, learned a Gaussian for each y.
         hidden: widths of the hidden layers.
         objective: what training maximises.
-        particles: draws a datum that the objective takes.
+        particles: draws per datum that the objective takes.
     """
     size = parts.latent_size(spec, latent)
     embed, width = parts.condition(spec)
@@ -63,14 +63,15 @@ def attribute(
     objective: parts.Objective = "elbo",
     particles: Count = 1,
 ) -> Pair:
-    """z, y -> x with an encoder for q(z | x) that is not told y: decode a datum's z with another y to edit it.
+    """z, y -> x with an encoder for q(z | x) that is not told y: decode a datum's z with another y
+    to edit it.
 
     Args:
         latent: size of z; 10 for small data and 40 from a hundred features on.
         likelihood: p(x | z, y).
         hidden: widths of the hidden layers.
         objective: what training maximises.
-        particles: draws a datum that the objective takes.
+        particles: draws per datum that the objective takes.
     """
     size = parts.latent_size(spec, latent)
     embed, width = parts.condition(spec)

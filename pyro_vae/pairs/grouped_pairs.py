@@ -27,13 +27,14 @@ def grouped(
     """v, w -> x: a datum is a group of items, v is what they share and w each item's own.
 
     Args:
-        items: items a group, which x holds side by side; the size of the data's field mask if there is one.
+        items: items per group, which x holds side by side; the size of the data's field mask if
+            there is one.
         group_latent: size of v; 10 for small data and 40 from a hundred features on.
         latent: size of w; likewise.
         likelihood: p(x | v, w) of an item.
         hidden: widths of the hidden layers.
         objective: what training maximises.
-        particles: draws a group that the objective takes.
+        particles: draws per group that the objective takes.
     """
     count, item = parts.items(spec, items)
     shared, own = parts.latent_size(item, group_latent), parts.latent_size(item, latent)

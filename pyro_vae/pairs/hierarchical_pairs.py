@@ -26,15 +26,18 @@ def hierarchical(
     objective: parts.Objective = "elbo",
     particles: Count = 1,
 ) -> Pair:
-    """zL -> ... -> z1 -> x, levels of latent vectors; q draws them from the top down after one pass up.
+    """zL -> ... -> z1 -> x, levels of latent vectors; q draws them from the top down after one pass
+    up.
 
     Args:
-        latent: sizes of z1, z2, ...; [10, 5] for small data and [40, 20] from a hundred features on.
+        latent: sizes of z1, z2, ...; [10, 5] for small data and [40, 20] from a hundred features
+            on.
         likelihood: p(x | z1).
         guide: top-down, which can be the posterior, or bottom-up, to compare.
-        hidden: widths of the hidden layers next to x; between levels there is one layer of the first width.
+        hidden: widths of the hidden layers next to x; between levels there is one layer of the
+            first width.
         objective: what training maximises.
-        particles: draws a datum that the objective takes.
+        particles: draws per datum that the objective takes.
     """
     if latent is not None and not latent:
         raise PairError("latent [] names no level; give at least one size, such as [10, 5]", unused="latent")

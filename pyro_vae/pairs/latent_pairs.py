@@ -36,14 +36,16 @@ def latent(
     Args:
         latent: size of z; 10 for small data and 40 from a hundred features on.
         likelihood: p(x | z); auto is Bernoulli for binary data, else Normal with one learned scale.
-        prior: p(z); standard normal, or learned (mixture of Gaussians, of the encoder's posteriors, or a flow).
+        prior: p(z); standard normal, or learned (mixture of Gaussians, of the encoder's posteriors,
+            or a flow).
         components: of a mixture or vamp prior; 100 by default.
         covariance: of the Gaussian q(z | x).
         net: multilayer perceptrons, or convolutions for images.
-        hidden: widths of the perceptrons' hidden layers, [500, 500] by default; the decoder has them in reverse.
+        hidden: widths of the perceptrons' hidden layers, [500, 500] by default; the decoder has
+            them in reverse.
         activation: of the nets; silu by default.
         objective: what training maximises; see pyro_vae.objectives.registry.
-        particles: draws a datum that the objective takes.
+        particles: draws per datum that the objective takes.
     """
     size = parts.latent_size(spec, latent)
     widths = parts.widths(hidden, net)
@@ -75,7 +77,7 @@ def flow(
         layers: how many transforms.
         hidden: widths of the hidden layers.
         objective: what training maximises.
-        particles: draws a datum that the objective takes.
+        particles: draws per datum that the objective takes.
     """
     size = parts.latent_size(spec, latent)
     p_x = parts.decoder(spec, size, likelihood_of(spec, likelihood), hidden=tuple(hidden[::-1]))
@@ -92,9 +94,11 @@ def autoencoder(
     likelihood: Likelihood = "auto",
     hidden: list[Count] = [500, 500],  # noqa: B006
 ) -> Pair:
-    """The latent model with a point for q(z | x): the deterministic limit, and with --hidden [] PCA.
+    """The latent model with a point for q(z | x): the deterministic limit, and with --hidden []
+    PCA.
 
-    Its "elbo" is log p(x, z) at that point, the point's (infinite) entropy left out: no bound on log p(x).
+    Its "elbo" is log p(x, z) at that point, the point's (infinite) entropy left out: not a bound on
+    log p(x).
 
     Args:
         latent: size of z; 10 for small data and 40 from a hundred features on.

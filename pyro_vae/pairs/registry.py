@@ -24,9 +24,9 @@ PAIRS: dict[str, Builder] = {}
 
 
 def recorded(name: str, build: Builder) -> Builder:
-    """Let the pairs that ``build`` returns remember the name and options that they were built with.
+    """Let the pairs that ``build`` returns record the name and options that they were built with.
 
-    A pair with ready-made parts remembers nothing: only the program that made them can build it anew.
+    A pair with ready-made parts records nothing: only the program that made them can build it anew.
     """
 
     @functools.wraps(build)
@@ -43,13 +43,16 @@ def recorded(name: str, build: Builder) -> Builder:
 
 
 def pair(build: Builder) -> Builder:
-    """Enter a function into the zoo under its own name; its options are checked against its annotations."""
+    """Enter a function into the zoo under its own name; its options are checked against its
+    annotations.
+    """
     PAIRS[build.__name__] = checked(PairError)(recorded(build.__name__, build))
     return PAIRS[build.__name__]
 
 
 def find(name: str) -> Builder:
-    """Return the function behind a pair's name, ``file.py:function`` or ``package.module:function``.
+    """Return the function behind a pair's name, ``file.py:function`` or
+    ``package.module:function``.
 
     Raises:
         PairError: when there is none; near names are suggested.

@@ -24,7 +24,8 @@ def semi_amortized(
     objective: parts.Objective = "elbo",
     particles: Count = 1,
 ) -> Pair:
-    """The latent model with an encoder whose answer is refined by a few gradient steps for each datum.
+    """The latent model with an encoder whose answer is refined by a few gradient steps for each
+    datum.
 
     Args:
         latent: size of z; 10 for small data and 40 from a hundred features on.
@@ -33,10 +34,10 @@ def semi_amortized(
         rate: of the steps; 0.2 by default.
         hidden: widths of the hidden layers.
         objective: what training maximises.
-        particles: draws a datum that the objective takes.
+        particles: draws per datum that the objective takes.
     """
     if rate is not None and steps == 0:
-        raise PairError(f"rate {rate} is of the steps, and --steps is 0; leave --rate out", unused="rate")
+        raise PairError(f"rate {rate} is the size of the steps, and --steps is 0; leave --rate out", unused="rate")
     size = parts.latent_size(spec, latent)
     p_x = parts.decoder(spec, size, likelihood_of(spec, likelihood), hidden=tuple(hidden[::-1]))
     model = LatentModel(StandardNormal(size), p_x)

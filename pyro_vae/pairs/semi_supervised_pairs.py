@@ -33,7 +33,7 @@ def semi_supervised(
     scaling: Scaling | None = None,
     hidden: list[Count] = [200, 200],  # noqa: B006
 ) -> Pair:
-    """y, z -> x: classes y known of few data (--labels 100), inferred of the others.
+    """y, z -> x: classes y known for few data (--labels 100), inferred for the others.
 
     Args:
         latent: size of z; 10 for small data and 40 from a hundred features on.
@@ -42,8 +42,8 @@ def semi_supervised(
         classes: y summed over exactly, or drawn.
         classifier: net of q(y | x): mlp, or conv for images.
         dropout: probability, in the hidden layers of q(y | x).
-        scaling: of real x in p and q: each feature by its own deviation (the default), or all by a common one, so that
-            features that vary little stay small, as the codes of M1+M2 should.
+        scaling: of real x in p and q: each feature by its own deviation (the default), or all by a
+            common one, so that features that vary little stay small, as the codes of M1+M2 should.
         hidden: widths of the perceptrons' hidden layers.
     """
     size, known, scaling = parts.latent_size(spec, latent), parts.classes(spec), parts.scaling(spec, scaling)

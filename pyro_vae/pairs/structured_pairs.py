@@ -34,7 +34,7 @@ def structured(
         quadrants: how many are given.
         hidden: widths of the hidden layers.
         objective: what training maximises.
-        particles: draws a datum that the objective takes.
+        particles: draws per datum that the objective takes.
     """
     size = parts.latent_size(spec, latent)
     given = parts.quadrants(spec, quadrants)

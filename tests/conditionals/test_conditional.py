@@ -42,7 +42,7 @@ def test_join():
 
 
 def test_net_and_head_must_fit():
-    with pytest.raises(ValueError, match="the net MLP gives 10 numbers a datum and the head Normal needs 20"):
+    with pytest.raises(ValueError, match="the net MLP gives 10 numbers per datum and the head Normal needs 20"):
         Conditional(MLP(3, 10), Normal(10))
     with pytest.raises(ValueError, match=r"build the net with outputs=head\.size"):
         Conditional(nn.Linear(3, 10), Normal(10))(torch.zeros(3))

@@ -162,7 +162,7 @@ def test_messages():
         Flow(3, context=0)
     with pytest.raises(TypeError, match="the flow's transforms Planar take no context"):
         Flow(3, [planar(3)])
-    with pytest.raises(ValueError, match=r"the head Flow\(3\) needs 11 numbers a datum"):
+    with pytest.raises(ValueError, match=r"the head Flow\(3\) needs 11 numbers per datum"):
         Flow(3, context=5)(torch.zeros(4, 3))
 
 

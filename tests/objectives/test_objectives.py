@@ -488,7 +488,7 @@ def test_sites_outside_the_data_plate_have_no_weight_of_their_own() -> None:
     def guide(x: Tensor) -> None:
         pyro.sample("m", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(PairError, match="ImportanceWeighted weighs each datum by itself, and site 'm' lies outside"):
+    with pytest.raises(PairError, match="ImportanceWeighted weights each datum by itself, and site 'm' lies outside"):
         ImportanceWeighted(2).differentiable_loss(model, guide, torch.zeros(3, 1))
     AnalyticKL().differentiable_loss(model, guide, torch.zeros(3, 1))
 

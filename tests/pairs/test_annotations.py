@@ -259,7 +259,7 @@ def test_other_pairs_take_them_too():
         ({"net": (nn.Linear(16, 4), nn.Linear(3, 16))}, "the decoder's net Linear does not take 2 numbers per datum"),
         ({"net": (nn.Linear(16, 5), nn.Linear(2, 16))}, "the encoder's net Linear makes (2, 5) of 2 data, and (2, 4)"),
         ({"objective": Trace_ELBO(), "particles": 3}, "particles 3 is not that of a ready-made objective"),
-        ({"prior": StandardNormal(2), "components": 3}, "components 3 are of a mixture, and --prior is ready-made"),
+        ({"prior": StandardNormal(2), "components": 3}, "components 3 apply to a mixture, and --prior is ready-made"),
     ],
 )
 def test_ready_made_parts_that_do_not_fit_are_refused(options, said):
