@@ -15,11 +15,11 @@ from timing import Stepper
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae.evidence import ROWS, Chunks, spread
+from pyro_vae.evidence import MAX_ROWS, Chunks
 from pyro_vae.program import evaluation, weigh
 
 WIDTH = 64  # images in a chunk, as log_evidence cuts them
-DRAWS = ROWS // WIDTH  # of each in a chunk
+DRAWS = MAX_ROWS // WIDTH  # of each in a chunk
 
 
 class Model(PyroModule):
@@ -45,7 +45,7 @@ class Guide(PyroModule):
 
 
 def evidence(device: str, quick: bool) -> dict[str, Stepper]:
-    """Return contestants whose step is one chunk: `ROWS` draws, weighed and added up."""
+    """Return contestants whose step is one chunk: `MAX_ROWS` draws, weighed and added up."""
     torch.manual_seed(0)
     encoder, decoder = cases.dense()
     pair = pv.Pair(Model(decoder), Guide(encoder))
@@ -65,7 +65,7 @@ def evidence(device: str, quick: bool) -> dict[str, Stepper]:
 
         found[label] = steps
     operands = [
-        (torch.randn(ROWS, n), torch.randn(n, m), torch.empty(ROWS, m))
+        (torch.randn(MAX_ROWS, n), torch.randn(n, m), torch.empty(MAX_ROWS, m))
         for n, m in zip((cases.LATENT, *cases.HIDDEN[::-1]), (*cases.HIDDEN[::-1], cases.FEATURES), strict=True)
     ]
 
@@ -79,13 +79,12 @@ def evidence(device: str, quick: bool) -> dict[str, Stepper]:
 
 def compare(folder: str, count: int = 180, num_samples: int = 1000) -> None:
     """Print what the guide and the refined proposal say of a run's test data, and the processor time of each."""
-    from pyro_vae.cli.commands import _rebuild
+    from pyro_vae.cli.options import rebuild_best
     from pyro_vae.runs import Run
 
     run = Run.open(folder)
-    pair, data = _rebuild(run, None)
-    pair.load_state_dict(run.load_best()["parameters"])
-    batch, _ = spread(data, "test", count)
+    pair, data = rebuild_best(run, None)
+    batch, _ = data.subset("test", count)
     for proposal in ("guide", "refined"):
         pv.log_evidence(pair, {name: t[:8] for name, t in batch.items()}, num_samples=64, proposal=proposal)  # warm
         begun = time.process_time()

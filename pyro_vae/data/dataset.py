@@ -1,13 +1,12 @@
-"""Data sets with honest binarization: splits that never leak, batches that cost next to nothing.
+"""A data set, split: what a pair needs to know of it, and its batches.
 
-The order of an epoch and every binary draw are pure functions of (seed, epoch, step), so a run resumes in the middle of an
-epoch without saved state, and each of several processes computes its share of the same global batch.
+The order of an epoch and every binary draw are pure functions of (seed, epoch, step). So a run
+resumes in the middle of an epoch without saved state, and each of several processes computes its
+share of the same global batch.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,18 +14,15 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.binarization import draw, key
-from pyro_vae.data.partial_labels import hide_labels
 from pyro_vae.data.readers import DataError
-from pyro_vae.data.schema import Contents, flat, inspect
-from pyro_vae.data.sources import DATASETS, Source, open_source
-from pyro_vae.data.splits import SPLITS, Split, cut
+from pyro_vae.data.schema import Contents, flat
+from pyro_vae.data.splits import Split
 
-__all__ = ["Data", "Spec", "load_data"]
-
-_BINARIZE = ("gray", "static", "dynamic")
+__all__ = ["Batch", "Data", "Spec"]
 
 Batch = dict[str, Tensor]
 Device = torch.device | str | None
+STRETCHES = 50  # parts of a split that `Data.subset` takes data from
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +58,9 @@ class Spec:
 class Data:
     """The training, validation and test split of one data set, as batches: ``dict`` of fields of the same leading size.
 
-    Made by `load_data`. Every split has one fixed order. Evaluation (`batch`, `batches`) reads it in that order with
-    binary draws made once and for all; training (`epoch`) reads the training split in an order drawn for each epoch.
+    Made by `load_data`. Every split has one fixed order. Evaluation (`batch`, `batches`) reads it in
+    that order with binary draws made once and for all; training (`epoch`) reads the training split
+    in an order drawn for each epoch.
     """
 
     def __init__(self, spec: Spec, splits: Mapping[str, Split], contents: Contents) -> None:
@@ -95,9 +92,32 @@ class Data:
     def batches(self, split: str, batch_size: int, *, device: Device = None) -> Iterator[Batch]:
         """Return an iterator over all of ``split`` in its order, with evaluation's values; the last batch may be smaller."""
         size = self.size(split)
-        _check_count("batch_size", batch_size, 1)
+        check_count("batch_size", batch_size, 1)
         starts = range(0, size, batch_size)
         return (self._evaluation(split, np.arange(i, min(i + batch_size, size)), device) for i in starts)
+
+    @property
+    def has_unlabelled(self) -> bool:
+        """Whether the training split has data whose ``y`` is not known."""
+        split = self._split("train")
+        return "labelled" in split.arrays and not split.take("labelled", np.arange(len(split))).all()
+
+    def subset(self, split: str, count: int, *, device: Device = None) -> tuple[Batch, list[int]]:
+        """Return ``count`` data from all over ``split``, with evaluation's values, and their positions.
+
+        A split may be sorted by origin, as MNIST's test split is, so data are taken from up to 50
+        stretches at equal distances. A split of at most ``count`` data is returned whole.
+        """
+        size = self.size(split)
+        check_count("count", count, 1)
+        number = 1 if count >= size else min(count, STRETCHES)
+        taken = min(count, size)
+        positions = [
+            size * i // number + j
+            for i in range(number)
+            for j in range(taken * (i + 1) // number - taken * i // number)
+        ]
+        return self._evaluation(split, np.array(positions), device), positions
 
     def num_batches(self, batch_size: int) -> int:
         """Return the number of steps in a training epoch.
@@ -105,7 +125,7 @@ class Data:
         Batches all have one size, which keeps one compiled shape: what is left over after the last whole batch waits for
         another epoch, whose order differs. A training split smaller than ``batch_size`` is one batch.
         """
-        _check_count("batch_size", batch_size, 1)
+        check_count("batch_size", batch_size, 1)
         return max(1, self.size("train") // batch_size)
 
     def epoch(
@@ -135,7 +155,7 @@ class Data:
             DataError: a negative or impossible number.
         """
         for name, value, least in (("epoch", epoch, 0), ("seed", seed, 0), ("start", start, 0), ("world", world, 1)):
-            _check_count(name, value, least)
+            check_count(name, value, least)
         if not 0 <= rank < world:
             raise DataError(f"rank={rank} is not one of world={world} processes: ranks go from 0 to {world - 1}.")
         return self._training(self.num_batches(batch_size), epoch, batch_size, seed, start, device, rank, world)
@@ -182,154 +202,6 @@ class Data:
         return self._splits[split]
 
 
-def load_data(
-    source: object,
-    *,
-    data_dir: str | os.PathLike | None = None,
-    binarize: str | None = None,
-    valid: float | None = None,
-    test: float | None = None,
-    seed: int = 0,
-    image_size: int | None = None,
-    image: tuple[int, int, int] | None = None,
-    levels: int | None = None,
-    split_by: str | None = None,
-    labels: int | None = None,
-    label_seed: int | None = None,
-) -> Data:
-    """Return a data set, split and checked.
-
-    Args:
-        source: a name in `DATASETS`; a .npz file with ``x`` and any other field, or ``x_train``, ``x_test``, ...; a .npy
-            file of ``x`` or a folder with one .npy file a field, both memory-mapped; a folder of images, flat or with a
-            subfolder a class, if need be below train, valid and test; or a mapping of arrays or tensors by field.
-            Arrays of uint8 mean k/255. Integer ``y`` of shape (data,) are classes, other ``y`` attributes as floats.
-        data_dir: where named sets lie or are downloaded to; ``$PYRO_VAE_DATA`` or ``~/.cache/pyro_vae`` by default.
-        binarize: "gray": values as they are. "static": every value of [0, 1] is replaced by one binary draw with that
-            probability. "dynamic": the same, drawn anew each time in training. Evaluation always sees the same draws.
-            By default what the set's published figures use, and gray for colour images and for the user's own data.
-        valid: size (or, below 1, fraction) of the validation split, cut from the training part.
-        test: the same for the test split; named sets have their own.
-        seed: decides which data are cut off.
-        image_size: height and width for folders of images, omniglot and celeba, in pixels.
-        image: (channels, height, width) of ``x`` that is given as (data, features).
-        levels: integer ``x`` are 0 .. levels-1; 256 by default for uint8.
-        split_by: name of a field, such as a patient's number; data that agree in it stay in one split.
-        labels: how many training data keep their class, equally many a class; the others' are hidden, and a field
-            ``labelled`` tells which: see `pyro_vae.data.partial_labels`.
-        label_seed: decides which; 0 by default.
-
-    Raises:
-        DataError: one sentence about a name, file, array or option that cannot be used.
-    """
-    _check_count("seed", seed, 0)
-    if binarize is not None and binarize not in _BINARIZE:
-        raise DataError(f"There is no binarize={binarize!r}: choose gray, static or dynamic.")
-    if levels is not None and not 2 <= levels <= 65536:
-        raise DataError(f"levels={levels} are not possible: give 2 to 65536.")
-    if label_seed is not None and labels is None:
-        raise DataError(
-            f"label_seed={label_seed} decides whose labels are kept, and without labels all are: give labels, or leave it out.",
-            unused="label_seed",
-        )
-    opened = open_source(source, data_dir=data_dir, image_size=image_size)
-    contents = inspect(
-        opened.parts,
-        opened.name,
-        levels=levels or opened.levels,
-        image=tuple(image) if image else opened.image,  # type: ignore[arg-type]
-        classes=opened.classes,
-    )
-    mode = _binarization(binarize, opened, contents)
-    splits = cut(opened, contents, valid, test, seed, split_by)
-    if labels is not None:
-        splits, contents = hide_labels(splits, contents, labels, label_seed or 0, opened.name)
-    data = _described(opened, splits, contents, mode)
-    options = {
-        "data_dir": data_dir and os.path.abspath(Path(data_dir).expanduser()),
-        "binarize": binarize,
-        "valid": valid,
-        "test": test,
-        "seed": seed or None,
-        "image_size": image_size,
-        "image": image and list(image),
-        "levels": levels,
-        "split_by": split_by,
-        "labels": labels,
-        "label_seed": label_seed or None,
-    }
-    if isinstance(source, str | os.PathLike):
-        place = os.fspath(source) if source in DATASETS else os.path.abspath(Path(source).expanduser())
-        data.recipe = {"name": place, "options": {name: value for name, value in options.items() if value is not None}}
-    return data
-
-
-def _binarization(binarize: str | None, opened: Source, contents: Contents) -> str:
-    if binarize in ("static", "dynamic") and contents.support == "real":
-        raise DataError(
-            f"binarize={binarize!r} needs values between 0 and 1, and x of {opened.name} goes from {contents.low:g} to "
-            f"{contents.high:g}: scale x, or use binarize='gray'."
-        )
-    return "gray" if contents.support == "binary" else binarize or opened.binarize
-
-
-def _described(opened: Source, splits: dict[str, Split], contents: Contents, mode: str) -> Data:
-    """Return the data with their `Spec`, for which the training split is read once."""
-    name = opened.name
-    sizes = [len(splits[split]) for split in SPLITS]
-    told = [f"{_distinct(splits[split]):,}" for split in SPLITS]
-    if sizes[0] > _distinct(splits["train"]):
-        told[0] += " (labelled ones repeated)"
-    features = contents.fields["x"][0]
-    kind = f"images {'x'.join(map(str, contents.image))}" if contents.image else f"data of {features} features"
-    support = "binary" if mode != "gray" else contents.support
-    levels = contents.levels if support == "levels" else None
-    drawn = {"gray": support, "static": "binarized once", "dynamic": "binarized anew each epoch"}[mode]
-    drawn = f"{levels} levels" if levels else drawn
-    facts: dict[str, Any] = {
-        "name": name,
-        "features": features,
-        "image": contents.image,
-        "support": support,
-        "levels": levels,
-        "classes": contents.classes,
-        "fields": dict(contents.fields),
-        "num_data": sizes[0],
-        "binarize": mode,
-        "class_names": opened.class_names,
-        "description": f"{name}: {' / '.join(told)} {kind}, {drawn}",
-    }
-    nothing = torch.empty(features)
-    # the moments of a fresh binary draw follow from the grey values' mean: a Bernoulli of that mean
-    seen = "static" if mode == "static" else "gray"
-    mean, std = _moments(Data(Spec(**facts | {"binarize": seen}, mean=nothing, std=nothing), splits, contents))
-    if mode == "dynamic":
-        std = (mean * (1 - mean)).sqrt()
-    return Data(Spec(**facts, mean=mean.float(), std=std.float()), splits, contents)
-
-
-def _distinct(split: Split) -> int:
-    """Count the data of a split, those that it repeats once."""
-    return len(split) if split.rows is None else len(np.unique(split.rows))
-
-
-def _moments(data: Data) -> tuple[Tensor, Tensor]:
-    """Return (mean, standard deviation) of each feature of training x, in float64, piece by piece.
-
-    Pieces are joined as in *Updating Formulae and a Pairwise Algorithm for Computing Sample Variances* (Chan, Golub &
-    LeVeque, 1979), which stays exact where the mean is large.
-    """
-    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
-    for batch in data.batches("train", max(1, 2**21 // data.spec.features)):
-        x = batch["x"].double()
-        here = x.mean(0)
-        total = count + len(x)
-        squares = squares + (x - here).square().sum(0) + (here - mean).square() * (count * len(x) / total)
-        mean = mean + (here - mean) * (len(x) / total)
-        count = total
-    return mean, (squares / count).sqrt()
-
-
 def _unit(x: np.ndarray, top: int | None, device: Device) -> Tensor:
     """Return ``x / top`` as float32, correctly rounded on every device."""
     if x.dtype != np.uint8:
@@ -346,6 +218,7 @@ def _field(raw: np.ndarray, kind: str, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(raw.astype(wanted, copy=False).reshape(len(raw), *shape))
 
 
-def _check_count(name: str, value: int, least: int) -> None:
+def check_count(name: str, value: int, least: int) -> None:
+    """Refuse an option that is not a whole number from ``least`` on."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise DataError(f"{name}={value!r} is not possible: give a whole number from {least} on.")

@@ -16,8 +16,8 @@ from pyro_vae.data.readers import DataError, brief, memory_limit, note, open_fil
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_PIXEL_LIMIT = 64_000_000  # of one image: 8,000 x 8,000
-_FILE_LIMIT = 2**28  # bytes of one image: more than 64 million pixels of three bytes
+_MAX_PIXELS = 64_000_000  # of one image: 8,000 x 8,000
+_MAX_FILE = 2**28  # bytes of one image: more than 64 million pixels of three bytes
 _SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"])
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _GREY = frozenset({"1", "L", "LA", "La"})
@@ -212,8 +212,8 @@ def _image(path: Path) -> "Image":
     """Return the opened image, its header read and its size checked, nothing decoded yet."""
     from PIL import Image, UnidentifiedImageError
 
-    if path.is_file() and path.stat().st_size > _FILE_LIMIT:
-        raise DataError(f"{path} is larger than {_FILE_LIMIT // 2**20} MiB: make the image smaller.")
+    if path.is_file() and path.stat().st_size > _MAX_FILE:
+        raise DataError(f"{path} is larger than {_MAX_FILE // 2**20} MiB: make the image smaller.")
     with open_file(path) as stream:
         raw = stream.read()
     try:
@@ -225,8 +225,8 @@ def _image(path: Path) -> "Image":
     except Exception as error:  # a damaged header raises OSError, SyntaxError, DecompressionBombError, ...
         raise _unreadable(path, error) from error
     problem = None
-    if picture.width * picture.height > _PIXEL_LIMIT:
-        problem = f"of {_by(picture.size[::-1])}, more than {_PIXEL_LIMIT:,} pixels: make it smaller."
+    if picture.width * picture.height > _MAX_PIXELS:
+        problem = f"of {_by(picture.size[::-1])}, more than {_MAX_PIXELS:,} pixels: make it smaller."
     elif picture.mode.startswith(("I", "F")) or _is_deep(picture):
         problem = f"of more than 8 bits per channel (mode {picture.mode}): save it with 8 bits, or its values as .npy."
     elif (frames := _frames(picture)) > 1:

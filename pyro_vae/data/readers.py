@@ -19,8 +19,8 @@ import numpy as np
 
 from pyro_vae.runs import open_regular
 
-_HEADER_LIMIT = 10_000  # bytes; numpy's own limit for a .npy header
-_RATIO_LIMIT = 100  # real data rarely shrink more than this; deflate reaches 1,000 on a zip bomb
+_MAX_HEADER = 10_000  # bytes; numpy's own limit for a .npy header
+_MAX_RATIO = 100  # real data rarely shrink more than this; deflate reaches 1,000 on a zip bomb
 
 
 class DataError(ValueError):
@@ -133,7 +133,7 @@ def _npy_header(stream: Any, where: str) -> _Header:
         raise DataError(f"{where} is not a .npy array (it does not begin like one): save it with numpy.save.")
     count = 2 if start[6] == 1 else 4
     length = int.from_bytes(stream.read(count), "little")
-    if length > _HEADER_LIMIT:
+    if length > _MAX_HEADER:
         raise DataError(f"{where} is damaged: its header announces {length:,} bytes of description.")
     text = stream.read(length)
     try:
@@ -176,7 +176,7 @@ def _check_unpacked(path: Path, unpacked: int) -> None:
             f"{path} unpacks to {unpacked / 2**30:,.3g} GiB, more than half of this machine's memory: "
             "save each array as a .npy file in one folder, which is read piece by piece."
         )
-    if unpacked > max(2**30, _RATIO_LIMIT * packed):
+    if unpacked > max(2**30, _MAX_RATIO * packed):
         raise DataError(
             f"{path} unpacks to {unpacked / packed:,.0f} times its size ({unpacked / 2**30:,.3g} GiB), as no honest data do: "
             "save the arrays as .npy files in one folder."

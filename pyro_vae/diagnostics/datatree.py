@@ -45,7 +45,7 @@ from pyro_vae.program import (
 if TYPE_CHECKING:
     from xarray import Dataset, DataTree
 
-ROWS = 8192  # draws times data that are decoded at a time
+MAX_DECODED = 8192  # draws times data that are decoded at a time
 RESERVED = ("chain", "draw", "sample")  # names that ArviZ uses itself
 CANNOT = (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError, KeyError, IndexError)
 
@@ -172,7 +172,9 @@ class _Source:
         """
         with torch.random.fork_rng():
             sound = stacking(runs, self.nesting).sound
-        together = max(1, ROWS // max((len(t) for t in self.batch.values() if t.dim()), default=1)) if sound else 1
+        together = (
+            max(1, MAX_DECODED // max((len(t) for t in self.batch.values() if t.dim()), default=1)) if sound else 1
+        )
         parts = []
         while count:
             now = min(count, together)

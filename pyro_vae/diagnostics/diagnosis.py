@@ -9,7 +9,7 @@ import torch
 
 from pyro_vae.data import Data
 from pyro_vae.diagnostics.subject import Budget, LeftOut, Subject, Verdict
-from pyro_vae.evidence import Figures, collect, spread
+from pyro_vae.evidence import Figures, collect
 from pyro_vae.posterior import reconstruct
 from pyro_vae.program import Pair, PairError, evaluation, log_weights, size_of
 
@@ -166,6 +166,6 @@ def _subject(pair: Pair, data: Data | Mapping[str, torch.Tensor], split: str, bu
         test = {name: tensor[: budget.data] for name, tensor in data.items()}
         return Subject(pair, None, split, test, None, budget, seed, list(range(size_of(test))))
     device = next((parameter.device for parameter in pair.named_parameters().values()), None)
-    test, positions = spread(data, split, budget.data, device)
-    train, _ = spread(data, "train", budget.data, device)
+    test, positions = data.subset(split, budget.data, device=device)
+    train, _ = data.subset("train", budget.data, device=device)
     return Subject(pair, data, split, test, train, budget, seed, positions)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_vae.program import Batch, Latents, Pair, evaluation, latents_of, particles
 
-ROWS = 250_000  # pairs of a code and a datum at a time
+MAX_PAIRS = 250_000  # pairs of a code and a datum at a time
 
 
 class Surgery(NamedTuple):
@@ -46,7 +46,7 @@ def surgery(pair: Pair, batch: Batch, *, seed: int = 0) -> Surgery:
         prior = space.log_densities(u[None])[0][0].double()
         split = _factors(space)
         joint, single = [], []
-        for part in u.split(max(1, ROWS // count)):
+        for part in u.split(max(1, MAX_PAIRS // count)):
             tiled = part[:, None].expand(-1, count, -1)
             joint.append(space.log_q(tiled).double().logsumexp(1) - math.log(count))
             if split is not None:

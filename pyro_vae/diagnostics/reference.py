@@ -9,7 +9,7 @@ from torch import Tensor
 from pyro_vae.diagnostics.criticism import TwoSample, two_sample
 from pyro_vae.program import Batch, Latents, Pair, PairError, evaluation, latents_of
 
-ROWS = 20_000  # grid points times data that are decoded at a time
+MAX_POINTS = 20_000  # grid points times data that are decoded at a time
 
 
 class Grid(NamedTuple):
@@ -60,7 +60,7 @@ def grid_posterior(
         volume = sum(math.log((line[1] - line[0]).item()) for line in lines)
         start = space.from_prior(1)  # for its dtype and device
         parts = []
-        for part in nodes.split(max(1, ROWS // space.data)):
+        for part in nodes.split(max(1, MAX_POINTS // space.data)):
             u = part.to(start)[:, None].expand(-1, space.data, -1)
             parts.append(space.log_joint(u).double().cpu())
         log_p = torch.cat(parts)

@@ -1,8 +1,9 @@
 """What `diagnose` examines, and what its checks say."""
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
@@ -10,11 +11,10 @@ from pyro_vae.data import Data
 from pyro_vae.evidence import Meaning, meaning_of
 from pyro_vae.program import Batch, Pair, size_of
 
-if TYPE_CHECKING:
-    pass
-
-
 Level = Literal["good", "fair", "bad", "note", "left out"]
+
+FAIR_GAP = 0.2  # of the KL; more is bad
+RARE = 0.01  # a p-value below it is evidence against
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Budget:
     """How much to compute; counts of data and draws."""
 
     data: int  # test data whose evidence is estimated
-    draws: int  # importance samples a datum
+    draws: int  # importance samples per datum
     refined: int  # data whose guide is refined
     steps: int  # of refinement
     simulated: int  # data for calibration
@@ -55,7 +55,7 @@ class Subject:
     data: Data | None
     split: str
     test: Batch  # ``budget.data`` of the split
-    train: Batch | None  # as many of the training split
+    train: Batch | None  # as many data of the training split
     budget: Budget
     seed: int
     positions: list[int]  # of the test data in the split
@@ -86,3 +86,23 @@ def evenly(batch: Batch, count: int) -> dict[str, torch.Tensor]:
 
 class LeftOut(Exception):
     """A check that does not apply; the message says why and what would make it apply."""
+
+
+def require_weights(subject: Subject) -> None:
+    """Leave out a check that rests on importance weights, where draws of the guide have none.
+
+    Raises:
+        LeftOut: this pair's draws have no weights.
+    """
+    if subject.meaning.unweighable:
+        raise LeftOut(subject.meaning.unweighable)
+
+
+def pvalue_words(pvalue: float) -> str:
+    """Return a p-value as it is printed."""
+    return f"p = {pvalue:.2g}" if pvalue > 1e-6 else "p < 0.000001"
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage, or "?" where it is not known."""
+    return f"{100 * share:.0f} %" if not math.isnan(share) else "?"

@@ -3,8 +3,8 @@
 from pyro_vae.evidence.ais import anneal, sandwich
 from pyro_vae.evidence.baselines import maximum_likelihood, pca_figures
 from pyro_vae.evidence.chunks import Chunks
-from pyro_vae.evidence.estimate import ROWS, ElboTable, Evidence, elbo, log_evidence
-from pyro_vae.evidence.evaluation import bound, collect, evaluate, global_sites, quick_samples, spread
+from pyro_vae.evidence.estimate import MAX_ROWS, ElboTable, Evidence, elbo, log_evidence
+from pyro_vae.evidence.evaluation import bound, collect, evaluate, global_sites, quick_samples
 from pyro_vae.evidence.figures import TOLERATED, Figures, baseline, believable, evidence_words, remarks, rows
 from pyro_vae.evidence.meaning import FAILURES, Meaning, meaning_of
 from pyro_vae.evidence.psis import khat_of_tail, tail_size
@@ -14,7 +14,7 @@ from pyro_vae.program import log_weights
 __all__ = [
     "ACTIVE_VARIANCE",
     "FAILURES",
-    "ROWS",
+    "MAX_ROWS",
     "TOLERATED",
     "Chunks",
     "ElboTable",
@@ -42,6 +42,5 @@ __all__ = [
     "remarks",
     "rows",
     "sandwich",
-    "spread",
     "tail_size",
 ]

@@ -1,7 +1,8 @@
 """How large log p(x) is, by importance sampling; for any pair, in nats per datum.
 
-Everything rests on log-weights log p(x, z) - log r(z) of draws z ~ r. With the guide q as r their mean is the ELBO. Their
-log-mean-exp estimates log p(x) from below whatever r is, so r is refined for each datum, and their tail tells how far to trust it.
+Everything rests on log-weights log p(x, z) - log r(z) of draws z ~ r. With the guide q as r, their
+mean is the ELBO. Their log-mean-exp estimates log p(x) from below whatever r is, so r is refined for
+each datum, and their tail shows how far to trust the estimate.
 """
 
 import math
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from pyro_vae.evidence.chunks import Chunks, Compile
 from pyro_vae.evidence.proposal import refinable, refine
-from pyro_vae.evidence.psis import khat_of_tail, tail_size
+from pyro_vae.evidence.psis import MAX_KHAT, khat_of_tail, tail_size
 from pyro_vae.program import (
     Batch,
     Latents,
@@ -38,18 +39,17 @@ __all__ = ["ElboTable", "Evidence", "elbo", "log_evidence"]
 
 Proposal = Literal["refined", "guide"]
 GUIDE_SHARE = 0.1  # of the draws come from the guide itself, so that no weight exceeds ten times the guide's
-FEWEST = 8  # draws for each datum that are made side by side, at least
-TRUSTED = 0.7  # k-hat up to which an estimate and its error are to be believed (Vehtari et al., 2024)
-ROWS = 4096  # draws decoded at a time: activations of this many rows stay near the processor's caches
+MIN_TOGETHER = 8  # draws per datum that are made side by side
+MAX_ROWS = 4096  # draws decoded at once: activations of this many rows stay near the processor's caches
 
 
 class Evidence(NamedTuple):
     """log p(x) by importance sampling; every tensor ``(data,)``, float64, in data order."""
 
-    estimate: Tensor  # log of the mean weight: a lower bound in expectation, exact as draws grow
+    estimate: Tensor  # log of the mean weight: a lower bound in expectation, exact in the limit of many draws
     stderr: Tensor  # Monte Carlo standard error of the estimate (delta method)
     ess: Tensor  # effective number of draws, 1 to num_samples
-    khat: Tensor  # Pareto shape of the largest weights: below 0.7 the estimate and its error are to be believed
+    khat: Tensor  # Pareto shape of the largest weights: up to 0.7 the estimate and its error can be trusted
     elbo: Tensor  # mean log-weight of the guide's draws among them, enumerated sites summed out
     proposal: str  # "refined" or "guide", where the draws came from; "exact" where nothing had to be drawn
 
@@ -65,8 +65,8 @@ class Evidence(NamedTuple):
 
     @property
     def khat_share(self) -> float:
-        """Share of the data whose k-hat is above 0.7, or not known: their estimates are lower bounds and no more."""
-        return 1.0 - (self.khat <= TRUSTED).double().mean().item()
+        """Share of the data whose k-hat is above 0.7 or unknown: their estimates are lower bounds and no more."""
+        return 1.0 - (self.khat <= MAX_KHAT).double().mean().item()
 
 
 class ElboTable(NamedTuple):
@@ -84,32 +84,36 @@ def log_evidence(
     *,
     num_samples: int = 5000,
     proposal: Proposal = "refined",
-    rows: int = ROWS,
+    rows: int = MAX_ROWS,
     seed: int = 0,
     compile: Compile = "auto",
     progress: Callable[[int], None] | None = None,
 ) -> Evidence:
     """Estimate log p(x) of every datum, in nats, with standard error, effective sample size and k-hat.
 
-    Burda et al. (2015), arXiv 1509.00519, eq. 8 with ``num_samples`` = K (5000 for figures to report). "refined" draws a tenth of
-    them from the guide and the others from a mixture of Student-t's that is first fitted to each datum's posterior (see
-    ``pyro_vae.evidence.proposal``); all weights are against the density of that mixture (Owen & Zhou, 2000). The draws that shape the
-    proposal are thrown away, so exp(estimate) is unbiased for p(x) and the estimate a lower bound in expectation. Runs in chunks of
-    about ``rows`` draws whatever K and the number of data, adding up in float64, so memory stays bounded; the data's batches make no
-    difference.
+    Burda et al. (2015), arXiv 1509.00519, eq. 8 with ``num_samples`` = K (5000 for figures to
+    report). "refined" draws a tenth of them from the guide and the others from a mixture of
+    Student-t's that is first fitted to each datum's posterior (see ``pyro_vae.evidence.proposal``);
+    every weight is relative to the density of guide and mixture together (Owen & Zhou, 2000). The
+    draws that shape the proposal are discarded, so exp(estimate) is unbiased for p(x), and the
+    estimate is a lower bound in expectation. Whatever K and the number of data, the computation runs
+    in chunks of about ``rows`` draws and sums in float64, so memory stays bounded; how the data are
+    batched makes no difference.
 
     Args:
         data: one batch, or an iterable of batches such as ``data.batches("test", 500)``.
-        proposal: "guide" draws from the guide alone. So does "refined" where that cannot be done: with discrete latents that
-            the guide draws, auxiliary sites, angles, or programs that take no particles. ``Evidence.proposal`` says what was done.
+        proposal: "guide" draws from the guide alone. So does "refined" where no proposal can be
+            refined: with discrete latents that the guide draws, auxiliary sites, angles, or programs
+            that take no particles. ``Evidence.proposal`` says which was used.
         seed: of the draws; the global random state is left as it was.
-        compile: "auto" compiles a chunk where there are enough of them; "on" and "off" decide otherwise. The draws are the
-            same, and the figures agree to rounding.
-        progress: called with the number of data finished.
+        compile: "auto" compiles where there are enough chunks to pay for it; "on" always does, "off"
+            never. The draws are the same, and the figures agree to rounding.
+        progress: called with the number of data that each chunk finished.
 
     Raises:
-        PairError: for latents outside the data plate, that the guide lacks, or that are points under a density.
-        ValueError: for options that there are not.
+        PairError: for latents outside the data plate, latents that the guide lacks, or points where the
+            prior is a density.
+        ValueError: for an unknown or impossible option.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
@@ -118,7 +122,7 @@ def log_evidence(
     done: list[Evidence] = []
     chunks = Chunks(compile)
     with evaluation(pair, seed):
-        for part in pieces(data, max(1, rows // min(max(num_samples, FEWEST), 64))):
+        for part in pieces(data, max(1, rows // min(max(num_samples, MIN_TOGETHER), 64))):
             done.append(_estimate(pair, chunks, part, num_samples, proposal, rows))
             if progress is not None:
                 progress(size_of(part))
@@ -131,14 +135,15 @@ def log_evidence(
 def elbo(pair: Pair, data: Batch | Iterable[Batch], *, num_samples: int = 1, seed: int = 0) -> ElboTable:
     """Return the ELBO (beta = 1) by site, averaged over the data and ``num_samples`` draws each.
 
-    Sites that the guide enumerates are averaged over exactly. Those that only the model enumerates are summed out: they and what
-    depends on them appear as one observed term, under the joined names of the sites.
+    Sites that the guide enumerates are averaged over exactly. Those that only the model enumerates are
+    summed out: they and what depends on them appear as one observed term, under the joined names of
+    the sites.
     """
     sums: dict[str, float] = {}
     observed: set[str] = set()
     count = 0
     with evaluation(pair, seed):
-        for batch in pieces(data, max(1, ROWS // num_samples)):
+        for batch in pieces(data, max(1, MAX_ROWS // num_samples)):
             nesting = plate_nesting(pair, batch)
             vectorized = takes_particles(pair, batch, nesting)
             for _ in range(1 if vectorized else num_samples):
@@ -164,7 +169,7 @@ def _estimate(pair: Pair, chunks: Chunks, batch: Batch, num_samples: int, propos
     if space is not None and together is not None:
         return _refined(space, chunks, num_samples, together)
     result = _from_guide(pair, chunks, batch, num_samples, nesting, together).result("guide")
-    # a point weighs alike in every draw, which proves nothing: its figure is a bound and no more
+    # every draw of a point has the same weight, which proves nothing: the figure is a bound and no more
     return result._replace(khat=torch.full_like(result.khat, math.inf)) if points else result
 
 
@@ -178,7 +183,7 @@ def _kinds(pair: Pair, batch: Batch, nesting: int) -> tuple[bool, bool]:
     for name in (name for name, density in found.items() if density):
         raise PairError(
             f"{name!r} of guide {pair.bound_guide.name} is a point, so its draws have no density to weight; "
-            "give it a distribution with a spread, such as a Gaussian, or read log p(x, z) at the point from the ELBO"
+            "give it a distribution with a density, such as a Gaussian, or read log p(x, z) at the point from the ELBO"
         )
     with torch.random.fork_rng():
         guide, model = run(pair, batch, None, nesting)
@@ -196,7 +201,7 @@ def _is_summed(site: Mapping) -> bool:
 
 
 def _exact(log_w: Tensor, num_samples: int) -> Evidence:
-    """What one pass says where no site is drawn."""
+    """Return the result of one pass where no site is drawn."""
     zero = torch.zeros_like(log_w)
     return Evidence(log_w, zero, zero + num_samples, zero - math.inf, log_w, "exact")
 
@@ -213,7 +218,7 @@ def _from_guide(
 
 
 def _refined(space: Latents, chunks: Chunks, num_samples: int, together: int) -> Evidence:
-    """Weigh draws of the guide and of Student-t's, each at its fixed share, against the density of both."""
+    """Weight draws of the guide and of Student-t's, a fixed share of each, by the density of both."""
     from_guide = math.ceil(GUIDE_SHARE * num_samples)
     share = from_guide / num_samples
     student = refine(space, num_samples, together) if share < 1 else None
@@ -242,12 +247,12 @@ def _refined(space: Latents, chunks: Chunks, num_samples: int, together: int) ->
 
 
 def _cut(count: int, size: int) -> list[int]:
-    """Cut a number of draws into chunks of ``size`` and a rest."""
+    """Cut a number of draws into chunks of ``size`` and a remainder."""
     return [size] * (count // size) + ([count % size] if count % size else [])
 
 
 class _Stream:
-    """Log-weights added up in float64, chunk by chunk: only sums and the largest weights are kept."""
+    """Log-weights summed in float64, chunk by chunk: only sums and the largest weights are kept."""
 
     def __init__(self, num_samples: int) -> None:
         self.num_samples = num_samples

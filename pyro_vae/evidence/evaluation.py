@@ -28,11 +28,10 @@ from pyro_vae.program import (
     size_of,
 )
 
-ROWS = 500  # data a batch
-EXAMINED = (
+BATCH_SIZE = 500  # data a batch
+MAX_EXAMINED = (
     2000  # data whose codes decide which latent dimensions are in use: some guides take a thousand draws for each
 )
-RUNS = 50  # stretches of a split that data are taken from
 
 
 def bound(pair: Pair, batches: Iterable[Batch], num_data: int, *, num_samples: int = 1, seed: int = 0) -> ElboTable:
@@ -78,21 +77,6 @@ def _taken_out(pair: Pair, trace: Trace) -> dict[str, Any]:
     return found
 
 
-def spread(
-    data: Data, split: str, count: int, device: torch.device | None = None
-) -> tuple[dict[str, torch.Tensor], list[int]]:
-    """Return ``count`` data from all over a split, which may be sorted by origin as MNIST's test data are, and their positions."""
-    size = data.size(split)
-    runs = 1 if count >= size else min(count, RUNS)
-    lengths = [min(count, size) * (i + 1) // runs - min(count, size) * i // runs for i in range(runs)]
-    starts = [size * i // runs for i in range(runs)]
-    batches = [
-        data.batch(split, length, start=start, device=device) for start, length in zip(starts, lengths, strict=True)
-    ]
-    positions = [start + i for start, length in zip(starts, lengths, strict=True) for i in range(length)]
-    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}, positions
-
-
 def global_sites(pair: Pair, batch: Batch) -> list[str]:
     """Return the names of the sites outside the data plate, of guide and model: latent variables, factors and data that all share."""
     with torch.no_grad(), torch.random.fork_rng():
@@ -125,11 +109,11 @@ def evaluate(
     """
 
     def batches():  # type: ignore[no-untyped-def]
-        return data.batches(split, ROWS)
+        return data.batches(split, BATCH_SIZE)
 
     meaning = meaning_of(pair, data.batch(split, 2))
     table = bound(pair, batches(), data.size("train"), num_samples=1 if meaning.exact else 16, seed=seed)
-    means = {} if meaning.shared else posterior_means(pair, spread(data, split, EXAMINED)[0], seed=seed)
+    means = {} if meaning.shared else posterior_means(pair, data.subset(split, MAX_EXAMINED)[0], seed=seed)
     evidence = None
     if meaning.unweighable is None and declared(pair.objective).figure.comparable:
         draws = 1 if meaning.exact else num_samples
@@ -188,7 +172,7 @@ def quick_samples(num_data: int) -> int:
 
 def _rms(pair: Pair, data: Data, split: str) -> float | None:
     total, count = 0.0, 0
-    for batch in data.batches(split, ROWS):
+    for batch in data.batches(split, BATCH_SIZE):
         means = reconstruct(pair, batch)
         if "x" not in means or means["x"].shape != batch["x"].shape:
             return None

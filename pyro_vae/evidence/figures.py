@@ -1,46 +1,45 @@
-"""The figures of a trained pair, and how they are put into words: what cannot be believed says so wherever it is printed."""
+"""The figures of a trained pair, and how they are worded: what cannot be trusted says so wherever it is printed."""
 
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyro_vae.evidence.baselines import pca_figures
 from pyro_vae.evidence.meaning import Meaning
+from pyro_vae.evidence.psis import MAX_KHAT
 
 if TYPE_CHECKING:
     from pyro_vae.data import Data
 
-LARGEST_KHAT = (
-    0.7  # above, the mean of a datum's weights is not to be believed (Vehtari et al., 2024, arXiv 1507.02646)
-)
-TOLERATED = 0.05  # share of data above it that leaves the mean over all data believable
+TOLERATED = 0.05  # share of data with a higher k-hat at which the mean over all data can still be trusted
 
 
 @dataclass(frozen=True)
 class Figures:
     """What a pair reaches on a split, in nats per datum.
 
-    ``elbo`` = ``reconstruction`` - ``kl`` = the sum of ``sites``, at beta = 1. What a pair has not is None.
+    ``elbo`` = ``reconstruction`` - ``kl`` = the sum of ``sites``, at beta = 1. What does not apply to a
+    pair is None.
     """
 
     split: str
     num_data: int
-    samples: int  # draws a datum for log p(x)
+    samples: int  # draws per datum for log p(x)
     elbo: float
     reconstruction: float
     kl: float
     sites: dict[str, float]
-    rms_error: float | None  # of the reconstruction, a feature
+    rms_error: float | None  # of the reconstruction, per feature
     active_units: int | None
-    latent: int | None  # continuous latent dimensions, of which so many are active
+    latent: int | None  # continuous latent dimensions, of which ``active_units`` are active
     log_evidence: float | None  # log p of the observed given what the model is given, by importance sampling
-    log_evidence_stderr: float | None  # Monte Carlo standard error of its mean: of the draws that were made only
+    log_evidence_stderr: float | None  # Monte Carlo standard error of its mean, which sees only the draws made
     ess: float | None  # median effective number of draws
     khat_share: float | None  # share of data with k-hat above 0.7; None where there are too few draws to know
     proposal: str | None  # what was drawn from: "refined", "guide", or "exact" for nothing
     meaning: Meaning
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as `pyro-vae evaluate --json` prints them; ``names`` says what ELBO and log p(x) are of here."""
+        """Return the figures as ``pyro-vae evaluate --json`` prints them; ``names`` are those of ELBO and log p(x)."""
         plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "meaning"}
         return plain | {"names": {"elbo": self.meaning.bound, "log_evidence": self.meaning.evidence}}
 
@@ -67,12 +66,12 @@ class Row(NamedTuple):
 
 
 def believable(khat_share: float | None) -> bool:
-    """Whether the mean of log p(x) and its standard error are to be believed, for a share of data with k-hat above 0.7."""
+    """Return whether the mean of log p(x) and its standard error can be trusted, given the share of high k-hats."""
     return khat_share is not None and khat_share <= TOLERATED
 
 
 def evidence_words(value: float, stderr: float | None, khat_share: float | None, proposal: str | None) -> str:
-    """Put log p(x) into words: with its standard error only where both are to be believed, else as the lower bound that it is.
+    """Return log p(x) in words: with its standard error where both can be trusted, else as a lower bound.
 
     >>> evidence_words(42.351, 0.012, 0.01, "refined")
     '42.35 ± 0.01'
@@ -86,15 +85,13 @@ def evidence_words(value: float, stderr: float | None, khat_share: float | None,
     if believable(khat_share):
         return f"{value:.2f} ± {stderr:.2f}"
     why = (
-        f"k-hat above {LARGEST_KHAT} for {100 * khat_share:.0f} %"
-        if khat_share is not None
-        else "too few draws for k-hat"
+        f"k-hat above {MAX_KHAT} for {100 * khat_share:.0f} %" if khat_share is not None else "too few draws for k-hat"
     )
     return f">= {value:.1f} ({why})"
 
 
 def rows(figures: Figures, pca: dict[str, float] | None = None) -> list[Row]:
-    """Return the table of figures, each named after what it is of; ``pca`` holds those of PCA."""
+    """Return the table of figures, each under the name of its quantity; ``pca`` holds those of PCA."""
     meaning, other = figures.meaning, pca or {}
 
     def row(key: str, label: str, value: str, doubtful: bool = False, decimals: int = 2) -> Row:
@@ -109,12 +106,12 @@ def rows(figures: Figures, pca: dict[str, float] | None = None) -> list[Row]:
     if figures.log_evidence is not None:
         found.append(row("log_evidence", meaning.evidence, figures.evidence, figures.doubtful))
     if figures.rms_error is not None:
-        found.append(row("rms_error", "RMS error a feature", f"{figures.rms_error:.4f}", decimals=4))
+        found.append(row("rms_error", "RMS error per feature", f"{figures.rms_error:.4f}", decimals=4))
     return found
 
 
 def remarks(figures: Figures, pca: dict[str, float] | None = None) -> list[str]:
-    """Return what has to be said below the table, a sentence or two each."""
+    """Return the remarks to print below the table, one or two sentences each."""
     meaning = figures.meaning
     said = []
     if meaning.unweighable and figures.log_evidence is None:
@@ -126,16 +123,16 @@ def remarks(figures: Figures, pca: dict[str, float] | None = None) -> list[str]:
     if figures.latent:
         said.append(f"{figures.active_units} of {figures.latent} latent dimensions are active.")
     if meaning.given:
-        said.append(f"PCA does not stand beside it: it has log p(x), and this is {meaning.evidence}.")
+        said.append(f"PCA is not shown beside it: it gives log p(x), and this is {meaning.evidence}.")
     if pca and "elbo" not in pca:
-        said.append("PCA has no log p(x) here: it gives densities of real values, and these data are binary.")
+        said.append("PCA has no log p(x) here: it is a density of real values, and these data are binary.")
     return said
 
 
 def _how(figures: Figures) -> str:
     if figures.proposal == "exact":
         return "is exact: no latent variable is drawn."
-    draws = f"{figures.samples:,} draws a datum from the {_PROPOSALS.get(figures.proposal or '', figures.proposal)}"
+    draws = f"{figures.samples:,} draws per datum from the {_PROPOSALS.get(figures.proposal or '', figures.proposal)}"
     draws += f", median effective number {figures.ess:.0f}"
     if not figures.doubtful:
         return f"= {figures.evidence}: {draws}."
@@ -147,7 +144,7 @@ _PROPOSALS = {"guide": "guide", "refined": "refined guide"}
 
 
 def baseline(figures: Figures, data: "Data") -> dict[str, float] | None:
-    """Return what PCA of the same size reaches on the same split, where it is of the same thing: all of x, given nothing."""
+    """Return what PCA of the same size reaches on the same split, where the two compare: all of x, given nothing."""
     meaning = figures.meaning
     if not meaning.whole or meaning.points or not meaning.numbers or figures.rms_error is None:
         return None

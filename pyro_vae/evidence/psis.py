@@ -5,34 +5,36 @@ import math
 import torch
 from torch import Tensor
 
+MAX_KHAT = 0.7  # up to which an estimate and its error can be trusted (Vehtari et al., 2024)
 TAIL_FRACTION = 0.2
-FEWEST = 5  # weights that make a tail
-EQUAL = 1e-4  # a tail that varies less counts as equal weights: in float32 its shape would be that of rounding errors
+MIN_TAIL = 5  # weights
+# a tail that varies less counts as equal weights: in float32 its shape would be that of rounding errors
+EQUAL = 1e-4
 
 
 def tail_size(num_samples: int) -> int:
-    """How many of the largest weights the generalized Pareto distribution is fitted to (Vehtari et al., section 3)."""
+    """Return how many of the largest weights the tail has (Vehtari et al., section 3)."""
     return math.floor(min(TAIL_FRACTION * num_samples, 3 * math.sqrt(num_samples)))
 
 
 def khat_of_tail(largest: Tensor, num_samples: int) -> Tensor:
     """Fit k-hat to the largest log-weights of each datum.
 
-    Below 0.5 importance sampling is reliable, up to 0.7 usable, above it is not to be believed.
+    Below 0.5 importance sampling is reliable, up to 0.7 usable, above that not to be trusted.
 
     Args:
         largest: the ``tail_size(num_samples) + 1`` largest log-weights, ``(tail + 1, ...)``, in any order.
         num_samples: how many weights there were.
 
     Returns:
-        k-hat, shape ``(...)``; nan where fewer than ``FEWEST`` weights are in the tail. Equal weights give -inf: nothing
-        could be better.
+        k-hat, shape ``(...)``; nan where the tail has fewer than ``MIN_TAIL`` weights. Equal weights
+        give -inf: nothing could be better.
 
     Pareto Smoothed Importance Sampling (Vehtari, Simpson, Gelman, Yao & Gabry, 2024), arXiv 1507.02646.
     """
     size = tail_size(num_samples)
     shape = largest.shape[1:]
-    if size < FEWEST or len(largest) < size + 1:
+    if size < MIN_TAIL or len(largest) < size + 1:
         return torch.full(shape, math.nan, dtype=torch.float64)
     ordered = largest.double().flatten(1).sort(0).values
     ordered = (ordered - ordered[-1]).exp()
@@ -42,10 +44,11 @@ def khat_of_tail(largest: Tensor, num_samples: int) -> Tensor:
 
 
 def _pareto_shape(x: Tensor) -> Tensor:
-    """Posterior-mean shape of a generalized Pareto distribution over sorted excesses, ``(n, data)``.
+    """Return the posterior-mean shape of a generalized Pareto distribution over sorted excesses, ``(n, data)``.
 
-    A New and Efficient Estimation Method for the Generalized Pareto Distribution (Zhang & Stephens, 2009), with the
-    weakly informative prior at 0.5 of ten observations' weight that Vehtari et al. add in their appendix.
+    A New and Efficient Estimation Method for the Generalized Pareto Distribution (Zhang & Stephens,
+    2009), with the weakly informative prior at 0.5 of ten observations' weight that Vehtari et al.
+    add in their appendix.
     """
     n, prior, ten = len(x), 3.0, 10.0
     m = 30 + math.isqrt(n)

@@ -19,7 +19,7 @@ from pyro_vae.posterior import (
     kl_by_dimension,
     latent_vectors,
     posterior_means,
-    spread_by_dimension,
+    variance_of_means,
 )
 from pyro_vae.program import Pair
 
@@ -140,7 +140,7 @@ def kl(pair: Pair, data: Data, *, count: int = 2000, split: str = "test", seed: 
     if not latent_vectors(pair, batch):
         raise NotDrawable("the model has no continuous latent vector a datum, so there are no dimensions to compare")
     nats = kl_by_dimension(pair, [batch], seed=seed)
-    spread = spread_by_dimension(pair, batch)
+    spread = variance_of_means(pair, batch)
     figure = page(0.7 + 2.6 * len(nats))
     panels = figure.subplots(len(nats), 1, squeeze=False)[:, 0]
     for axes, (site, each) in zip(panels, nats.items(), strict=True):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pyro_vae.data import Data
 from pyro_vae.plots.tiles import at_least, mean_of_x, numbers, sheet
-from pyro_vae.posterior import NotDrawable, centres, code_sites, decode, spread_over
+from pyro_vae.posterior import NotDrawable, centres, code_sites, decode, repeat_batch
 from pyro_vae.program import Batch, Pair
 
 
@@ -19,7 +19,7 @@ def classes(pair: Pair, data: Data, *, count: int = 12, seed: int = 0) -> Figure
     """
     at_least(1, count=count)
     number = _conditioned_on_class(pair, data)
-    batch = spread_over(data.batch("test", count), count)
+    batch = repeat_batch(data.batch("test", count), count)
     rows = [
         mean_of_x(decode(pair, {**batch, "y": torch.full((count,), label)}, {}, seed=seed, draw_rest=True))
         for label in range(number)

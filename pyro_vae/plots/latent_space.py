@@ -14,9 +14,9 @@ from pyro_vae.posterior import (
     decode,
     dimensions_of_prior,
     kl_by_dimension,
-    prior_spread,
-    spread_by_dimension,
-    spread_over,
+    prior_moments,
+    repeat_batch,
+    variance_of_means,
 )
 from pyro_vae.program import Batch, Pair, descendants, structure
 
@@ -51,7 +51,7 @@ def manifold(pair: Pair, data: Data, *, side: int = 20, seed: int = 0) -> Figure
     levels = torch.linspace(0.5 / side, 1 - 0.5 / side, side)
     across, up = levels.repeat(side), levels.flip(0).repeat_interleave(side)  # z[1] grows upwards
     z = prior.icdf(torch.stack([across, up], 1))
-    x = mean_of_x(decode(pair, spread_over(batch, side * side), {site: z}, seed=seed))
+    x = mean_of_x(decode(pair, repeat_batch(batch, side * side), {site: z}, seed=seed))
     ticks = [
         text if i % max(1, side // 8) == 0 else "" for i, text in enumerate(numbers(Normal(0.0, 1.0).icdf(levels)))
     ]
@@ -137,9 +137,9 @@ def traversal(
     many = data.batch(split, min(1000, data.size(split)))
     nodes = structure(pair, pair.bound_model, data.batch(split, 2))
     code = centres(pair, data.batch(split, 1, start=datum), seed=seed)
-    batch = spread_over(data.batch(split, 1, start=datum), steps)
+    batch = repeat_batch(data.batch(split, 1, start=datum), steps)
     line = torch.linspace(-extent, extent, steps)
-    spread = prior_spread(pair, data.batch(split, 1, start=datum), code)
+    spread = prior_moments(pair, data.batch(split, 1, start=datum), code)
     rows, labels = [], []
     ranked, unit = _ranked(pair, many)
     for worth, site, j in ranked[:dimensions]:
@@ -195,6 +195,6 @@ def _ranked(pair: Pair, batch: Batch) -> tuple[list[tuple[float, str, int]], str
     code_sites(pair, batch)
     worth, unit = kl_by_dimension(pair, [batch], num_samples=2), "nats"
     if any(nats is None for nats in worth.values()):
-        worth, unit = dict(spread_by_dimension(pair, batch)), "var"
+        worth, unit = dict(variance_of_means(pair, batch)), "var"
     ranked = [(v, name, j) for name, each in worth.items() if each is not None for j, v in enumerate(each.tolist())]
     return sorted(ranked, key=lambda entry: -entry[0]), unit

@@ -18,7 +18,7 @@ from pyro_vae.plots.graphical_model import graph
 from pyro_vae.plots.labels import analogies, attributes, classes
 from pyro_vae.plots.latent_space import interpolation, manifold, traversal
 from pyro_vae.plots.tiles import at_least, is_image, mean_of_x, sheet
-from pyro_vae.posterior import NotDrawable, decode, draw_latents, generate, latent_vectors, reconstruct, spread_over
+from pyro_vae.posterior import NotDrawable, decode, draw_latents, generate, latent_vectors, reconstruct, repeat_batch
 from pyro_vae.program import Pair, structure
 
 __all__ = ["PICTURES", "levels", "reconstructions", "samples"]
@@ -33,7 +33,7 @@ def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure
     """
     at_least(1, count=count)
     drawn = not meaning_of(pair, data.batch("test", 2)).latent  # every mean of p(x) is the same
-    x = mean_of_x(generate(pair, spread_over(data.batch("test", count), count), seed=seed, draw=drawn))
+    x = mean_of_x(generate(pair, repeat_batch(data.batch("test", count), count), seed=seed, draw=drawn))
     across = min(count, 16 if is_image(data.spec) else 20)
     down = math.ceil(count / across) if is_image(data.spec) else 1
     x = torch.cat([x, torch.ones(max(0, down * across - count), x.shape[1])])[: down * across]
@@ -86,7 +86,7 @@ def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: in
             f"{' and '.join(map(repr, order))}; draw `samples` or `traversal`"
         )
     row = torch.arange(rows).repeat_interleave(columns)
-    batch = {name: field[row] for name, field in spread_over(data.batch("test", rows), rows).items()}
+    batch = {name: field[row] for name, field in repeat_batch(data.batch("test", rows), rows).items()}
     base = draw_latents(pair, batch, {}, seed=seed)
     held = {name: base[name][row] for name in order}
     pictures, labels = [], []

@@ -10,10 +10,10 @@ from pyro_vae.posterior.latents import (
     draw_latents,
     kl_by_dimension,
     latent_vectors,
-    prior_spread,
-    spread_by_dimension,
+    prior_moments,
+    variance_of_means,
 )
-from pyro_vae.posterior.predictive import generate, observed_sites, reconstruct, spread_over
+from pyro_vae.posterior.predictive import generate, observed_sites, reconstruct, repeat_batch
 from pyro_vae.posterior.usage import ACTIVE_VARIANCE, active_units, posterior_means
 
 __all__ = [
@@ -31,9 +31,9 @@ __all__ = [
     "latent_vectors",
     "observed_sites",
     "posterior_means",
-    "prior_spread",
+    "prior_moments",
     "reconstruct",
-    "spread_by_dimension",
-    "spread_over",
+    "repeat_batch",
+    "variance_of_means",
     "write_codes",
 ]

@@ -15,7 +15,7 @@ from pyro_vae.posterior.usage import ACTIVE_VARIANCE
 from pyro_vae.program import Batch, Pair, PairError, evaluation
 from pyro_vae.runs import write_whole
 
-ROWS = 2000
+BATCH_SIZE = 2000
 
 
 def encode(
@@ -47,7 +47,7 @@ def encode(
     sites = list(latent_vectors(pair, data.batch("train", 2)))
     if not sites:
         raise PairError("the model has no continuous latent vector a datum, so data have no code")
-    some = centres(pair, data.batch("train", ROWS), seed=seed)
+    some = centres(pair, data.batch("train", BATCH_SIZE), seed=seed)
     kept = torch.cat([some[site].var(0) for site in sites], -1) > ACTIVE_VARIANCE
     if idle:
         kept = torch.ones_like(kept)
@@ -57,7 +57,7 @@ def encode(
             "train longer or with a smaller --beta, or keep idle dimensions"
         )
     for number, split in enumerate(SPLITS):
-        for i, batch in enumerate(data.batches(split, ROWS)):
+        for i, batch in enumerate(data.batches(split, BATCH_SIZE)):
             values = _drawn(pair, batch, seed + 1000 * number + i) if draws else centres(pair, batch, seed=seed)
             arrays.setdefault(f"x_{split}", []).append(
                 torch.cat([values[site] for site in sites], -1)[:, kept].cpu().numpy()

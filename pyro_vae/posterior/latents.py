@@ -110,7 +110,7 @@ def kl_by_dimension(
     return {name: None if total is None else total / count for name, total in sums.items()}
 
 
-def prior_spread(pair: Pair, batch: Batch, values: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+def prior_moments(pair: Pair, batch: Batch, values: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """Return mean and standard deviation of p(z | what stands above) at given latent values, ``(latent,)`` each.
 
     Args:
@@ -131,7 +131,7 @@ def _moments(fn: Any) -> tuple[Tensor, Tensor]:
     return mean.reshape(-1, mean.shape[-1])[0], variance.sqrt().reshape(-1, mean.shape[-1])[0]
 
 
-def spread_by_dimension(pair: Pair, batch: Batch) -> dict[str, Tensor]:
+def variance_of_means(pair: Pair, batch: Batch) -> dict[str, Tensor]:
     """Return Var_x E[z_j | x] of each dimension: what stays near 0 where a dimension says nothing of the data."""
     return {name: mean.var(0, correction=0) for name, mean in posterior_means(pair, batch).items()}
 

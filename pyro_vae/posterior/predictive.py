@@ -75,7 +75,7 @@ def _a_row_a_datum(site: Any, value: Tensor) -> Tensor:
     return value.movedim(data, 0).flatten(1) if data > 0 else value
 
 
-def spread_over(batch: Batch, count: int) -> dict[str, Tensor]:
+def repeat_batch(batch: Batch, count: int) -> dict[str, Tensor]:
     """Return a batch of ``count`` data, the given ones in turn: what ``generate`` needs to draw that many."""
     size = len(next(iter(batch.values())))
     index = torch.arange(count) % size

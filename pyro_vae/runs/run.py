@@ -17,9 +17,9 @@ from pyro_vae.runs.checkpoint import CheckpointError, open_regular
 from pyro_vae.runs.lock import Lock, taken
 
 FORMAT = 1
-LARGEST_CONFIG = 1_000_000  # bytes; a real one has hundreds
-LARGEST_HISTORY = 100_000_000  # bytes; a real one has about a hundred per epoch
-DEEPEST_CONFIG = 20  # levels; a real one has four
+MAX_CONFIG = 1_000_000  # bytes; a real one has hundreds
+MAX_HISTORY = 100_000_000  # bytes; a real one has about a hundred per epoch
+MAX_DEPTH = 20  # levels; a real one has four
 _SECTIONS = {"pair": {"name": str, "options": dict}, "data": {"name": str, "options": dict}}
 _TEMPORARY = re.compile(r"\.lock|\.previous\.ckpt|\.(config\.yaml|history\.csv|report\.html|\w+\.(ckpt|pt|npz|nc))-\w+")
 _NO_LINKS = frozenset([errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV])
@@ -353,11 +353,11 @@ def _read_yaml(path: Path) -> Any:
     Raises:
         ValueError: for what could take memory or stack out of proportion: a large file, deep nesting, aliases.
     """
-    return _parse_yaml(_read_text(path, LARGEST_CONFIG))
+    return _parse_yaml(_read_text(path, MAX_CONFIG))
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(_read_text(path, LARGEST_HISTORY), newline="")))
+    return list(csv.DictReader(io.StringIO(_read_text(path, MAX_HISTORY), newline="")))
 
 
 def _read_text(path: Path, limit: int) -> str:
@@ -374,6 +374,6 @@ def _parse_yaml(text: str) -> Any:
         if isinstance(event, yaml.AliasEvent):
             raise ValueError("it has an alias (*name); write the value out")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST_CONFIG:
-            raise ValueError(f"it is nested more than {DEEPEST_CONFIG} levels deep")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
     return yaml.load(text, Loader=_Loader)

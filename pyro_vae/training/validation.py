@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Data
-from pyro_vae.evidence import ROWS as WIDTH
+from pyro_vae.evidence import MAX_ROWS as WIDTH
 from pyro_vae.evidence import bound, global_sites
 from pyro_vae.program import (
     PerDatum,

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pyro_vae.data import image_folders as images
 from pyro_vae.data import readers as files
-from pyro_vae.data.dataset import load_data
+from pyro_vae.data.load import load_data
 from pyro_vae.data.readers import DataError, read_idx, read_npy, read_npz
 
 CASES = int(os.environ.get("PYRO_VAE_FUZZ", "150"))  # of each kind of file
@@ -345,7 +345,7 @@ def test_folders_that_cannot_be_used(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"of more than 8 bits per channel \(mode I;16\): save it with 8 bits"):
         load_data(tmp_path)
     picture(other)
-    monkeypatch.setattr(images, "_PIXEL_LIMIT", 40)
+    monkeypatch.setattr(images, "_MAX_PIXELS", 40)
     with pytest.raises(DataError, match="is an image of 6 x 8, more than 40 pixels: make it smaller"):
         load_data(tmp_path)
     monkeypatch.undo()

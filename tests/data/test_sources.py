@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pyro_vae.data.dataset import load_data
+from pyro_vae.data.load import load_data
 from pyro_vae.data.readers import DataError
 
 RNG = np.random.default_rng(0)

@@ -19,7 +19,7 @@ from pyro_vae.diagnostics.checks import CHECKS
 from pyro_vae.diagnostics.datatree import to_datatree
 from pyro_vae.diagnostics.diagnosis import BUDGETS, diagnose, expected_seconds
 from pyro_vae.diagnostics.subject import Budget
-from pyro_vae.evidence import evaluate, spread
+from pyro_vae.evidence import evaluate
 from pyro_vae.guides.linear import LinearGuide
 from pyro_vae.models.linear import LinearModel
 from pyro_vae.report import write_report
@@ -152,7 +152,9 @@ def test_too_few_draws_leave_out_the_pareto_shape(monkeypatch):
     monkeypatch.setitem(BUDGETS, "quick", replace(SMALL, draws=10))
     model, batch = linear_data()
     diagnosis = diagnose(pv.Pair(model, LinearGuide(model)), batch)
-    assert reasons(diagnosis)["k-hat"] == "k-hat needs at least 25 draws a datum, and there are 10; use a larger budget"
+    assert (
+        reasons(diagnosis)["k-hat"] == "k-hat needs at least 25 draws per datum, and there are 10; use a larger budget"
+    )
 
 
 def test_a_model_that_cannot_be_simulated_leaves_out_what_needs_it():
@@ -240,7 +242,7 @@ def test_the_figures_of_a_diagnosis_are_those_of_evaluate(data, monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 49, 50, 77, 10**6])
 def test_data_are_taken_from_all_over_a_split(data, count):
-    batch, positions = spread(data, "test", count)
+    batch, positions = data.subset("test", count)
     size = data.size("test")
     assert len(positions) == len(set(positions)) == len(batch["x"]) == min(count, size)
     whole = data.batch("test")

@@ -72,7 +72,7 @@ def test_the_aggregate_of_a_damaged_posterior_is_not_the_prior(model, how):
 def test_chunks_and_order_make_no_difference(model, monkeypatch):
     batch = data(model, 50)
     whole = surgery(damaged(model, "scale"), batch)
-    monkeypatch.setattr("pyro_vae.diagnostics.elbo_surgery.ROWS", 130)
+    monkeypatch.setattr("pyro_vae.diagnostics.elbo_surgery.MAX_PAIRS", 130)
     assert surgery(damaged(model, "scale"), batch)[:4] == pytest.approx(whole[:4], abs=1e-12)
     order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
     other = surgery(damaged(model, "scale"), {"x": batch["x"][order]})

@@ -199,7 +199,7 @@ def test_table_and_remarks_follow_k_hat(data):
     assert "±" in rows(good)[3].value
     assert not any("±" in row.value for row in rows(bad))
     assert remarks(bad)[0].startswith(
-        f"log p(x) >= {bad.log_evidence:.1f} (k-hat above 0.7 for 50 %): 30 draws a datum"
+        f"log p(x) >= {bad.log_evidence:.1f} (k-hat above 0.7 for 50 %): 30 draws per datum"
     )
 
 

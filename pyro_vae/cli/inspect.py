@@ -1,0 +1,194 @@
+"""Commands that look at what there is: ``list``, ``check``, ``draw`` and ``encode``."""
+
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from inspect import getdoc
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.cli.options import (
+    SPLITS,
+    UsageError,
+    add_data,
+    add_pair,
+    add_run,
+    build_pair,
+    load,
+    named_pair,
+    parser_of,
+    positionals,
+    rebuild_best,
+)
+from pyro_vae.cli.terminal import say, visible
+from pyro_vae.options import unknown
+
+
+def list_all(words: Sequence[str]) -> int:
+    """Print the pairs and the data sets, or the runs in a folder: ``pyro-vae list``."""
+    parser = parser_of("list", "The pairs and the data sets that there are; with --runs, the runs in a folder.")
+    parser.add_argument("--runs", type=str | None, default=None, help="folder of runs, such as runs")
+    args = parser.parse_args(words)
+    if args.runs is not None:
+        return _list_runs(args.runs, as_json=args.json)
+    from pyro_vae.data import DATASETS
+    from pyro_vae.pairs import PAIRS
+
+    pairs = {name: _first_line(build) for name, build in PAIRS.items()}
+    if args.json:
+        print(json.dumps({"pairs": pairs, "data": DATASETS}))
+        return 0
+    for title, rows in (("pairs", pairs), ("data", DATASETS)):
+        say(f"{title}:")
+        width = max(map(len, rows))
+        for name, line in rows.items():
+            say(f"  {name:{width}}  {line}")
+    return 0
+
+
+def _list_runs(folder: str, *, as_json: bool) -> int:
+    from pyro_vae.runs import runs_in
+
+    rows = [run.summary() for run in runs_in(folder)]
+    if as_json:
+        print(json.dumps({"runs": rows}))
+        return 0
+    names = [visible(row["run"]) for row in rows]
+    width = max(map(len, names), default=0)
+    for name, row in zip(names, rows, strict=True):
+        elbo = "" if row["elbo"] is None else f"{row['elbo']:10.2f}"
+        epochs = f"{row['epochs']}/{row['planned']}"
+        what = visible(f"{row['pair']} on {row['data']}")
+        say(f"{name:{width}}  {row['state']:8}  {epochs:>9}  {elbo:10}  {what}")
+    say(
+        f"{len(rows)} runs; epochs done and planned, best ELBO on the validation split in nats per datum "
+        "(where the guide is a point: log p(x, z) there, which is no bound)",
+        sys.stderr,
+    )
+    return 0
+
+
+def _first_line(build: Callable) -> str:
+    return (getdoc(build) or "").split("\n")[0]
+
+
+def check(words: Sequence[str]) -> int:
+    """Check the contract between a pair and its data: ``pyro-vae check PAIR``."""
+    name = named_pair(words)
+    parser = parser_of("check", "Check that a pair keeps the contract of a program, before any training.")
+    options = add_pair(parser, name)
+    add_data(parser)
+    args = parser.parse_args(words)
+    from pyro_vae.program import find_problems
+    from pyro_vae.training import CHECKED_BATCH
+
+    data = load(args)
+    pair = build_pair(args, name, options, data.spec)
+    problems = find_problems(pair, data.batch("train", CHECKED_BATCH))
+    if args.json:
+        print(json.dumps({"ok": not problems, "problems": [p._asdict() for p in problems]}))
+    elif problems:
+        say("\n".join(map(str, problems)))
+    else:
+        count = sum(p.numel() for p in pair.named_parameters().values())
+        say(
+            f"{name} on {data.spec.name}: model and guide fit together and fit the data; "
+            f"gradients reach all {count:,} parameters"
+        )
+    return 1 if problems else 0
+
+
+def draw(words: Sequence[str]) -> int:
+    """Draw a picture of a run: ``pyro-vae draw RUN WHAT``."""
+    from pyro_vae.plots import PICTURES
+
+    what = dict(enumerate(positionals(words))).get(1, "")
+    args, options = _draw_arguments(words, what)
+    from pyro_vae.runs import Run, figures_in
+
+    run = Run.open(args.run)
+    out = Path(args.out) if args.out else figures_in(run.folder) / f"{args.what}.png"
+    if out.suffix not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"--out must end in .png, .svg or .pdf, got {out}")
+    given: tuple[Any, ...]
+    if what == "rate-distortion":
+        given = ([_rate(Run.open(folder), args.pair) for folder in (args.run, *args.others)],)
+    else:
+        given = (run.history,) if what == "curves" else rebuild_best(run, args.pair)
+    _save(PICTURES[what](*given, **{option: args[option] for option in options}), out)
+    say(json.dumps({"figure": str(out)}) if args.json else out)
+    return 0
+
+
+def _draw_arguments(words: Sequence[str], what: str) -> tuple[Any, list[str]]:
+    """Return the arguments, and which of them the picture ``what`` takes as options."""
+    from pyro_vae.plots import PICTURES
+
+    parser = parser_of("draw", "Draw a picture of a trained pair.")
+    add_run(parser)
+    parser.add_argument("what", type=str, help=", ".join(PICTURES))
+    parser.add_argument(
+        "--out", type=str | None, default=None, help=".png, .svg or .pdf (default: RUN/figures/WHAT.png)"
+    )
+    options = []
+    if what in PICTURES:
+        options = parser.add_function_arguments(
+            PICTURES[what], skip={"pair", "data", "history", "points"}, as_group=True
+        )
+    if what == "rate-distortion":
+        parser.add_argument("--others", type=list[str], default=[], help="further runs: '[runs/a, runs/b]'")
+    elif what and what not in PICTURES:
+        raise UsageError(unknown("picture", what, PICTURES))
+    return parser.parse_args(words), options
+
+
+def _rate(run: Any, allowed: str | None) -> dict[str, float]:
+    """Return what a run's pair reaches on the test split at beta = 1, and the beta that trained it."""
+    from pyro_vae.evidence import bound
+    from pyro_vae.evidence.evaluation import BATCH_SIZE
+
+    pair, data = rebuild_best(run, allowed)
+    table = bound(pair, data.batches("test", BATCH_SIZE), data.size("train"))
+    return {"beta": run.config["training"]["beta"], "kl": table.kl, "reconstruction": table.reconstruction}
+
+
+def _save(figure: Any, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    from pyro_vae.runs import write_whole
+
+    content = io.BytesIO()
+    figure.savefig(content, format=out.suffix[1:])
+    write_whole(out, content.getvalue())
+
+
+def encode(words: Sequence[str]) -> int:
+    """Write the codes of all data: ``pyro-vae encode RUN``."""
+    parser = parser_of("encode", "Write the codes of all data, with their other fields, for `train --data` and NumPy.")
+    add_run(parser)
+    parser.add_argument("--out", type=str | None, default=None, help=".npz (default: RUN/codes.npz)")
+    parser.add_argument(
+        "--draws", type=bool, default=False, help="true: one draw of q(z | x) per datum instead of its mean"
+    )
+    parser.add_argument("--idle", type=bool, default=False, help="true: keep latent dimensions that are not in use")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws, which a guide without a mean takes too")
+    args = parser.parse_args(words)
+    from pyro_vae.posterior import encode, write_codes
+    from pyro_vae.runs import Run
+    from pyro_vae.training import Counter
+
+    run = Run.open(args.run)
+    out = Path(args.out) if args.out else run.folder / "codes.npz"
+    if out.suffix != ".npz":
+        raise UsageError(f"--out must end in .npz, got {out}")
+    pair, data = rebuild_best(run, args.pair)
+    total = sum(map(data.size, SPLITS))
+    with Counter(total, "codes") as counter:
+        arrays = encode(pair, data, draws=args.draws, idle=args.idle, seed=args.seed, progress=counter.add)
+    write_codes(arrays, out)
+    features = arrays["x_train"].shape[1]
+    if args.json:
+        print(json.dumps({"codes": str(out), "num_data": total, "latent": features}))
+    else:
+        say(f"{out}: codes of {total:,} data, {features} numbers each")
+    return 0

@@ -1,0 +1,218 @@
+"""The options that commands share: data, pairs and runs on the command line, and refusals in one sentence."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NoReturn
+
+from pyro_vae.options import accept, kinds_of, plain, registries, shown, suggestion
+
+SPLITS = ("train", "valid", "test")
+
+
+class UsageError(ValueError):
+    """Something on the command line that cannot be; the message says what to change."""
+
+
+def parser_of(command: str, description: str) -> Any:
+    """Return the parser of one command, which refuses in one sentence and knows ``--json``."""
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+    class Formatter(DefaultHelpFormatter):
+        def _fill_text(self, text: str, width: int, indent: str) -> str:  # the epilog is a table
+            return text if "\n" in text else super()._fill_text(text, width, indent)
+
+    class Parser(ArgumentParser):
+        kinds: dict[str, Any]  # annotations of options, by name
+        words: list[str]
+
+        def parse_args(self, args: Any = None, **options: Any) -> Any:
+            self.words = [*_with_lists(args, self.kinds)]
+            return super().parse_args(self.words, **options)
+
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            raise UsageError(_reword(message, self))
+
+    parser = Parser(prog=f"pyro-vae {command}", description=description, default_env=False, formatter_class=Formatter)
+    parser.kinds = {}
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
+    return parser
+
+
+DATA_OPTIONS = {
+    "data_dir": (
+        str | None,
+        "where named data sets lie or are downloaded to (default: $PYRO_VAE_DATA or ~/.cache/pyro_vae)",
+    ),
+    "binarize": (str | None, "gray: values as they are; static: one binary draw; dynamic: a fresh draw each epoch"),
+    "image_size": (int | None, "height and width for folders of images, omniglot and celeba"),
+    "levels": (int | None, "integer x are 0 .. levels-1"),
+    "valid": (float | None, "size of the validation split, or a fraction if below 1"),
+    "test": (float | None, "the same for the test split of your own data"),
+    "split_by": (str | None, "field whose equal values stay in one split, such as a patient's number"),
+    "labels": (int | None, "training data that keep their class, equally many per class; the others' are hidden"),
+    "label_seed": (int | None, "decides which data keep theirs (default: 0)"),
+}
+
+
+def add_data(parser: Any) -> None:
+    """Add the options that choose data."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--data", type=str, default="digits", help="a name from `pyro-vae list`, .npz, .npy or a folder")
+    for name, (kind, text) in DATA_OPTIONS.items():
+        group.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=kind, default=None, help=text)
+
+
+def load(args: Any) -> Any:
+    """Return the data that the options choose."""
+    from pyro_vae.data import load_data
+
+    return load_data(args.data, **{name: args[name] for name in DATA_OPTIONS if args[name] is not None})
+
+
+def add_pair(parser: Any, name: str) -> list[str]:
+    """Add the pair and its options; return the names of the options."""
+    from pyro_vae.pairs import find
+
+    parser.add_argument("pair", nargs="?", default="latent", help="a name from `pyro-vae list`, or file.py:function")
+    build = find(name)
+    description = next(iter(inspect.signature(build).parameters), None)  # what the data are is no option
+    parser.kinds |= kinds_of(build)
+    parser.epilog = "\n\n".join(
+        "\n".join([f"--{option} takes", *(f"  {name:22}{line}" for name, line in registry.lines.items())])
+        for option, registry in registries(build).items()
+    )
+    return parser.add_function_arguments(shown(build), skip={description}, as_group=True, fail_untyped=False)
+
+
+def build_pair(args: Any, name: str, options: Iterable[str], spec: Any) -> Any:
+    """Return the pair ``name`` for the data, with the options given."""
+    from pyro_vae.pairs import find
+
+    return as_usage_error(lambda: find(name)(spec, **{option: args[option] for option in options}))
+
+
+def named_pair(words: Sequence[str]) -> str:
+    """Return the PAIR among the words: every option takes one value, but for --json and --help."""
+    return next(positionals(words), "latent")
+
+
+def positionals(words: Sequence[str]) -> Iterator[str]:
+    """Return an iterator over the words that are no options and no values of options."""
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("-"):
+            yield word
+        elif "=" not in word and word not in ("--json", "--help", "-h"):
+            next(rest, None)
+
+
+def add_run(parser: Any) -> None:
+    """Add the run and the permission to run code of its own."""
+    parser.add_argument("run", type=str, help="a folder that `pyro-vae train` made")
+    parser.add_argument(
+        "--pair",
+        type=str | None,
+        default=None,
+        help="file.py:function, to allow running a pair from your own file",
+    )
+
+
+def rebuild(run: Any, allowed: str | None) -> tuple[Any, Any]:
+    """Build a run's pair and data anew; code from a file runs only when the command line names it."""
+    from pyro_vae.data import load_data
+    from pyro_vae.pairs import PAIRS, find
+
+    config = run.config
+    recipe, source = config["pair"], config["data"]
+    if recipe is None or source is None:
+        raise UsageError(
+            f"{run} was trained from Python with a pair or data that only that script can build; evaluate it there"
+        )
+    name = recipe["name"]
+    if name not in PAIRS and name != allowed:
+        raise UsageError(f"{run} was trained with {name}, whose code would be run; allow it with --pair {name}")
+    from pyro_vae.runs import seeded
+    from pyro_vae.training import Training, build_from_config
+
+    seed = as_usage_error(lambda: Training.read(config["training"])).seed
+
+    def build(**options: Any) -> Any:
+        # as `train` does, so that a run killed before its first checkpoint begins with the same bits
+        with seeded(seed):
+            return find(name)(data.spec, **options)
+
+    try:
+        data = build_from_config(partial(load_data, source["name"]), source["options"])
+        return build_from_config(build, recipe["options"]), data
+    except (ValueError, OSError):  # these say it themselves
+        raise
+    except Exception as error:  # whatever other code makes of a config.yaml that somebody changed
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise UsageError(
+            f"{run}/config.yaml does not rebuild its pair and data: {type(error).__name__}: {reason}"
+        ) from error
+
+
+def rebuild_best(run: Any, allowed: str | None) -> tuple[Any, Any]:
+    """Build a run's pair and data anew, as `rebuild` does, with the parameters of its best epoch."""
+    pair, data = rebuild(run, allowed)
+    pair.load_state_dict(run.load_best()["parameters"])
+    return pair, data
+
+
+def as_usage_error(make: Callable[[], Any]) -> Any:
+    """Return what ``make`` makes of the user's values; its refusal is one of the command line."""
+    try:
+        return make()
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from error
+
+
+def _with_lists(words: Sequence[str], kinds: dict[str, Any]) -> Iterator[str]:
+    """Let lists of numbers be written without brackets: --hidden 200,100 for --hidden [200,100]."""
+    option = ""
+    for word in words:
+        name, equals, value = word.partition("=") if word.startswith("--") else (option, "", word)
+        takes_list = "list[" in str(plain(kinds.get(name.lstrip("-"), str)))
+        if takes_list and re.fullmatch(r"\d+(,\d+)*,?", value):
+            value = f"[{value.rstrip(',')}]"
+        yield f"{name}{equals}{value}" if word.startswith("--") else value
+        option = word if word.startswith("--") and not equals else ""
+
+
+def _reword(message: str, parser: Any) -> str:
+    """Say in one line what jsonargparse says in several, and suggest the option that was meant."""
+    text = " ".join(message.split())
+    unrecognized = re.search(r"[Uu]nrecognized arguments: (--?[^ =]+)", text)
+    if unrecognized:
+        word = unrecognized[1]
+        options = [o for action in parser._actions for o in action.option_strings if o.startswith("--")]
+        near = suggestion(word.lstrip("-"), [o.lstrip("-") for o in options])
+        hint = f"did you mean --{near}?" if near else f"`{parser.prog} --help` lists the options"
+        return f"there is no option {word}; {hint}"
+    option = re.search(r'Parser key "([^"]+)"', text)
+    return text if option is None else _refusal(option[1], parser) or text
+
+
+def _refusal(option: str, parser: Any) -> str | None:
+    """Return what is wrong with the value of an option, in the sentence that Python gets too."""
+    import yaml
+
+    given = [word for before, word in zip(["", *parser.words], parser.words, strict=False) if before == f"--{option}"]
+    given += [word.partition("=")[2] for word in parser.words if word.startswith(f"--{option}=")]
+    if option not in parser.kinds or not given:
+        return None
+    try:
+        value = yaml.safe_load(given[-1])
+    except yaml.YAMLError:
+        value = given[-1]
+    for one in (given[-1], value):  # a word may be meant as one
+        try:
+            accept(option, one, parser.kinds[option])
+        except (TypeError, ValueError) as error:
+            said = str(error)
+        else:
+            return None
+    return said

@@ -1,0 +1,185 @@
+"""``load_data``: any source as one data set, split, checked and described."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.data.dataset import Data, Spec, check_count
+from pyro_vae.data.partial_labels import hide_labels, mark_unknown
+from pyro_vae.data.readers import DataError
+from pyro_vae.data.schema import Contents, inspect
+from pyro_vae.data.sources import DATASETS, Source, open_source
+from pyro_vae.data.splits import SPLITS, Split, cut
+
+BINARIZATIONS = ("gray", "static", "dynamic")
+
+
+def load_data(
+    source: object,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    binarize: str | None = None,
+    valid: float | None = None,
+    test: float | None = None,
+    seed: int = 0,
+    image_size: int | None = None,
+    image: tuple[int, int, int] | None = None,
+    levels: int | None = None,
+    split_by: str | None = None,
+    labels: int | None = None,
+    label_seed: int | None = None,
+) -> Data:
+    """Return a data set, split and checked.
+
+    Args:
+        source: a name in `DATASETS`; a .npz file with ``x`` and any other field, or ``x_train``,
+            ``x_test``, ...; a .npy file of ``x`` or a folder with one .npy file per field, both
+            memory-mapped; a folder of images, flat or with one subfolder per class, below train,
+            valid and test if need be; or a mapping of arrays or tensors by field. Arrays of uint8
+            mean k/255. Integer ``y`` of shape (data,) are classes, -1 or NaN where unknown; other
+            ``y`` are attributes as floats.
+        data_dir: where named sets lie or are downloaded to; ``$PYRO_VAE_DATA`` or
+            ``~/.cache/pyro_vae`` by default.
+        binarize: "gray": values as they are. "static": every value of [0, 1] is replaced by one
+            binary draw with that probability. "dynamic": the same, drawn anew each time in training.
+            Evaluation always sees the same draws. By default what the set's published figures use,
+            and gray for colour images and for the user's own data.
+        valid: size (or, below 1, fraction) of the validation split, cut from the training part.
+        test: the same for the test split; named sets have their own.
+        seed: decides which data are cut off.
+        image_size: height and width for folders of images, omniglot and celeba, in pixels.
+        image: (channels, height, width) of ``x`` that is given as (data, features).
+        levels: integer ``x`` are 0 .. levels-1; 256 by default for uint8.
+        split_by: name of a field, such as a patient's number; data that agree in it stay in one split.
+        labels: how many training data keep their class, equally many per class; the others' are
+            hidden, and a field ``labelled`` says which: see `pyro_vae.data.partial_labels`.
+        label_seed: decides which; 0 by default.
+
+    Raises:
+        DataError: one sentence about a name, file, array or option that cannot be used.
+    """
+    options = {
+        "data_dir": data_dir and os.path.abspath(Path(data_dir).expanduser()),
+        "binarize": binarize,
+        "valid": valid,
+        "test": test,
+        "seed": seed or None,
+        "image_size": image_size,
+        "image": image and list(image),
+        "levels": levels,
+        "split_by": split_by,
+        "labels": labels,
+        "label_seed": label_seed or None,
+    }
+    _check_options(seed, binarize, levels, labels, label_seed)
+    opened = open_source(source, data_dir=data_dir, image_size=image_size)
+    opened = replace(opened, parts=mark_unknown(opened.parts, opened.name))
+    contents = inspect(
+        opened.parts,
+        opened.name,
+        levels=levels or opened.levels,
+        image=tuple(image) if image else opened.image,  # type: ignore[arg-type]
+        classes=opened.classes,
+    )
+    mode = _binarization(binarize, opened, contents)
+    splits = cut(opened, contents, valid, test, seed, split_by)
+    if labels is not None:
+        splits, contents = hide_labels(splits, contents, labels, label_seed or 0, opened.name)
+    data = _described(opened, splits, contents, mode)
+    data.recipe = _recipe(source, options)
+    return data
+
+
+def _check_options(
+    seed: int, binarize: str | None, levels: int | None, labels: int | None, label_seed: int | None
+) -> None:
+    check_count("seed", seed, 0)
+    if binarize is not None and binarize not in BINARIZATIONS:
+        raise DataError(f"There is no binarize={binarize!r}: choose gray, static or dynamic.")
+    if levels is not None and not 2 <= levels <= 65536:
+        raise DataError(f"levels={levels} are not possible: give 2 to 65536.")
+    if label_seed is not None and labels is None:
+        raise DataError(
+            f"label_seed={label_seed} decides whose labels are kept, and without labels all are: "
+            "give labels, or leave it out.",
+            unused="label_seed",
+        )
+
+
+def _recipe(source: object, options: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what loads the same data again, or None for arrays from memory."""
+    if not isinstance(source, str | os.PathLike):
+        return None
+    place = os.fspath(source) if source in DATASETS else os.path.abspath(Path(source).expanduser())
+    return {"name": place, "options": {name: value for name, value in options.items() if value is not None}}
+
+
+def _binarization(binarize: str | None, opened: Source, contents: Contents) -> str:
+    if binarize in ("static", "dynamic") and contents.support == "real":
+        raise DataError(
+            f"binarize={binarize!r} needs values between 0 and 1, and x of {opened.name} goes from {contents.low:g} to "
+            f"{contents.high:g}: scale x, or use binarize='gray'."
+        )
+    return "gray" if contents.support == "binary" else binarize or opened.binarize
+
+
+def _described(opened: Source, splits: dict[str, Split], contents: Contents, mode: str) -> Data:
+    """Return the data with their `Spec`, for which the training split is read once."""
+    name = opened.name
+    sizes = [len(splits[split]) for split in SPLITS]
+    told = [f"{_distinct(splits[split]):,}" for split in SPLITS]
+    if sizes[0] > _distinct(splits["train"]):
+        told[0] += " (labelled ones repeated)"
+    features = contents.fields["x"][0]
+    kind = f"images {'x'.join(map(str, contents.image))}" if contents.image else f"data of {features} features"
+    support = "binary" if mode != "gray" else contents.support
+    levels = contents.levels if support == "levels" else None
+    drawn = {"gray": support, "static": "binarized once", "dynamic": "binarized anew each epoch"}[mode]
+    drawn = f"{levels} levels" if levels else drawn
+    facts: dict[str, Any] = {
+        "name": name,
+        "features": features,
+        "image": contents.image,
+        "support": support,
+        "levels": levels,
+        "classes": contents.classes,
+        "fields": dict(contents.fields),
+        "num_data": sizes[0],
+        "binarize": mode,
+        "class_names": opened.class_names,
+        "description": f"{name}: {' / '.join(told)} {kind}, {drawn}",
+    }
+    nothing = torch.empty(features)
+    # the moments of a fresh binary draw follow from the grey values' mean: a Bernoulli of that mean
+    seen = "static" if mode == "static" else "gray"
+    mean, std = _moments(Data(Spec(**facts | {"binarize": seen}, mean=nothing, std=nothing), splits, contents))
+    if mode == "dynamic":
+        std = (mean * (1 - mean)).sqrt()
+    return Data(Spec(**facts, mean=mean.float(), std=std.float()), splits, contents)
+
+
+def _distinct(split: Split) -> int:
+    """Count the data of a split, those that it repeats once."""
+    return len(split) if split.rows is None else len(np.unique(split.rows))
+
+
+def _moments(data: Data) -> tuple[Tensor, Tensor]:
+    """Return (mean, standard deviation) of each feature of training x, in float64, piece by piece.
+
+    Pieces are joined as in *Updating Formulae and a Pairwise Algorithm for Computing Sample Variances* (Chan, Golub &
+    LeVeque, 1979), which stays exact where the mean is large.
+    """
+    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    for batch in data.batches("train", max(1, 2**21 // data.spec.features)):
+        x = batch["x"].double()
+        here = x.mean(0)
+        total = count + len(x)
+        squares = squares + (x - here).square().sum(0) + (here - mean).square() * (count * len(x) / total)
+        mean = mean + (here - mean) * (len(x) / total)
+        count = total
+    return mean, (squares / count).sqrt()

@@ -1,0 +1,75 @@
+"""Checks of log p(x): how large it is, and whether two ways of estimating it agree."""
+
+from collections.abc import Iterator
+
+from pyro_vae.diagnostics.subject import Level, Subject, Verdict, percent, require_weights
+from pyro_vae.evidence import TOLERATED, Evidence, believable, elbo, evidence_words, log_evidence, sandwich
+from pyro_vae.program import evaluation, simulate
+
+
+def evidence(subject: Subject) -> Iterator[Verdict]:
+    """How large is log p(x), and how far is the ELBO from it?"""
+    meaning = subject.meaning
+    table = elbo(subject.pair, subject.test, num_samples=1 if meaning.exact else 16, seed=subject.seed)
+    subject.found["elbo"] = table
+    parts = ", ".join(f"{name} {nats:.2f}" for name, nats in table.sites.items())
+    yield Verdict(meaning.bound, table.elbo, "note", f"{table.elbo:.2f} nats = {parts}")
+    gap = f"{meaning.evidence} - ELBO"
+    if meaning.unweighable:
+        yield from (Verdict(name, None, "left out", meaning.unweighable) for name in (meaning.evidence, gap))
+        return
+    draws = 1 if meaning.exact else subject.budget.draws
+    result = log_evidence(subject.pair, subject.test, num_samples=draws, seed=subject.seed)
+    subject.found["evidence"] = result
+    if meaning.exact:
+        yield Verdict(
+            meaning.evidence, result.mean, "good", f"{result.mean:.2f} nats, exact: no latent variable is drawn"
+        )
+    else:
+        yield _estimated(subject, result)
+    if not meaning.latent:
+        yield Verdict(gap, None, "left out", f"the model has no latent variable, so the ELBO is {meaning.evidence}")
+        return
+    below = result.mean - (table.elbo if meaning.exact else result.elbo.mean().item())
+    kl = max(table.kl, 1e-9)
+    level: Level = "good" if below < 0.1 * kl else "fair" if below < 0.3 * kl else "bad"
+    least = "" if meaning.exact or believable(result.khat_share) else "at least "
+    said = f"the ELBO is {least}{below:.2f} nats below {meaning.evidence}, {percent(below / kl)} of the KL"
+    yield Verdict(gap, below, level, said)
+
+
+def _estimated(subject: Subject, result: Evidence) -> Verdict:
+    """Judge an estimate by the draws that carry it."""
+    draws = subject.budget.draws
+    ess = result.ess.median().item()
+    share = None if result.khat.isnan().all() else result.khat_share
+    # with fewer than 5 a handful of draws carry everything
+    level: Level = "bad" if ess < 5 else "fair" if ess < 0.05 * draws or (share or 0) > TOLERATED else "good"
+    low = "" if level == "good" else "; the estimate is low: use more draws"
+    said = evidence_words(result.mean, result.mean_stderr, share, result.proposal)
+    counted = f"with {draws} draws a datum, of which {ess:.0f} count (median)"
+    return Verdict(subject.meaning.evidence, result.mean, level, f"{said} {counted}{low}")
+
+
+def annealed(subject: Subject) -> Iterator[Verdict]:
+    """Does annealing agree with importance sampling, on data whose log p(x) it bounds from both sides?"""
+    budget = subject.budget
+    if not budget.temperatures:
+        return
+    require_weights(subject)
+    part = subject.part(budget.annealed)
+    bounds = sandwich(subject.pair, part, temperatures=budget.temperatures, chains=8, seed=subject.seed)
+    with evaluation(subject.pair, subject.seed):
+        drawn, _ = simulate(subject.pair, part)  # the same draws: the same seed
+    sampled = log_evidence(subject.pair, drawn, num_samples=budget.draws, seed=subject.seed).mean
+    low, high = bounds.lower.mean().item(), bounds.upper.mean().item()
+    short = max(low - sampled, 0.0)
+    subject.found["sandwich"] = bounds
+    level: Level = "good" if short < 0.5 else "fair" if short < 2 else "bad"
+    said = f"on {budget.annealed} simulated data log p(x) lies in [{low:.2f}, {high:.2f}] and importance sampling gives {sampled:.2f}"
+    yield Verdict(
+        "annealing",
+        short,
+        level,
+        said + ("" if level == "good" else "; trust annealing: q misses part of the posterior"),
+    )
