@@ -16,10 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_vae import Data, Pair, load_data
+from pyro_vae import Data, Pair, load_data, pairs
 from pyro_vae.nets import MLP
 from pyro_vae.pairs import factory as parts
-from pyro_vae.pairs import registry as pairs
 from pyro_vae.posterior import generate
 from pyro_vae.runs import Run
 from pyro_vae.training import build_from_config

@@ -1,9 +1,11 @@
-"""q(z1 ... zL | x) = q(z1 | x) q(z2 | z1) ... q(zL | zL-1), from the bottom up: for the hierarchical model
+"""q(z1 ... zL | x) = q(z1 | x) q(z2 | z1) ... q(zL | zL-1), from the bottom up: for the
+hierarchical model
 
 z1 ~ q(z1 | x)              latent[1]
 zl ~ q(zl | zl-1)           latent[l], from l = 2 up to L
 
-Here z1 is drawn without knowing z2, so that its prior p(z1 | z2) cannot correct it: upper levels often fall idle.
+Here z1 is drawn without knowing z2, so that its prior p(z1 | z2) cannot correct it: upper levels
+often fall idle.
 """
 
 from collections.abc import Sequence

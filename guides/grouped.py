@@ -3,7 +3,8 @@
 v ~ q(v | mean over the items of h(x_gi), their number)     group_latent
 w ~ q(w | x_gi, v_g)                                        latent
 
-The mean over items, with their number beside it, does not depend on their order (Deep Sets, Zaheer et al., 2017, arXiv 1703.06114).
+The mean over items, with their number beside it, does not depend on their order (Deep Sets, Zaheer
+et al., 2017, arXiv 1703.06114).
 """
 
 import pyro
@@ -17,7 +18,7 @@ class GroupedGuide(PyroModule):
     """Items -> v, pooled; item, v -> w.
 
     Args:
-        items: items a group, padding included; ``x`` holds them side by side.
+        items: items per group, padding included; ``x`` holds them side by side.
         describe: an item -> its features h, a net.
         group_encoder: pooled h and the number of items, as a fraction of ``items`` -> q(v | group).
         encoder: ``x_i, v -> q(w | x_i, v)``.

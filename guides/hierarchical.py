@@ -4,8 +4,8 @@ h1 = f1(x), h2 = f2(h1), ..., hL = fL(hL-1)     one pass up, nothing drawn
 zL ~ q(zL | hL)             latent[L]
 zl ~ q(zl | hl, zl+1)       latent[l], from l = L - 1 down to 1
 
-Ladder Variational Autoencoders (Sonderby, Raiko, Maaloe, Sonderby & Winther, 2016), arXiv 1602.02282, without their sharing of
-parameters with the model.
+Ladder Variational Autoencoders (Sonderby, Raiko, Maaloe, Sonderby & Winther, 2016), arXiv
+1602.02282, without their sharing of parameters with the model.
 """
 
 from collections.abc import Sequence

@@ -1,13 +1,16 @@
-"""q(z | x) = Normal(loc, scale), loc and scale refined datum by datum from the encoder's answer: for the latent model
+"""q(z | x) = Normal(loc, scale), loc and scale refined datum by datum from the encoder's answer:
+for the latent model
 
 (loc, log scale) <- (loc, log scale) + rate * d ELBO(x; loc, scale) / d (loc, log scale),     steps times
 z ~ Normal(loc, scale)      latent
 
-With steps = 0 it is the amortized guide; from a constant encoder with many steps it is stochastic variational inference for each datum.
-The step is taken as given when the encoder learns, so that no second derivatives are needed.
+With steps = 0 it is the amortized guide; from a constant encoder with many steps it is stochastic
+variational inference for each datum. The step is taken as given when the encoder learns, so that no
+second derivatives are needed.
 
-Semi-Amortized Variational Autoencoders (Kim, Wiseman, Miller, Sontag & Rush, 2018), arXiv 1802.02550; the first-order form is Iterative
-Amortized Inference's baseline (Marino, Yue & Mandt, 2018), arXiv 1807.09356.
+Semi-Amortized Variational Autoencoders (Kim, Wiseman, Miller, Sontag & Rush, 2018), arXiv
+1802.02550; the first-order form is Iterative Amortized Inference's baseline (Marino, Yue & Mandt,
+2018), arXiv 1807.09356.
 """
 
 import pyro
@@ -28,8 +31,8 @@ class SemiAmortizedGuide(PyroModule):
         steps: of gradient ascent.
         rate: of the steps, in units of the approximate posterior's own scale.
         latent: size of z.
-        draws: for each gradient, an even number: half of them, and the same mirrored, drawn once for all data, so that q is a function
-            of x.
+        draws: per gradient, an even number: half are drawn once for all data and the others mirror
+            them, so that q is a function of x.
     """
 
     noise: Tensor

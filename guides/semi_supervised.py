@@ -3,8 +3,9 @@
 y ~ Categorical(logits(x))      one-hot; all the mass on the label where there is one
 z ~ q(z | h(x), y)              latent; h reads x once, for every y that is summed over
 
-On a labelled datum the ELBO is then the bound on log p(x, y). Such data also teach the classifier: ``weight`` log q(y | x) is added
-to their ELBO (Kingma et al. 2014, eq. 9), as a factor outside the bound.
+On a labelled datum the ELBO is then the bound on log p(x, y). Such data also teach the classifier:
+``weight`` log q(y | x) is added to their ELBO (Kingma et al. 2014, eq. 9), as a factor outside the
+bound.
 """
 
 import pyro
@@ -24,7 +25,7 @@ class SemiSupervisedGuide(PyroModule):
         classifier: ``x -> logits``, ``(..., classes)``.
         reader: ``x -> h``, ``(..., width)``.
         encoder: ``h, y -> q(z | x, y)``, event shape ``(latent,)``.
-        weight: nats of the auxiliary classification term for one nat of log q(y | x).
+        weight: of log q(y | x) in the auxiliary classification term.
         enumerate_y: sum over y exactly (objective TraceEnum_ELBO), else draw it.
     """
 
@@ -44,7 +45,7 @@ class SemiSupervisedGuide(PyroModule):
         self.infer = {"enumerate": "parallel"} if enumerate_y else {}
 
     def forward(self, x: Tensor, y: Tensor, labelled: Tensor) -> Tensor:
-        """Return the drawn ``z``: ``(..., batch, latent)``. ``y`` is looked at where ``labelled`` only."""
+        """Return the drawn ``z``: ``(..., batch, latent)``. ``y`` is read only where ``labelled``."""
         logits = torch.log_softmax(self.classifier(x), -1)
         h = self.reader(x)
         label = self.embed(torch.where(labelled, y, 0))

@@ -1,1 +1,1 @@
-"""Generative models p(x, z): one Pyro program a file, imported as ``pyro_vae.models.NAME``."""
+"""Generative models p(x, z): one Pyro program per file, imported as ``pyro_vae.models.NAME``."""

@@ -3,8 +3,9 @@
     z ~ p(z | y)        latent
     x ~ p(x | z, y)     features
 
-Semi-supervised Learning with Deep Generative Models (Kingma, Rezende, Mohamed & Welling, 2014), arXiv 1406.5298, given y; Learning
-Structured Output Representation using Deep Conditional Generative Models (Sohn, Lee & Yan, 2015).
+Semi-supervised Learning with Deep Generative Models (Kingma, Rezende, Mohamed & Welling, 2014),
+arXiv 1406.5298, given y; Learning Structured Output Representation using Deep Conditional
+Generative Models (Sohn, Lee & Yan, 2015).
 """
 
 import pyro
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 
 
 class ConditionalModel(PyroModule):
-    """``z, y -> x``: one latent vector a datum, and what is known about the datum.
+    """``z, y -> x``: one latent vector per datum, and what is known about the datum.
 
     Args:
-        embed: ``y`` as the vector that the conditionals take: ``OneHot`` for classes, ``nn.Identity`` for attributes.
+        embed: ``y`` as the vector that the conditionals take: ``OneHot`` for classes,
+            ``nn.Identity`` for attributes.
         prior: ``y -> p(z | y)``, event shape ``(latent,)``.
         decoder: ``z, y -> p(x | z, y)``, event shape ``(features,)``.
     """

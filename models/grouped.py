@@ -1,14 +1,14 @@
 """p(x, v, w) = prod over groups g: p(v_g) prod over items i: p(w_gi) p(x_gi | v_g, w_gi)
 
-    v ~ p(v)                    group_latent, one a group: what its items share
-    w ~ p(w)                    latent, one an item
+    v ~ p(v)                    group_latent, one per group: what its items share
+    w ~ p(w)                    latent, one per item
     x ~ p(x | v, w)             features
 
-A datum is a group, so that groups are independent and log p(x) is that of a whole group. Unequal groups are padded; ``mask`` says which
-items are there.
+A datum is a group, so that groups are independent and log p(x) is that of a whole group. Unequal
+groups are padded; ``mask`` says which items are there.
 
-The Multi-Entity Variational Autoencoder (Nash et al., 2017); Multi-Level Variational Autoencoder (Bouchacourt, Tomioka & Nowozin,
-2018), arXiv 1705.08841.
+The Multi-Entity Variational Autoencoder (Nash et al., 2017); Multi-Level Variational Autoencoder
+(Bouchacourt, Tomioka & Nowozin, 2018), arXiv 1705.08841.
 """
 
 import pyro
@@ -21,7 +21,7 @@ class GroupedModel(PyroModule):
     """``v, w -> x`` for every item of a group.
 
     Args:
-        items: items a group, padding included; ``x`` holds them side by side.
+        items: items per group, padding included; ``x`` holds them side by side.
         group_prior: ``() -> p(v)``, event shape ``(group_latent,)``.
         prior: ``() -> p(w)``, event shape ``(latent,)``.
         decoder: ``v, w -> p(x | v, w)``, event shape ``(features of an item,)``.

@@ -4,7 +4,8 @@
     zl ~ p(zl | zl+1)       latent[l], from l = L - 1 down to 1
     x  ~ p(x | z1)          features
 
-Stochastic Backpropagation and Approximate Inference in Deep Generative Models (Rezende, Mohamed & Wierstra, 2014), arXiv 1401.4082.
+Stochastic Backpropagation and Approximate Inference in Deep Generative Models (Rezende, Mohamed &
+Wierstra, 2014), arXiv 1401.4082.
 """
 
 from collections.abc import Sequence

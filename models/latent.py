@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class LatentModel(PyroModule):
-    """``z -> x``: one latent vector a datum.
+    """``z -> x``: one latent vector per datum.
 
     Args:
         prior: ``() -> p(z)``, event shape ``(latent,)``.

@@ -3,8 +3,9 @@
     z ~ Normal(0, I)                latent
     x ~ Normal(W z + loc, scale)    features
 
-One noise scale for all features is probabilistic PCA (Tipping & Bishop, 1999), a scale a feature is factor analysis. Evidence,
-posterior and (for PCA) maximum likelihood have closed forms, which makes this the ruler for everything else.
+One noise scale for all features is probabilistic PCA (Tipping & Bishop, 1999), a scale per feature
+is factor analysis. Evidence, posterior and (for PCA) maximum likelihood have closed forms, which
+makes this the ruler for everything else.
 """
 
 from typing import Any
@@ -23,8 +24,8 @@ class LinearModel(PyroModule):
         latent: size of z.
         features: size of x.
         noise: number of noise scales: 1 (probabilistic PCA) or ``features`` (factor analysis).
-        units: of x, with ``loc`` and ``scale``, ``(features,)``, in which weight, loc and noise are learned; for
-            probabilistic PCA one scale for all features. None for x of the size of 1.
+        units: of x, with ``loc`` and ``scale``, ``(features,)``, in which weight, loc and noise are
+            learned; for probabilistic PCA one scale for all features. None for x of the size of 1.
     """
 
     def __init__(self, latent: int, features: int, noise: int = 1, units: Any = None) -> None:
@@ -47,27 +48,29 @@ class LinearModel(PyroModule):
             return pyro.sample("x", dist.Normal(z @ weight.T + loc, scale).to_event(1), obs=x)
 
     def in_data_units(self) -> tuple[Tensor, Tensor, Tensor]:
-        """W, loc and noise scale: ``(features, latent)``, ``(features,)``, ``(1,)`` or ``(features,)``."""
+        """Return W ``(features, latent)``, loc ``(features,)`` and noise scale ``(noise,)``."""
         if self.units is None:
             return self.weight, self.loc, self.log_scale.exp()
         unit = self.units.scale
         return unit[:, None] * self.weight, self.units(self.loc), unit * self.log_scale.exp()
 
     def marginal(self) -> dist.LowRankMultivariateNormal:
-        """p(x) = Normal(loc, W W' + diag(scale^2)), exactly: its ``log_prob(x)`` is the evidence in nats."""
+        """Return p(x) = Normal(loc, W W' + diag(scale^2)), exactly; ``log_prob(x)`` is the
+        evidence.
+        """
         weight, loc, scale = self.in_data_units()
         return dist.LowRankMultivariateNormal(loc, weight, scale.square().expand(len(loc)))
 
     def posterior(self, x: Tensor) -> dist.MultivariateNormal:
-        """p(z | x) = Normal(L^-1 W' S^-1 (x - loc), L^-1) with L = I + W' S^-1 W and S the noise variance, exactly."""
-        weighed = self.weight / (2 * self.log_scale).exp()[:, None]  # S^-1 W
-        precision = torch.eye(len(self.zeros)).to(weighed) + self.weight.T @ weighed
+        """Return p(z | x) = Normal(L^-1 W' S^-1 (x - loc), L^-1), exactly; L = I + W' S^-1 W."""
+        weighted = self.weight / (2 * self.log_scale).exp()[:, None]  # S^-1 W
+        precision = torch.eye(len(self.zeros)).to(weighted) + self.weight.T @ weighted
         covariance = torch.linalg.inv(precision)
-        loc = ((x if self.units is None else self.units.inverse(x)) - self.loc) @ weighed @ covariance
+        loc = ((x if self.units is None else self.units.inverse(x)) - self.loc) @ weighted @ covariance
         return dist.MultivariateNormal(loc, scale_tril=torch.linalg.cholesky(covariance))
 
     def set_to(self, solution: Any) -> "LinearModel":
-        """Write a solution, such as `maximum_likelihood` returns, into the parameters: its ``weight``, ``loc`` and ``scale``."""
+        """Copy a solution, such as `maximum_likelihood` returns, into the parameters."""
         unit = torch.ones(len(self.loc)).double() if self.units is None else self.units.scale.double()
         with torch.no_grad():
             self.weight.copy_(solution.weight / unit[:, None])

@@ -4,7 +4,8 @@
     z ~ p(z)                    latent
     x ~ p(x | z, y)             features
 
-Semi-supervised Learning with Deep Generative Models (Kingma, Rezende, Mohamed & Welling, 2014), arXiv 1406.5298: their M2.
+Semi-supervised Learning with Deep Generative Models (Kingma, Rezende, Mohamed & Welling, 2014),
+arXiv 1406.5298: their M2.
 """
 
 import pyro

@@ -3,7 +3,8 @@
     z     ~ p(z | x_in)             latent
     x_out ~ p(x_out | x_in, z)      features that are asked for
 
-Learning Structured Output Representation using Deep Conditional Generative Models (Sohn, Lee & Yan, 2015).
+Learning Structured Output Representation using Deep Conditional Generative Models (Sohn, Lee & Yan,
+2015).
 """
 
 import pyro
@@ -29,7 +30,7 @@ class StructuredModel(PyroModule):
         self.decoder = decoder
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` with the features that were not given drawn or observed: ``(..., batch, features)``."""
+        """Return ``x``, its other features drawn or observed: ``(..., batch, features)``."""
         x_in, x_out = x.index_select(-1, self.inside), x.index_select(-1, self.outside)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior(x_in))

@@ -1,9 +1,10 @@
 """Conditionals: modules whose forward returns a distribution, made of a net and a head.
 
-    prior    () -> p(z)             `StandardNormal`, `NormalPrior`, `MixturePrior`, `VampPrior`, `FlowPrior`
-    decoder  z -> p(x | z)          `Conditional` of a net and a likelihood's head
-    encoder x -> q(z | x) `Conditional` of a net and `Normal`, `LowRank`, `FullCovariance`, `Flow` or
-    `PointMass` others z, y -> p(x | z, y) `Conditional` too: it takes any number of contexts
+    prior    () -> p(z)         `StandardNormal`, `NormalPrior`, `MixturePrior`, `VampPrior`, `FlowPrior`
+    decoder  z -> p(x | z)      `Conditional` of a net and a likelihood's head
+    encoder  x -> q(z | x)      `Conditional` of a net and `Normal`, `LowRank`, `FullCovariance`,
+                                `Flow` or `PointMass`
+    others   z, y -> p(x | z, y)    `Conditional` too: it takes any number of contexts
 
 >>> decoder = Conditional(MLP(10, 784), Bernoulli(784))
 >>> decoder(torch.zeros(5, 10)).event_shape
@@ -13,56 +14,26 @@ torch.Size([784])
 >>> encoder(torch.zeros(7, 5, 784), torch.zeros(5, 3)).batch_shape
 torch.Size([7, 5])
 
-Everything that the programs are wired from can be imported from here; the parts live in `pyro_vae.nets`
-(nets), `pyro_vae.conditionals.likelihoods` and `pyro_vae.conditionals.flows` (heads), `pyro_vae.conditionals.priors` and `pyro_vae.distributions`. To
-add a likelihood, write a `Head`; to add a net, any module that maps ``(..., inputs)`` to ``(...,
-head.size)``.
+Everything that programs are built from can be imported from here. To add a likelihood, write a
+`Head`; to add a net, write any module that maps ``(..., inputs)`` to ``(..., head.size)``.
 """
 
-from pyro_vae.conditionals.conditional import Conditional, join
-from pyro_vae.conditionals.flows import KINDS, Flow, Kind, flow_layers
-from pyro_vae.conditionals.gaussian import FullCovariance, LowRank, PointMass
-from pyro_vae.conditionals.likelihoods import (
-    Bernoulli,
-    Categorical,
-    ContinuousBernoulli,
-    DiscretizedLogistic,
-    DiscretizedLogisticMixture,
-    Head,
-    Normal,
-)
-from pyro_vae.conditionals.priors import FixedPrior, FlowPrior, MixturePrior, NormalPrior, StandardNormal, VampPrior
-from pyro_vae.conditionals.scales import from_scale, to_scale
+from pyro_vae.conditionals import conditional, flows, gaussian, head, likelihoods, priors, scales
+from pyro_vae.conditionals.conditional import *
+from pyro_vae.conditionals.flows import *
+from pyro_vae.conditionals.gaussian import *
+from pyro_vae.conditionals.head import *
+from pyro_vae.conditionals.likelihoods import *
+from pyro_vae.conditionals.priors import *
+from pyro_vae.conditionals.scales import *
 from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, OneHot, Standardize
 
-__all__ = [
-    "KINDS",
-    "MLP",
-    "Bernoulli",
-    "Categorical",
-    "Conditional",
-    "ContinuousBernoulli",
-    "ConvDecoder",
-    "ConvEncoder",
-    "DiscretizedLogistic",
-    "DiscretizedLogisticMixture",
-    "FixedPrior",
-    "Flow",
-    "FlowPrior",
-    "FullCovariance",
-    "Head",
-    "Kind",
-    "LowRank",
-    "MixturePrior",
-    "Normal",
-    "NormalPrior",
-    "OneHot",
-    "PointMass",
-    "StandardNormal",
-    "Standardize",
-    "VampPrior",
-    "flow_layers",
-    "from_scale",
-    "join",
-    "to_scale",
-]
+# each file names what it makes public
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "OneHot", "Standardize"]
+__all__ += conditional.__all__
+__all__ += flows.__all__
+__all__ += gaussian.__all__
+__all__ += head.__all__
+__all__ += likelihoods.__all__
+__all__ += priors.__all__
+__all__ += scales.__all__

@@ -43,7 +43,7 @@ class Conditional(nn.Module):
         head: a `Head`, or any module from ``(..., size)`` to a distribution with event_dim 1.
 
     Raises:
-        ValueError: the net says that it has another number of outputs than the head needs.
+        ValueError: the net has another number of outputs than the head needs.
     """
 
     def __init__(self, net: nn.Module, head: nn.Module) -> None:
@@ -51,7 +51,7 @@ class Conditional(nn.Module):
         outputs, size = getattr(net, "outputs", None), getattr(head, "size", None)
         if outputs is not None and size is not None and outputs != size:
             raise ValueError(
-                f"the net {type(net).__name__} gives {outputs} numbers a datum and the head "
+                f"the net {type(net).__name__} gives {outputs} numbers per datum and the head "
                 f"{type(head).__name__} needs {size}: build the net with outputs=head.size."
             )
         self.net = net
@@ -64,13 +64,15 @@ class Conditional(nn.Module):
     def start_at(self, mean: Tensor, std: Tensor | None = None, *, shrink: float = 1.0) -> Self:
         """Begin, for every context, near a distribution with this mean and standard deviation.
 
-        A decoder begins at the data's mean: 14 nats better after four epochs on 20,000 MNIST images than from
-        random biases. An encoder whose ELBO rests where q(z | x) is the prior, as ReLU nets' may for some epochs,
-        begins at mean 0 and std 0.1: its draws then say something about x before the KL term has silenced them.
+        A decoder begins at the data's mean: 14 nats better after four epochs on 20,000 MNIST images
+        than from random biases. An encoder whose ELBO rests where q(z | x) is the prior, as ReLU
+        nets' may for some epochs, begins at mean 0 and std 0.1: its draws then say something about
+        x before the KL term has silenced them.
 
         Args:
             mean: of the data, ``(features,)``.
-            std: of the data, ``(features,)``; a feature that does not vary gets a hundredth of the largest.
+            std: of the data, ``(features,)``; a feature that does not vary gets a hundredth of the
+                largest.
             shrink: what the net's last weights are multiplied by, to begin closer: see
                 `pyro_vae.nets.start_at`.
 

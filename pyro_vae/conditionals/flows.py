@@ -4,13 +4,13 @@ transforms of a prior.
     e ~ N(0, I)
     z = loc + scale * f_n(... f_1(e))           each f may depend on a context vector
 
-loc, scale and the context come from the net. The transforms act before loc and scale, where everything is
-of the size of 1: their boxes and clamps then mean the same for every datum, and at the start, when each is
-near the identity, the flow is the diagonal Gaussian.
+loc, scale and the context come from the net. The transforms act before loc and scale, where
+everything is of the size of 1: their boxes and clamps then mean the same for every datum, and at
+the start, when each is near the identity, the flow is the diagonal Gaussian.
 
-*Variational Inference with Normalizing Flows (Rezende & Mohamed, 2015)*, arXiv 1505.05770; *Improving
-Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016)*, arXiv 1606.04934; *Density
-estimation using Real NVP (Dinh et al., 2016)*, arXiv 1605.08803.
+*Variational Inference with Normalizing Flows (Rezende & Mohamed, 2015)*, arXiv 1505.05770;
+*Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016)*, arXiv
+1606.04934; *Density estimation using Real NVP (Dinh et al., 2016)*, arXiv 1605.08803.
 """
 
 from collections.abc import Sequence
@@ -30,10 +30,12 @@ from pyro.nn import ConditionalAutoRegressiveNN, ConditionalDenseNN, DenseNN
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, Transform
 
-from pyro_vae.conditionals.likelihoods import Head, spread_of
+from pyro_vae.conditionals.head import Head, initial_std
 from pyro_vae.conditionals.scales import from_scale, to_scale
 from pyro_vae.distributions import ConditionalSplineAutoregressive, ConditionalSplineCoupling
 from pyro_vae.options import Count, Whole, Within, checked
+
+__all__ = ["KINDS", "Flow", "Kind", "flow_layers"]
 
 Kind = Literal["planar", "autoregressive", "coupling", "spline_autoregressive", "spline_coupling"]
 KINDS = get_args(Kind)
@@ -65,11 +67,11 @@ def flow_layers(
     """Return the conditional transforms of a flow, each near the identity.
 
     Args:
-        kind: ``"planar"``: one bump a layer, needs many; its inverse is not known, so only its own draws
-            have a density. ``"autoregressive"`` (inverse autoregressive flow): draws and their densities
-            cost one pass, other values ``features`` passes. ``"coupling"``: one pass for both.
-            ``"spline_autoregressive"``, ``"spline_coupling"``: the same with splines in place of affine
-            maps.
+        kind: ``"planar"``: one bump per layer, so that it needs many; its inverse is not known, so
+            only its own draws have a density. ``"autoregressive"`` (inverse autoregressive flow):
+            draws and their densities cost one pass, other values ``features`` passes.
+            ``"coupling"``: one pass for both. ``"spline_autoregressive"``, ``"spline_coupling"``:
+            the same with splines in place of affine maps.
         features: size of the event, at least 2 unless planar.
         context: size of the context vector; 0 for none.
         layers: how many transforms.
@@ -132,8 +134,8 @@ def _start(net: nn.Module) -> None:
 def _start_planar(net: nn.Module, features: int) -> None:
     """Make the net give, as its bias, a planar transform that is the identity.
 
-    Pyro uses u + (softplus(w'u) - 1 - w'u) w / |w|^2 in place of u, which vanishes at u = log(e - 1) w /
-    |w|^2.
+    Pyro uses u + (softplus(w'u) - 1 - w'u) w / |w|^2 in place of u, which vanishes at
+    u = log(e - 1) w / |w|^2.
     """
     w = torch.randn(features)
     w = w / w.norm()
@@ -142,17 +144,18 @@ def _start_planar(net: nn.Module, features: int) -> None:
 
 
 def condition_all(layers: nn.ModuleList, context: Tensor) -> list[Transform]:
-    """Return the transforms at ``context``, ``(..., context)``; each is new and has a cache of its own."""
+    """Return new transforms at ``context``, ``(..., context)``, each with its own cache."""
     return [layer.condition(context) for layer in layers]  # type: ignore[operator]
 
 
 class Flow(Head):
-    """A Gaussian bent by a flow: a posterior whose draws, and the densities of its draws, are exact.
+    """A Gaussian bent by a flow: a posterior whose draws, and the densities of its draws, are
+    exact.
 
     Args:
         features: size of the event.
-        kind: one of ``KINDS``, described at `flow_layers`; or a sequence of Pyro's conditional transform
-            modules, made for this context.
+        kind: one of ``KINDS``, described at `flow_layers`; or a sequence of Pyro's conditional
+            transform modules, made for this context.
         layers: how many transforms, for a named kind.
         context: size of the vector through which x reaches the transforms.
         hidden: widths of the hidden layers of each transform's net.
@@ -190,5 +193,5 @@ class Flow(Head):
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return the parameters, ``(size,)``, of ``mean`` and ``std`` (else 1) before any bending."""
-        raw_scale = from_scale(spread_of(std, mean, 1.0)).to(mean)
+        raw_scale = from_scale(initial_std(std, mean, 1.0)).to(mean)
         return torch.cat([mean.detach(), raw_scale, mean.new_zeros(self.size - 2 * self.features)])

@@ -1,7 +1,7 @@
 """Heads for q(z | x) and p(z | y) beyond the diagonal `pyro_vae.conditionals.Normal`.
 
-`LowRank` and `FullCovariance` are Gaussians with correlated latents, `PointMass` has no spread at all. For
-flows see `pyro_vae.conditionals.flows`.
+`LowRank` and `FullCovariance` are Gaussians with correlated latents, `PointMass` puts all its mass
+on one point. For flows see `pyro_vae.conditionals.flows`.
 """
 
 import pyro.distributions as dist
@@ -10,9 +10,11 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_vae.conditionals.likelihoods import Head, spread_of
+from pyro_vae.conditionals.head import Head, initial_std
 from pyro_vae.conditionals.scales import bounded, from_scale, to_scale
 from pyro_vae.options import Count, checked
+
+__all__ = ["FullCovariance", "LowRank", "PointMass"]
 
 
 class LowRank(Head):
@@ -40,20 +42,21 @@ class LowRank(Head):
         return dist.LowRankMultivariateNormal(loc, scale.unsqueeze(-1) * factor, scale.square())
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
-        """Return the parameters, ``(size,)``, of ``mean``, ``std`` (1 if not given) and no correlation."""
-        raw_scale = from_scale(spread_of(std, mean, 1.0)).to(mean)
+        """Return parameters, ``(size,)``, of ``mean``, ``std`` (default 1) and no correlation."""
+        raw_scale = from_scale(initial_std(std, mean, 1.0)).to(mean)
         return torch.cat([mean.detach(), raw_scale, mean.new_zeros(self.rank * self.features)])
 
     def extra_repr(self) -> str:
-        """Return what stands between the brackets when the head is printed."""
+        """Return what the printed head shows in parentheses."""
         return f"{self.features}, rank={self.rank}"
 
 
 class FullCovariance(Head):
-    """A Gaussian with any covariance: its Cholesky factor is ``S N^-1 (I + V)``, V strictly lower triangular.
+    """A Gaussian with any covariance: its Cholesky factor is ``S N^-1 (I + V)``, V strictly lower
+    triangular.
 
-    N makes the rows of N^-1 (I + V) of length 1, so that S holds the standard deviations. At the parameters
-    0 it is the standard normal.
+    N makes the rows of N^-1 (I + V) of length 1, so that S holds the standard deviations. At the
+    parameters 0 it is the standard normal.
 
     Args:
         features: size of the event.
@@ -83,13 +86,13 @@ class FullCovariance(Head):
         return dist.MultivariateNormal(loc, scale_tril=(to_scale(raw_scale) / length).unsqueeze(-1) * lower)
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
-        """Return the parameters, ``(size,)``, of ``mean``, ``std`` (1 if not given) and no correlation."""
-        raw_scale = from_scale(spread_of(std, mean, 1.0)).to(mean)
+        """Return parameters, ``(size,)``, of ``mean``, ``std`` (default 1) and no correlation."""
+        raw_scale = from_scale(initial_std(std, mean, 1.0)).to(mean)
         return torch.cat([mean.detach(), raw_scale, mean.new_zeros(self.size - 2 * self.features)])
 
 
 class PointMass(Head):
-    """All the mass on what the net gives, for a deterministic autoencoder; its log density there is 0."""
+    """All mass on the net's output, for a deterministic autoencoder; the log density there is 0."""
 
     @checked()
     def __init__(self, features: Count) -> None:

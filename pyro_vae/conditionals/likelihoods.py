@@ -1,18 +1,11 @@
-"""Heads: the numbers that a net gives, as a distribution.
+"""Heads for likelihoods p(x | z), by data.
 
-A head says how many numbers it needs (``size``), turns ``(..., size)`` into a distribution over ``(...,
-features)`` with event_dim 1, and knows where to begin: ``start(mean, std)`` returns the ``size`` numbers at
-which the distribution has that mean (and, where it has a free scale, that standard deviation). The numbers
-are laid out in kinds: all features' locations, then all features' scales, and so on, so that a
-convolutional decoder's channels come out as kinds.
-
-For likelihoods p(x | z), by data: `Bernoulli` (0 or 1), `ContinuousBernoulli` (between 0 and 1),
-`DiscretizedLogistic`, `DiscretizedLogisticMixture` and `Categorical` (equally spaced levels), `Normal`
-(real). For posteriors and conditional priors of z: `Normal`, `LowRank`, `FullCovariance`, `PointMass`, and
-`Flow` in `pyro_vae.conditionals.flows`.
+`Bernoulli` (0 or 1), `ContinuousBernoulli` (between 0 and 1), `DiscretizedLogistic`,
+`DiscretizedLogisticMixture` and `Categorical` (equally spaced levels), `Normal` (real). `Normal` is
+also a head for posteriors and conditional priors of z, as are those of
+`pyro_vae.conditionals.gaussian` and `pyro_vae.conditionals.flows`.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Annotated, Literal
 
@@ -22,86 +15,30 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_vae import distributions
+from pyro_vae.conditionals.head import EDGE, Head, initial_std, inside
 from pyro_vae.conditionals.scales import Transform, from_scale, to_scale
 from pyro_vae.options import Count, Positive, Within, checked
 
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
+    "Normal",
+]
+
 Levels = Annotated[int, Within(2)]
-
-# how near to 0 or 1 a likelihood on [0, 1] begins: a pixel that is 0 in all training data may be 1 in other
-# data, and at 1e-3 four hundred such pixels cost .4 nats at the start
-EDGE = 1e-3
-
-
-class Head(nn.Module, ABC):
-    """What every head is. To write one: set ``features`` and ``size``, define ``forward`` and ``start``.
-
-    Args:
-        features: size of the event, the last dimension of a value.
-        size: how many numbers a datum the head needs from the net.
-    """
-
-    @checked()
-    def __init__(self, features: Count, size: Count) -> None:
-        super().__init__()
-        self.features, self.size = features, size
-
-    @abstractmethod
-    def forward(self, parameters: Tensor) -> TorchDistribution:
-        """Return the distribution over ``(..., features)`` for ``parameters``, ``(..., size)``."""
-
-    @abstractmethod
-    def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
-        """Return parameters, ``(size,)``, to begin with, for data of this mean and std, ``(features,)``."""
-
-    def in_units(self, scale: Tensor) -> "Head":
-        """Return this head for data that are divided by ``scale``, ``(features,)``: itself, where `start` sets its scale."""
-        return self
-
-    def kinds(self, parameters: Tensor) -> Tensor:
-        """Return ``parameters``, ``(..., size)``, as ``(..., size // features, features)``."""
-        self.check_size(parameters)
-        return parameters.unflatten(-1, (-1, self.features))
-
-    def check_size(self, parameters: Tensor) -> None:
-        """Refuse parameters of another width than ``size``.
-
-        Raises:
-            ValueError: the net gives another number of numbers than the head needs.
-        """
-        if parameters.shape[-1:] != (self.size,):
-            raise ValueError(
-                f"the head {type(self).__name__}({self.extra_repr()}) needs {self.size} numbers a datum "
-                f"and the net gives a tensor of shape {tuple(parameters.shape)}: "
-                "build the net with outputs=head.size."
-            )
-
-    def extra_repr(self) -> str:
-        """Return what stands between the brackets when the head is printed."""
-        return str(self.features)
 
 
 def _solve(increasing: Callable[[Tensor], Tensor], target: Tensor, low: float, high: float) -> Tensor:
-    """Return where in [low, high] an elementwise increasing function meets ``target``, by bisection."""
+    """Return where in [low, high] an increasing function meets ``target``, by bisection."""
     below, above = torch.full_like(target, low), torch.full_like(target, high)
     for _ in range(60):  # 2^-60 of the interval
         middle = (below + above) / 2
         short = increasing(middle) < target
         below, above = torch.where(short, middle, below), torch.where(short, above, middle)
     return (below + above) / 2
-
-
-def _inside(mean: Tensor) -> Tensor:
-    # starts are solved for on the CPU in float64, which some accelerators lack
-    return mean.detach().cpu().double().clamp(EDGE, 1 - EDGE)
-
-
-def spread_of(std: Tensor | None, mean: Tensor, default: float | Tensor) -> Tensor:
-    """Return standard deviations to begin with: those given, none below a hundredth of the largest."""
-    usual = torch.as_tensor(default, dtype=torch.float64).detach().cpu().expand(mean.shape)
-    if std is None:
-        return usual
-    std = std.detach().cpu().double()
-    return torch.where(std.max() > 0, std.maximum(0.01 * std.max()), usual)
 
 
 class Bernoulli(Head):
@@ -116,8 +53,8 @@ class Bernoulli(Head):
         return dist.Bernoulli(logits=self.kinds(parameters).squeeze(-2)).to_event(1)
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
-        """Return the logits, ``(features,)``, of ``mean`` brought inside (0, 1); ``std`` is not used."""
-        return torch.logit(_inside(mean)).to(mean)
+        """Return logits, ``(features,)``, of ``mean`` brought inside (0, 1); ``std`` is not used."""
+        return torch.logit(inside(mean)).to(mean)
 
 
 class ContinuousBernoulli(Head):
@@ -132,9 +69,9 @@ class ContinuousBernoulli(Head):
         return distributions.ContinuousBernoulli(self.kinds(parameters).squeeze(-2)).to_event(1)
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
-        """Return the logits, ``(features,)``, of ``mean`` brought inside (0, 1); ``std`` is not used."""
+        """Return logits, ``(features,)``, of ``mean`` brought inside (0, 1); ``std`` is not used."""
         reach = 2 / EDGE  # the mean is about 1 - 1/l for large l
-        logits = _solve(lambda logits: distributions.ContinuousBernoulli(logits).mean, _inside(mean), -reach, reach)
+        logits = _solve(lambda logits: distributions.ContinuousBernoulli(logits).mean, inside(mean), -reach, reach)
         return logits.to(mean)
 
 
@@ -157,7 +94,7 @@ class DiscretizedLogistic(Head):
         self.levels = levels
 
     def forward(self, parameters: Tensor) -> TorchDistribution:
-        """Return the distribution over ``(..., features)`` for ``parameters``, ``(..., 2 * features)``."""
+        """Return the distribution over ``(..., features)`` for ``parameters``, ``(..., size)``."""
         raw_loc, raw_scale = self.kinds(parameters).unbind(-2)
         return self._logistic(raw_loc, raw_scale).to_event(1)
 
@@ -167,21 +104,23 @@ class DiscretizedLogistic(Head):
         )
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
-        """Return the parameters, ``(size,)``, of ``mean`` brought inside (0, 1); its logistic, of ``std``."""
-        scale = spread_of(std, mean, 0.2) / distributions.STD_OF_LOGISTIC
+        """Return the parameters, ``(size,)``, of ``mean`` brought inside (0, 1); its logistic, of
+        ``std``.
+        """
+        scale = initial_std(std, mean, 0.2) / distributions.STD_OF_LOGISTIC
         raw_scale = from_scale(scale / self._UNIT)
         reach = (1 + 10 * float(scale.max())) / self._UNIT
-        raw_loc = _solve(lambda loc: self._logistic(loc, raw_scale).mean, _inside(mean), -reach, reach)
+        raw_loc = _solve(lambda loc: self._logistic(loc, raw_scale).mean, inside(mean), -reach, reach)
         return torch.cat([raw_loc, raw_scale]).to(mean)
 
     def extra_repr(self) -> str:
-        """Return what stands between the brackets when the head is printed."""
+        """Return what the printed head shows in parentheses."""
         return f"{self.features}, levels={self.levels}"
 
 
 class DiscretizedLogisticMixture(DiscretizedLogistic):
-    """A mixture of `DiscretizedLogistic`, one for each feature: several likely values, as at an edge that
-    may be here or there.
+    """A mixture of `DiscretizedLogistic`, one for each feature: several likely values, as at an
+    edge that may be here or there.
 
     Args:
         features: pixels times channels.
@@ -204,8 +143,10 @@ class DiscretizedLogisticMixture(DiscretizedLogistic):
         return dist.MixtureSameFamily(dist.Categorical(logits=logits), self._logistic(raw_loc, raw_scale))
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
-        """Return the parameters, ``(size,)``, of ``mean``; equal components side by side over ``std``."""
-        spread = spread_of(std, mean, 0.2).unsqueeze(-1)
+        """Return the parameters, ``(size,)``, of ``mean``; equal components side by side over
+        ``std``.
+        """
+        spread = initial_std(std, mean, 0.2).unsqueeze(-1)
         offsets = torch.linspace(-1, 1, self.components, dtype=torch.float64) * (self.components > 1)
         # side by side, so that the components can learn different things
         shifts = spread / self._UNIT * offsets  # (features, components)
@@ -216,23 +157,24 @@ class DiscretizedLogisticMixture(DiscretizedLogistic):
         def mean_at(centre: Tensor) -> Tensor:
             return self._mixture(logits, centre.unsqueeze(-1) + shifts, raw_scale).mean
 
-        centre = _solve(mean_at, _inside(mean), -reach, reach)
+        centre = _solve(mean_at, inside(mean), -reach, reach)
         kinds = torch.cat([logits, centre.unsqueeze(-1) + shifts, raw_scale], -1)
         return kinds.T.flatten().to(mean)
 
     def extra_repr(self) -> str:
-        """Return what stands between the brackets when the head is printed."""
+        """Return what the printed head shows in parentheses."""
         return f"{self.features}, levels={self.levels}, components={self.components}"
 
 
 class Categorical(Head):
-    """Levels with a free probability each: x in {0, 1, ..., levels - 1}, or any equally spaced values from
-    0 to ``highest``.
+    """Levels with a free probability each: x in {0, 1, ..., levels - 1}, or any equally spaced
+    values from 0 to ``highest``.
 
     Args:
         features: size of the event.
         levels: values that a feature takes.
-        highest: the largest value, ``levels - 1`` if not given; 1.0 for grey pixels scaled to [0, 1].
+        highest: the largest value, ``levels - 1`` if not given; 1.0 for grey pixels scaled to [0,
+            1].
     """
 
     @checked()
@@ -247,12 +189,14 @@ class Categorical(Head):
         return distributions.CategoricalLevels(logits, self.highest).to_event(1)
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
-        """Return logits, ``(size,)``: a bell of about ``std`` (flat without), tilted to have ``mean``."""
+        """Return logits, ``(size,)``: a bell of about ``std`` (flat without), tilted to have
+        ``mean``.
+        """
         values = torch.linspace(0, 1, self.levels, dtype=torch.float64)
-        target = _inside(mean / self.highest)
+        target = inside(mean / self.highest)
         shape = torch.zeros(len(mean), self.levels, dtype=torch.float64)
         if std is not None:
-            spread = spread_of(std / self.highest, mean, 0.2).maximum(torch.tensor(0.5 / self.levels))
+            spread = initial_std(std / self.highest, mean, 0.2).maximum(torch.tensor(0.5 / self.levels))
             shape = -0.5 * ((values - target.unsqueeze(-1)) / spread.unsqueeze(-1)).square()
 
         def mean_at(tilt: Tensor) -> Tensor:
@@ -262,23 +206,23 @@ class Categorical(Head):
         return (shape + tilt.unsqueeze(-1) * values).T.flatten().to(mean)
 
     def extra_repr(self) -> str:
-        """Return what stands between the brackets when the head is printed."""
+        """Return what the printed head shows in parentheses."""
         return f"{self.features}, levels={self.levels}, highest={self.highest:g}"
 
 
 class Normal(Head):
-    """Real values, independent given the parameters: a likelihood, a diagonal posterior or a conditional
-    prior.
+    """Real values, independent given the parameters: a likelihood, a diagonal posterior or a
+    conditional prior.
 
     Args:
         features: size of the event.
-        scale: where the standard deviation comes from: ``"predicted"`` by the net for every datum and
-            feature; ``"learned"``, one number; ``"per_feature"``, learned, one number a feature;
-            ``"fixed"`` at ``value``.
-        value: the scale, or where a learned one begins, in units of the data. A predicted scale is this
-            times what the net says.
-        positive: how real numbers become scales, ``"exp"`` or ``"softplus"``: see `pyro_vae.conditionals.scales` for why
-            exp is the default.
+        scale: where the standard deviation comes from: ``"predicted"`` by the net for every datum
+            and feature; ``"learned"``, one number; ``"per_feature"``, learned, one number per
+            feature; ``"fixed"`` at ``value``.
+        value: the scale, or where a learned one begins, in units of the data. A predicted scale is
+            this times what the net says.
+        positive: how real numbers become scales, ``"exp"`` or ``"softplus"``: see
+            `pyro_vae.conditionals.scales` for why exp is the default.
     """
 
     @checked()
@@ -297,7 +241,9 @@ class Normal(Head):
             self.raw_scale = nn.Parameter(torch.zeros((features,) if scale == "per_feature" else ()))
 
     def in_units(self, scale: Tensor) -> "Normal":
-        """Return this head for data that are divided by ``scale``, ``(features,)``: a fixed scale is divided too."""
+        """Return this head for data that are divided by ``scale``, ``(features,)``: a fixed scale
+        is divided too.
+        """
         value = self.value
         if self.scale != "fixed" and value == 1.0:
             return self
@@ -319,10 +265,10 @@ class Normal(Head):
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return the parameters, ``(size,)``, of ``mean`` and ``std``.
 
-        A learned scale is not among the parameters: it is set here, in place, to ``std`` or to its root
-        mean square. A fixed one stays.
+        A learned scale is not among the parameters: it is set here, in place, to ``std`` or to its
+        root mean square. A fixed one stays.
         """
-        scale = spread_of(std, mean, self.value)
+        scale = initial_std(std, mean, self.value)
         raw_scale = from_scale(scale / self.value, self.positive).to(mean)
         if self.scale == "predicted":
             return torch.cat([mean.detach(), raw_scale])
@@ -333,5 +279,5 @@ class Normal(Head):
         return mean.detach().clone()
 
     def extra_repr(self) -> str:
-        """Return what stands between the brackets when the head is printed."""
+        """Return what the printed head shows in parentheses."""
         return f"{self.features}, scale={self.scale!r}"

@@ -14,6 +14,8 @@ from pyro_vae.conditionals.flows import Kind, condition_all, flow_layers
 from pyro_vae.conditionals.scales import from_scale, to_scale
 from pyro_vae.options import Count, checked
 
+__all__ = ["FixedPrior", "FlowPrior", "MixturePrior", "NormalPrior", "StandardNormal", "VampPrior"]
+
 
 class StandardNormal(nn.Module):
     """N(0, I). Nothing is learned; it moves with ``.to(device)``.
@@ -74,9 +76,9 @@ class NormalPrior(nn.Module):
 class MixturePrior(nn.Module):
     """A mixture of diagonal Gaussians: sum_k w_k N(loc_k, diag(scale_k)^2), all learned.
 
-    It begins with equal weights, scale 1/2, and locations drawn so that the mixture has variance 1, as the
-    standard normal that it replaces: wide enough apart that the components learn different things, and near
-    enough that each gets data.
+    It begins with equal weights, scale 1/2, and locations drawn so that the mixture has variance 1,
+    as the standard normal that it replaces: wide enough apart that the components learn different
+    things, and near enough that each gets data.
 
     Args:
         latent: size of z.
@@ -100,18 +102,19 @@ class MixturePrior(nn.Module):
 class VampPrior(nn.Module):
     """A mixture of the guide's own posteriors at learned pseudo-inputs: sum_k w_k q(z | u_k).
 
-    *VAE with a VampPrior (Tomczak & Welling, 2018)*, arXiv 1705.07120; their weights are equal, these are
-    learned from equal.
+    *VAE with a VampPrior (Tomczak & Welling, 2018)*, arXiv 1705.07120; their weights are equal,
+    these are learned from equal.
 
-    The encoder is the guide's, the same object, and the guide alone owns it: it is no submodule here, so
-    that its parameters are listed, moved and saved once, with the guide. Copy or move the model and the
-    guide together.
+    The encoder is the guide's, the same object, and the guide alone owns it: it is not a submodule
+    here, so that its parameters are listed, moved and saved once, with the guide. Copy or move the
+    model and the guide together.
 
     Args:
         encoder: the guide's ``x -> q(z | x)``, with a Gaussian head.
-        inputs: where the pseudo-inputs begin, ``(components, features)``: rows of the training data, or
-            `VampPrior.around`.
-        units: of the data, if they have no natural one (`pyro_vae.pairs.Units`): pseudo-inputs are learned in these.
+        inputs: where the pseudo-inputs begin, ``(components, features)``: rows of the training
+            data, or `VampPrior.around`.
+        units: of the data, if they have no natural one (`pyro_vae.pairs.Units`): pseudo-inputs are
+            learned in these.
     """
 
     encoder: nn.Module
@@ -162,13 +165,13 @@ class VampPrior(nn.Module):
 class FlowPrior(nn.Module):
     """A standard normal pushed through learned invertible transforms; it begins near N(0, I).
 
-    The transforms run from z to the normal, so that the density of any z costs one pass. Draws cost one
-    pass too for the couplings, and ``latent`` passes for the autoregressive kinds.
+    The transforms run from z to the normal, so that the density of any z costs one pass. Draws cost
+    one pass too for the couplings, and ``latent`` passes for the autoregressive kinds.
 
     Args:
         latent: size of z.
-        kind: ``"coupling"``, ``"autoregressive"``, ``"spline_coupling"`` or ``"spline_autoregressive"``:
-            see `pyro_vae.conditionals.flow_layers`.
+        kind: ``"coupling"``, ``"autoregressive"``, ``"spline_coupling"`` or
+            ``"spline_autoregressive"``: see `pyro_vae.conditionals.flow_layers`.
         layers: how many transforms.
         hidden: widths of the hidden layers of each transform's net.
     """

@@ -1,18 +1,19 @@
 """Real numbers to standard deviations, and back.
 
-Two choices, both 1 at 0, both bounded below by ``SMALLEST``, both finite with finite gradients for every
-input:
+Two choices, both 1 at 0, both bounded below by ``SMALLEST``, both finite with finite gradients for
+every input:
 
 - ``exp`` (the default): exp(b(r)) with b(r) = r near 0 and |b| < 10. An optimizer's step changes the scale
-  by the same *ratio* whether the scale is .01 or 10, and the gradient of log scale is near 1 wherever a
-  scale is of use. The usual alternative, a clamp before exp, has gradient 0 beyond the clamp, so that a
-  unit which gets there never returns; b only flattens, as 1/r^3, and always leads back.
+  by the same *ratio* whether the scale is .01 or 10, and the gradient of log scale is near 1
+  wherever a scale is of use. The usual alternative, a clamp before exp, has gradient 0 beyond the
+  clamp, so that a unit which gets there never returns; b only flattens, as 1/r^3, and always leads
+  back.
 - ``softplus``: SMALLEST + softplus(r + c). Grows linearly, so large scales are reached slowly; below a
-  scale of about .01 its gradient fades exponentially (it is 0 in float32 for r < -100), which is why it is
-  not the default.
+  scale of about .01 its gradient fades exponentially (it is 0 in float32 for r < -100), which is
+  why it is not the default.
 
-A lower bound is needed: the likelihood of a Normal with a predicted scale is unbounded where the data are
-constant.
+A lower bound is needed: the likelihood of a Normal with a predicted scale is unbounded where the
+data are constant.
 """
 
 import math
@@ -23,6 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_vae.options import accept
+
+__all__ = ["from_scale", "to_scale"]
 
 BOUND = 10.0
 SMALLEST = math.exp(-BOUND)  # 4.5e-5; its square is still far from float32's underflow

@@ -1,13 +1,8 @@
 """Distributions that torch and Pyro lack."""
 
-from pyro_vae.distributions.levels import (
-    STD_OF_LOGISTIC,
-    CategoricalLevels,
-    ContinuousBernoulli,
-    DiscretizedLogistic,
-    Levels,
-    Rescaled,
-)
+from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
+from pyro_vae.distributions.levels import STD_OF_LOGISTIC, CategoricalLevels, DiscretizedLogistic, Levels
+from pyro_vae.distributions.rescaled import Rescaled
 from pyro_vae.distributions.splines import BOX, ConditionalSplineAutoregressive, ConditionalSplineCoupling, spline
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Distributions that Pyro lacks, or has but wrong at the ends. All are univariate; heads make them events."""
+"""Distributions over equally spaced levels. All are univariate; heads make them events."""
 
 from math import pi
 from typing import Any
@@ -9,11 +9,15 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 from torch.nn import functional as F
 
+STD_OF_LOGISTIC = pi / 3**0.5
+"""The standard deviation of a logistic variable of scale 1."""
+
 
 class Levels(constraints.Constraint):
     """The ``levels`` equally spaced numbers from 0 to ``highest``.
 
-    A hundredth of the spacing is forgiven: in float32, 16-bit pixels divided by 65535 need that much.
+    A hundredth of the spacing is forgiven: in float32, 16-bit pixels divided by 65535 need that
+    much.
     """
 
     is_discrete = True
@@ -40,12 +44,13 @@ def _check_levels(levels: int) -> None:
 
 
 class DiscretizedLogistic(TorchDistribution):
-    """A logistic variable rounded to the nearest of the levels ``0, d, 2d, ..., 1`` with ``d = 1 / (levels
-    - 1)``.
+    """A logistic variable rounded to the nearest of the levels ``0, d, 2d, ..., 1``.
 
-    P(x) = F(x + d/2) - F(x - d/2) with F the logistic distribution function; what falls below 0 or above 1
-    goes to the outermost levels, so the probabilities sum to one. *PixelCNN++ (Salimans, Karpathy, Chen,
-    Kingma, 2017)*, arXiv 1701.05517, equation 2.
+    The spacing is ``d = 1 / (levels - 1)``.
+
+    P(x) = F(x + d/2) - F(x - d/2) with F the logistic distribution function; what falls below 0 or
+    above 1 goes to the outermost levels, so the probabilities sum to one. *PixelCNN++ (Salimans,
+    Karpathy, Chen, Kingma, 2017)*, arXiv 1701.05517, equation 2.
 
     Args:
         loc: centre of the logistic variable, in units of the data.
@@ -111,7 +116,9 @@ class DiscretizedLogistic(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """The mean over the levels (not ``loc``: the outermost levels take in the tails); a pass a level."""
+        """The mean over the levels (not ``loc``: the outermost levels take in the tails); one pass
+        per level.
+        """
         return self._moment(1)
 
     @property
@@ -121,8 +128,8 @@ class DiscretizedLogistic(TorchDistribution):
 
 
 class CategoricalLevels(TorchDistribution):
-    """One of the ``levels`` equally spaced numbers from 0 to ``highest``, each with a probability of its
-    own; values are floats.
+    """One of the ``levels`` equally spaced numbers from 0 to ``highest``, each with a probability
+    of its own; values are floats.
 
     Pyro's Categorical gives long integers, which a net cannot take, and has no mean.
 
@@ -181,137 +188,3 @@ class CategoricalLevels(TorchDistribution):
     def variance(self) -> Tensor:
         """The variance of the values, ``(...)``."""
         return (self.logits.exp() * (self._values() - self.mean.unsqueeze(-1)).square()).sum(-1)
-
-
-class ContinuousBernoulli(TorchDistribution):
-    """Density ``exp(l x) l / (exp(l) - 1)`` on [0, 1], with ``l`` the logits: a Bernoulli's likelihood,
-    normalised for grey values.
-
-    *The continuous Bernoulli (Loaiza-Ganem & Cunningham, 2019)*, arXiv 1907.06845. torch's class of this name keeps its
-    probability within [eps, 1 - eps], so its density integrates to less than one at the ends: in float32 to .80 at
-    logits of 20 and .40 at 40 (measured), where the pixels of a good model are. Written in h = l / 2,
-    log p = l (x - 1/2) - log(sinh(h) / h), and every quantity has a series where h is near 0.
-
-    Args:
-        logits: ``l``, any real numbers.
-    """
-
-    arg_constraints = {"logits": constraints.real}  # noqa: RUF012 (torch's own attribute)
-    support = constraints.unit_interval
-    has_rsample = True
-
-    # |h| below which the series are used: they err by less than 1e-13 there, and the closed forms'
-    # gradients by eps / 0.1 above
-    _NEAR = 0.1
-
-    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
-        self.logits = logits
-        super().__init__(logits.shape, validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "ContinuousBernoulli":
-        """Return the same distribution with a larger batch shape."""
-        new = self._get_checked_instance(ContinuousBernoulli, _instance)
-        new.logits = self.logits.expand(batch_shape)
-        super(ContinuousBernoulli, new).__init__(torch.Size(batch_shape), validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
-    def _half(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return whether h is near 0, h where it is (else 0), and h where it is not (else 1)."""
-        h = self.logits / 2
-        near = h.abs() < self._NEAR
-        return near, torch.where(near, h, 0.0), torch.where(near, 1.0, h)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log density at ``value``, in nats."""
-        if self._validate_args:
-            self._validate_sample(value)
-        near, small, h = self._half()
-        s, h = small.square(), h.abs()
-        series = s * (1 / 6 - s * (1 / 180 - s * (1 / 2835 - s / 37800)))
-        log_sinhc = torch.where(near, series, h + torch.log(-torch.expm1(-2 * h) / (2 * h)))
-        return self.logits * (value - 0.5) - log_sinhc
-
-    @property
-    def mean(self) -> Tensor:
-        """``1/2 + (coth(h) - 1/h) / 2``."""
-        near, small, h = self._half()
-        s = small.square()
-        series = small * (1 / 3 - s * (1 / 45 - s * (2 / 945 - s / 4725)))
-        return 0.5 + 0.5 * torch.where(near, series, 1 / torch.tanh(h) - 1 / h)
-
-    @property
-    def variance(self) -> Tensor:
-        """``(1/h^2 - 1/sinh(h)^2) / 4``."""
-        near, small, h = self._half()
-        s = small.square()
-        series = 1 / 3 - s * (1 / 15 - s * (2 / 189 - s / 675))
-        return 0.25 * torch.where(near, series, h**-2 - torch.sinh(h) ** -2)
-
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 (torch's own default)
-        """Return draws, ``sample_shape + batch_shape``, by the inverse of the distribution function."""
-        u = torch.rand(self._extended_shape(sample_shape), dtype=self.logits.dtype, device=self.logits.device)
-        # log(1 + u (e^l - 1)) / l; for |l| < .02 by its series, the cumulants of a Bernoulli(u), to 1e-10
-        near = self.logits.abs() < 0.02
-        small = torch.where(near, self.logits, 0.0)
-        spread = u * (1 - u)
-        series = u + spread * small * (1 / 2 + small * ((1 - 2 * u) / 6 + small * (1 - 6 * spread) / 24))
-        minus = -torch.where(near, 1.0, self.logits.abs())
-        from_edge = torch.log1p(u * torch.expm1(minus)) / minus  # distance from the edge that has most of the mass
-        far = torch.where(self.logits > 0, 1 - from_edge, from_edge)
-        return torch.where(near, series, far).clamp(0, 1)
-
-
-class Rescaled(TorchDistribution):
-    """x = loc + scale u with u from ``base``, a distribution of real vectors: the change of variables is counted.
-
-    The data are brought to u before anything else, so that an offset of many deviations costs no precision.
-
-    Args:
-        base: of u, event shape ``(features,)``.
-        loc: ``(features,)``.
-        scale: positive, ``(features,)``.
-    """
-
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own attribute)
-
-    def __init__(self, base: TorchDistribution, loc: Tensor, scale: Tensor) -> None:
-        self.base_dist, self.loc, self.scale = base, loc, scale
-        self.has_rsample = base.has_rsample
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "Rescaled":
-        """Return the same distribution with a larger batch shape."""
-        return Rescaled(self.base_dist.expand(torch.Size(batch_shape)), self.loc, self.scale)
-
-    @constraints.dependent_property(is_discrete=False, event_dim=1)
-    def support(self) -> constraints.Constraint:
-        """All real vectors."""
-        return self.base_dist.support
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log density at ``value``, in nats."""
-        return self.base_dist.log_prob((value - self.loc) / self.scale) - self.scale.log().sum()
-
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 (torch's own default)
-        """Return draws, ``sample_shape + batch_shape + event_shape``, that gradients pass through."""
-        return self.loc + self.scale * self.base_dist.rsample(sample_shape)
-
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 (torch's own default)
-        """Return draws, ``sample_shape + batch_shape + event_shape``."""
-        with torch.no_grad():
-            return self.loc + self.scale * self.base_dist.sample(sample_shape)
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean, ``(..., features)``."""
-        return self.loc + self.scale * self.base_dist.mean
-
-    @property
-    def variance(self) -> Tensor:
-        """The variance, ``(..., features)``."""
-        return self.scale.square() * self.base_dist.variance
-
-
-STD_OF_LOGISTIC = pi / 3**0.5
-"""The standard deviation of a logistic variable of scale 1."""

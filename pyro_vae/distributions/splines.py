@@ -1,8 +1,8 @@
 """Rational-quadratic splines as Pyro transforms that can be recorded by a compiler.
 
-*Neural Spline Flows (Durkan, Bekasov, Murray, Papamakarios, 2019)*, arXiv 1906.04032. Pyro's own splines
-write through boolean masks, so a recording of them is wrong on other data, and there is none that is both a
-coupling and conditional.
+*Neural Spline Flows (Durkan, Bekasov, Murray, Papamakarios, 2019)*, arXiv 1906.04032. Pyro's own
+splines write through boolean masks, so a recording of them is wrong on other data, and there is
+none that is both a coupling and conditional.
 """
 
 from collections.abc import Callable
@@ -21,12 +21,13 @@ _UNIT_SLOPE = 0.5413248546129181  # log(e - 1): softplus of it is 1
 
 
 def spline(x: Tensor, raw: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
-    """Return the spline (or its inverse) at ``x``, and the logarithm of its slope there, shaped like ``x``.
+    """Return the spline (or its inverse) at ``x``, and the logarithm of its slope there, shaped
+    like ``x``.
 
     Args:
         x: any real numbers, ``(...)``.
-        raw: ``(..., 3 * bins - 1)``: widths, heights and inner slopes before normalisation; all zero gives
-            the identity.
+        raw: ``(..., 3 * bins - 1)``: widths, heights and inner slopes before normalisation; all
+            zero gives the identity.
         inverse: whether to go from heights to widths.
     """
     bins = (raw.shape[-1] + 1) // 3
@@ -129,12 +130,13 @@ class _Autoregressive(_Conditioned):
 
 
 class ConditionalSplineCoupling(ConditionalTransformModule):
-    """Keeps the first ``split`` coordinates and moves the others by splines that depend on them and on the
-    context.
+    """Keeps the first ``split`` coordinates and moves the others by splines that depend on them and
+    on the context.
 
     Args:
         split: coordinates kept.
-        net: ``(kept, context=) -> (..., moved * (3 * bins - 1))``, such as ``pyro.nn.ConditionalDenseNN``.
+        net: ``(kept, context=) -> (..., moved * (3 * bins - 1))``, such as
+            ``pyro.nn.ConditionalDenseNN``.
     """
 
     domain = constraints.real_vector
@@ -151,7 +153,8 @@ class ConditionalSplineCoupling(ConditionalTransformModule):
 
 
 class ConditionalSplineAutoregressive(ConditionalTransformModule):
-    """Moves each coordinate by a spline that depends on the coordinates before it and on the context.
+    """Moves each coordinate by a spline that depends on the coordinates before it and on the
+    context.
 
     Args:
         net: ``(x, context=) -> (..., 3 * bins - 1, features)``, such as

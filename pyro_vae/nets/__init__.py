@@ -1,18 +1,18 @@
-"""Tensors in, tensors out: nets and layers, on torch alone."""
+"""Nets: tensors in, tensors out, with any leading dimensions. Nothing here knows a distribution.
 
-from pyro_vae.nets.layers import (
-    MLP,
-    Activation,
-    ConvDecoder,
-    ConvEncoder,
-    OneHot,
-    ResidualBlock,
-    Standardize,
-    activation_named,
-    start_at,
-)
+Every net maps ``(..., inputs)`` to ``(..., outputs)``; an image travels flat, as
+``channels * height * width`` numbers. No layer mixes the data of a batch (there is no batch
+normalisation), so the output for a datum never depends on its neighbours. A net that can begin at a
+chosen output has ``start_at(bias)``; one that can describe a datum by its last hidden layer has
+``features(x)``.
+"""
+
+from pyro_vae.nets.convolution import ConvDecoder, ConvEncoder, ResidualBlock
+from pyro_vae.nets.layers import ACTIVATIONS, Activation, OneHot, Standardize, activation_named, start_at
+from pyro_vae.nets.mlp import MLP
 
 __all__ = [
+    "ACTIVATIONS",
     "MLP",
     "Activation",
     "ConvDecoder",

@@ -1,4 +1,5 @@
-"""Objectives that Pyro lacks or gets wrong: Pyro ELBOs, so ``objective(model, guide)(x)`` is a differentiable module.
+"""Objectives that Pyro lacks or gets wrong: Pyro ELBOs, so ``objective(model, guide)(x)`` is a
+differentiable module.
 
 Per datum i with draws z_k ~ q(z | x), k = 1..K, and log w_k = log p(x, z_k) - log q(z_k | x):
 
@@ -8,14 +9,14 @@ Per datum i with draws z_k ~ q(z | x), k = 1..K, and log w_k = log p(x, z_k) - l
     ImportanceWeighted      log mean_k w_k
     DoublyReparameterized   the same, gradient without the score of q
     Renyi                   log mean_k w_k^(1 - alpha) / (1 - alpha)
-    ReweightedWakeSleep     log mean_k w_k for p; cross-entropy of the weighed draws for q
-    TotalCorrelation        the ELBO with the KL's total correlation weighed
+    ReweightedWakeSleep     log mean_k w_k for p; cross-entropy of the weighted draws for q
+    TotalCorrelation        the ELBO with the KL's total correlation weighted
     MaximumMeanDiscrepancy  E log p(x | z) - weight * MMD(q(z), p(z))
     TraceEnum_ELBO          Pyro's own, for sites that are summed over
 
-Weights are formed per datum, never pooled over the batch, and each datum's bound is weighed as the programs weigh the datum
-(``PerDatum``, subsampling), so losses are in the unit that the handlers ask for. Handlers that weigh latent sites
-(``Tempered``) act inside the weights.
+Weights are formed per datum, never pooled over the batch, and each datum's bound is scaled as the
+programs scale the datum (``PerDatum``, subsampling), so that losses are in the unit that the
+handlers ask for. Handlers that scale latent sites (``Tempered``) act inside the weights.
 """
 
 from pyro_vae.objectives.aggregate_posterior import (
@@ -24,16 +25,19 @@ from pyro_vae.objectives.aggregate_posterior import (
     squared_mmd,
     stratified_weights,
 )
-from pyro_vae.objectives.bounds import AnalyticKL, Bound, ImportanceWeighted, Objective, Renyi, ReweightedWakeSleep
+from pyro_vae.objectives.analytic_kl import AnalyticKL
+from pyro_vae.objectives.importance import ImportanceWeighted, LogWeightBound, Renyi
+from pyro_vae.objectives.objective import Objective
 from pyro_vae.objectives.path_derivative import DoublyReparameterized, PathDerivative, StickingTheLanding
 from pyro_vae.objectives.registry import OBJECTIVES
+from pyro_vae.objectives.wake_sleep import ReweightedWakeSleep
 
 __all__ = [
     "OBJECTIVES",
     "AnalyticKL",
-    "Bound",
     "DoublyReparameterized",
     "ImportanceWeighted",
+    "LogWeightBound",
     "MaximumMeanDiscrepancy",
     "Objective",
     "PathDerivative",

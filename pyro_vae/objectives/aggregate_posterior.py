@@ -4,24 +4,25 @@ from collections.abc import Callable
 from typing import Any
 
 import pyro.distributions as dist
-import pyro.poutine as poutine
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.objectives.bounds import Objective, Site
+from pyro_vae.objectives.objective import Objective, Site
 from pyro_vae.options import Count, Weight, checked
-from pyro_vae.program import Figure, PairError, is_latent, uncondition
+from pyro_vae.program import Figure, PairError, innermost, is_latent, trace_of, uncondition
 
 
 class TotalCorrelation(Objective):
-    """E log p(x | z) - I(x; z) - beta TC(z) - sum_j KL(q(z_j) || p(z_j)): a KL weighed for independence of the dimensions.
+    """E log p(x | z) - I(x; z) - beta TC(z) - sum_j KL(q(z_j) || p(z_j)): a KL weighted for
+    independence.
 
-    q(z) = mean_i q(z | x_i) is estimated from the batch with the stratified weights that are unbiased:
-    1/N for the datum itself, (N - M) / (N M) for one other, 1/M for the rest, M = batch - 1. At beta = 1 it is the ELBO.
+    q(z) = mean_i q(z | x_i) is estimated from the batch with the stratified weights that are
+    unbiased: 1/N for the datum itself, (N - M) / (N M) for one other, 1/M for the rest, with
+    M = batch - 1. At beta = 1 it is the ELBO.
 
-    *Isolating Sources of Disentanglement in VAEs (Chen, Li, Grosse & Duvenaud, 2018)*, arXiv 1802.04942, appendix C.2; their code
-    puts the weights in the wrong places.
+    *Isolating Sources of Disentanglement in VAEs (Chen, Li, Grosse & Duvenaud, 2018)*, arXiv
+    1802.04942, appendix C.2; their code puts the weights in the wrong places.
 
     Args:
         num_data: N, size of the training data.
@@ -39,7 +40,7 @@ class TotalCorrelation(Objective):
         self.num_data, self.beta = num_data, beta
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """Return minus the weighed ELBO.
+        """Return minus the weighted ELBO.
 
         Raises:
             PairError: q(z | x) is no diagonal Gaussian, or the batch holds one datum.
@@ -62,12 +63,12 @@ class TotalCorrelation(Objective):
 
     def _among(self, name: str, site: Site) -> Tensor:
         """log q(z_ij | x_k) for every datum i, k and dimension j: ``(..., batch, batch, latent)``."""
-        normal, z = site["fn"], site["value"]
-        while isinstance(normal, torch.distributions.Independent | dist.ExpandedDistribution):
-            normal = normal.base_dist
+        z = site["value"]
+        normal = innermost(site["fn"], (torch.distributions.Independent, dist.ExpandedDistribution))
         if not isinstance(normal, torch.distributions.Normal) or z.dim() != len(site["cond_indep_stack"]) + 1:
             raise PairError(
-                f"TotalCorrelation takes q's dimensions one by one and needs a diagonal Gaussian vector at site {name!r}, "
+                "TotalCorrelation takes q's dimensions one by one and needs a diagonal Gaussian vector at "
+                f"site {name!r}, "
                 f"not {type(normal).__name__}; use --covariance diagonal, or the objective elbo"
             )
         if z.shape[-2] < 2:
@@ -88,12 +89,14 @@ def stratified_weights(batch: int, num_data: int) -> Tensor:
 
 
 class MaximumMeanDiscrepancy(Objective):
-    """E log p(x | z) - kl KL - weight MMD^2(q(z), p(z)): the codes of a batch as a whole should look like draws of the prior.
+    """E log p(x | z) - kl KL - weight MMD^2(q(z), p(z)): a batch's codes should look like prior
+    draws.
 
-    MMD^2 is the unbiased estimate with the kernel c / (c + |a - b|^2), c = 2 latent. No bound on log p(x).
+    MMD^2 is the unbiased estimate with the kernel c / (c + |a - b|^2), c = 2 latent. It is not a
+    bound on log p(x).
 
-    *InfoVAE (Zhao, Song & Ermon, 2017)*, arXiv 1706.02262, eq. 6; *Wasserstein Auto-Encoders (Tolstikhin et al., 2017)*,
-    arXiv 1711.01558, for the kernel.
+    *InfoVAE (Zhao, Song & Ermon, 2017)*, arXiv 1706.02262, eq. 6; *Wasserstein Auto-Encoders
+    (Tolstikhin et al., 2017)*, arXiv 1711.01558, for the kernel.
 
     Args:
         weight: of the discrepancy, nats per datum.
@@ -118,7 +121,7 @@ class MaximumMeanDiscrepancy(Objective):
             PairError: the batch holds one datum.
         """
         runs = [
-            (*self._get_trace(p, q, args, kwargs), poutine.trace(uncondition(p)).get_trace(*args, **kwargs))
+            (*self._get_trace(p, q, args, kwargs), trace_of(uncondition(p), *args, **kwargs))
             for p, q in self._programs(model, guide, args, kwargs)
         ]
         scale = self._weight(runs[0][0])
@@ -134,13 +137,14 @@ class MaximumMeanDiscrepancy(Objective):
         codes, draws = (torch.cat([t.nodes[n]["value"] for n in names], -1) for t in (guide_trace, prior_trace))
         if codes.shape[-2] < 2:
             raise PairError(
-                "MaximumMeanDiscrepancy compares the codes of a batch and this one holds a single datum; raise --batch-size"
+                "MaximumMeanDiscrepancy compares the codes of a batch and this one holds a single datum; "
+                "raise --batch-size"
             )
         return gain - self.weight * squared_mmd(codes, draws).reshape(-1, 1)
 
 
 def squared_mmd(a: Tensor, b: Tensor) -> Tensor:
-    """Return the unbiased estimate of MMD^2 between two sets of as many draws: ``(...)`` from two ``(..., draws, latent)``."""
+    """Return the unbiased estimate of MMD^2, ``(...)``, from two ``(..., draws, latent)``."""
     n, latent = a.shape[-2:]
 
     def kernel(u: Tensor, v: Tensor) -> Tensor:

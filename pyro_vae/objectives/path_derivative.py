@@ -10,12 +10,14 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.objectives.bounds import IMPORTANCE_WEIGHTED, Objective
-from pyro_vae.program import PairError
+from pyro_vae.objectives.objective import IMPORTANCE_WEIGHTED, Objective
+from pyro_vae.program import PairError, trace_of
 
 
 class _AtLeaves(NamedTuple):
-    """One run: the traces at the draws as leaves, and the draws as the guide's parameters made them."""
+    """One run: the traces at the draws as leaves, and the draws as the guide's parameters made
+    them.
+    """
 
     model: Trace
     guide: Trace
@@ -24,20 +26,23 @@ class _AtLeaves(NamedTuple):
 
 
 class PathDerivative(Objective):
-    """A bound whose guide learns only through its draws: d log w / dz dz / dphi, without the score of q, whose mean is known.
+    """A bound whose guide learns only through its draws: d log w / dz dz / dphi, without q's score.
 
-    The gradient at an exact guide is then 0 at every draw, not only in mean. Every latent site must be
-    reparameterised, and q have a density at given values (no planar flow).
+    The score's mean is 0. The gradient at an exact guide is then 0 at every draw, not only in mean.
+    Every latent site must be reparameterised, and q must have a density at given values (no planar
+    flow).
     """
 
     per_datum = True
 
     @abstractmethod
     def weigh(self, log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the bound, ``(batch,)``, and each draw's weight, ``(particles, batch)``, for p and for q's path."""
+        """Return the bound, ``(batch,)``, and draws' weights, ``(particles, batch)``, for p and q's
+        path.
+        """
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """Return minus the bound, summed over the data as the programs weigh them."""
+        """Return minus the bound, summed over the data as the programs scale them."""
         runs = [self._at_leaves(*programs, args, kwargs) for programs in self._programs(model, guide, args, kwargs)]
         with torch.enable_grad():  # the path's derivative is part of the loss
             weight = self._weight(runs[0].model)
@@ -58,15 +63,15 @@ class PathDerivative(Objective):
 
     def _at_leaves(self, model: Callable, guide: Callable, args: Any, kwargs: Any) -> "_AtLeaves":
         """Draw, and run both programs at the draws as leaves of the graph."""
-        drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+        drawn = trace_of(guide, *args, **kwargs)
         paths = {name: site["value"] for name, site in self._sites(drawn)}
         self._refuse_jumps(drawn)
         with torch.enable_grad():
             leaves = {name: value.detach().requires_grad_() for name, value in paths.items()}
             for name, leaf in leaves.items():
                 drawn.nodes[name]["value"] = leaf
-            guide_trace = poutine.trace(poutine.replay(guide, trace=drawn)).get_trace(*args, **kwargs)
-            model_trace = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(*args, **kwargs)
+            guide_trace = trace_of(poutine.replay(guide, trace=drawn), *args, **kwargs)
+            model_trace = trace_of(poutine.replay(model, trace=drawn), *args, **kwargs)
         return _AtLeaves(model_trace, guide_trace, paths, leaves)
 
     def _refuse_jumps(self, trace: Trace) -> None:
@@ -93,8 +98,8 @@ class StickingTheLanding(PathDerivative):
 class DoublyReparameterized(PathDerivative):
     """log mean_k w_k, with a gradient for q whose signal does not drown in noise as K grows.
 
-    *Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives (Tucker, Lawson, Gu & Maddison, 2018)*,
-    arXiv 1810.04152, eq. 8: weights w~ for p and w~^2 for q's path.
+    *Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives (Tucker, Lawson, Gu &
+    Maddison, 2018)*, arXiv 1810.04152, eq. 8: weights w~ for p and w~^2 for q's path.
     """
 
     figure = IMPORTANCE_WEIGHTED

@@ -6,8 +6,10 @@ from pyro_vae.objectives.aggregate_posterior import (
     MaximumMeanDiscrepancy,
     TotalCorrelation,
 )
-from pyro_vae.objectives.bounds import AnalyticKL, ImportanceWeighted, Renyi, ReweightedWakeSleep
+from pyro_vae.objectives.analytic_kl import AnalyticKL
+from pyro_vae.objectives.importance import ImportanceWeighted, Renyi
 from pyro_vae.objectives.path_derivative import DoublyReparameterized, StickingTheLanding
+from pyro_vae.objectives.wake_sleep import ReweightedWakeSleep
 from pyro_vae.options import Registry
 
 __all__ = ["OBJECTIVES"]

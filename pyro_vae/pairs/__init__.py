@@ -1,39 +1,36 @@
-"""The zoo: ready-made pairs by name, from data's description and typed options."""
+"""The zoo: ready-made pairs by name, ``pairs.latent(spec, ...)``, from data's description and
+options.
 
-from pyro_vae.pairs.registry import (
-    PAIRS,
-    attribute,
-    autoencoder,
-    conditional,
-    find,
-    flow,
-    grouped,
-    hierarchical,
-    latent,
-    linear,
-    pair,
-    recorded,
-    semi_amortized,
-    semi_supervised,
-    structured,
+Each family of pairs is a file; each of its functions builds a model and a guide from finished
+parts.
+"""
+
+# in the order in which the command line lists them
+# isort: off
+from pyro_vae.pairs import (
+    latent_pairs as latent_pairs,
+    conditional_pairs as conditional_pairs,
+    hierarchical_pairs as hierarchical_pairs,
+    semi_supervised_pairs as semi_supervised_pairs,
+    structured_pairs as structured_pairs,
+    grouped_pairs as grouped_pairs,
+    semi_amortized_pairs as semi_amortized_pairs,
+    linear_pairs as linear_pairs,
 )
+
+# isort: on
+from pyro_vae.pairs.registry import PAIRS, Builder, find, pair, recorded
 from pyro_vae.pairs.units import Units
 
-__all__ = [
-    "PAIRS",
-    "Units",
-    "attribute",
-    "autoencoder",
-    "conditional",
-    "find",
-    "flow",
-    "grouped",
-    "hierarchical",
-    "latent",
-    "linear",
-    "pair",
-    "recorded",
-    "semi_amortized",
-    "semi_supervised",
-    "structured",
-]
+__all__ = ["PAIRS", "Builder", "Units", "find", "pair", "recorded"]
+
+
+def __getattr__(name: str) -> Builder:
+    """Return the pair called ``name``."""
+    if name in PAIRS:
+        return PAIRS[name]
+    raise AttributeError(f"module 'pyro_vae.pairs' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *PAIRS})

@@ -1,4 +1,4 @@
-"""The usual decoder and encoder for given data: nets, heads, priors and objectives, by name or ready-made."""
+"""The usual parts for given data: nets, heads, priors and objectives, by name or ready-made."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,7 +40,8 @@ COVARIANCES.enter("full", "any correlations")(FullCovariance)
 
 
 def latent_size(spec: Spec, asked: int | None) -> int:
-    """Return the number of latent dimensions: ``asked``, or 10 for small data and 40 from a hundred features on.
+    """Return the number of latent dimensions: ``asked``, or 10 for small data and 40 from a hundred
+    features on.
 
     Raises:
         PairError: when fewer than one is asked for.
@@ -62,7 +63,8 @@ def decoder(
     hidden: tuple[int, ...] = (500, 500),
     activation: str = "silu",
 ) -> Conditional:
-    """Return p(x | ...) from ``inputs`` numbers, starting at the training data's mean and spread.
+    """Return p(x | ...) from ``inputs`` numbers, starting at the training data's mean and standard
+    deviation.
 
     ``given`` are the units of the last of these numbers, where they are data.
     """
@@ -95,7 +97,8 @@ def widths(hidden: Sequence[int] | None, net: Net) -> tuple[int, ...]:
     """
     if net != "mlp" and hidden is not None:
         raise PairError(
-            f"hidden {list(hidden)} are widths of perceptrons, and --net is {net if isinstance(net, str) else 'ready-made'}; "
+            f"hidden {list(hidden)} sets the widths of perceptrons, and --net is "
+            f"{net if isinstance(net, str) else 'ready-made'}; "
             "leave --hidden out, or use --net mlp",
             unused="hidden",
         )
@@ -110,11 +113,12 @@ def activation(asked: str | None, net: Net, hidden: Sequence[int]) -> str:
     """
     if asked is not None and not isinstance(net, str):
         raise PairError(
-            f"activation {asked} is not that of a ready-made net; leave --activation out", unused="activation"
+            f"activation {asked} does not apply to a ready-made net; leave --activation out", unused="activation"
         )
     if asked is not None and net == "mlp" and not hidden:
         raise PairError(
-            f"activation {asked} follows a hidden layer, and --hidden is []; leave --activation out, or give a width such as [200]",
+            f"activation {asked} follows a hidden layer, and --hidden is []; leave --activation out, or give "
+            "a width such as [200]",
             unused="activation",
         )
     return asked or "silu"
@@ -128,7 +132,8 @@ def scaling(spec: Spec, asked: Scaling | None) -> Scaling:
     """
     if asked is not None and Units.of(spec) is None:
         raise PairError(
-            f"scaling {asked} is for real x, and {spec.name} is {spec.support}, which nets read as it is; leave --scaling out",
+            f"scaling {asked} is for real x, and {spec.name} is {spec.support}, which nets read as it is; "
+            "leave --scaling out",
             unused="scaling",
         )
     return asked or "feature"
@@ -178,13 +183,16 @@ def step(width: int, activation: str = "silu") -> nn.Module:
 def between(
     inputs: int, head: Head, *, hidden: tuple[int, ...] = (500,), activation: str = "silu", start: bool = False
 ) -> Conditional:
-    """Return a conditional of vectors given vectors; with ``start`` it begins near N(0, I), as a prior should."""
+    """Return a conditional of vectors given vectors; with ``start`` it begins near N(0, I), as a
+    prior should.
+    """
     conditional = Conditional(MLP(inputs, head.size, hidden, activation), head)
     return conditional.start_at(torch.zeros(head.features), torch.ones(head.features)) if start else conditional
 
 
 def condition(spec: Spec) -> tuple[nn.Module, int]:
-    """Return what makes a vector of ``y``, and the vector's size: class labels one-hot, attributes as they are.
+    """Return what makes a vector of ``y``, and the vector's size: class labels one-hot, attributes
+    as they are.
 
     Raises:
         PairError: the data have no ``y``.
@@ -221,11 +229,11 @@ def selected(spec: Spec, features: Tensor) -> Spec:
 
 
 def quadrants(spec: Spec, count: int) -> Tensor:
-    """Return which features are given, bool ``(features,)``: the lower left quadrant of an image, the left half, all but the
-    upper right.
+    """Return which features are given, bool ``(features,)``: the lower left quadrant of an image,
+    the left half, all but the upper right.
 
     Raises:
-        PairError: ``count`` is not 1, 2 or 3, or the data are no images.
+        PairError: ``count`` is not 1, 2 or 3, or the data are not images.
     """
     channels, height, width = image_of(spec)
     if count not in (1, 2, 3):
@@ -237,16 +245,18 @@ def quadrants(spec: Spec, count: int) -> Tensor:
 
 
 def items(spec: Spec, count: int | None) -> tuple[int, Spec]:
-    """Return the items a group, and the description of one; the data's field ``mask`` says how many when nobody does.
+    """Return the number of items per group, by default that of the data's ``mask``, and one item's
+    description.
 
     Raises:
-        PairError: nobody says, or x cannot be divided so.
+        PairError: the number is not known, or does not divide the features of x.
     """
     if count is None and "mask" in spec.fields:
         count = spec.fields["mask"][0]
     if count is None:
         raise PairError(
-            f"a grouped pair needs to know how many items of x a group has, and {spec.name} has no field 'mask' to tell; set --items"
+            f"a grouped pair needs to know how many items of x a group has, and {spec.name} has no field "
+            "'mask' to tell; set --items"
         )
     if count < 1 or spec.features % count:
         raise PairError(f"{spec.features} features cannot be {count} items of equal size; set --items to a divisor")
@@ -257,14 +267,17 @@ def items(spec: Spec, count: int | None) -> tuple[int, Spec]:
 
 
 def prior(spec: Spec, chosen: Prior, latent: int, encoder: nn.Module, components: int | None = None) -> nn.Module:
-    """Return p(z); ``vamp`` mixes what ``encoder``, the guide's, says of ``components`` pseudo-data, 100 by default.
+    """Return p(z); ``vamp`` mixes the guide's posteriors at ``components`` pseudo-data, 100 by
+    default.
 
     Raises:
-        PairError: ``components`` are set for a prior that has none, or a ready-made prior is of another size.
+        PairError: ``components`` are set for a prior that has none, or a ready-made prior is of
+            another size.
     """
     if components is not None and chosen not in ("mixture", "vamp"):
         raise PairError(
-            f"components {components} are of a mixture, and --prior is {chosen if isinstance(chosen, str) else 'ready-made'}; "
+            f"components {components} apply to a mixture, and --prior is "
+            f"{chosen if isinstance(chosen, str) else 'ready-made'}; "
             "leave --components out, or use --prior mixture or vamp",
             unused="components",
         )
@@ -274,7 +287,7 @@ def prior(spec: Spec, chosen: Prior, latent: int, encoder: nn.Module, components
 
 
 def fitting_prior(prior: nn.Module, latent: int, *contexts: Tensor) -> nn.Module:
-    """Return a ready-made prior if it is one of vectors of this size.
+    """Return a ready-made prior, if its vectors are of this size.
 
     Raises:
         PairError: it is not.
@@ -287,7 +300,8 @@ def fitting_prior(prior: nn.Module, latent: int, *contexts: Tensor) -> nn.Module
         raise PairError(f"the prior {type(prior).__name__} returns no distribution: {reason}") from None
     if shape != (latent,):
         raise PairError(
-            f"the prior {type(prior).__name__} has the event shape {shape}, and z has {latent} dimensions: build it with {latent}, "
+            f"the prior {type(prior).__name__} has the event shape {shape}, and z has {latent} dimensions: "
+            f"build it with {latent}, "
             f"or set latent={shape[-1] if shape else 1}"
         )
     return prior
@@ -313,7 +327,7 @@ def vamp_prior(spec: Spec, latent: int, encoder: nn.Module, components: int) -> 
 
 @PRIORS.enter("flow", "a learned flow")
 def flow_prior(spec: Spec, latent: int, encoder: nn.Module, components: int) -> nn.Module:
-    """Return a standard normal that a flow has bent."""
+    """Return a standard normal pushed through a flow."""
     return FlowPrior(latent)
 
 
@@ -326,7 +340,8 @@ def objective(spec: Spec, chosen: Objective, particles: int = 1) -> ELBO:
     if not isinstance(chosen, str):
         if particles != 1:
             raise PairError(
-                f"particles {particles} is not that of a ready-made objective, which has {chosen.num_particles}; leave --particles out",
+                f"particles {particles} does not apply to a ready-made objective, which has "
+                f"{chosen.num_particles}; leave --particles out",
                 unused="particles",
             )
         return chosen
@@ -345,7 +360,8 @@ def posterior_head(latent: int, covariance: Covariance = "diagonal") -> Head:
     head = COVARIANCES[covariance](latent) if isinstance(covariance, str) else covariance
     if head.features != latent:
         raise PairError(
-            f"the head {type(head).__name__} has {head.features} features, and z has {latent} dimensions: build it with {latent}"
+            f"the head {type(head).__name__} has {head.features} features, and z has {latent} dimensions: "
+            f"build it with {latent}"
         )
     return head
 
@@ -356,7 +372,9 @@ def _after_units(spec: Spec, body: nn.Module, context: int, scaling: Scaling) ->
 
 
 def _units_first(spec: Spec, context: int, scaling: Scaling = "feature") -> list[nn.Module]:
-    """The first layer of an encoder of data without natural units; the ``context`` numbers behind x pass unchanged."""
+    """Return the first layer of an encoder of data without natural units; ``context`` stays as it
+    is.
+    """
     units = Units.of(spec, scaling)
     if units is None:
         return []

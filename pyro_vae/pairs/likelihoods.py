@@ -1,6 +1,7 @@
 """Likelihoods by name: the head of p(x | ...) for given data.
 
-To add one: write its `pyro_vae.conditionals.Head`, and enter here a function that makes it of the data's description.
+To add one, write its `pyro_vae.conditionals.Head` and register here a function that builds it from
+the data's description.
 """
 
 from typing import Annotated
@@ -33,7 +34,7 @@ def likelihood(spec: Spec, chosen: Likelihood = "auto", scaling: Scaling = "feat
         scaling: of real x: see `pyro_vae.pairs.Units`.
 
     Raises:
-        PairError: there is no such likelihood, or it cannot have such data.
+        PairError: there is no such likelihood, or it does not suit the data.
     """
     head = LIKELIHOODS[chosen](spec) if isinstance(chosen, str) else chosen
     if head.features != spec.features:
@@ -49,7 +50,7 @@ def levels_of(spec: Spec, name: str) -> int:
     """Return the number of levels of x.
 
     Raises:
-        PairError: the data lie on no levels.
+        PairError: the data are not on levels.
     """
     if spec.levels is None:
         raise PairError(

@@ -1,4 +1,6 @@
-"""Nets by name: the encoder's and the decoder's, in the sizes that a pair needs; or ready-made ones."""
+"""Nets by name: the encoder's and the decoder's, in the sizes that a pair needs; or ready-made
+ones.
+"""
 
 from collections.abc import Callable
 from typing import Annotated, Literal, NamedTuple
@@ -52,7 +54,8 @@ NETS.enter("conv", "convolutions, for images")(Nets(_conv_encoder, _conv_decoder
 
 
 def nets_of(chosen: Net) -> Nets:
-    """Return what builds the nets of a name, of two ready-made nets or of a function ``inputs, outputs -> net``.
+    """Return what builds the nets of a name, of two ready-made nets or of a function ``inputs,
+    outputs -> net``.
 
     Raises:
         PairError: one net is given where two are needed.
@@ -68,7 +71,8 @@ def nets_of(chosen: Net) -> Nets:
         return Nets(lambda size: first, lambda size: second, ready_made=True)
     if isinstance(chosen, nn.Module):
         raise PairError(
-            f"net is one {type(chosen).__name__}, and a pair has an encoder's and a decoder's: give both, net=(encoder, decoder), "
+            f"net is one {type(chosen).__name__}, and a pair has an encoder's and a decoder's: give both, "
+            "net=(encoder, decoder), "
             "or a function of (inputs, outputs) that builds one"
         )
 
@@ -102,7 +106,8 @@ def _refuse_misfit(net: nn.Module, role: str, size: NetSize) -> None:
     except (RuntimeError, ValueError, TypeError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise PairError(
-            f"the {role}'s net {type(net).__name__} does not take {size.inputs} numbers per datum, which it is given here: {reason}"
+            f"the {role}'s net {type(net).__name__} does not take {size.inputs} numbers per datum, which it "
+            f"is given here: {reason}"
         ) from None
     if shape != (2, size.outputs):
         raise PairError(
@@ -115,7 +120,7 @@ def image_of(spec: Spec) -> tuple[int, int, int]:
     """Return (channels, height, width) of x.
 
     Raises:
-        PairError: x is no image.
+        PairError: x is not an image.
     """
     if spec.image is None:
         raise PairError(

@@ -1,11 +1,13 @@
-"""Units of data: real values are modelled as multiples of their own deviation, and densities stay those of the data.
+"""Units of data: real values are modelled as multiples of their own deviation, and densities stay
+those of the data.
 
-A net begins with numbers of the size of 1 and moves by a few hundredths a step; scales are bounded (see `pyro_vae.conditionals.scales`).
-So x is read as u = (x - loc) / scale, with loc and scale of the training data, and log p(x) = log p(u) - sum log scale.
-ELBO + features log s then does not depend on the unit s that x happens to be given in.
+A net begins with outputs of order 1 and moves by a few hundredths per step; scales are bounded (see
+`pyro_vae.conditionals.scales`). So x is read as u = (x - loc) / scale, with loc and scale of the
+training data, and log p(x) = log p(u) - sum log scale. ELBO + features log s then does not depend
+on the unit s that x happens to be given in.
 
-Binary data and levels have a natural unit and are read as they are. Images have one scale for all pixels; in a table every
-feature has its own.
+Binary data and levels have a natural unit and are read as they are. Images have one scale for all
+pixels; in a table every feature has its own.
 """
 
 from typing import Any, Literal
@@ -61,7 +63,7 @@ class Units(nn.Module):
 
         Args:
             spec: describes x.
-            scaling: in a table, a scale a feature or one for all; images have one for all.
+            scaling: in a table, a scale per feature or one for all; images have one for all.
         """
         if spec.support in ("binary", "levels"):
             return None
@@ -75,10 +77,12 @@ class Units(nn.Module):
 
 
 class InUnits(Head):
-    """A head of real values, in units of the data: its numbers are of the size of 1 whatever the data's are.
+    """A head of real values, in units of the data: its parameters are of order 1 whatever the
+    data's units.
 
     Args:
-        head: over real values, of as many features; a fixed `Normal` scale is in units of the data and stays what it is.
+        head: over real values, of as many features; a fixed `Normal` scale is in units of the data
+            and stays what it is.
         units: of the data.
     """
 
@@ -87,7 +91,9 @@ class InUnits(Head):
         self.head, self.units = head.in_units(units.scale), units
 
     def forward(self, parameters: Tensor) -> TorchDistribution:
-        """Return the distribution of x over ``(..., features)`` for ``parameters``, ``(..., size)``."""
+        """Return the distribution of x over ``(..., features)`` for ``parameters``, ``(...,
+        size)``.
+        """
         return Rescaled(self.head(parameters), self.units.loc, self.units.scale)
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
@@ -100,7 +106,7 @@ class InUnits(Head):
 
 
 def over_reals(head: Head) -> bool:
-    """Return whether a head's values are any real numbers."""
+    """Return whether a head's values can be any real numbers."""
     like = next(iter(head.parameters()), torch.zeros(()))
     with torch.no_grad():
         support: Any = head(like.new_zeros(head.size)).support

@@ -4,26 +4,24 @@ from pyro_vae.program.checking import check_pair, find_problems, require_sound
 from pyro_vae.program.contract import Problem
 from pyro_vae.program.declaration import Declaration, Figure, declared
 from pyro_vae.program.graphical_model import Node, descendants, structure
-from pyro_vae.program.handlers import (
-    FreeBits,
-    PerDatum,
-    Tempered,
-    Wrapped,
+from pyro_vae.program.handlers import FreeBits, PerDatum, Tempered, Wrapped, uncondition, unwrapped, whole_plates
+from pyro_vae.program.pair import Batch, BatchProgram, Pair, PairError, evaluating, program_name, size_of
+from pyro_vae.program.particle_plate import PARTICLES, Runs, particles, stacking, warn_of_left
+from pyro_vae.program.point_guides import point_sites, points
+from pyro_vae.program.sites import (
     event_dim_of,
+    innermost,
     is_data,
     is_deterministic,
     is_discrete,
     is_enumerated,
     is_factor,
     is_latent,
+    is_point,
     is_site,
-    uncondition,
-    unwrapped,
-    whole_plates,
+    samples,
 )
-from pyro_vae.program.pair import Batch, Bound, Pair, PairError, evaluating, program_name
-from pyro_vae.program.particle_plate import PARTICLES, Runs, particles, stacking, warn_of_left
-from pyro_vae.program.point_guides import point_sites, points
+from pyro_vae.program.tracing import trace_of, trace_pair
 from pyro_vae.program.unconstrained import Latents, latents_of, simulate
 from pyro_vae.program.weights import (
     Terms,
@@ -36,7 +34,6 @@ from pyro_vae.program.weights import (
     pieces,
     plate_nesting,
     run,
-    size_of,
     takes_particles,
     terms,
     weigh,
@@ -45,7 +42,7 @@ from pyro_vae.program.weights import (
 __all__ = [
     "PARTICLES",
     "Batch",
-    "Bound",
+    "BatchProgram",
     "Declaration",
     "Figure",
     "FreeBits",
@@ -68,12 +65,14 @@ __all__ = [
     "evaluation",
     "event_dim_of",
     "find_problems",
+    "innermost",
     "is_data",
     "is_deterministic",
     "is_discrete",
     "is_enumerated",
     "is_factor",
     "is_latent",
+    "is_point",
     "is_site",
     "latents_of",
     "log_prob",
@@ -87,12 +86,15 @@ __all__ = [
     "program_name",
     "require_sound",
     "run",
+    "samples",
     "simulate",
     "size_of",
     "stacking",
     "structure",
     "takes_particles",
     "terms",
+    "trace_of",
+    "trace_pair",
     "uncondition",
     "unwrapped",
     "warn_of_left",

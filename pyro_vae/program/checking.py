@@ -1,4 +1,4 @@
-"""Does this model fit this guide, and both fit the data? Every mistake that Pyro lets pass is an error here."""
+"""Checks that model, guide and data fit together; mistakes that Pyro lets pass are errors here."""
 
 import difflib
 import warnings
@@ -6,32 +6,31 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pyro
-import pyro.poutine as poutine
 import torch
 from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor
 
 from pyro_vae.program.checking_runs import arguments, runs
 from pyro_vae.program.checking_values import finite, gradients, supports, validates
-from pyro_vae.program.contract import Look as _Look
-from pyro_vae.program.contract import Problem
-from pyro_vae.program.contract import first_line as _first_line
-from pyro_vae.program.contract import samples as _samples
+from pyro_vae.program.contract import Look, Problem, first_line
 from pyro_vae.program.declaration import declared
 from pyro_vae.program.dependence import of_each_datum, on_latents, steady
-from pyro_vae.program.handlers import is_enumerated, uncondition
+from pyro_vae.program.handlers import uncondition
 from pyro_vae.program.pair import Batch, Pair, PairError
+from pyro_vae.program.sites import is_enumerated, samples
+from pyro_vae.program.tracing import trace_of
 from pyro_vae.runs import seeded
 
 
 def check_pair(
     model: Callable, guide: Callable, batch: Batch, *, objective: ELBO | None = None, data_plate: str = "data"
 ) -> None:
-    """Prove that a pair keeps the contract of a program, on one batch.
+    """Check on one batch that a pair keeps the contract of a model and its guide.
 
-    Draws from the pair, replays, unconditions, takes one gradient, runs it some times more with other seeds, and with other data
-    beside the same ones; in evaluation mode. Parameters, buffers, modes and the random state are left as they were.
-    ``pyro.module`` and ``pyro.param`` statements run in a store of their own.
+    Draws from the pair, replays, unconditions, takes one gradient, and runs it a few more times
+    with other seeds, and with other data beside the same ones; in evaluation mode. Parameters,
+    buffers, modes and the random state are left as they were. ``pyro.module`` and ``pyro.param``
+    statements run in a store of their own.
 
     Raises:
         PairError: naming every problem found: the site, both facts, and the change to make.
@@ -40,7 +39,9 @@ def check_pair(
 
 
 def require_sound(pair: Pair, batch: Batch) -> None:
-    """``check_pair`` for a ``Pair``: also creates the parameters that its programs make on their first run."""
+    """``check_pair`` for a ``Pair``: also creates the parameters that its programs make on their
+    first run.
+    """
     problems = find_problems(pair, batch)
     if problems:
         raise PairError("\n".join(map(str, problems)))
@@ -49,13 +50,13 @@ def require_sound(pair: Pair, batch: Batch) -> None:
 def find_problems(pair: Pair, batch: Batch) -> list[Problem]:
     """Return what is wrong with the pair, or an empty list.
 
-    Later checks rest on earlier ones, so the list ends with the first kind of mistake found.
+    Later checks rest on earlier ones, so only the first kind of mistake found is listed.
     """
     with seeded(0), _without_warnings(), pair.evaluating():
         problems = list(arguments(pair, batch))
         if problems:
             return problems
-        look = _Look(pair, batch)
+        look = Look(pair, batch)
         for check in CHECKS:
             problems = list(check(look))
             if problems:
@@ -63,14 +64,14 @@ def find_problems(pair: Pair, batch: Batch) -> list[Problem]:
     return []
 
 
-def _sites(look: _Look) -> Iterator[Problem]:
+def _sites(look: Look) -> Iterator[Problem]:
     guide, model = look.structure
-    for name, site in _samples(guide).items():
+    for name, site in samples(guide).items():
         if site["is_observed"]:
             yield Problem(name, f"guide {look.guide_name} observes site {name!r}", "A guide only draws: remove obs=")
-    mine = {n for n, s in _samples(guide).items() if not s["infer"].get("is_auxiliary")}
-    latent = {n: s for n, s in _samples(model).items() if not s["is_observed"]}
-    observed = {n for n, s in _samples(model).items() if s["is_observed"]}
+    mine = {n for n, s in samples(guide).items() if not s["infer"].get("is_auxiliary")}
+    latent = {n: s for n, s in samples(model).items() if not s["is_observed"]}
+    observed = {n for n, s in samples(model).items() if s["is_observed"]}
     drawn = ", ".join(map(repr, sorted(mine))) or "nothing"
     covered = "guide" in declared(look.pair.objective).needs
     for name in sorted(latent.keys() - mine):
@@ -93,17 +94,18 @@ def _sites(look: _Look) -> Iterator[Problem]:
         elif latent.keys() <= mine:  # otherwise it is the other half of a misspelling, reported above
             yield Problem(
                 name,
-                f"guide {look.guide_name} samples {name!r}, which {look.model_name} does not have (its latent sites: {has})",
+                f"guide {look.guide_name} samples {name!r}, which {look.model_name} does not have (its "
+                f"latent sites: {has})",
                 'Remove it, or mark it infer={"is_auxiliary": True}',
             )
     if not observed:
         yield Problem("", f"model {look.model_name} observes nothing", "Give the data's site obs=x")
 
 
-def _plates(look: _Look) -> Iterator[Problem]:
+def _plates(look: Look) -> Iterator[Problem]:
     plate = look.pair.data_plate
     guide, model = look.structure
-    frames = {f.name: f for t in (model, guide) for s in _samples(t).values() for f in s["cond_indep_stack"]}
+    frames = {f.name: f for t in (model, guide) for s in samples(t).values() for f in s["cond_indep_stack"]}
     if plate not in frames:
         names = ", ".join(map(repr, frames)) or "none"
         change = f"Open it with pyro.plate({plate!r}, len(x))"
@@ -125,10 +127,10 @@ def _plates(look: _Look) -> Iterator[Problem]:
             "Open it with the batch's size, len(x)",
         )
     for trace, who in ((guide, look.guide_name), (model, look.model_name)):
-        for name, site in _samples(trace).items():
+        for name, site in samples(trace).items():
             yield from _plates_explain(name, site, who)
-    for name, site in _samples(guide).items():
-        other = _samples(model).get(name)
+    for name, site in samples(guide).items():
+        other = samples(model).get(name)
         inside = {f.name for f in site["cond_indep_stack"]}
         if other is not None and inside != {f.name for f in other["cond_indep_stack"]}:
             theirs = sorted(f.name for f in other["cond_indep_stack"])
@@ -146,15 +148,16 @@ def _plates_explain(name: str, site: dict, who: str) -> Iterator[Problem]:
         plates = ", ".join(repr(f.name) for f in site["cond_indep_stack"]) or "no plate"
         yield Problem(
             name,
-            f"site {name!r} of {who} has batch shape {shape}, of which its plates ({plates}) explain {depth} dim{'' if depth == 1 else 's'}",
+            f"site {name!r} of {who} has batch shape {shape}, of which its plates ({plates}) explain {depth} "
+            f"dim{'' if depth == 1 else 's'}",
             "Use .to_event(1) for a vector, or put the site inside the plate",
         )
 
 
-def _events(look: _Look) -> Iterator[Problem]:
+def _events(look: Look) -> Iterator[Problem]:
     guide, model = look.structure
-    for name, site in _samples(guide).items():
-        other = _samples(model).get(name)
+    for name, site in samples(guide).items():
+        other = samples(model).get(name)
         if other is None:
             continue
         mine, theirs = tuple(site["fn"].event_shape), tuple(other["fn"].event_shape)
@@ -170,7 +173,7 @@ def _events(look: _Look) -> Iterator[Problem]:
                 f"site {name!r} has size {mine} in {look.guide_name} and {theirs} in {look.model_name}",
                 "Give both the same latent size",
             )
-    for name, site in _samples(model).items():
+    for name, site in samples(model).items():
         shape, event = tuple(site["value"].shape), tuple(site["fn"].event_shape)
         if site["is_observed"] and event and shape[len(shape) - len(event) :] != event:
             yield Problem(
@@ -180,10 +183,12 @@ def _events(look: _Look) -> Iterator[Problem]:
             )
 
 
-def _peeks(look: _Look) -> Iterator[Problem]:
-    """Draw without observing, from two batches that differ in the observed fields alone: nothing may change."""
+def _peeks(look: Look) -> Iterator[Problem]:
+    """Draw without observing, from two batches that differ in the observed fields alone: nothing
+    may change.
+    """
     _, model = look.traces()
-    observed = {n: s["value"] for n, s in _samples(model).items() if s["is_observed"]}
+    observed = {n: s["value"] for n, s in samples(model).items() if s["is_observed"]}
     fields = {
         name
         for name, tensor in look.pair.bound_model.arguments(look.batch).items()
@@ -203,7 +208,8 @@ def _peeks(look: _Look) -> Iterator[Problem]:
         if name in observed and value.shape != observed[name].shape:
             yield Problem(
                 name,
-                f"drawn without observing, site {name!r} has shape {tuple(value.shape)} and the data have {tuple(observed[name].shape)}",
+                f"drawn without observing, site {name!r} has shape {tuple(value.shape)} and the data have "
+                f"{tuple(observed[name].shape)}",
                 "Open the data plate with the batch's size, len(x)",
             )
         elif isinstance(second, str) or not torch.equal(value, second[name]):
@@ -216,17 +222,17 @@ def _peeks(look: _Look) -> Iterator[Problem]:
             return
 
 
-def _drawn(look: _Look, batch: Batch) -> dict[str, Tensor] | str:
+def _drawn(look: Look, batch: Batch) -> dict[str, Tensor] | str:
     torch.manual_seed(1)
     try:
         with torch.no_grad(), pyro.validation_enabled(False):
-            trace = poutine.trace(uncondition(look.pair.bound_model)).get_trace(batch)
+            trace = trace_of(uncondition(look.pair.bound_model), batch)
     except Exception as error:
-        return _first_line(error)
-    return {name: site["value"] for name, site in _samples(trace).items()}
+        return first_line(error)
+    return {name: site["value"] for name, site in samples(trace).items()}
 
 
-CHECKS: tuple[Callable[[_Look], Iterator[Problem]], ...] = (
+CHECKS: tuple[Callable[[Look], Iterator[Problem]], ...] = (
     runs,
     steady,
     _sites,

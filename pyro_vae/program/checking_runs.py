@@ -1,4 +1,4 @@
-"""Checks that the programs run on a batch, with nets that can be found; what Pyro and torch raise, in words of the pair."""
+"""Checks that the programs run on a batch, with nets that can be found; errors in the pair's terms."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import pyro
-import pyro.poutine as poutine
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
@@ -14,13 +13,17 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from pyro_vae.program.contract import Look, Problem, first_line, samples
-from pyro_vae.program.pair import Batch, Bound, Pair
+from pyro_vae.program.contract import Look, Problem, first_line
+from pyro_vae.program.pair import Batch, BatchProgram, Pair
+from pyro_vae.program.sites import samples
+from pyro_vae.program.tracing import trace_of
 from pyro_vae.runs import seeded
 
 
 def arguments(pair: Pair, batch: Any) -> Iterator[Problem]:
-    """The batch must hold the fields that the programs name, as finite tensors with one row per datum."""
+    """The batch must hold the fields that the programs name, as finite tensors with one row per
+    datum.
+    """
     if not isinstance(batch, Mapping):
         field = next(iter(pair.fields), "x")
         problem = f"the batch is a {type(batch).__name__} and must be a dictionary of fields"
@@ -105,9 +108,9 @@ def _has_state(module: nn.Module) -> bool:
     return bool(held) or any(isinstance(part, _DropoutNd) for part in module.modules())
 
 
-def _density(bound: Bound, batch: Batch) -> None:
+def _density(bound: BatchProgram, batch: Batch) -> None:
     with seeded(0), pyro.validation_enabled(False):
-        trace = poutine.trace(bound).get_trace(batch)
+        trace = trace_of(bound, batch)
     for name, site in samples(trace).items():
         try:
             with torch.no_grad(), pyro.validation_enabled(False):
@@ -119,7 +122,7 @@ def _density(bound: Bound, batch: Batch) -> None:
                 raise RuntimeError(f"log p of site {name!r}: {first_line(error)}") from error
 
 
-def _failure(look: Look, bound: Bound, error: Exception, names: _Names) -> Problem:
+def _failure(look: Look, bound: BatchProgram, error: Exception, names: _Names) -> Problem:
     """Return what an error of Pyro or torch means for the pair."""
     text = first_line(error)
     twice = re.search(r"Multiple \w+ sites named '(.+)'", text)
@@ -144,7 +147,7 @@ def _failure(look: Look, bound: Bound, error: Exception, names: _Names) -> Probl
     return Problem("", problem, "Make it accept fields of these shapes and dtypes")
 
 
-def _no_event(look: Look, bound: Bound, plate: str, site: str, dim: str, wanted: str, has: str) -> Problem:
+def _no_event(look: Look, bound: BatchProgram, plate: str, site: str, dim: str, wanted: str, has: str) -> Problem:
     if plate == look.pair.data_plate and int(wanted) != look.size:
         problem = f"plate {plate!r} of {bound.name} has size {wanted} and the batch {look.size} data"
         return Problem("", problem, "Open it with the batch's size, len(x)")
@@ -156,8 +159,8 @@ def _no_event(look: Look, bound: Bound, plate: str, site: str, dim: str, wanted:
     return Problem(site, problem, f"Declare the event dimensions of a datum, .to_event({max(1, dims)})")
 
 
-def _other_dtype(look: Look, bound: Bound) -> Problem | None:
-    """Return the problem if the program runs once a field has another dtype, and that dtype holds the field's values."""
+def _other_dtype(look: Look, bound: BatchProgram) -> Problem | None:
+    """Return the problem if the program runs with a field of another dtype that holds its values."""
     own = [p.dtype for p in look.pair.named_parameters().values()] or [torch.get_default_dtype()]
     floats = {name: value for name, value in bound.arguments(look.batch).items() if value.is_floating_point()}
     trials = [{name: value.to(own[0]) for name, value in floats.items()}]

@@ -7,8 +7,9 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae.program.contract import Look, Problem, first_line, samples
+from pyro_vae.program.contract import Look, Problem, first_line
 from pyro_vae.program.declaration import declared
+from pyro_vae.program.sites import innermost, samples
 
 
 def supports(look: Look) -> Iterator[Problem]:
@@ -27,17 +28,19 @@ def supports(look: Look) -> Iterator[Problem]:
         if valid.all():
             continue
         low, high = value.min().item(), value.max().item()
-        family = _family(fn)
+        family = type(innermost(fn)).__name__
         if site["is_observed"]:
             yield Problem(
                 name,
-                f"site {name!r} has values from {low:.4g} to {high:.4g} ({_example(value, valid, fn)}) outside the support of its likelihood {family}",
+                f"site {name!r} has values from {low:.4g} to {high:.4g} ({_example(value, valid, fn)}) "
+                f"outside the support of its likelihood {family}",
                 _remedy(value, family),
             )
         else:
             yield Problem(
                 name,
-                f"{look.guide_name} draws values from {low:.4g} to {high:.4g} at site {name!r}, outside the support of its prior {family}",
+                f"{look.guide_name} draws values from {low:.4g} to {high:.4g} at site {name!r}, outside the "
+                f"support of its prior {family}",
                 "Use a guide distribution with the prior's support",
             )
 
@@ -51,10 +54,12 @@ def finite(look: Look) -> Iterator[Problem]:
         for name, site in samples(trace).items():
             with pyro.validation_enabled(False):
                 log_prob = site["fn"].log_prob(site["value"])
-            if not log_prob.isfinite().all():
+            odd = log_prob[~log_prob.isfinite()]
+            if len(odd):
                 yield Problem(
                     name,
-                    f"the log-probability of site {name!r} of {who} is {log_prob[~log_prob.isfinite()][0].item()} for {int((~log_prob.isfinite()).sum())} of {log_prob.numel()} values",
+                    f"the log-probability of site {name!r} of {who} is {odd[0].item()} for {len(odd)} of "
+                    f"{log_prob.numel()} values",
                     "Keep its scale away from 0 and its parameters finite, or rescale the data",
                 )
 
@@ -108,7 +113,7 @@ def gradients(look: Look) -> Iterator[Problem]:
 
 
 def _loss_and_grads(look: Look) -> Any:
-    """Return the loss, its gradients taken as training takes them: also of nets that no ``pyro.module`` announces to Pyro."""
+    """Return the loss; gradients are taken as in training, also of nets without ``pyro.module``."""
     objective, programs = look.pair.objective, (look.pair.bound_model, look.pair.bound_guide)
     announced = any(site["type"] == "param" for trace in look.structure for site in trace.nodes.values())
     if announced or not hasattr(objective, "differentiable_loss"):
@@ -121,9 +126,10 @@ def _loss_and_grads(look: Look) -> Any:
 
 
 def _idle(look: Look) -> set[int]:
-    """Parameters of nets that can be reached from a program and take no part in it: not called, not announced, and no gradient.
+    """Return the parameters of nets that a program can reach and does not use.
 
-    A function's globals and an object's attributes may hold such nets; in a program that is a module itself they are a mistake.
+    They are not called, not announced, and get no gradient. A function's globals and an object's
+    attributes may hold such nets; in a program that is a module itself they are a mistake.
     """
     bounds = (look.pair.bound_model, look.pair.bound_guide)
     announced = {id(tensor) for bound in bounds for tensor in bound.store["params"].values()}
@@ -138,7 +144,7 @@ def _idle(look: Look) -> set[int]:
 
 
 def _unregistered(look: Look, parameters: dict[str, Any]) -> Iterator[Problem]:
-    """Trainable tensors that the log-probabilities depend on and no optimizer would be given."""
+    """Find trainable tensors that the log-probabilities depend on and no optimizer would be given."""
     known = {id(p) for p in parameters.values()}
     for trace in look.traces():
         for name, site in samples(trace).items():
@@ -147,7 +153,8 @@ def _unregistered(look: Look, parameters: dict[str, Any]) -> Iterator[Problem]:
                     known.add(id(leaf))
                     yield Problem(
                         name,
-                        f"site {name!r} depends on a trainable tensor {tuple(leaf.shape)} that neither model nor guide registers, so it would never be trained",
+                        f"site {name!r} depends on a trainable tensor {tuple(leaf.shape)} that neither model "
+                        "nor guide registers, so it would never be trained",
                         "Make it an nn.Parameter of a module, or register it with pyro.param",
                     )
 
@@ -164,12 +171,6 @@ def _leaves(tensor: Tensor) -> Iterator[Tensor]:
         todo.extend(parent for parent, _ in node.next_functions)
 
 
-def _family(fn: Any) -> str:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return type(fn).__name__
-
-
 def _example(value: Tensor, valid: Tensor, fn: Any) -> str:
     rows = value.reshape(-1, *fn.event_shape)[~valid.reshape(-1)] if valid.dim() < value.dim() else value[~valid]
     flat = rows.reshape(-1)
@@ -180,7 +181,10 @@ def _example(value: Tensor, valid: Tensor, fn: Any) -> str:
 def _remedy(value: Tensor, family: str) -> str:
     unit = bool(((value >= 0) & (value <= 1)).all())
     if family == "Bernoulli" and unit:
-        return "Binarize the data (--binarize dynamic or static), or use a likelihood for grey values (--likelihood normal)"
+        return (
+            "Binarize the data (--binarize dynamic or static), or use a likelihood for grey values "
+            "(--likelihood normal)"
+        )
     if unit:
         return "Use a likelihood with these values in its support (--likelihood normal)"
     return "Rescale the data to the likelihood's support, or use one for real values (--likelihood normal)"

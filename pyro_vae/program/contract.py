@@ -1,14 +1,13 @@
-"""What checks of a pair look at, and what they say."""
+"""What the checks of a pair look at, and the problems that they report."""
 
 import functools
 from typing import NamedTuple
 
 import pyro
-import pyro.poutine as poutine
 from pyro.poutine import Trace
 
-from pyro_vae.program.handlers import is_deterministic, is_factor, is_site
-from pyro_vae.program.pair import Batch, Pair
+from pyro_vae.program.pair import Batch, Pair, size_of
+from pyro_vae.program.tracing import trace_of, trace_pair
 from pyro_vae.runs import seeded
 
 
@@ -24,7 +23,7 @@ class Problem(NamedTuple):
 
 
 class Look:
-    """A pair, a batch, and what the programs do on it; each is run when a check first asks for it.
+    """A pair, a batch, and traces of the programs on it, run when a check first asks for them.
 
     Attributes:
         ran: the modules that were called when the programs first ran, by their id.
@@ -33,16 +32,17 @@ class Look:
     def __init__(self, pair: Pair, batch: Batch) -> None:
         self.pair = pair
         self.batch = batch
-        self.size = len(next(iter(batch.values())))
+        self.size = size_of(batch)
         self.guide_name = pair.bound_guide.name
         self.model_name = pair.bound_model.name
         self.ran: set[int] = set()
 
     def apart(self, seed: int = 0) -> tuple[Trace, Trace]:
-        """Guide and model each by itself: their structure, when the draws of one may not suit the other."""
+        """Return traces of guide and model, each run by itself, as one's draws may not suit the
+        other.
+        """
         with seeded(seed), pyro.validation_enabled(False):
-            guide = poutine.trace(self.pair.bound_guide).get_trace(self.batch)
-            return guide, poutine.trace(self.pair.bound_model).get_trace(self.batch)
+            return trace_of(self.pair.bound_guide, self.batch), trace_of(self.pair.bound_model, self.batch)
 
     @functools.cached_property
     def structure(self) -> tuple[Trace, Trace]:
@@ -50,19 +50,11 @@ class Look:
         return self.apart()
 
     def traces(self, *, validate: bool = False) -> tuple[Trace, Trace]:
-        """Guide, and model at the guide's draws; run anew, as some flows know the density of their last draw only."""
+        """Return traces of the guide, and of the model at its draws; run anew, for flows' caches."""
         with seeded(0), pyro.validation_enabled(validate):
-            guide = poutine.trace(self.pair.bound_guide).get_trace(self.batch)
-            model = poutine.trace(poutine.replay(self.pair.bound_model, trace=guide)).get_trace(self.batch)
-        return guide, model
-
-
-def samples(trace: Trace) -> dict[str, dict]:
-    """Random variables proper: no plates' subsampling, no factors, no recorded values."""
-    sites = {n: s for n, s in trace.nodes.items() if is_site(s)}
-    return {n: s for n, s in sites.items() if not is_factor(s) and not is_deterministic(s)}
+            return trace_pair(self.pair.bound_guide, self.pair.bound_model, self.batch)
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says first, or its name."""
+    """Return the first line of an error's message, or its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

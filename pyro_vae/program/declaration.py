@@ -1,8 +1,8 @@
-"""What an objective needs of a pair and what it yields, declared where the objective is defined.
+"""What an objective needs of a pair and what it yields, declared where it is defined.
 
-An objective declares by attributes: ``needs``, ``figure``, ``has_kl`` and ``per_datum``, each with the
-default of `Declaration`, which is what Pyro's own ELBOs are. `declared` reads them, and nothing else asks
-what class an objective is.
+An objective declares by attributes: ``needs``, ``figure``, ``has_kl`` and ``per_datum``, each with
+the default of `Declaration`, which is what Pyro's own ELBOs are. `declared` reads them, and nothing
+else asks what class an objective is.
 """
 
 from dataclasses import dataclass, fields
@@ -35,10 +35,12 @@ class Declaration:
     """What an objective needs and yields.
 
     Attributes:
-        needs: of "guide" (its sites cover the model's latent sites) and "density" (every site has a log-probability).
+        needs: of "guide" (its sites cover the model's latent sites) and "density" (every site has a
+            log-probability).
         figure: what minus its loss is.
         has_kl: whether it has a KL, or the log-ratio of q and p, for beta to weight.
-        per_datum: whether it weights each datum by itself, so that a KL over the batch does not exist in it.
+        per_datum: whether it weights each datum by itself, so that a KL over the batch does not
+            exist in it.
     """
 
     needs: frozenset[str] = frozenset(["guide", "density"])
@@ -48,7 +50,9 @@ class Declaration:
 
     @property
     def has_elbo(self) -> bool:
-        """Whether a pair that suits the objective has an ELBO; if not, its own figure stands for it."""
+        """Whether a pair that suits the objective has an ELBO; if not, its own figure stands for
+        it.
+        """
         return self.needs >= {"guide", "density"}
 
     @property
@@ -65,10 +69,10 @@ class Declaration:
 
 
 def declared(objective: Any) -> Declaration:
-    """Return what an objective declares; what it does not is as in Pyro's ELBOs.
+    """Return what an objective declares, with the values of Pyro's ELBOs as defaults.
 
     Raises:
-        PairError: it needs something that there is not.
+        PairError: it needs something unknown.
     """
     given = {f.name: getattr(objective, f.name) for f in fields(Declaration) if hasattr(objective, f.name)}
     return Declaration(**given)

@@ -1,4 +1,4 @@
-"""Checks of what depends on what: the sites on chance, a datum on the others, the data on the latent variables."""
+"""Checks of dependence: of sites on chance, of a datum on others, of data on latent variables."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -7,22 +7,22 @@ from typing import Any
 import pyro
 import pyro.poutine as poutine
 import torch
-from pyro.distributions import Delta
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.program.contract import Look, Problem, samples
-from pyro_vae.program.handlers import is_deterministic, is_latent, is_site
+from pyro_vae.program.contract import Look, Problem
 from pyro_vae.program.pair import Batch, Pair
+from pyro_vae.program.sites import innermost, is_deterministic, is_latent, is_point, is_site, samples
+from pyro_vae.program.tracing import trace_of
 from pyro_vae.program.weights import data_frame, log_prob
 from pyro_vae.runs import seeded
 
-RUNS = 14  # a site that is there in one run of three is noticed in 99.6 % of programs
+RUNS = 14  # a site present in one run of three is noticed in 99.6 % of programs
 STEP = 0.1  # parameters are moved by it at random, where a net that begins at zero would hide what it reads
 
 
 def steady(look: Look) -> Iterator[Problem]:
-    """Each program must have the same sites at every call."""
+    """Each program must have the same sites in every call."""
     first = [_structure(trace) for trace in look.structure]
     for seed in range(1, RUNS):
         try:
@@ -57,9 +57,10 @@ def _structure(trace: Trace) -> dict[str, Any]:
 
 
 def of_each_datum(look: Look) -> Iterator[Problem]:
-    """What a program says of a datum must not change when only other data of the batch change.
+    """The densities of a datum must not change when only other data of the batch change.
 
-    A random half of the batch is kept, with its latent values; the others all become copies of one of its data. Then the other half.
+    A random half of the batch is kept, with its latent values; the others all become copies of one
+    of its data. Then the other half.
     """
     if look.size < 2:
         return
@@ -81,7 +82,8 @@ def of_each_datum(look: Look) -> Iterator[Problem]:
         if name is not None:
             yield Problem(
                 name,
-                f"log {letter} of site {name!r} of {bound.name} at a datum changes when only other data of the batch change",
+                f"log {letter} of site {name!r} of {bound.name} at a datum changes when only other data of "
+                "the batch change",
                 f"{change}; what data share belongs in a site outside the plate {pair.data_plate!r}",
             )
             return
@@ -121,9 +123,11 @@ def _take(pair: Pair, site: Mapping[str, Any], value: Tensor, index: Tensor) -> 
 
 
 def _at(pair: Pair, bound: Callable, batch: Batch, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the log-density of each site in the data plate, by datum ``(batch,)``, at the given latent values."""
+    """Return the log-density of each site in the data plate, by datum ``(batch,)``, at the given
+    latent values.
+    """
     with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
-        trace = poutine.trace(poutine.condition(bound, data=dict(values))).get_trace(batch)
+        trace = trace_of(poutine.condition(bound, data=dict(values)), batch)
         found = {}
         for name, site in trace.nodes.items():
             if not is_site(site) or is_deterministic(site) or data_frame(site, pair) is None:
@@ -140,18 +144,17 @@ def _at(pair: Pair, bound: Callable, batch: Batch, values: Mapping[str, Tensor])
 
 
 def _density(site: Mapping[str, Any]) -> Tensor:
-    """Return a site's log-probability; of a point, where it lies, as a rounding error has no density."""
+    """Return a site's log-probability; of a point, where it lies, as a rounding error has no
+    density.
+    """
     fn = site["fn"]
-    base = fn
-    while hasattr(base, "base_dist"):
-        base = base.base_dist
-    if isinstance(base, Delta):
-        return _total(fn, base.v)
+    if is_point(fn):
+        return _total(fn, innermost(fn).v)
     return log_prob(site).expand(fn.batch_shape)
 
 
 def _total(fn: Any, value: Tensor) -> Tensor:
-    """Return a value with its event added up: one number in place of a density."""
+    """Return a value summed over its event dims, in place of a density."""
     return value.reshape(*value.shape[: value.dim() - len(fn.event_shape)], -1).sum(-1).expand(fn.batch_shape)
 
 
@@ -174,7 +177,8 @@ def on_latents(look: Look) -> Iterator[Problem]:
     observed = ", ".join(repr(n) for n, s in samples(look.structure[1]).items() if s["is_observed"])
     yield Problem(
         next(iter(draws[0])),
-        f"no observed site of {look.model_name} depends on a latent one: log p of {observed} is the same whatever {names} "
+        f"no observed site of {look.model_name} depends on a latent one: log p of {observed} is the same "
+        f"whatever {names} "
         "is, so the posterior is the prior",
         f"Let the distribution of {observed} read them, or leave the latent sites out of both programs",
     )
@@ -185,11 +189,11 @@ def _latents(model: Trace) -> dict[str, Tensor]:
 
 
 def _moves(look: Look, draws: list[dict[str, Tensor]]) -> bool:
-    """Whether the log-probabilities of the observed sites differ between two draws of the latent ones."""
+    """Return whether log p of the observed sites differs between two draws of the latent ones."""
     totals = []
     for values in draws:
         with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
-            trace = poutine.trace(poutine.condition(look.pair.bound_model, data=values)).get_trace(look.batch)
+            trace = trace_of(poutine.condition(look.pair.bound_model, data=values), look.batch)
             totals.append(
                 {n: log_prob(s) for n, s in trace.nodes.items() if is_site(s) and s["is_observed"] and n not in values}
             )

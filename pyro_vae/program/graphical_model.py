@@ -1,24 +1,28 @@
-"""The graphical model behind a program, found by running it once: which site depends on which, and on which fields."""
+"""The graphical model of a program, found by running it once: its sites and what they depend on."""
 
 from typing import Any, NamedTuple
 
 import torch
 from pyro.ops.provenance import ProvenanceTensor, detach_provenance, get_provenance
-from pyro.poutine import trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_vae.program.handlers import is_site
-from pyro_vae.program.pair import Batch, Bound, Pair
+from pyro_vae.program.pair import Batch, BatchProgram, Pair
+from pyro_vae.program.sites import WRAPPERS, innermost, is_site
+from pyro_vae.program.tracing import trace_of
 from pyro_vae.program.weights import evaluation
 
 
 class Node(NamedTuple):
-    """One random variable of a program, or one field of the batch that a distribution is computed from."""
+    """One random variable of a program, or one field of the batch that a distribution is computed
+    from.
+    """
 
     name: str
     kind: str
-    """"latent", "observed", "auxiliary" (the guide's own), or "given" (a field that is no random variable)."""
+    """"latent", "observed", "auxiliary" (the guide's own), or "given" (a field that is no random
+    variable).
+    """
     parents: tuple[str, ...]
     distribution: str
     """Name of the family, such as "Normal"; empty for a field."""
@@ -28,16 +32,18 @@ class Node(NamedTuple):
     """Names of the plates around it, from the outside in."""
 
 
-def structure(pair: Pair, program: Bound, batch: Batch) -> list[Node]:
-    """Return the nodes of the pair's model or guide: the fields that it reads first, then its sites in their order.
+def structure(pair: Pair, program: BatchProgram, batch: Batch) -> list[Node]:
+    """Return the nodes of the pair's model or guide: the fields that it reads first, then its sites
+    in their order.
 
-    Parents are direct: values that reach a distribution through no other site. What the program reads only to learn the
-    batch's size, or only to observe, is no parent. Values that leave torch on their way (NumPy, ``.item()``) are not followed.
+    Parents are direct: values that reach a distribution through no other site. What the program
+    reads only to learn the batch's size, or only to observe, is no parent. Values that leave torch
+    on their way (NumPy, ``.item()``) are not followed.
     """
     fields = {name: value for name, value in batch.items() if value.numel()}
     tracked = {name: ProvenanceTensor(value, frozenset({_field(name)})) for name, value in fields.items()}
     with evaluation(pair, 0), _Track() as track, torch.no_grad():
-        ran = trace(program).get_trace({**batch, **tracked})
+        ran = trace_of(program, {**batch, **tracked})
     sites = {name: site for name, site in ran.nodes.items() if is_site(site)}
     parents = {name: track.parents[name] - {name} for name in sites}
     given = [name for name in fields if any(_field(name) in found for found in parents.values())]
@@ -81,7 +87,7 @@ def _field(name: str) -> str:
 
 
 class _Track(Messenger):
-    """Values drawn at a site carry the site's name and nothing that they were computed from; that is kept in ``parents``."""
+    """Marks values drawn at a site with its name; what they were computed from is in ``parents``."""
 
     def __enter__(self) -> "_Track":
         self.parents: dict[str, set[str]] = {}
@@ -104,6 +110,4 @@ def _kind(site: Any) -> str:
 
 
 def _family(fn: Any) -> str:
-    while type(fn).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution", "Rescaled"):
-        fn = fn.base_dist
-    return type(fn).__name__.lstrip("_")
+    return type(innermost(fn, WRAPPERS)).__name__.lstrip("_")

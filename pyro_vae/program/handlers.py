@@ -1,79 +1,28 @@
-"""What is added up, and with what weight: handlers that work on any program.
+"""Handlers that change what an ELBO adds up, and at what scale; they work on any program.
 
-An ELBO is a sum over sites. The handlers here change the weight of a site's log-probability and nothing else,
-so they compose with every Pyro ELBO and with every pair.
+An ELBO is a sum over sites. The handlers here change the scale of a site's log-probability and
+nothing else, so they compose with every Pyro ELBO and with every pair.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pyro
-from pyro.distributions import Unit
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import SubsampleMessenger, _Subsample
+from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch import Tensor
+
+from pyro_vae.program.sites import is_data, is_enumerated, is_latent
 
 Weight = float | Tensor
 
 
-def is_latent(message: Mapping[str, Any]) -> bool:
-    """Whether a message or a trace's node is a latent variable of the model, drawn or enumerated."""
-    return is_site(message) and not message["is_observed"] and not message["infer"].get("is_auxiliary")
-
-
-def is_site(message: Mapping[str, Any]) -> bool:
-    """Whether it is a random variable, and not a plate's choice of a subsample."""
-    return message["type"] == "sample" and not isinstance(message["fn"], _Subsample)
-
-
-def is_deterministic(message: Mapping[str, Any]) -> bool:
-    """Whether a site records a value (``pyro.deterministic``): neither drawn nor data, of log-probability 0."""
-    return is_site(message) and bool(message["infer"].get("_deterministic"))
-
-
-def is_factor(message: Mapping[str, Any]) -> bool:
-    """Whether a site adds a number to the log-density (``pyro.factor``) and has no value."""
-    return is_site(message) and isinstance(message["fn"], Unit)
-
-
-def is_data(message: Mapping[str, Any]) -> bool:
-    """Whether a site of a trace holds data: observed, and neither a factor nor a recorded value."""
-    return is_site(message) and message["is_observed"] and not is_deterministic(message) and not is_factor(message)
-
-
-def is_discrete(site: Mapping[str, Any]) -> bool:
-    """Whether a site's values are counted and not measured: its distribution is a mass function."""
-    try:
-        return bool(site["fn"].support.is_discrete)
-    except NotImplementedError:  # a distribution that does not say, or a point: its values do
-        value = site["value"]
-        return not value.is_floating_point()
-
-
-def event_dim_of(site: Mapping[str, Any]) -> int:
-    """Return how many dims on the right of a site's value are its own, and not plates'.
-
-    ``pyro.deterministic`` without an ``event_dim`` counts every dim as one; of those, what the plates explain is theirs.
-    """
-    value, event_dim = site["value"], site["fn"].event_dim
-    if not is_deterministic(site) or event_dim < value.dim():
-        return event_dim
-    sizes = {frame.dim: frame.size for frame in site["cond_indep_stack"] if frame.vectorized}
-    depth = max((-dim for dim in sizes), default=0)
-    lead = value.shape[:depth]
-    fits = value.dim() >= depth and all(lead[dim + depth] in (1, size) for dim, size in sizes.items())
-    return value.dim() - depth if fits else value.dim()
-
-
-def is_enumerated(message: Mapping[str, Any]) -> bool:
-    """Whether a site is summed over, not drawn."""
-    return message["infer"].get("enumerate") is not None
-
-
 def uncondition(program: Callable) -> "Wrapped":
-    """The program drawing its data anew. Factors and recorded values stay: they are no data, and programs go on with the latter."""
+    """Return the program drawing its data anew; factors and recorded values, which are not data,
+    stay.
+    """
     return Wrapped(program, _Unobserved)
 
 
@@ -87,10 +36,11 @@ class _Unobserved(Messenger):
 
 
 def whole_plates() -> AbstractContextManager[None]:
-    """Let plates hold all that they choose a subsample from: ``plate("data", N, subsample_size=B)`` is of size N.
+    """Let plates hold all data that they choose a subsample from: ``plate("data", N,
+    subsample_size=B)`` is of size N.
 
-    A messenger cannot: Pyro compares the subsample that it is given with the size that the plate was made with. Plates with a
-    subsample of the caller's own keep it.
+    A messenger cannot: Pyro compares the subsample that it is given with the size that the plate
+    was made with. Plates with a subsample of the caller's own keep it.
     """
     return _plates(_everything)
 
@@ -121,12 +71,12 @@ def _everything(
 
 
 class PerDatum(Messenger):
-    """Weigh sites so that the ELBO comes out in nats per datum.
+    """Scale sites so that the ELBO comes out in nats per datum.
 
-    A site in the data plate counts once a datum of the batch and stands for the whole data; a site outside is
-    there once for all ``num_data``. So the first are divided by the batch's size, the second by ``num_data``:
-    the ELBO of all data, local terms scaled up by N/B, divided by N. A plate that subsamples by itself has scaled up
-    already and is only divided by its full size.
+    A site in the data plate counts once per datum of the batch, which stands for all data; a site
+    outside counts once for all ``num_data``. So the first are divided by the batch's size, the
+    second by ``num_data``: the ELBO of all data, local terms scaled up by N/B, divided by N. A
+    plate that subsamples by itself has scaled up already and is only divided by its full size.
     """
 
     def __init__(self, num_data: int, data_plate: str = "data") -> None:
@@ -145,12 +95,13 @@ class PerDatum(Messenger):
 
 
 class Tempered(Messenger):
-    """Weigh the latent sites of model and guide by ``beta``: E log p(x|z) - beta KL(q || p).
+    """Scale the latent sites of model and guide by ``beta``: E log p(x|z) - beta KL(q || p).
 
-    ``beta`` may be a 0-dim tensor that a schedule writes into, and may be 0 (the autoencoder's limit). Enumerated
-    sites are not drawn and keep their weight.
+    ``beta`` may be a 0-dim tensor that a schedule writes into, and may be 0 (the autoencoder's
+    limit). Enumerated sites are not drawn and keep their weight.
 
-    beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework (Higgins et al., 2017).
+    beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework (Higgins et
+    al., 2017).
     """
 
     def __init__(self, beta: Weight) -> None:
@@ -163,27 +114,29 @@ class Tempered(Messenger):
 
 
 class FreeBits:
-    """Let every latent site keep ``nats`` of KL for free: KL_site becomes max(KL_site, nats).
+    """Let every latent site have ``nats`` of KL for free: KL_site becomes max(KL_site, nats).
 
-    ``model(...)`` and ``guide(...)`` of one instance wrap the two programs of a pair. KL_site is log q(z) - log p(z) at the
-    draw, summed as the wrapped programs weigh it: wrapped around programs under ``PerDatum``, nats per datum.
+    ``model(...)`` and ``guide(...)`` of one instance wrap the two programs of a pair. KL_site is
+    log q(z) - log p(z) at the draw, summed as the wrapped programs scale it: in nats per datum
+    around programs under ``PerDatum``.
 
-    Improved Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016), arXiv 1606.04934, eq. 15.
+    Improved Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016), arXiv
+    1606.04934, eq. 15.
     """
 
     def __init__(self, nats: float) -> None:
         if nats < 0:
-            raise ValueError(f"free bits are nats a latent site and cannot be negative, got {nats}")
+            raise ValueError(f"free bits are nats per latent site and cannot be negative, got {nats}")
         self.nats = nats
         self._log_q: dict[str, Tensor] = {}
         self._kl: dict[str, Tensor] = {}
 
     def guide(self, program: Callable) -> "Wrapped":
-        """The guide, its latent sites' log-probabilities noted."""
+        """Return the guide, recording its latent sites' log-probabilities."""
         return Wrapped(program, lambda: _AfterSample(self._on_guide))
 
     def model(self, program: Callable) -> "Wrapped":
-        """The model, followed by a factor min(KL_site - nats, 0) a site: what the maximum takes from the ELBO."""
+        """Return the model, followed by a factor min(KL_site - nats, 0) per site."""
         return Wrapped(program, lambda: _AfterSample(self._on_model), self._add_factors)
 
     def _on_guide(self, msg: Any) -> None:
@@ -201,7 +154,7 @@ class FreeBits:
 
 
 def _total(msg: Any) -> Tensor:
-    """A site's log-probability, weighed, added up over its plates and averaged over particles."""
+    """Return a site's scaled log-probability, summed over its plates and averaged over particles."""
     particles = [f.size for f in msg["cond_indep_stack"] if f.name == "num_particles_vectorized"]  # Pyro's own name
     nats = scale_and_mask(msg["fn"].log_prob(msg["value"]), msg["scale"], msg["mask"])
     return nats.sum() / (particles[0] if particles else 1)

@@ -1,4 +1,4 @@
-"""A model and its guide as one thing that can be trained, evaluated and stored."""
+"""A model and its guide as one object that can be trained, evaluated and stored."""
 
 import functools
 import inspect
@@ -26,10 +26,16 @@ Batch = Mapping[str, Tensor]
 Program = Callable[..., Any]
 
 
-class PairError(ValueError):
-    """A model and guide that do not fit together, or not with the data; the message says what to change.
+def size_of(batch: Batch) -> int:
+    """Return the number of data in a batch."""
+    return len(next(iter(batch.values())))
 
-    ``unused`` names the option, if it is one that can have no effect beside the others.
+
+class PairError(ValueError):
+    """A model and guide that do not fit together or do not fit the data; the message says what to
+    change.
+
+    ``unused`` names the option that has no effect given the others, if that is the problem.
     """
 
     def __init__(self, message: str, *, unused: str | None = None) -> None:
@@ -46,13 +52,16 @@ class Pair:
         guide: likewise; samples the model's latent sites and observes nothing.
         objective: any Pyro ELBO.
         data_plate: the name of the plate, at dim -1, that holds what belongs to one datum.
-        recipe: name and options that build the pair anew, kept in run folders; pairs from ``pyro_vae.pairs`` have one.
-        stepper: what makes the algorithm that trains them, see `pyro_vae.training.Stepper`; `SVI` by default.
+        recipe: name and options that build the pair anew, kept in run folders; pairs from
+            ``pyro_vae.pairs`` have one.
+        stepper: what makes the algorithm that trains them, see `pyro_vae.training.Stepper`; `SVI`
+            by default.
 
     Every pair keeps a parameter store of its own, so that several pairs live in one process without
-    touching each other, whatever names their ``pyro.param`` and ``pyro.module`` statements use. What a script has
-    trained before is shared all the same: nets because the programs hold them, and a ``pyro.param`` that Pyro's global
-    store has when the pair first meets its name, because the pair then takes that very tensor.
+    touching each other, whatever names their ``pyro.param`` and ``pyro.module`` statements use.
+    What a script has trained before is shared all the same: nets because the programs hold them,
+    and a ``pyro.param`` that Pyro's global store has when the pair first meets its name, because
+    the pair then takes that very tensor.
     """
 
     model: Program
@@ -63,17 +72,18 @@ class Pair:
     stepper: Callable[..., Any] | None = None
     stores: dict[str, dict[str, dict]] = field(default_factory=lambda: defaultdict(_new_store), repr=False)
     pending: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    """A state that was loaded before the first run, which makes the parameters that it belongs to."""
+    """A state that was loaded before the first run, which makes the parameters that it belongs to.
+    """
 
     @functools.cached_property
-    def bound_model(self) -> "Bound":
+    def bound_model(self) -> "BatchProgram":
         """The model as a function of the batch."""
-        return Bound(self.model, self._store("model", self.model), self._begin)
+        return BatchProgram(self.model, self._store("model", self.model), self._begin)
 
     @functools.cached_property
-    def bound_guide(self) -> "Bound":
+    def bound_guide(self) -> "BatchProgram":
         """The guide as a function of the batch."""
-        return Bound(self.guide, self._store("guide", self.guide), self._begin)
+        return BatchProgram(self.guide, self._store("guide", self.guide), self._begin)
 
     def _store(self, role: str, program: Program) -> dict[str, dict]:
         # A PyroModule registers every net it touches under its attribute's name: ``self.net`` in both model and
@@ -86,10 +96,11 @@ class Pair:
         return tuple(dict.fromkeys(self.bound_model.fields + self.bound_guide.fields))
 
     def modules(self) -> dict[str, nn.Module]:
-        """The modules that model and guide can reach, by role and name; each once, not those within another.
+        """The modules that model and guide can reach, by role and name; each once, not those within
+        another.
 
-        They are found wherever programs hold them: in attributes, variables, globals, lists, dictionaries, dataclasses
-        and other objects, and in what these hold in turn.
+        They are found wherever programs hold them: in attributes, variables, globals, lists,
+        dictionaries, dataclasses and other objects, and in what these hold in turn.
         """
         reached = [
             (role, path, module)
@@ -107,8 +118,8 @@ class Pair:
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """Every trainable tensor once, by name.
 
-        Parameters that programs create on their first run are known only after it (``check_pair`` or any
-        evaluation makes one).
+        Parameters that programs create on their first run are known only after it (``check_pair``
+        or any evaluation makes one).
         """
         return _distinct(self._named("named_parameters"), lambda p: p.requires_grad)
 
@@ -127,7 +138,9 @@ class Pair:
                     yield f"param.{name}", tensor
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Parameters and buffers by name, detached; not copied. Constrained parameters are unconstrained values."""
+        """Parameters and buffers by name, detached; not copied. Constrained parameters are
+        unconstrained values.
+        """
         if self.pending:
             return dict(self.pending)
         every = self.named_parameters() | self.named_buffers()
@@ -136,8 +149,9 @@ class Pair:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Copy in what ``state_dict`` gave.
 
-        A pair whose programs make parameters on their first run (``pyro.param``, autoguides, lazy modules) may be
-        loaded before it: the state is then copied in, and refused if it does not fit, as soon as they are run.
+        A pair whose programs make parameters on their first run (``pyro.param``, autoguides, lazy
+        modules) may be loaded before it: the state is then copied in, and refused if it does not
+        fit, as soon as they are run.
 
         Raises:
             PairError: when names or shapes differ.
@@ -155,7 +169,9 @@ class Pair:
                 tensor.copy_(state[name])
 
     def _begin(self, batch: Batch) -> None:
-        """Before the first run with a state to load: run both programs, which makes their parameters, and load it."""
+        """Before the first run with a state to load: run both programs, which makes their
+        parameters, and load it.
+        """
         if not self.pending:
             return
         state = dict(self.pending)
@@ -177,8 +193,8 @@ class Pair:
     def train(self, mode: bool = True) -> "Pair":
         """Set train or evaluation mode (dropout) on every module and return the pair.
 
-        A frozen part, one with parameters of which none requires a gradient, stays in evaluation mode if it is in it: a
-        pretrained net keeps its running averages.
+        A frozen part, one with parameters of which none requires a gradient, stays in evaluation
+        mode if it is in it: a pretrained net keeps its running averages.
         """
         parts = [part for module in self.modules().values() for part in module.modules()]
         kept = [part for part in parts if mode and not part.training and _is_frozen(part)]
@@ -189,7 +205,7 @@ class Pair:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Evaluation mode inside; every module in its own mode again afterwards."""
+        """Switch to evaluation mode inside, and restore every module's mode afterwards."""
         with modes_kept(part for module in self.modules().values() for part in module.modules()):
             self.train(False)
             yield
@@ -200,7 +216,7 @@ class Pair:
         return any(module.training for module in self.modules().values())
 
 
-class Bound:
+class BatchProgram:
     """A program as a function of the batch: it gets exactly the fields that it names.
 
     Args:
@@ -245,7 +261,8 @@ class Bound:
 
 
 class _Shared(Messenger):
-    """Take parameters of Pyro's global store, trained or not, for those that a pair has not met yet.
+    """Take parameters of Pyro's global store, trained or not, for those that a pair has not met
+    yet.
 
     Only what ``pyro.param`` begins from a value or function: a net's own parameters are in the net.
     """
@@ -267,14 +284,15 @@ class _Shared(Messenger):
                 store.set_state(state)
         elif (own := dict(store.named_parameters())[name]) is not theirs and own.shape == theirs.shape:
             warnings.warn(
-                f"{self.program} has a parameter {name!r} of its own, and Pyro's global store has another of that name, "
+                f"{self.program} has a parameter {name!r} of its own, and Pyro's global store has another of "
+                "that name, "
                 "made since; the pair uses its own: build it anew to take the other one, or clear the global store",
                 stacklevel=2,
             )
 
 
 def _same_shape(state: Any, name: str, init: Any = None) -> bool:
-    """Whether a parameter of Pyro's store has the shape that a program begins its own of that name with."""
+    """Return whether a parameter of Pyro's store has the shape of the program's own initial value."""
     if init is None:
         return True
     with seeded(0):
@@ -304,7 +322,7 @@ def _new_store() -> dict[str, dict]:
 
 
 def _unconstrained(value: Tensor) -> Tensor:
-    """The tensor behind what ``pyro.param`` returns, which is its constrained value; any other tensor as it is."""
+    """Return the unconstrained tensor behind a value of ``pyro.param``; any other tensor as it is."""
     behind = getattr(value, "unconstrained", None)
     return value if behind is None else behind()
 
@@ -318,7 +336,8 @@ def _refuse_other(own: Mapping[str, Tensor], state: Mapping[str, Any], stores: M
             state.keys() & store["params"].keys() for store in stores.values()
         ):
             change = (
-                "these are the names of Pyro's parameter store, whose parameters a pair takes by itself when it is built "
+                "these are the names of Pyro's parameter store, whose parameters a pair takes by itself "
+                "when it is built "
                 "and run after they were made: pv.Pair(model, guide)"
             )
         raise PairError(
@@ -339,7 +358,9 @@ def program_name(program: Program) -> str:
 
 @contextmanager
 def evaluating(programs: Iterable[Program]) -> Iterator[None]:
-    """Evaluation mode for every module of the programs; each in the mode it had afterwards."""
+    """Switch every module of the programs to evaluation mode inside, and restore the modes
+    afterwards.
+    """
     modules = [m for program in programs for root in modules_of(program).values() for m in root.modules()]
     with modes_kept(modules):
         for module in modules:
@@ -348,7 +369,9 @@ def evaluating(programs: Iterable[Program]) -> Iterator[None]:
 
 
 def _parameters(program: Program) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-    """Names of all parameters, of those without a default, and whether there is a ``**kwargs``."""
+    """Return the names of all parameters, of those without a default, and whether there is
+    ``**kwargs``.
+    """
     call = program.forward if isinstance(program, nn.Module) else program
     parameters = inspect.signature(call).parameters.values()
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]

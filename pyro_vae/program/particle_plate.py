@@ -1,8 +1,9 @@
-"""Draws side by side: a plate on the left of a program's own, where that changes nothing but the speed.
+"""Draws in parallel: a plate on the left of a program's own, where that changes nothing but speed.
 
-Programs that count dimensions from the left (``softmax(dim=1)``, ``x.shape[0]``) are right for ``(data, features)`` and something
-else for ``(particles, data, features)``, often without an error. So values decide: draws made one by one are replayed side by
-side, and every site's log-probability has to come out as it did alone.
+Programs that count dimensions from the left (``softmax(dim=1)``, ``x.shape[0]``) are right for
+``(data, features)`` and something else for ``(particles, data, features)``, often without an error.
+So values decide: draws made one by one are replayed side by side, and every site's log-probability
+has to come out as it did alone.
 """
 
 import math
@@ -17,7 +18,7 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_vae.program.handlers import event_dim_of, is_deterministic, is_site
+from pyro_vae.program.sites import event_dim_of, is_deterministic, is_site
 
 PARTICLES = "_particles"
 CANNOT = (
@@ -35,7 +36,7 @@ Runs = Callable[[int | None], Sequence[Trace]]
 
 
 class Stacking(NamedTuple):
-    """Whether draws may be made side by side, and if not, what stands against it."""
+    """Whether draws may be made in parallel, and if not, why."""
 
     sound: bool
     program: int | None = None  # which of the traces came out otherwise, where none of them failed
@@ -43,18 +44,22 @@ class Stacking(NamedTuple):
 
 
 def particles(program: Callable, num_samples: int | None, nesting: int) -> Callable:
-    """Return the program with ``num_samples`` particles on the left of its plates; as it is for None or 1."""
+    """Return the program with ``num_samples`` particles on the left of its plates; as it is for
+    None or 1.
+    """
     if num_samples is None or num_samples == 1:
         return program
     return pyro.plate(PARTICLES, num_samples, dim=-nesting - 1)(program)
 
 
 def stacking(runs: Runs, nesting: int) -> Stacking:
-    """Compare draws one by one with the same draws side by side.
+    """Compare draws made one by one with the same draws in parallel.
 
     Args:
-        runs: traces of the programs, for a number of particles or, given None, without. Its draws move the random state.
-        nesting: batch dimensions that the programs' plates use; particles lie at dim ``-nesting - 1``.
+        runs: traces of the programs, for a number of particles or, given None, without. Its draws
+            move the random state.
+        nesting: batch dimensions that the programs' plates use; particles lie at dim ``-nesting -
+            1``.
     """
     alone = [runs(None), runs(None)]
     if 2 in _plate_sizes(alone[0]):  # a program that takes the particles for the data would come out right
@@ -75,12 +80,13 @@ def stacking(runs: Runs, nesting: int) -> Stacking:
 
 
 def warn_of_left(program: Any, name: str) -> None:
-    """Warn, once for each program, that it counts dimensions from the left."""
+    """Warn, once per program, that it counts dimensions from the left."""
     if program in _WARNED:
         return
     _WARNED.add(program)
     warnings.warn(
-        f"{name} gives other values when draws lie side by side, (draws, data, ...): it counts dimensions from the left. It is run "
+        f"{name} gives other values when draws lie side by side, (draws, data, ...): it counts dimensions "
+        "from the left. It is run "
         "once for every draw, which is right and slow; count from the right, dim=-1 in place of dim=1",
         UserWarning,
         stacklevel=3,
@@ -91,7 +97,7 @@ _WARNED: WeakSet[Any] = WeakSet()  # Python's own memory of warnings is lost wit
 
 
 class Given(Messenger):
-    """Latent sites take given values and stay latent; sites that are observed, replayed or enumerated are left alone."""
+    """Gives latent sites values; observed, replayed and enumerated sites are left alone."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -118,7 +124,9 @@ def _plate_sizes(traces: Sequence[Trace]) -> set[int]:
 
 
 def _side_by_side(values: list[tuple[Tensor, int]], nesting: int) -> Tensor:
-    """Stack values along the particles' dim, which is of size 1 in each: enumerated dims lie further left."""
+    """Stack values along the particles' dim, which is of size 1 in each: enumerated dims lie
+    further left.
+    """
     padded = [_padded(value, nesting + 1 + event_dim) for value, event_dim in values]
     return torch.cat(padded, -nesting - 1 - values[0][1])
 
@@ -144,7 +152,7 @@ def _agree(alone: list[Trace], together: Trace, nesting: int) -> bool:
 
 
 def _numbers(site: Mapping[str, Any]) -> tuple[Tensor, int] | None:
-    """What has to agree at a site, with its event dims: the log-probability, or the value where that says nothing."""
+    """Return what must agree at a site, with its event dims: log-probability, or a recorded value."""
     if is_deterministic(site):
         given = site["fn"].event_dim < site["value"].dim()
         return (site["value"].detach(), event_dim_of(site)) if given else None
@@ -152,7 +160,9 @@ def _numbers(site: Mapping[str, Any]) -> tuple[Tensor, int] | None:
 
 
 def _close(alone: Tensor, together: Tensor) -> bool:
-    """Equal to rounding: kernels add up in another order for another shape, and half of the digits are far above that."""
+    """Return whether values agree to half of their digits: other shapes are added up in other
+    orders.
+    """
     alone, together = torch.broadcast_tensors(alone, together)
     if not alone.is_floating_point():
         return torch.equal(alone, together)

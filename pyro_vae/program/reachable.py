@@ -1,8 +1,9 @@
-"""The nets that a program can reach, wherever they lie.
+"""The nets that a program can reach, wherever they are.
 
-A program says which nets it uses by holding them: as attributes, in lists, dictionaries and dataclasses, in variables of enclosing
-functions, in globals, or in whatever these hold in turn. All of that is gone through, breadth first, so that every net gets the
-shortest of its names, the same in every process.
+A program says which nets it uses by holding them: as attributes, in lists, dictionaries and
+dataclasses, in variables of enclosing functions, in globals, or in whatever these hold in turn. All
+of that is gone through, breadth first, so that every net gets the shortest of its names, the same
+in every process.
 """
 
 import dis
@@ -26,7 +27,8 @@ Path = tuple[str, ...]
 
 
 def modules_of(program: Any) -> dict[Path, nn.Module]:
-    """Return the modules that a program can reach, by their path from it; modules within one of these are left out.
+    """Return the modules that a program can reach, by their path from it; modules within one of
+    these are left out.
 
     The path of the program itself, or of the module that it is a method of, is empty.
     """
@@ -51,7 +53,7 @@ def _free(path: Path, taken: dict[Path, nn.Module]) -> Path:
 
 
 def _within(thing: Any) -> Iterator[tuple[Path, Any]]:
-    """What a thing holds, by the steps that lead there."""
+    """Yield what an object holds, with the path to each."""
     if isinstance(thing, nn.Module):
         for name, module in thing.named_modules():
             kept = {key: value for key, value in vars(module).items() if key not in _OF_EVERY_MODULE}
@@ -90,7 +92,7 @@ def _of_object(thing: Any) -> Iterator[tuple[Path, Any]]:
 
 
 def _of_class(kind: type) -> Iterator[Any]:
-    """The methods, properties and other attributes of a class of the user's, and of the classes that it inherits from."""
+    """Yield the methods, properties and other attributes of a user's class and its parents."""
     for one in kind.__mro__:
         if one is not object and not of_library(one.__module__):
             for name, value in vars(one).items():
@@ -121,7 +123,8 @@ def _of_function(function: Any) -> Iterator[tuple[Path, Any]]:
 
 @functools.lru_cache(maxsize=10_000)
 def _globals_of(code: CodeType) -> tuple[tuple[str, ...], ...]:
-    """The globals that code reads, each with the attributes that it reads of it; also in the functions within it.
+    """The globals that code reads, each with the attributes that it reads of it; also in the
+    functions within it.
 
     A name counts only where it is read as a global: ``vae.decoder`` is none called ``decoder``.
     """
@@ -141,7 +144,9 @@ def _globals_of(code: CodeType) -> tuple[tuple[str, ...], ...]:
 
 
 def _leads_on(value: Any) -> bool:
-    """Whether a value may hold nets: a module, a small container, a class or function of the user's, an object of such a class."""
+    """Return whether a value may hold nets: modules, small containers, and what is of a user's
+    class.
+    """
     if isinstance(value, nn.Module | functools.partial) or inspect.ismethod(value):
         return True
     if isinstance(value, dict | list | tuple | set | frozenset | deque):

@@ -1,7 +1,7 @@
-"""Log importance weights of any pair, datum by datum: what all evidence and diagnostics are made of.
+"""Log importance weights of any pair per datum: what evidence and diagnostics are made of.
 
-A pair is run as it is; what comes out is the log-probability of every site, with the plates inside the data plate and the
-enumerated values summed out, so that each datum keeps a number of its own.
+A pair is run as it is; what comes out is the log-probability of every site, with the plates inside
+the data plate and the enumerated values summed out, so that each datum has its own.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,11 +19,11 @@ from pyro.poutine import Trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
-from pyro_vae.program.handlers import is_deterministic, is_latent, is_site, subsampled_plates, whole_plates
-from pyro_vae.program.pair import Batch, Pair, PairError
-from pyro_vae.program.particle_plate import PARTICLES as PARTICLES
-from pyro_vae.program.particle_plate import particles as particles
-from pyro_vae.program.particle_plate import stacking, warn_of_left
+from pyro_vae.program.handlers import subsampled_plates, whole_plates
+from pyro_vae.program.pair import Batch, Pair, PairError, size_of
+from pyro_vae.program.particle_plate import PARTICLES, particles, stacking, warn_of_left
+from pyro_vae.program.sites import innermost, is_deterministic, is_latent, is_site
+from pyro_vae.program.tracing import trace_pair
 
 
 class Terms(NamedTuple):
@@ -34,15 +34,18 @@ class Terms(NamedTuple):
 
 
 def log_weights(pair: Pair, batch: Batch, num_samples: int = 1) -> Tensor:
-    """Log importance weights log p(x, z) - log q(z | x) of ``num_samples`` draws: ``(num_samples, batch)``.
+    """Log importance weights log p(x, z) - log q(z | x) of ``num_samples`` draws: ``(num_samples,
+    batch)``.
 
-    Enumerated sites are summed over exactly. Plates inside the data plate are summed; one that takes a subsample holds all its
-    data here. ``poutine.scale`` is not counted (these are densities), masks are, except on sites that are summed out: there
-    the probabilities of the values add up to 1, seen or not. Differentiable: handlers and gradients work as in any Pyro program.
+    Enumerated sites are summed over exactly. Plates inside the data plate are summed; one that
+    takes a subsample holds all its data here. ``poutine.scale`` is not counted (these are
+    densities), masks are, except on sites that are summed out: there the probabilities of the
+    values add up to 1, observed or not. Differentiable: handlers and gradients work as in any Pyro
+    program.
 
     Raises:
-        PairError: for a pair whose latent variables lie outside the data plate: the data then depend on each other
-            and no datum has a weight of its own.
+        PairError: for a pair whose latent variables lie outside the data plate: the data then
+            depend on each other and no datum has a weight of its own.
     """
     nesting = plate_nesting(pair, batch)
     if num_samples == 1 or takes_particles(pair, batch, nesting):
@@ -80,11 +83,10 @@ def plate_nesting(pair: Pair, batch: Batch) -> int:
 
 
 def _refuse_subsample(pair: Pair, batch: Batch, error: Exception) -> None:
-    """Raise by name if the programs fail on all data and run on the subsample that a plate chooses."""
+    """Raise if the programs fail on all data and run only on the subsample that a plate chooses."""
     try:
         with subsampled_plates():
-            guide = poutine.trace(pair.bound_guide).get_trace(batch)
-            model = poutine.trace(poutine.replay(pair.bound_model, trace=guide)).get_trace(batch)
+            guide, model = trace_pair(pair.bound_guide, pair.bound_model, batch)
     except Exception:
         return
     frames = {f for t in (guide, model) for s in t.nodes.values() if is_site(s) for f in s["cond_indep_stack"]}
@@ -92,15 +94,18 @@ def _refuse_subsample(pair: Pair, batch: Batch, error: Exception) -> None:
         if frame.full_size not in (None, frame.size):
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise PairError(
-                f"plate {frame.name!r} has size {frame.size} and {frame.full_size} to choose from, and the programs fail on all of them "
+                f"plate {frame.name!r} has size {frame.size} and {frame.full_size} to choose from, and the "
+                "programs fail on all of them "
                 f"({first}); open it with the full size, or take all sizes from the plate's indices"
             ) from error
 
 
 def takes_particles(pair: Pair, batch: Batch, nesting: int) -> bool:
-    """Return whether the programs give the same with particles on the left; those that do not are run in a loop.
+    """Return whether the programs give the same with particles on the left; those that do not are
+    run in a loop.
 
-    Some reshape by hand and fail; some count dimensions from the left and come out otherwise, of which a warning tells.
+    Some reshape by hand and fail; some count dimensions from the left and come out otherwise, of
+    which a warning tells.
     """
     with torch.no_grad(), poutine.block(), torch.random.fork_rng():
         found = stacking(lambda n: run(pair, batch, n, nesting), nesting)
@@ -120,9 +125,9 @@ def run(
 ) -> tuple[Trace, Trace]:
     """Trace guide and model, with ``num_samples`` particles on the left when given.
 
-    Sites marked for enumeration take all their values in parallel, on dims left of the particles, or are drawn
-    like any other when ``enumerate_sites`` is false; with "model" those that the guide has are drawn by it. One particle needs no
-    plate, and plates that choose a subsample hold all.
+    Sites marked for enumeration take all their values in parallel, on dims left of the particles,
+    or are drawn like any other when ``enumerate_sites`` is false; with "model" those that the guide
+    has are drawn by it. One particle needs no plate, and plates that choose a subsample hold all.
     """
     q, p = (particles(program, num_samples, nesting) for program in (pair.bound_guide, pair.bound_model))
     if enumerate_sites == "model":
@@ -131,21 +136,22 @@ def run(
         # without a first dim, Pyro goes on with the dims where the guide stopped, and knows the guide's
         q, p = poutine.enum(q, first_available_dim=-nesting - 2), poutine.enum(p)
     with whole_plates():
-        guide = poutine.trace(q).get_trace(batch)
-        return guide, poutine.trace(poutine.replay(p, trace=guide)).get_trace(batch)
+        return trace_pair(q, p, batch)
 
 
 def terms(pair: Pair, batch: Batch, num_samples: int | None, nesting: int, *, marginal: bool = True) -> Terms:
     """Return what each site adds to log w.
 
-    The model's own enumerated sites are summed out: they and all that depends on them become one term, named after all of
-    them. So are the guide's with ``marginal``; without it the term of every site is its expectation under q, as in the ELBO.
+    The model's own enumerated sites are summed out: they and all that depends on them become one
+    term, named after all of them. So are the guide's with ``marginal``; without it the term of
+    every site is its expectation under q, as in the ELBO.
     """
     guide, model = run(pair, batch, num_samples, nesting)
     for name, site in model.nodes.items():
         if is_latent(site) and name not in guide.nodes and site["infer"].get("_enumerate_dim") is None:
             raise PairError(
-                f"guide {pair.bound_guide.name} does not sample latent site {name!r} of {pair.bound_model.name}, and it is not enumerated "
+                f"guide {pair.bound_guide.name} does not sample latent site {name!r} of "
+                f"{pair.bound_model.name}, and it is not enumerated "
                 'in parallel, so draws have no weight; add it to the guide, or mark it infer={"enumerate": "parallel"}'
             )
     return add_up(pair, guide, model, num_samples or 1, size_of(batch), nesting, marginal=marginal)
@@ -154,7 +160,7 @@ def terms(pair: Pair, batch: Batch, num_samples: int | None, nesting: int, *, ma
 def add_up(
     pair: Pair, guide: Trace, model: Trace, num_samples: int, size: int, nesting: int, *, marginal: bool = True
 ) -> Terms:
-    """Return the terms of two traces that ``run`` made, of ``num_samples`` particles and ``size`` data; see ``terms``."""
+    """Return the terms of two traces of ``run``, with ``num_samples`` particles and ``size`` data."""
     sites = {name: site for name, site in model.nodes.items() if _counts(site)}
     proposed = _enumerated_dims(guide)
     summed = _enumerated_dims(model).keys() - (set() if marginal else proposed.keys())
@@ -202,7 +208,8 @@ def _require_local(pair: Pair, name: str, site: Mapping, size: int) -> None:
     frame = data_frame(site, pair)
     if frame is None and site["is_observed"]:
         raise PairError(
-            f"site {name!r} lies outside the plate {pair.data_plate!r}: it belongs to all data together, so no datum has a log p(x) "
+            f"site {name!r} lies outside the plate {pair.data_plate!r}: it belongs to all data together, so "
+            "no datum has a log p(x) "
             "of its own; move it inside, leave it out, or name the data's plate with data_plate="
         )
     if frame is None:
@@ -218,10 +225,10 @@ def _require_local(pair: Pair, name: str, site: Mapping, size: int) -> None:
 
 
 def _bare_log_prob(site: Mapping) -> Tensor:
-    """Return the log-probability of a site's value, neither masked nor scaled: over all values it adds up to 1."""
-    fn = site["fn"]
-    while isinstance(fn, MaskedDistribution):
-        fn = fn.base_dist
+    """Return the log-probability of a site's value, neither masked nor scaled: over all values it
+    adds up to 1.
+    """
+    fn = innermost(site["fn"], (MaskedDistribution,))
     return fn.log_prob(site["value"], *site["args"], **site["kwargs"])
 
 
@@ -243,14 +250,16 @@ def _has(factor: Tensor, dim: int) -> bool:
 
 
 def per_datum(factor: Tensor, data_dim: int, nesting: int) -> Tensor:
-    """Return a factor summed over every plate but the data's and the particles': ``(particles or 1, batch)``."""
+    """Return a factor summed over every plate but the data's and the particles': ``(particles or 1,
+    batch)``.
+    """
     factor = factor.reshape((1,) * (nesting + 1 - factor.dim()) + factor.shape)
     factor = factor.movedim(data_dim, 0).movedim(1 if nesting else 0, 0)  # particles, data, inner plates
     return sum_rightmost(factor, factor.dim() - 2)
 
 
 def _expect(factor: Tensor, log_q: Mapping[str, Tensor], dims: Mapping[str, int], nesting: int) -> Tensor:
-    """Average a factor over the guide's enumerated sites that it depends on, each with its own conditional q."""
+    """Average a factor over the guide's enumerated sites that it depends on, with their q."""
     weight = factor.new_zeros(())
     todo = [name for name, dim in dims.items() if _has(factor, dim)]
     done: set[str] = set()
@@ -270,7 +279,8 @@ def _expect(factor: Tensor, log_q: Mapping[str, Tensor], dims: Mapping[str, int]
 def _sum_out(pair: Pair, guide: Trace, model: Trace, factors: Mapping[str, Tensor], kept: Mapping[str, int]) -> Tensor:
     """Return log sum exp over the enumerated sites of the product of the factors.
 
-    Dims: particles and data in their places, the inner plates of size 1, the ``kept`` enumerated dims in theirs.
+    Dims: particles and data in their places, the inner plates of size 1, the ``kept`` enumerated
+    dims in theirs.
     """
     guide.symbolize_dims()
     model.symbolize_dims(guide.plate_to_symbol)
@@ -288,7 +298,8 @@ def _sum_out(pair: Pair, guide: Trace, model: Trace, factors: Mapping[str, Tenso
     out = "".join(sorted(present & place.keys(), key=lambda symbol: place[symbol]))
     plates = "".join(s for s in symbols.values() if s in present)
     equation = ",".join(dims for _, dims in operands) + "->" + out
-    # modulo_total only allows an output at all: every factor is in the plates of particles and data, so nothing is scaled
+    # modulo_total only allows an output at all: every factor is in the plates of particles and
+    # data, so nothing is scaled
     (result,) = einsum(
         equation, *(o for o, _ in operands), plates=plates, backend="pyro.ops.einsum.torch_log", modulo_total=True
     )
@@ -298,13 +309,10 @@ def _sum_out(pair: Pair, guide: Trace, model: Trace, factors: Mapping[str, Tenso
     return result.reshape(shape)
 
 
-def size_of(batch: Batch) -> int:
-    """Return the number of data in a batch."""
-    return len(next(iter(batch.values())))
-
-
 def pieces(data: Batch | Iterable[Batch], width: int) -> Iterator[dict[str, Tensor]]:
-    """Return the data in pieces of ``width``, whatever batches they come in, so that figures do not depend on the batches."""
+    """Yield the data in pieces of ``width``, so that figures do not depend on how they were
+    batched.
+    """
     left: dict[str, Tensor] = {}
     for batch in [data] if isinstance(data, Mapping) else data:
         rest = dict(batch)
@@ -322,7 +330,7 @@ def pieces(data: Batch | Iterable[Batch], width: int) -> Iterator[dict[str, Tens
 
 @contextmanager
 def evaluation(pair: Pair, seed: int) -> Iterator[None]:
-    """No gradients, evaluation mode, seeded draws; everything as it was afterwards."""
+    """Turn gradients off, evaluation mode on, and seed draws; everything is restored afterwards."""
     with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False), pair.evaluating(), whole_plates():
         torch.manual_seed(seed)
         yield

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyro_vae import __version__
 from pyro_vae.data import Data
 from pyro_vae.evidence import Figures, Meaning, baseline, remarks, rows
-from pyro_vae.program import Bound, Pair
+from pyro_vae.program import BatchProgram, Pair
 from pyro_vae.runs import Run
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def command(config: Mapping[str, Any]) -> str | None:
     return shlex.join(words)
 
 
-def _source(bound: Bound) -> str:
+def _source(bound: BatchProgram) -> str:
     program = bound.program
     while hasattr(program, "program"):  # under a handler
         program = program.program
@@ -257,7 +257,7 @@ def _source(bound: Bound) -> str:
         return "source not at hand"
 
 
-def short(bound: Bound) -> str:
+def short(bound: BatchProgram) -> str:
     """Return a program's name without the module that it is from."""
     return bound.name.rsplit(".", 1)[-1]
 

@@ -1,4 +1,4 @@
-"""The device that training runs on, and what is moved there."""
+"""The device that training runs on, and moving things there."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,8 @@ def resolve_device(training: Training, data: Data, world: World) -> torch.device
     """Return the device that this process trains on.
 
     Raises:
-        SettingsError: when there is no such device, or a batch has fewer data than there are processes.
+        SettingsError: when there is no such device, or a batch has fewer data than there are
+            processes.
     """
     size = min(training.batch_size, data.size("train"))
     if size < world.size:

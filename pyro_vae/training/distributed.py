@@ -1,8 +1,9 @@
-"""Several processes, one a device, that train one pair: who they are, and how they average their gradients.
+"""Several processes, one per device, that train one pair and average their gradients.
 
-Lightning Fabric starts them or finds those that ``torchrun`` or SLURM started; ``torch.distributed`` connects them. Each takes
-its share of the global batch, and one all-reduce a step adds up what the shares gave, each by the number of its data. docs/scale.md
-has the arithmetic.
+Lightning Fabric starts them or finds those that ``torchrun`` or SLURM started;
+``torch.distributed`` connects them. Each takes its share of the global batch, and one all-reduce
+per step adds up the shares' results, weighted by their numbers of data. docs/scale.md has the
+arithmetic.
 """
 
 import atexit
@@ -25,7 +26,8 @@ def join(devices: int, device: str) -> World:
     """Return the processes of this job, after starting them if that is asked for.
 
     Args:
-        devices: processes on this machine; 1 means no others, unless ``torchrun`` or SLURM has started some.
+        devices: processes on this machine; 1 means no others, unless ``torchrun`` or SLURM has
+            started some.
         device: cpu, cuda or auto.
 
     Raises:
@@ -40,7 +42,9 @@ def join(devices: int, device: str) -> World:
 
 
 def launched() -> tuple[int, int] | None:
-    """Return (processes a machine, machines) if torchrun or SLURM started this process, else None."""
+    """Return (processes per machine, machines) if torchrun or SLURM started this process, else
+    None.
+    """
     e = os.environ
     if "TORCHELASTIC_RUN_ID" in e:
         here = int(e["LOCAL_WORLD_SIZE"])

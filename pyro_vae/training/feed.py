@@ -1,4 +1,4 @@
-"""Batches of an epoch as blocks of many steps, each block made ready while the one before it is trained on."""
+"""Batches of an epoch in blocks of many steps, each prepared while the one before is trained on."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -17,9 +17,10 @@ Batch = Mapping[str, Tensor]
 
 
 class Feed:
-    """The batches of an epoch in order, any number at a time.
+    """The batches of an epoch in order, in blocks of any size.
 
-    A thread of its own reads and converts them a block ahead; on a GPU each block is moved there at once.
+    A thread of its own reads and converts them a block ahead; on a GPU each block is moved there at
+    once.
 
     Args:
         batches: from `Data.epoch`; batches of one block have one shape.
@@ -44,7 +45,9 @@ class Feed:
         self._thread.shutdown(cancel_futures=True)
 
     def peek(self) -> dict[str, Tensor]:
-        """Return the batches that are ready, each field ``(steps, batch, ...)``; no fields once the epoch is over."""
+        """Return the batches that are ready, ``(steps, batch, ...)`` per field; empty after the
+        epoch.
+        """
         if self._place == self._size:
             fields = self._next.result()
             if fields is None:
@@ -55,7 +58,7 @@ class Feed:
         return {name: values[self._place :] for name, values in self._block.items()}
 
     def advance(self, steps: int) -> None:
-        """Leave so many of them behind."""
+        """Move past this many batches."""
         self._place += steps
 
     def _read(self) -> "list[_Field] | None":

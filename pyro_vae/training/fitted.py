@@ -11,8 +11,8 @@ from pyro_vae.runs import Run
 class Fitted:
     """A trained pair.
 
-    Its parameters are those with the best ELBO (beta = 1) on the validation split; those of the last epoch where the
-    objective yields an unnormalised figure, which is comparable with no other.
+    Its parameters are those with the best ELBO (beta = 1) on the validation split; those of the
+    last epoch where the objective yields an unnormalised figure, which is comparable with no other.
     """
 
     pair: Pair

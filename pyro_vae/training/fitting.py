@@ -1,4 +1,4 @@
-"""``fit``: train a pair; and what there is to set."""
+"""``fit``: train a pair; and describe how it was built."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -34,9 +34,10 @@ def fit(
 ) -> Fitted:
     """Train a pair by stochastic variational inference and return it with its history.
 
-    The pair is checked first (see ``check_pair``). Every random number follows from ``seed``; the global random states are left as
-    they were. Draws, data order and schedules do not depend on when checkpoints are written, so a resumed run ends with
-    the same bits as one that was never stopped.
+    The pair is checked first (see ``check_pair``). Every random number follows from ``seed``; the
+    global random states are left as they were. Draws, data order and schedules do not depend on
+    when checkpoints are written, so a resumed run ends with the same bits as one that was never
+    stopped.
 
     Args:
         pair: model and guide; trained in place.
@@ -44,13 +45,15 @@ def fit(
         run: folder for checkpoints and history; none are written without one.
         resume: go on from the folder's last checkpoint.
         progress: True for a line per epoch on stderr, or an object with ``Progress``'s methods.
-        config: how to build pair and data anew, stored in the run folder; pairs from ``pyro_vae.pairs`` bring theirs.
+        config: how to build pair and data anew, stored in the run folder; pairs from
+            ``pyro_vae.pairs`` bring theirs.
         settings: any field of ``Training``.
 
     Raises:
         PairError: when the pair breaks its contract.
-        SettingsError: for a setting that there is not, that cannot be, or that the pair's objective would not heed.
-        NonFinite: when a loss or gradient is not finite; the parameters are those before it.
+        SettingsError: for a setting that is unknown, not allowed, or without effect on the pair's
+            objective.
+        NonFinite: when a loss or gradient is non-finite; the parameters are those before it.
         Unsaved: when a checkpoint cannot be written.
         RunError: when the folder cannot be used, or another process is writing to it.
     """
@@ -82,7 +85,7 @@ def fit(
 
 
 def _shown(pair: Pair, data: Data) -> Progress:
-    """Return what shows training, its figures named after what they are of."""
+    """Return a progress display whose figures are named after what the pair models."""
     from pyro_vae.evidence import FAILURES, meaning_of
 
     try:
@@ -92,7 +95,9 @@ def _shown(pair: Pair, data: Data) -> Progress:
 
 
 def create_on_first_process(world: World, action: Callable[[], Run]) -> Run:
-    """Return the run that ``action`` makes or opens on process 0; the other processes only know its folder."""
+    """Return the run that ``action`` makes or opens on process 0; other processes know its folder
+    only.
+    """
     made: list[Run] = []
 
     def first() -> str:
@@ -104,9 +109,10 @@ def create_on_first_process(world: World, action: Callable[[], Run]) -> Run:
 
 
 def build_from_config(build: Callable[..., Any], options: Mapping[str, Any]) -> Any:
-    """Return what ``build`` makes of the options of a ``config.yaml``, without those that can have no effect.
+    """Return what ``build`` makes of the options of a ``config.yaml``, without those that have no
+    effect.
 
-    Such options are refused now; runs that hold them are older.
+    Such options are refused today, but older runs may hold them.
     """
     try:
         return build(**options)

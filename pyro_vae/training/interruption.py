@@ -1,4 +1,4 @@
-"""Requests to stop: SIGINT and SIGTERM end training after a step, once what resuming needs is saved."""
+"""Requests to stop: SIGINT and SIGTERM end training after a step, once a checkpoint is written."""
 
 import signal
 import threading

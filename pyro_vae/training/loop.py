@@ -1,4 +1,4 @@
-"""The only training loop: epochs of steps, between which it validates, saves, and stops when asked."""
+"""The training loop: epochs of steps, with validation, checkpoints, and stops on request."""
 
 import math
 import time
@@ -66,7 +66,7 @@ class Loop:
         return Fitted(self.pair, self.data, state.history, state.epoch, state.step, seconds, compiled, self.run)
 
     def _seed(self) -> None:
-        """Give each process draws of its own; the first has those of a process alone."""
+        """Seed each process differently; the first draws what a single process would."""
         if self.world.rank > 0:
             checkpoint.seed_all(key("draws", self.training.seed, self.world.rank) >> 1)
 
@@ -98,16 +98,16 @@ class Loop:
                     else:
                         self._one_step({name: values[0] for name, values in ready.items()})
                         feed.advance(1)
-                    self._heed()
+                    self._save_or_stop()
         except RolledBack:
             return
         self._validate()
         state.epoch, state.position, state.skipped, state.loss_sum = state.epoch + 1, 0, 0, 0.0
         if self.trainer.exchange is None:
-            self._heed()
+            self._save_or_stop()
 
     def _many_steps(self, batches: dict[str, Tensor]) -> int:
-        """Take steps on a block of batches until it ends or something else is to be done; return how many."""
+        """Take steps on a block of batches until it ends or something else is due; return how many."""
         state = self.state
         late = time.monotonic() + MAX_SECONDS
         until = lambda: self._wanted() or time.monotonic() > late  # noqa: E731
@@ -117,7 +117,7 @@ class Loop:
         return len(losses) if losses is not None else self._one_by_one(batches)
 
     def _one_by_one(self, batches: dict[str, Tensor]) -> int:
-        """Take steps up to one that is skipped, or until something else is to be done; return how many."""
+        """Take steps up to one that is skipped, or until something else is due; return how many."""
         skipped, count = self.state.skipped, len(next(iter(batches.values())))
         for i in range(count):
             self._one_step({name: values[i] for name, values in batches.items()})
@@ -154,8 +154,10 @@ class Loop:
             self._enter(loss)
         self.recovery.settle(before)
 
-    def _heed(self) -> None:
-        """Save if it is time, stop if that was asked for; several processes do either after the same step."""
+    def _save_or_stop(self) -> None:
+        """Save if it is time, and stop if asked to; several processes do either after the same
+        step.
+        """
         exchange = self.trainer.exchange
         if exchange is None:
             due, stop = self.keeper.due(), self.request.signum

@@ -1,4 +1,4 @@
-"""Which site made a loss or a gradient infinite or not a number."""
+"""Which site made a loss or a gradient non-finite."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,14 +7,15 @@ import pyro.distributions as dist
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_vae.program import is_site
+from pyro_vae.program import innermost, is_site
 
 
 class NonFinite(ArithmeticError):
-    """A loss or gradient that is no number; the parameters are those before it.
+    """A loss or gradient is non-finite; the parameters are those before it.
 
     Attributes:
-        site: the first site whose value or log-probability is not finite; None when only a gradient is not.
+        site: the first site with a non-finite value or log-probability; None when only a gradient
+            is.
         step: number of the step, from 0.
         epoch: number of the epoch, from 1.
         batch: the data of the step.
@@ -26,7 +27,7 @@ class NonFinite(ArithmeticError):
 
 
 class Blame(Messenger):
-    """Notes the first site whose value or log-probability is not finite.
+    """Records the first site whose value or log-probability is non-finite.
 
     Attributes:
         site: its name, or None.
@@ -56,7 +57,7 @@ class Blame(Messenger):
 
 
 def gradients(named: Mapping[str, Tensor]) -> str | None:
-    """Return in words which parameters have a gradient that is not finite, None if none has."""
+    """Return in words which parameters have a non-finite gradient, None if none has."""
     bad = [name for name, p in named.items() if p.grad is not None and not p.grad.isfinite().all()]
     if not bad:
         return None
@@ -67,13 +68,13 @@ def gradients(named: Mapping[str, Tensor]) -> str | None:
 
 
 def parameters(named: Mapping[str, Tensor]) -> str | None:
-    """Return in words which parameter is not finite, None if all are."""
+    """Return in words which parameter is non-finite, None if none is."""
     bad = next((name for name, p in named.items() if not p.isfinite().all()), None)
     return None if bad is None else f"parameter {bad} holds {_kinds(named[bad])}"
 
 
 def explain(run: Callable[[], Any], named: Mapping[str, Tensor]) -> tuple[str | None, str]:
-    """Run a step's loss and gradients again; return the site to blame, if it is one, and what is wrong in words."""
+    """Recompute a step's gradients; return the site to blame, if any, and what is wrong in words."""
     with Blame() as blame:
         run()
     if blame.site is not None:
@@ -104,9 +105,8 @@ def _rows(log_prob: Tensor) -> str:
 
 
 def _parameters(fn: Any) -> str:
-    """Say which of a distribution's parameters is not finite."""
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
+    """Say which of a distribution's parameters is non-finite."""
+    fn = innermost(fn)
     for name in getattr(fn, "arg_constraints", {}):
         value = fn.__dict__.get(name)  # not computed on demand, as probs from logits
         if isinstance(value, Tensor) and not value.isfinite().all():

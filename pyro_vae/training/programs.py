@@ -1,4 +1,4 @@
-"""Model and guide as training runs them: weighted in nats per datum, tempered, in mixed precision, with free bits."""
+"""Model and guide as training runs them: scaled to nats per datum, tempered, with free bits."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -44,12 +44,12 @@ def weighted_programs(
 
 
 def check_settings(training: Training, pair: Pair, data: Data) -> None:
-    """Refuse settings that the pair or its objective would not heed.
+    """Refuse settings that the pair or its objective would ignore.
 
     Raises:
         SettingsError: beta or warm-up without a KL in the objective; free bits where each datum is
-            weighted by itself; patience where no epoch is better than another; few labels for a pair
-            that reads every y.
+            weighted by itself; patience where no epoch is better than another; few labels for a
+            pair that reads every y.
     """
     if "y" in pair.fields and "labelled" not in pair.fields and data.has_unlabelled:
         labels = ((data.recipe or {}).get("options") or {}).get("labels")

@@ -1,4 +1,6 @@
-"""What is shown while training: a bar with an honest estimate on a terminal, plain lines in a log."""
+"""What is shown while training: a bar with the estimated time left on a terminal, plain lines in a
+log.
+"""
 
 import math
 import sys
@@ -48,7 +50,8 @@ class Progress:
     def step(self, epoch: int, position: int, loss: float) -> None:
         """Note a step; ``loss`` in nats per datum.
 
-        Compiled steps are taken many in one call, and noted after it: what this changes holds from the next call on.
+        Compiled steps are taken many in one call, and noted after it: what this changes holds from
+        the next call on.
         """
         if self.bar is not None and position % 10 == 0:
             self.bar.update(self.task, completed=epoch + position / self.steps)
@@ -101,7 +104,7 @@ class Silent(Progress):
 
 
 class Counter:
-    """Counts data on stderr while something long is computed: ``with Counter(10_000, "log p(x)") as c: ...; c.add(500)``."""
+    """Counts data on stderr: ``with Counter(10_000, "log p(x)") as c: ...; c.add(500)``."""
 
     def __init__(self, total: int, what: str) -> None:
         self.total, self.what, self.done = total, what, 0

@@ -1,4 +1,4 @@
-"""What is done about a non-finite loss or gradient: find its cause, keep the batch, then stop, skip or go back."""
+"""Handling of a non-finite loss or gradient: find its cause, keep the batch; stop, skip or go back."""
 
 import copy
 import math
@@ -53,21 +53,21 @@ class Recovery:
         self._settled = False  # whether `_buffers` are only those that steps change
 
     def before(self) -> Before:
-        """Return what the next step will draw from and overwrite."""
+        """Return the random state and buffers that the next step changes."""
         return Before(generators(self.trainer.device), [b.clone() for b in self._buffers])
 
     def settle(self, before: Before) -> None:
-        """Look no more at buffers that the first step has left as they were."""
+        """Stop saving buffers that the first step has left unchanged."""
         if not self._settled:
             pairs = zip(self._buffers, before.buffers, strict=True)
             self._buffers = [b for b, old in pairs if not torch.equal(b, old)]
             self._settled = True
 
     def recover(self, batch: Batch, loss: float, before: Before) -> None:
-        """Do as the policy says about a step whose loss or gradient was not finite.
+        """Follow the policy after a step with a non-finite loss or gradient.
 
         Raises:
-            NonFinite: the policy is to stop, or skipping or going back has not helped.
+            NonFinite: the policy is to stop, or skipping or going back did not help.
             RolledBack: the state is that of the epoch's beginning.
         """
         drawn = generators(self.trainer.device)
@@ -118,7 +118,7 @@ class Recovery:
         return f" (kept in {path})"
 
     def _explain(self, batch: Batch, before: Before) -> Cause:
-        """Take the step's loss and gradients again with the same draws, and see where they stop being finite."""
+        """Recompute the step with the same draws, and find where it becomes non-finite."""
         trainer = self.trainer
         self._put_back(before)
         try:

@@ -1,4 +1,4 @@
-"""Where a training run stands, and how that is kept: in memory to go back to, in the run folder to go on from."""
+"""The state of a training run, kept in memory for rollbacks and in the run folder for resuming."""
 
 import copy
 import math
@@ -39,7 +39,8 @@ class State:
         position: batches done of the next.
         step: steps taken in all.
         loss_sum: of the losses of this epoch.
-        skipped: batches of this epoch that were passed over because of a non-finite loss or gradient.
+        skipped: batches of this epoch that were passed over because of a non-finite loss or
+            gradient.
         in_a_row: how many of them were the last ones.
         rollbacks: how often the run went back to an epoch's beginning.
         history: a row per epoch.
@@ -116,7 +117,8 @@ class Keeper:
         return self.run is not None and (every == 0 or past > max(every, SAVING_SHARE * self._save_took))
 
     def save(self) -> None:
-        """Write the state, on process 0, with what is each process's own; nothing if it is written already.
+        """Write the state, on process 0, with what is each process's own; nothing if it is written
+        already.
 
         Raises:
             Unsaved: it cannot be written.
@@ -146,7 +148,9 @@ class Keeper:
         run.save(state)
 
     def restore(self) -> None:
-        """Go on from the last checkpoint; from the beginning if the run was killed before its first."""
+        """Go on from the last checkpoint; from the beginning if the run was killed before its
+        first.
+        """
         run = self.run
         assert run is not None
         if not self.world.first(lambda: run.begun):

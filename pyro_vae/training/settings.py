@@ -1,4 +1,4 @@
-"""What there is to set in training."""
+"""The settings of training."""
 
 import inspect
 import math
@@ -20,15 +20,20 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def optimizer(name: str, params: Sequence[Tensor], lr: float) -> torch.optim.Optimizer:
-    """Return the optimizer of that name; on a CPU with torch's fused update, a third of the time, where it has one."""
+    """Return the optimizer of that name; on a CPU with torch's fused update, a third of the time,
+    where it has one.
+    """
     kind = OPTIMIZERS[name]
-    # torch's fused update takes each gradient to lie in memory as autograd leaves it; on a GPU the compiled step has its own
+    # torch's fused update takes each gradient to lie in memory as autograd leaves it; on a GPU the
+    # compiled step has its own
     fused = "fused" in inspect.signature(kind).parameters and all(p.device.type == "cpu" for p in params)
     return kind(params, lr=lr, **({"fused": True} if fused else {}))
 
 
 def optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return an optimizer's state, perhaps of another device, for this one to load: whether it is fused is its own affair."""
+    """Return an optimizer's state for this one to load, which may lie on another device and be
+    fused.
+    """
     groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
     return {
         **state,
@@ -37,7 +42,9 @@ def optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) 
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be, or not on this machine; the message says what to change."""
+    """A setting that is not allowed, or not possible on this machine; the message says what to
+    change.
+    """
 
 
 @dataclass(frozen=True)
@@ -46,10 +53,11 @@ class Training:
 
     Args:
         epochs: passes over the training data.
-        batch_size: data a step.
+        batch_size: data per step.
         lr: learning rate at its peak.
-        schedule: ``inverse-time`` is lr / (1 + step / 3000), which does not look ahead, so k epochs and then k more are
-            the same as 2 k; ``one-cycle`` (linear up over a tenth, cosine down) and ``cosine`` plan for ``epochs``.
+        schedule: ``inverse-time`` is lr / (1 + step / 3000), which does not look ahead, so k epochs
+            and then k more are the same as 2 k; ``one-cycle`` (linear up over a tenth, cosine down)
+            and ``cosine`` plan for ``epochs``.
         optimizer: from torch.optim.
         clip: largest norm of the gradient.
         beta: weight of the KL in training; figures are always at beta = 1.
@@ -59,11 +67,14 @@ class Training:
         seed: of initialisation, order and draws.
         device: cpu, cuda, mps, or auto for the fastest there is.
         precision: of arithmetic: 32, 64, or bf16-mixed.
-        compile: record the pair once and replay it without Pyro; auto does so when the run is long enough to earn it.
-        devices: processes on this machine, one a device, that share each batch; torchrun and SLURM set it themselves.
-        save_every: seconds between checkpoints, 0 for one after every step; what is trained does not depend on it.
-        on_nonfinite: what a loss or gradient that is no number does: stop, skip the batch, or go back to the last
-            epoch's beginning (rollback) at half the learning rate.
+        compile: record the pair once and replay it without Pyro; auto does so when the run is long
+            enough to earn it.
+        devices: processes on this machine, one per device, that share each batch; torchrun and
+            SLURM set it themselves.
+        save_every: seconds between checkpoints, 0 for one after every step; what is trained does
+            not depend on it.
+        on_nonfinite: what a non-finite loss or gradient does: stop, skip the batch, or go back to
+            the last epoch's beginning (rollback) at half the learning rate.
     """
 
     epochs: int = 100
@@ -102,10 +113,11 @@ class Training:
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> "Training":
-        """Return the settings of a ``config.yaml``; what an older version did not have gets its default.
+        """Return the settings of a ``config.yaml``; what an older version did not have gets its
+        default.
 
         Raises:
-            SettingsError: for a setting that there is not, or a value of another kind than it takes.
+            SettingsError: for an unknown setting, or a value of the wrong kind.
         """
         kinds = get_type_hints(cls)
         for name, value in stored.items():

@@ -1,7 +1,7 @@
 """What the training loop needs of an algorithm: a step on a batch, and a state that can be saved.
 
-`SVI` is one. Others (expectation maximisation, persistent chains, adversarial steps) get checkpoints,
-resuming, validation and progress from the loop once they have these methods; with
+`SVI` is one. Others (expectation maximisation, persistent chains, adversarial steps) get
+checkpoints, resuming, validation and progress from the loop once they have these methods; with
 ``Pair(..., stepper=MyStepper)`` the loop uses one.
 """
 
@@ -14,15 +14,15 @@ from torch import Tensor
 class Stepper(Protocol):
     """An algorithm that trains a pair, one batch at a time.
 
-    The loop makes it as it makes `SVI`:
-    ``make(model, guide, optim, objective, clip=..., compile=..., exchange=...)``, with programs
-    weighted in nats per datum, a torch optimizer over the pair's parameters, the largest norm of the
-    gradient, the setting ``compile``, and what connects several processes, or None. The loop saves and
-    restores parameters, buffers and that optimizer, and sets its learning rate before each step.
+    The loop makes it as it makes `SVI`: ``make(model, guide, optim, objective, clip=...,
+    compile=..., exchange=...)``, with programs weighted in nats per datum, a torch optimizer over
+    the pair's parameters, the largest norm of the gradient, the setting ``compile``, and what
+    connects several processes, or None. The loop saves and restores parameters, buffers and that
+    optimizer, and sets its learning rate before each step.
 
     Attributes:
-        finite: whether the last step's loss and gradient were finite, a 0-dim bool tensor. If not, the
-            step must have changed no parameter.
+        finite: whether the last step's loss and gradient were finite, a 0-dim bool tensor. If not,
+            the step must have changed no parameter.
         compiled: whether the last step was replayed, not run in Python.
     """
 
@@ -38,11 +38,13 @@ class Stepper(Protocol):
     def gradients(self, args: Any, kwargs: Any) -> Any:
         """Compute what ``update(*args, **kwargs)`` steps on, eagerly, without the step.
 
-        The loop calls it to find what is not finite.
+        The loop calls it to find what is non-finite.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what later steps depend on besides parameters, buffers and the optimizer: tensors and plain values."""
+        """Return what later steps depend on besides parameters, buffers and the optimizer: tensors
+        and plain values.
+        """
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
@@ -61,9 +63,11 @@ class BlockStepper(Stepper, Protocol):
         """Whether many steps in one call are faster than one by one by now."""
 
     def steps(self, batches: Mapping[str, Tensor], /, *, schedule: Any, until: Callable[[], bool]) -> Tensor:
-        """Take a step on each slice of the data, ``(steps, batch, ...)``; return their losses, ``(steps taken,)``.
+        """Take a step on each slice of the data, ``(steps, batch, ...)``; return their losses,
+        ``(steps taken,)``.
 
-        Stops early after a step at which ``until()`` is true. ``finite`` then tells whether all losses were.
+        Stops early after a step at which ``until()`` is true. ``finite`` then tells whether all
+        losses were.
         """
 
 

@@ -1,4 +1,4 @@
-"""All that a training step changes, on one device: the pair, its optimizer, the weight of the KL, and the stepper."""
+"""All that a training step changes: the pair, its optimizer, the weight of the KL, and the stepper."""
 
 import copy
 import math

@@ -1,4 +1,5 @@
-"""The figures of an epoch: the ELBO at beta = 1 on the validation split, with the same draws each time.
+"""The figures of an epoch: the ELBO at beta = 1 on the validation split, always with the same
+draws.
 
 What `pyro_vae.evidence.bound` gives, to the bit, in less time: how the pair's plates lie and
 whether it takes particles is found out once for each shape, not in every epoch.
@@ -33,7 +34,9 @@ Batch = dict[str, Tensor]
 
 
 class Figures(NamedTuple):
-    """In nats per datum; the parts are nan where the objective's own figure stands for an ELBO that does not exist."""
+    """In nats per datum; the parts are nan where the objective's own figure stands for an ELBO that
+    does not exist.
+    """
 
     elbo: float
     reconstruction: float
@@ -108,7 +111,9 @@ class Validation:
         return terms(pair, piece, 1 if vectorized else None, nesting, marginal=False)
 
     def _objective(self, batches: Iterator[Batch], count: int) -> Figures:
-        """Return minus the objective's loss: what there is where guide or model have no density to compare."""
+        """Return minus the objective's loss: what there is where guide or model have no density to
+        compare.
+        """
         pair, total = self._trainer.pair, 0.0
         with evaluation(pair, 0), PerDatum(self._data.size("train"), pair.data_plate):
             for batch in batches:

@@ -121,13 +121,13 @@ def test_an_option_has_an_effect_or_is_refused(name: str, support: str) -> None:
 
 
 REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
-    ("latent", {"components": 7}, "components", "are of a mixture, and --prior is normal"),
-    ("latent", {"components": 7, "prior": "flow"}, "components", "are of a mixture, and --prior is flow"),
-    ("latent", {"hidden": [8], "net": "conv"}, "hidden", "are widths of perceptrons, and --net is conv"),
+    ("latent", {"components": 7}, "components", "apply to a mixture, and --prior is normal"),
+    ("latent", {"components": 7, "prior": "flow"}, "components", "apply to a mixture, and --prior is flow"),
+    ("latent", {"hidden": [8], "net": "conv"}, "hidden", "sets the widths of perceptrons, and --net is conv"),
     ("latent", {"activation": "relu", "hidden": []}, "activation", "follows a hidden layer, and --hidden is []"),
     ("hierarchical", {"latent": []}, "latent", "names no level; give at least one size"),
     ("semi_supervised", {"scaling": "common"}, "scaling", "is for real x, and test is binary"),
-    ("semi_amortized", {"rate": 0.7, "steps": 0}, "rate", "is of the steps, and --steps is 0"),
+    ("semi_amortized", {"rate": 0.7, "steps": 0}, "rate", "is the size of the steps, and --steps is 0"),
 ]
 
 
@@ -237,7 +237,7 @@ def refusal(capsys, *argv: str) -> str:
     [
         (
             ["latent", "--components", "7"],
-            "components 7 are of a mixture, and --prior is normal; leave --components out",
+            "components 7 apply to a mixture, and --prior is normal; leave --components out",
         ),
         (["latent", "--net", "conv", "--hidden", "[8]"], "leave --hidden out, or use --net mlp"),
         (

@@ -4,19 +4,25 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from pyro_vae.conditionals import conditional as conditionals
-from pyro_vae.conditionals.conditional import Conditional, join
-from pyro_vae.conditionals.flows import Flow
-from pyro_vae.conditionals.gaussian import FullCovariance, LowRank
-from pyro_vae.conditionals.likelihoods import (
+from pyro_vae.conditionals import (
     Bernoulli,
     Categorical,
+    Conditional,
     ContinuousBernoulli,
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
+    Flow,
+    FlowPrior,
+    FullCovariance,
+    LowRank,
+    MixturePrior,
     Normal,
+    NormalPrior,
+    StandardNormal,
+    VampPrior,
+    join,
 )
-from pyro_vae.conditionals.priors import FlowPrior, MixturePrior, NormalPrior, StandardNormal, VampPrior
+from pyro_vae.conditionals import conditional as conditionals
 from pyro_vae.guides.latent import LatentGuide
 from pyro_vae.models.latent import LatentModel
 from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder
@@ -36,7 +42,7 @@ def test_join():
 
 
 def test_net_and_head_must_fit():
-    with pytest.raises(ValueError, match="the net MLP gives 10 numbers a datum and the head Normal needs 20"):
+    with pytest.raises(ValueError, match="the net MLP gives 10 numbers per datum and the head Normal needs 20"):
         Conditional(MLP(3, 10), Normal(10))
     with pytest.raises(ValueError, match=r"build the net with outputs=head\.size"):
         Conditional(nn.Linear(3, 10), Normal(10))(torch.zeros(3))

@@ -6,7 +6,7 @@ from pyro.distributions.transforms import conditional_spline, planar
 from torch.autograd.functional import jacobian
 from torch.distributions import Normal
 
-from pyro_vae.conditionals.flows import KINDS, Flow, flow_layers
+from pyro_vae.conditionals import KINDS, Flow, flow_layers
 from pyro_vae.distributions import BOX, spline
 
 INVERTIBLE = [kind for kind in KINDS if kind != "planar"]
@@ -162,7 +162,7 @@ def test_messages():
         Flow(3, context=0)
     with pytest.raises(TypeError, match="the flow's transforms Planar take no context"):
         Flow(3, [planar(3)])
-    with pytest.raises(ValueError, match=r"the head Flow\(3\) needs 11 numbers a datum"):
+    with pytest.raises(ValueError, match=r"the head Flow\(3\) needs 11 numbers per datum"):
         Flow(3, context=5)(torch.zeros(4, 3))
 
 

@@ -8,16 +8,19 @@ import torch
 from torch.autograd import grad
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.conditionals.flows import KINDS, Flow
-from pyro_vae.conditionals.gaussian import FullCovariance, LowRank, PointMass
-from pyro_vae.conditionals.likelihoods import (
+from pyro_vae.conditionals import (
+    KINDS,
     Bernoulli,
     Categorical,
     ContinuousBernoulli,
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
+    Flow,
+    FullCovariance,
     Head,
+    LowRank,
     Normal,
+    PointMass,
 )
 
 LEVELS = {
@@ -269,7 +272,7 @@ def test_kinds_are_read_in_turn():
 
 def test_messages():
     with pytest.raises(
-        ValueError, match=r"the head Normal\(4, scale='predicted'\) needs 8 numbers a datum and the net gives"
+        ValueError, match=r"the head Normal\(4, scale='predicted'\) needs 8 numbers per datum and the net gives"
     ):
         Normal(4)(torch.zeros(5, 4))
     with pytest.raises(ValueError, match=r"scale must be one of predicted, learned, per_feature, fixed; got 'global'"):

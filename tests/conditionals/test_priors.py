@@ -6,11 +6,19 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.conditionals.conditional import Conditional
-from pyro_vae.conditionals.flows import KINDS, Flow
-from pyro_vae.conditionals.gaussian import FullCovariance, LowRank
-from pyro_vae.conditionals.likelihoods import Normal
-from pyro_vae.conditionals.priors import FlowPrior, MixturePrior, NormalPrior, StandardNormal, VampPrior
+from pyro_vae.conditionals import (
+    KINDS,
+    Conditional,
+    Flow,
+    FlowPrior,
+    FullCovariance,
+    LowRank,
+    MixturePrior,
+    Normal,
+    NormalPrior,
+    StandardNormal,
+    VampPrior,
+)
 from pyro_vae.nets import MLP
 
 

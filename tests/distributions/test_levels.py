@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyro_vae.distributions.levels import CategoricalLevels, ContinuousBernoulli, DiscretizedLogistic, Levels
+from pyro_vae.distributions import CategoricalLevels, ContinuousBernoulli, DiscretizedLogistic, Levels
 
 quick = settings(deadline=None, max_examples=150, derandomize=True)
 double = torch.float64

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae.nets.layers import ACTIVATIONS, MLP, ConvDecoder, ConvEncoder, OneHot, Standardize, start_at
+from pyro_vae.nets import ACTIVATIONS, MLP, ConvDecoder, ConvEncoder, OneHot, Standardize, start_at
 
 IMAGES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64), (2, 5, 9)]
 

@@ -17,15 +17,19 @@ from pyro_vae import Pair, PairError
 from pyro_vae.conditionals import Flow
 from pyro_vae.guides.linear import LinearGuide
 from pyro_vae.models.linear import LinearModel
-from pyro_vae.objectives.aggregate_posterior import (
+from pyro_vae.objectives import (
+    OBJECTIVES,
+    AnalyticKL,
+    DoublyReparameterized,
+    ImportanceWeighted,
     MaximumMeanDiscrepancy,
+    Renyi,
+    ReweightedWakeSleep,
+    StickingTheLanding,
     TotalCorrelation,
     squared_mmd,
     stratified_weights,
 )
-from pyro_vae.objectives.bounds import AnalyticKL, ImportanceWeighted, Renyi, ReweightedWakeSleep
-from pyro_vae.objectives.path_derivative import DoublyReparameterized, StickingTheLanding
-from pyro_vae.objectives.registry import OBJECTIVES
 from pyro_vae.program import PerDatum, Tempered, Wrapped
 
 FEATURES, LATENT = 4, 2
@@ -484,7 +488,7 @@ def test_sites_outside_the_data_plate_have_no_weight_of_their_own() -> None:
     def guide(x: Tensor) -> None:
         pyro.sample("m", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(PairError, match="ImportanceWeighted weighs each datum by itself, and site 'm' lies outside"):
+    with pytest.raises(PairError, match="ImportanceWeighted weights each datum by itself, and site 'm' lies outside"):
         ImportanceWeighted(2).differentiable_loss(model, guide, torch.zeros(3, 1))
     AnalyticKL().differentiable_loss(model, guide, torch.zeros(3, 1))
 

@@ -29,10 +29,10 @@ from pyro_vae.conditionals import conditional as conditionals
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.objectives import registry as objectives
 from pyro_vae.options import Registry, Within, accept, checked, plain, registries, suggestion
+from pyro_vae.pairs import PAIRS
 from pyro_vae.pairs.factory import COVARIANCES, PRIORS
 from pyro_vae.pairs.likelihoods import LIKELIHOODS
 from pyro_vae.pairs.nets import NETS
-from pyro_vae.pairs.registry import PAIRS
 from pyro_vae.program import PairError
 from pyro_vae.training import SettingsError, Training, settings
 
@@ -259,7 +259,7 @@ def test_other_pairs_take_them_too():
         ({"net": (nn.Linear(16, 4), nn.Linear(3, 16))}, "the decoder's net Linear does not take 2 numbers per datum"),
         ({"net": (nn.Linear(16, 5), nn.Linear(2, 16))}, "the encoder's net Linear makes (2, 5) of 2 data, and (2, 4)"),
         ({"objective": Trace_ELBO(), "particles": 3}, "particles 3 is not that of a ready-made objective"),
-        ({"prior": StandardNormal(2), "components": 3}, "components 3 are of a mixture, and --prior is ready-made"),
+        ({"prior": StandardNormal(2), "components": 3}, "components 3 apply to a mixture, and --prior is ready-made"),
     ],
 )
 def test_ready_made_parts_that_do_not_fit_are_refused(options, said):
