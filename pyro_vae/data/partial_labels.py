@@ -1,4 +1,4 @@
-"""Data of which few are labelled: the other labels of the training split are not there to be seen by anything."""
+"""Data of which few are labelled: the other labels of the training split are gone for good."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,10 +19,11 @@ _SHARE = (
 def hide_labels(
     splits: Mapping[str, Split], contents: Contents, count: int, seed: int, name: str
 ) -> tuple[dict[str, Split], Contents]:
-    """Return the splits with a field ``labelled``, and every other label of the training split overwritten by 0.
+    """Return the splits with a field ``labelled``; all other training labels are overwritten by 0.
 
-    ``count`` training data keep theirs, equally many a class, drawn by ``seed``; they are repeated until about one in ten rows
-    is labelled. Validation and test data keep ``y``, to be scored with, and count as unlabelled.
+    ``count`` training data keep theirs, equally many per class, drawn by ``seed``; they are
+    repeated until about one in ten rows is labelled. Validation and test data keep ``y``, to be
+    scored with, and count as unlabelled.
 
     Raises:
         DataError: there are no classes, or not ``count`` data to label equally many of each.

@@ -1,4 +1,7 @@
-"""How large log p(x) is: the ELBO by site, importance sampling, annealing, PSIS, and the figures of an evaluation."""
+"""How large is log p(x)?
+
+The ELBO by site, importance sampling, annealing, k-hat, and evaluation.
+"""
 
 from pyro_vae.evidence.ais import anneal, sandwich
 from pyro_vae.evidence.baselines import maximum_likelihood, pca_figures

@@ -152,7 +152,9 @@ def test_too_few_draws_leave_out_the_pareto_shape(monkeypatch):
     monkeypatch.setitem(BUDGETS, "quick", replace(SMALL, draws=10))
     model, batch = linear_data()
     diagnosis = diagnose(pv.Pair(model, LinearGuide(model)), batch)
-    assert reasons(diagnosis)["k-hat"] == "k-hat needs at least 25 draws per datum, and there are 10; use a larger budget"
+    assert (
+        reasons(diagnosis)["k-hat"] == "k-hat needs at least 25 draws per datum, and there are 10; use a larger budget"
+    )
 
 
 def test_a_model_that_cannot_be_simulated_leaves_out_what_needs_it():
