@@ -35,7 +35,7 @@ class Surgery(NamedTuple):
 def surgery(pair: Pair, batch: Batch, *, seed: int = 0) -> Surgery:
     """Split the mean KL over the data of one batch, taken to be all there are.
 
-    Every code is weighed under every datum's posterior: 1,000 data take a million densities.
+    Every code is evaluated under every datum's posterior: 1,000 data take a million densities.
 
     Raises:
         PairError: for discrete latent variables.

@@ -1,7 +1,4 @@
-"""How large is log p(x)?
-
-The ELBO by site, importance sampling, annealing, k-hat, and evaluation.
-"""
+"""The size of log p(x): ELBO by site, importance sampling, annealing, k-hat, and evaluation."""
 
 from pyro_vae.evidence.ais import anneal, sandwich
 from pyro_vae.evidence.baselines import maximum_likelihood, pca_figures
