@@ -3,7 +3,7 @@
 from pyro_vae.data.binarization import key
 from pyro_vae.data.dataset import Data, Spec
 from pyro_vae.data.load import load_data
-from pyro_vae.data.readers import DataError, read_idx
+from pyro_vae.data.readers import DataError, DataNote, read_idx
 from pyro_vae.data.sources import DATASETS
 from pyro_vae.data.splits import SPLITS
 
@@ -12,6 +12,7 @@ __all__ = [
     "SPLITS",
     "Data",
     "DataError",
+    "DataNote",
     "Spec",
     "key",
     "load_data",

@@ -105,6 +105,12 @@ class Data:
         starts = range(0, size, batch_size)
         return (self._evaluation(split, np.arange(i, min(i + batch_size, size)), device) for i in starts)
 
+    @property
+    def has_unlabelled(self) -> bool:
+        """Whether the training split has data whose ``y`` is not known."""
+        split = self._split("train")
+        return "labelled" in split.arrays and not split.take("labelled", np.arange(len(split))).all()
+
     def subset(self, split: str, count: int, *, device: Device = None) -> tuple[Batch, list[int]]:
         """Return ``count`` data from all over ``split``, as evaluation sees them, and their
         positions.

@@ -1,6 +1,7 @@
 """``load_data``: any source as one data set, split, checked and described."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.dataset import Data, Spec, check_count
-from pyro_vae.data.partial_labels import hide_labels
+from pyro_vae.data.partial_labels import hide_labels, mark_unknown
 from pyro_vae.data.readers import DataError
 from pyro_vae.data.schema import Contents, inspect
 from pyro_vae.data.sources import DATASETS, Source, open_source
@@ -40,8 +41,8 @@ def load_data(
             ``x_test``, ...; a .npy file of ``x`` or a folder with one .npy file per field, both
             memory-mapped; a folder of images, flat or with one subfolder per class, below train,
             valid and test if need be; or a mapping of arrays or tensors by field. Arrays of uint8
-            mean k/255. Integer ``y`` of shape (data,) are classes, other ``y`` attributes as
-            floats.
+            mean k/255. Integer ``y`` of shape (data,) are classes, -1 or NaN where unknown; other
+            ``y`` are attributes as floats.
         data_dir: where named sets lie or are downloaded to; ``$PYRO_VAE_DATA`` or
             ``~/.cache/pyro_vae`` by default.
         binarize: "gray": values as they are. "static": every value of [0, 1] is replaced by one
@@ -78,6 +79,7 @@ def load_data(
     }
     _check_options(seed, binarize, levels, labels, label_seed)
     opened = open_source(source, data_dir=data_dir, image_size=image_size)
+    opened = replace(opened, parts=mark_unknown(opened.parts, opened.name))
     contents = _inspected(opened, image, levels)
     mode = _binarization(binarize, opened, contents)
     splits = cut(opened, contents, valid, test, seed, split_by)

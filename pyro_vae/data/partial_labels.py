@@ -7,13 +7,62 @@ import numpy as np
 import torch
 
 from pyro_vae.data.binarization import key
-from pyro_vae.data.readers import DataError
-from pyro_vae.data.schema import Contents
+from pyro_vae.data.readers import DataError, note
+from pyro_vae.data.schema import Arrays, Contents
 from pyro_vae.data.splits import Split
 
 _SHARE = (
     0.1  # of a training batch that is labelled; a label seen once an epoch teaches little beside 50,000 data without
 )
+
+
+def mark_unknown(parts: Mapping[str, Arrays], name: str) -> Mapping[str, Arrays]:
+    """Return the arrays with unknown classes, -1 or NaN in ``y``, replaced by 0.
+
+    A field ``labelled`` says which classes are known.
+
+    A ``labelled`` of 0 and 1, whatever the type, becomes a boolean one. Parts without either stay
+    as they are.
+
+    Raises:
+        DataError: ``labelled`` holds other numbers, or no class is known at all.
+    """
+    parts = {part: _with_flags(arrays, name) for part, arrays in parts.items()}
+    unknown = {part: _unknown(arrays["y"]) for part, arrays in parts.items() if "y" in arrays}
+    if not any(missing.any() for missing in unknown.values()):
+        return parts
+    if all(missing.all() for missing in unknown.values()):
+        raise DataError(f"{name}: y is unknown (-1 or NaN) for all data: leave y out.")
+    count, total = (sum(map(of, unknown.values())) for of in (np.count_nonzero, len))
+    note(f"{name}: y is unknown for {count:,} of {total:,} data, which count as unlabelled.")
+    marked = {}
+    for part, arrays in parts.items():
+        known = ~unknown[part]
+        y = np.where(known, arrays["y"], 0).astype(np.int64)
+        marked[part] = {**arrays, "y": y, "labelled": known & arrays.get("labelled", True)}
+    return marked
+
+
+def _unknown(y: np.ndarray) -> np.ndarray:
+    """Return where ``y`` holds no class though it holds classes elsewhere: bool ``(data,)``."""
+    nothing = np.zeros(len(y), bool)
+    if y.ndim != 1 or y.dtype.kind not in "if":
+        return nothing
+    missing = np.isnan(y) | (y == -1)
+    rest = y[~missing]
+    classes = y.dtype.kind == "i" or (np.isnan(y).any() and bool((rest == np.floor(rest)).all()))
+    return missing if classes and bool((rest >= 0).all()) else nothing
+
+
+def _with_flags(arrays: Arrays, name: str) -> Arrays:
+    flags = arrays.get("labelled")
+    if flags is None or flags.dtype.kind == "b" or flags.dtype.kind not in "iuf":
+        return arrays
+    if not np.isin(flags, (0, 1)).all():
+        raise DataError(
+            f"{name}: labelled holds other values than 0 and 1: give 1 where y is known and 0 where it is not."
+        )
+    return {**arrays, "labelled": flags == 1}
 
 
 def hide_labels(

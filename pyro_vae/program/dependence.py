@@ -12,7 +12,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.program.contract import Look, Problem, samples
-from pyro_vae.program.handlers import is_latent, is_site
+from pyro_vae.program.handlers import is_deterministic, is_latent, is_site
 from pyro_vae.program.pair import Batch, Pair
 from pyro_vae.program.weights import data_frame, log_prob
 from pyro_vae.runs import seeded
@@ -52,7 +52,7 @@ def _structure(trace: Trace) -> dict[str, Any]:
     return {
         name: (site["is_observed"], {(f.name, f.dim) for f in site["cond_indep_stack"]}, tuple(site["fn"].event_shape))
         for name, site in trace.nodes.items()
-        if is_site(site)
+        if is_site(site) and not is_deterministic(site)
     }
 
 
@@ -126,7 +126,7 @@ def _at(pair: Pair, bound: Callable, batch: Batch, values: Mapping[str, Tensor])
         trace = poutine.trace(poutine.condition(bound, data=dict(values))).get_trace(batch)
         found = {}
         for name, site in trace.nodes.items():
-            if not is_site(site) or data_frame(site, pair) is None:
+            if not is_site(site) or is_deterministic(site) or data_frame(site, pair) is None:
                 continue
             try:
                 density = _density(site)

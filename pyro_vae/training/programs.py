@@ -51,11 +51,15 @@ def check_settings(training: Training, pair: Pair, data: Data) -> None:
             weighted by itself; patience where no epoch is better than another; few labels for a pair
             that reads every y.
     """
-    labels = ((data.recipe or {}).get("options") or {}).get("labels")
-    if labels is not None and "y" in pair.fields and "labelled" not in pair.fields:
+    if "y" in pair.fields and "labelled" not in pair.fields and data.has_unlabelled:
+        labels = ((data.recipe or {}).get("options") or {}).get("labels")
+        hidden, change = (
+            ("is unknown for some data", "leave those data out")
+            if labels is None
+            else (f"--labels {labels} hides", "leave --labels out")
+        )
         raise SettingsError(
-            f"the pair reads y, which --labels {labels} hides, and not labelled, which tells where; "
-            "leave --labels out, or use semi_supervised"
+            f"the pair reads y, which {hidden}, and not labelled, which tells where; {change}, or use semi_supervised"
         )
     name, yields = type(pair.objective).__name__, declared(pair.objective)
     for setting in ("beta", "warm_up"):
