@@ -11,9 +11,8 @@ from pyro_vae.data.readers import DataError, note
 from pyro_vae.data.schema import Arrays, Contents
 from pyro_vae.data.splits import Split
 
-_SHARE = (
-    0.1  # of a training batch that is labelled; a label seen once an epoch teaches little beside 50,000 data without
-)
+# labelled share of a training batch: a label seen once per epoch teaches little among 50,000 data
+_SHARE = 0.1
 
 
 def mark_unknown(parts: Mapping[str, Arrays], name: str) -> Mapping[str, Arrays]:

@@ -29,9 +29,8 @@ from pyro_vae.program import (
 )
 
 BATCH_SIZE = 500
-MAX_EXAMINED = (
-    2000  # data whose codes decide which latent dimensions are in use: some guides take a thousand draws for each
-)
+# data that decide which latent dimensions are in use: some guides take a thousand draws for each
+MAX_EXAMINED = 2000
 
 
 def bound(pair: Pair, batches: Iterable[Batch], num_data: int, *, num_samples: int = 1, seed: int = 0) -> ElboTable:

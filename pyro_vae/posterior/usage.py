@@ -23,9 +23,9 @@ from pyro_vae.program import (
 ACTIVE_VARIANCE = 0.01  # Var_x E[z | x] of a dimension in use (Burda et al. 2015, section 5), for a prior of variance 1
 
 
-DRAWS_OF_MEAN = (
-    1024  # for guides whose mean has no closed form: adds a thousandth of the posterior variance to Var_x E[z | x]
-)
+# for guides whose mean has no closed form: this many draws add a thousandth of the posterior
+# variance to Var_x E[z | x]
+DRAWS_OF_MEAN = 1024
 
 
 def posterior_means(
