@@ -46,7 +46,7 @@ class Calibration(NamedTuple):
 
     ranks: dict[str, Tensor]  # quantity -> (data,) ranks 0 .. num_samples, ties broken at random
     num_samples: int
-    pvalues: dict[str, float]  # of a chi-square test of uniformity, a quantity each
+    pvalues: dict[str, float]  # of a chi-square test of uniformity, by quantity
 
     @property
     def pvalue(self) -> float:
@@ -62,9 +62,8 @@ class Calibration(NamedTuple):
         """Return how the ranks of a quantity fail to be uniform: in mean or in width, whichever is
         worse."""
         fractions = (self.ranks[name].double() + 0.5) / (self.num_samples + 1)
-        mean = (fractions.mean().item() - 0.5) * math.sqrt(
-            12
-        )  # both in units of their standard error, but for sqrt(data)
+        # both in units of their standard error, but for sqrt(data)
+        mean = (fractions.mean().item() - 0.5) * math.sqrt(12)
         spread = (fractions.var().item() - 1 / 12) * math.sqrt(180)
         if name == DENSITY:
             return (
@@ -90,9 +89,8 @@ class Calibration(NamedTuple):
 class Coverage(NamedTuple):
     """How often credible regions around random points hold the true value (TARP)."""
 
-    fractions: (
-        Tensor  # (data,) share of draws nearer to a random point than the true value is: uniform where q is right
-    )
+    # (data,) share of draws nearer to a random point than the true value is: uniform if q is right
+    fractions: Tensor
     pvalue: float  # of a chi-square test that they are uniform
 
     def at(self, level: float) -> float:

@@ -54,10 +54,8 @@ class Students:
     def log_prob(self, u: Tensor) -> Tensor:
         """Return log densities ``(num_samples, data)`` of ``u``, ``(num_samples, data, size)``."""
         centre = self.locs.mean(0)
-        white, means = (
-            self._whitened(u - centre),
-            self._whitened(self.locs - centre),
-        )  # (data, draws or components, size)
+        # both (data, draws or components, size)
+        white, means = self._whitened(u - centre), self._whitened(self.locs - centre)
         distance = torch.cdist(white, means, compute_mode="donot_use_mm_for_euclid_dist").square()
         size, dof = u.shape[-1], self.dof
         constant = math.lgamma((dof + size) / 2) - math.lgamma(dof / 2) - size / 2 * math.log(dof * math.pi)

@@ -15,12 +15,8 @@ from pyro_vae.program import Node, Pair, structure
 
 WIDE, HIGH = 1.75, 1.25  # inches from node to node
 RADIUS = 0.3
-LEFT, RIGHT, ABOVE, BELOW = (
-    0.8,
-    1.75,
-    0.6,
-    0.75,
-)  # inches beyond the centres of the outermost nodes, for words and frames
+# inches beyond the centres of the outermost nodes, for words and frames
+LEFT, RIGHT, ABOVE, BELOW = 0.8, 1.75, 0.6, 0.75
 
 
 def graph(pair: Pair, data: Data) -> Figure:

@@ -191,9 +191,8 @@ def png(figure: "Figure") -> bytes:
 def embedded(picture: bytes, name: str, command: str = "") -> str:
     """Return a PNG as part of the page, with the command that draws it below."""
     caption = f"<figcaption><code>{html.escape(command)}</code></figcaption>" if command else ""
-    pixels = int.from_bytes(
-        picture[16:20]
-    )  # the width in a PNG's header; one scale for all, so that letters have one size
+    # the width in a PNG's header; one scale for all, so that letters have one size
+    pixels = int.from_bytes(picture[16:20])
     source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
     style = f"width: min(100%, {PIXEL * pixels:.0f}px)"
     return f"<figure><img alt='{html.escape(name)}' style='{style}' src='{source}'>{caption}</figure>"
