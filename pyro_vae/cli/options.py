@@ -120,8 +120,7 @@ def add_run(parser: Any) -> None:
 
 
 def rebuild(run: Any, allowed: str | None) -> tuple[Any, Any]:
-    """Build a run's pair and data anew; code from a file runs only when the command line names
-    it."""
+    """Build a run's pair and data anew; code from a file runs only if the command line names it."""
     from pyro_vae.data import load_data
     from pyro_vae.pairs import PAIRS, find
 
@@ -158,8 +157,7 @@ def rebuild(run: Any, allowed: str | None) -> tuple[Any, Any]:
 
 
 def rebuild_best(run: Any, allowed: str | None) -> tuple[Any, Any]:
-    """Build a run's pair and data anew, as `rebuild` does, with the parameters of its best
-    epoch."""
+    """Build a run's pair and data anew, with the parameters of its best epoch."""
     pair, data = rebuild(run, allowed)
     pair.load_state_dict(run.load_best()["parameters"])
     return pair, data

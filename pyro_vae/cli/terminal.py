@@ -17,15 +17,13 @@ def visible(text: str) -> str:
 
 
 def say(text: object, file: TextIO | None = None) -> None:
-    """Print ``text`` on stdout or ``file``; control characters other than line breaks are
-    escaped."""
+    """Print ``text`` on stdout or ``file``; escape control characters but line breaks."""
     print("\n".join(map(visible, str(text).split("\n"))), file=file or sys.stdout)
 
 
 @contextmanager
 def notes_on_stderr() -> Iterator[None]:
-    """Print this package's own warnings as one line on stderr each, without file and line
-    number."""
+    """Print this package's own warnings as one line each, without file and line number."""
     with warnings.catch_warnings():
         others = warnings.showwarning
 

@@ -22,8 +22,7 @@ def key(*parts: object) -> int:
 
 
 def mix(words: Words) -> Words:
-    """Scramble each of ``words`` in place (the finalizer of SplitMix64, a bijection) and return
-    them."""
+    """Scramble ``words`` in place (SplitMix64's finalizer, a bijection) and return them."""
     shifted = words >> np.uint64(30)
     words ^= shifted
     words *= np.uint64(0xBF58476D1CE4E5B9)
@@ -78,8 +77,7 @@ def draw(values: NDArray, top: int | None, *, key: int, positions: NDArray[np.in
 
 
 def _row_words(key: int, places: Words, features: int, *, size: int) -> Words:
-    """Return enough random words for ``features`` numbers of ``size`` bytes in each row: ``(batch,
-    words)``."""
+    """Return random words ``(batch, words)`` for ``features`` numbers of ``size`` bytes per row."""
     words = -(-features * size // 8)
     counters: Words = np.add(places * np.uint64(words), np.arange(words, dtype=np.uint64), dtype=np.uint64)
     return random_words(key, counters).astype("<u8", copy=False)

@@ -83,8 +83,7 @@ class Data:
         return len(self._split(split))
 
     def batch(self, split: str, n: int | None = None, *, start: int = 0, device: Device = None) -> Batch:
-        """Return ``n`` data of ``split`` from ``start`` on, by default all the rest, as evaluation
-        sees them.
+        """Return ``n`` data of ``split`` from ``start`` on (default: the rest), as in evaluation.
 
         Raises:
             DataError: no such split, or ``start`` is past its end.
@@ -112,8 +111,7 @@ class Data:
         return "labelled" in split.arrays and not split.take("labelled", np.arange(len(split))).all()
 
     def subset(self, split: str, count: int, *, device: Device = None) -> tuple[Batch, list[int]]:
-        """Return ``count`` data from all over ``split``, as evaluation sees them, and their
-        positions.
+        """Return ``count`` data from all over ``split``, as in evaluation, and their positions.
 
         A split may be sorted by origin, as MNIST's test split is, so data are taken from up to 50
         stretches at equal distances. A split of at most ``count`` data is returned whole.
@@ -208,8 +206,7 @@ class Data:
         return batch
 
     def _top(self, raw: np.ndarray) -> int | None:
-        """Return the raw value that means 1.0, or None for floats of a memory-mapped file, taken as
-        they are."""
+        """Return the raw value that means 1.0; None for memory-mapped floats, taken as they are."""
         return None if raw.dtype.kind == "f" else self._contents.top
 
     def _split(self, split: str) -> Split:

@@ -36,8 +36,7 @@ class ImageSet(NamedTuple):
 
 
 def read_image_folder(folder: Path, image_size: int | None, splits: Mapping[str, str]) -> ImageSet:
-    """Return the images below ``folder`` as arrays ``x`` and, if they lie in one subfolder per
-    class, ``y``.
+    """Return the images below ``folder`` as arrays ``x`` and, given one subfolder per class, ``y``.
 
     Transparent images are laid on white, and photographs are turned upright as their EXIF data say;
     a `DataNote` says how many. Classes are numbered in the order of their names, as numbers where
@@ -138,8 +137,7 @@ def list_images(folder: Path) -> list[tuple[Path, str | None]]:
 
 
 def image_shape(paths: Sequence[Path], image_size: int | None) -> tuple[int, int, int]:
-    """Return (height, width, channels) that hold every image: one channel if all are grey, else
-    three.
+    """Return (height, width, channels) that hold every image: one channel if all are grey.
 
     Only the images' headers are read. With ``image_size`` None they must agree in size.
     """

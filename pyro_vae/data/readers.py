@@ -62,8 +62,7 @@ def memory_limit() -> int:
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """Return the array of a .npy file, memory-mapped and read-only, so it may be larger than
-    memory.
+    """Return the array of a .npy file, memory-mapped: it may be larger than memory.
 
     Raises:
         DataError: the file is missing, damaged, of Python objects, or not as long as its header
@@ -79,8 +78,7 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def read_npy_folder(folder: Path) -> dict[str, np.ndarray]:
-    """Return the memory-mapped array of each .npy file of ``folder``, by file name without
-    suffix."""
+    """Return the memory-mapped array of each .npy file of ``folder`` by the file's stem."""
     return {path.stem: read_npy(path) for path in sorted(folder.glob("*.npy"))}
 
 
@@ -121,8 +119,7 @@ def read_idx(path: Path, *, dims: int) -> np.ndarray:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Return ``path`` opened for reading; raise `DataError` unless it is an ordinary, readable
-    file."""
+    """Return ``path`` opened for reading; raise `DataError` if it is no ordinary file."""
     try:
         return open_regular(path)
     except OSError as error:

@@ -70,8 +70,7 @@ class Source:
 
 
 def open_source(source: object, *, data_dir: str | os.PathLike | None = None, image_size: int | None = None) -> Source:
-    """Return the arrays that ``source`` stands for: a name of `DATASETS`, a path, or a mapping of
-    arrays."""
+    """Return the arrays of ``source``: a name of `DATASETS`, a path, or a mapping of arrays."""
     if image_size is not None and not 1 <= image_size <= 4096:
         raise DataError(f"image_size={image_size} is no size of an image: give 1 to 4096 pixels.")
     sized = {"omniglot", "celeba"}
@@ -129,8 +128,7 @@ def _from_path(path: Path, given: str) -> Source:
 
 
 def _array(value: object, key: str) -> np.ndarray:
-    """Return ``value``, a tensor, array or nested list, as an array that shares its memory where it
-    can."""
+    """Return a tensor, array or nested list as an array that shares its memory if it can."""
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -184,8 +182,7 @@ def _named(name: str, folder: Path) -> Source:
 
 
 def _bundled_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Return scikit-learn's digits, pixels of 0 to 16 and labels, without importing it
-    (seconds)."""
+    """Return scikit-learn's digits and labels without the seconds that its import takes."""
     package = importlib.util.find_spec("sklearn")
     if package is None or package.origin is None:
         raise DataError("digits come with scikit-learn, which is not installed: install it, or choose other data.")
@@ -269,8 +266,7 @@ _SIZED: dict[str, Callable[[Path, int | None], Source]] = {"omniglot": _omniglot
 
 
 def _decoded(paths: Sequence[Path], cache: Path, shape: tuple[int, ...], *, crop: int | None = None) -> np.ndarray:
-    """Return the images as uint8, memory-mapped from ``cache``, which is written first if
-    missing."""
+    """Return the images as uint8, memory-mapped from ``cache``; write it first if missing."""
     if cache.exists():
         x = read_npy(cache)
         if x.shape != (len(paths), *shape) or x.dtype != np.uint8:
@@ -294,8 +290,7 @@ def _decoded(paths: Sequence[Path], cache: Path, shape: tuple[int, ...], *, crop
 
 
 def _torchvision(name: str, folder: Path, kind: str, **options: Any) -> Any:
-    """Return torchvision's data set ``kind``, which downloads missing files and compares
-    checksums."""
+    """Return torchvision's data set ``kind``, which downloads and verifies missing files."""
     import torchvision.datasets
 
     try:

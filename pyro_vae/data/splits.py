@@ -65,8 +65,7 @@ def cut(
 
 
 def _groups(opened: Source, arrays: Mapping[str, np.ndarray], split_by: str | None) -> np.ndarray | None:
-    """Return a number for each datum; data with the same number may not be divided between
-    splits."""
+    """Return a number for each datum; data with equal numbers stay in one split."""
     if split_by is None:
         return None if opened.curated else copies(arrays["x"])
     if split_by not in arrays or arrays[split_by].ndim != 1:

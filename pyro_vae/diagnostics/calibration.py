@@ -41,8 +41,7 @@ DRAWS = 63  # with the true value 64 ranks: four per bin
 
 
 class Calibration(NamedTuple):
-    """Ranks of the true latent values among draws from the guide; uniform where the guide is
-    right."""
+    """Ranks of the true latent values among draws from the guide; uniform if it is right."""
 
     ranks: dict[str, Tensor]  # quantity -> (data,) ranks 0 .. num_samples, ties broken at random
     num_samples: int
@@ -59,8 +58,7 @@ class Calibration(NamedTuple):
         return min(self.pvalues, key=lambda name: self.pvalues[name])
 
     def fault(self, name: str) -> str:
-        """Return how the ranks of a quantity fail to be uniform: in mean or in width, whichever is
-        worse."""
+        """Return how the ranks of a quantity fail to be uniform: in mean or in width."""
         fractions = (self.ranks[name].double() + 0.5) / (self.num_samples + 1)
         # both in units of their standard error, but for sqrt(data)
         mean = (fractions.mean().item() - 0.5) * math.sqrt(12)
@@ -94,16 +92,14 @@ class Coverage(NamedTuple):
     pvalue: float  # of a chi-square test that they are uniform
 
     def at(self, level: float) -> float:
-        """Return how often the region of this credibility holds the truth: ``level`` if q is
-        right."""
+        """Return how often the region of this credibility holds the truth."""
         return (self.fractions < level).double().mean().item()
 
 
 def calibrate(
     pair: Pair, data: Batch | Iterable[Batch], *, num_samples: int = DRAWS, seed: int = 0
 ) -> tuple[Calibration, Coverage]:
-    """Run simulation-based calibration and coverage tests on as many simulated data as ``data``
-    has.
+    """Run calibration and coverage tests on as many simulated data as ``data`` has.
 
     Ranked are every dimension of every latent site, and log p(x, z), which depends on the data and
     on all dimensions together. The tests have power from about 500 data; 1,000 show a scale wrong
@@ -193,8 +189,7 @@ def uniform(ranks: Tensor, values: int) -> float:
 def _compared(
     pair: Pair, batch: Batch, latent: dict[str, Tensor], num_samples: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return true value ``(batch,)`` and draws ``(num_samples, batch)`` of everything that is
-    ranked."""
+    """Return true value ``(batch,)`` and draws ``(num_samples, batch)`` of all that is ranked."""
     nesting = plate_nesting(pair, batch)
     size = size_of(batch)
     together = takes_particles(pair, batch, nesting)
@@ -224,23 +219,20 @@ def _compared(
 
 
 def _numbers(value: Tensor, site: Mapping, pair: Pair) -> Tensor:
-    """Return a site's values with all that belongs to one datum side by side: ``(draws, data,
-    numbers)``."""
+    """Return a site's values, each datum's side by side: ``(draws, data, numbers)``."""
     frame = data_frame(site, pair)
     assert frame is not None  # log-weights would have refused it
     return value.movedim(frame.dim - site["fn"].event_dim, 1).flatten(2) if value.dim() > 2 else value[..., None]
 
 
 def _rank(draws: Tensor, truth: Tensor) -> Tensor:
-    """Return how many draws are below the truth; ties are broken at random, so that ranks are
-    uniform."""
+    """Return how many draws are below the truth, with ties broken at random."""
     ties = (draws == truth).sum(0)
     return (draws < truth).sum(0) + (torch.rand(truth.shape, device=truth.device) * (ties + 1)).long()
 
 
 def _nearer(truth: dict[str, Tensor], draws: dict[str, Tensor]) -> Tensor:
-    """Return the share of draws nearer than the truth to a random point near another datum's
-    truth."""
+    """Return the share of draws nearer than the truth to a point near another datum's."""
     names = [name for name in truth if name != DENSITY]
     theta = torch.stack([truth[name].double() for name in names], -1)  # (batch, size)
     drawn = torch.stack([draws[name].double() for name in names], -1)

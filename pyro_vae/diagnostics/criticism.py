@@ -48,8 +48,7 @@ class Neighbours(NamedTuple):
 
 
 def two_sample(first: Tensor, second: Tensor, *, components: int = 30, seed: int = 0) -> TwoSample:
-    """Train a classifier on half of ``first`` and ``second``, (data, features), and test on the
-    other.
+    """Train a classifier to tell two sets apart, (data, features) each, on half of them.
 
     Logistic regression on principal components, their squares and products with neighbours: sees
     means, scales and correlations. Revisiting Classifier Two-Sample Tests (Lopez-Paz & Oquab,
@@ -181,8 +180,7 @@ def neighbours(samples: Tensor, train: Tensor, test: Tensor) -> Neighbours:
 
 
 def probes(train: Tensor, train_y: Tensor, test: Tensor, test_y: Tensor) -> dict[str, float]:
-    """Return how accurately labels are predicted from codes, (data, latent), linearly and by
-    neighbours."""
+    """Return how accurately labels are predicted from codes, linearly and by neighbours."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
@@ -197,8 +195,7 @@ def probes(train: Tensor, train_y: Tensor, test: Tensor, test_y: Tensor) -> dict
 
 
 def disentanglement(codes: Tensor, factors: Tensor, bins: int = 20) -> float:
-    """Return the mutual information gap between codes (data, latent) and factors (data, number), 0
-    to 1.
+    """Return the mutual information gap, 0 to 1, of codes (data, latent) and factors.
 
     For each factor the two codes that know most of it: the difference, over the factor's entropy
     (Chen et al., 2018, arXiv 1802.04942).

@@ -126,8 +126,7 @@ def _khat(log_w: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Source:
-    """Draws from one pair on one batch; ``n`` is the number of particles, None for a single plain
-    run."""
+    """Draws from one pair on one batch; ``n`` is the number of particles or None."""
 
     pair: Pair
     batch: Batch
@@ -286,8 +285,7 @@ class _Source:
         return {"observed_data": observed, "constant_data": constant}
 
     def _plates_by_size(self) -> dict[int, list[str]]:
-        """Return the plate of each size, the data plate first; none where two other plates share a
-        size."""
+        """Return the plate of each size, the data plate first; none where two share a size."""
         frames = {
             f.name: f.size
             for site in self.given_model.nodes.values()
@@ -315,8 +313,7 @@ def _total(trace: Trace, n: int | None) -> Tensor:
 
 
 def _named(site: Mapping[str, Any], name: str, value: Tensor, event_dim: int) -> Named:
-    """Name the dims of a site's values: the draw, the plates from the outermost in, then the
-    rest."""
+    """Name the dims of a site's values: draw, plates from the outermost in, then the rest."""
     frames = {f.dim: f for f in site["cond_indep_stack"] if f.vectorized}
     lead = value.dim() - event_dim
     depth = max([lead, *(-dim for dim in frames)])

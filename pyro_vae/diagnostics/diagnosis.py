@@ -69,8 +69,7 @@ class Diagnosis:
         }
 
     def figures(self) -> Figures | None:
-        """Return what ``evaluate`` would for the data examined; None where they have no log
-        p(x)."""
+        """Return what ``evaluate`` would for these data; None where they have no log p(x)."""
         found, subject = self.subject.found, self.subject
         if "evidence" not in found:
             return None

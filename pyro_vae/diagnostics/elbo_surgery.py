@@ -21,8 +21,7 @@ MAX_PAIRS = 250_000  # pairs of a code and a datum at a time
 
 
 class Surgery(NamedTuple):
-    """Parts of the mean KL in nats per datum, on one draw per datum, so that they add up
-    exactly."""
+    """Parts of the mean KL in nats per datum; on one draw per datum they add up exactly."""
 
     kl: float
     information: float  # I(x; z) for x one of these data: at most log(number of data)
@@ -71,8 +70,7 @@ def surgery(pair: Pair, batch: Batch, *, seed: int = 0) -> Surgery:
 
 
 def _factors(space: Latents):  # type: ignore[no-untyped-def]
-    """Return u -> log q of each dimension, ``(codes, data, size)``, where dimensions are
-    independent.
+    """Return u -> log q of each dimension, ``(codes, data, size)``, if they are independent.
 
     None unless the guide is one site with independent dimensions.
     """

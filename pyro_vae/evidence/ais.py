@@ -94,8 +94,7 @@ def sandwich(
 
 
 def schedule(temperatures: int) -> list[float]:
-    """Return inverse temperatures from 0 to 1 along a sigmoid, dense at both ends (Wu et al.,
-    section 5)."""
+    """Return inverse temperatures from 0 to 1 along a sigmoid (Wu et al., section 5)."""
     if temperatures < 1:
         raise ValueError(f"temperatures must be at least 1, got {temperatures}")
     x = torch.linspace(-4, 4, temperatures + 1, dtype=torch.float64).sigmoid()
@@ -112,8 +111,7 @@ def _stacked(space: Latents, latent: dict[str, Tensor]) -> Tensor:
 
 
 def _adapt(space: Latents, betas: list[float], chains: int, leapfrog: int) -> list[Tensor]:
-    """Return step sizes ``(batch, 1)``, one per temperature, that come near the target
-    acceptance."""
+    """Return step sizes ``(batch, 1)``, one per temperature, near the target acceptance."""
     u = space.from_prior(chains)
     step = torch.full((space.data, 1), 0.5 / space.size**0.25, dtype=u.dtype, device=u.device)
     steps = [step]

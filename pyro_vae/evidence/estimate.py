@@ -65,8 +65,7 @@ class Evidence(NamedTuple):
 
     @property
     def khat_share(self) -> float:
-        """Share of the data whose k-hat is above 0.7 or unknown: their estimates are mere lower
-        bounds."""
+        """Share of data with k-hat above 0.7 or unknown: their estimates are mere lower bounds."""
         return 1.0 - (self.khat <= MAX_KHAT).double().mean().item()
 
 
@@ -90,8 +89,7 @@ def log_evidence(
     compile: Compile = "auto",
     progress: Callable[[int], None] | None = None,
 ) -> Evidence:
-    """Estimate log p(x) of every datum, in nats, with standard error, effective sample size and
-    k-hat.
+    """Estimate log p(x) of every datum in nats, with standard error, ESS and k-hat.
 
     Burda et al. (2015), arXiv 1509.00519, eq. 8 with ``num_samples`` = K (5000 for figures to
     report). "refined" draws a tenth of them from the guide and the others from a mixture of
@@ -222,8 +220,7 @@ def _from_guide(
 
 
 def _refined(space: Latents, chunks: Chunks, num_samples: int, together: int) -> Evidence:
-    """Weight draws of the guide and of Student-t's, a fixed share of each, by the density of
-    both."""
+    """Weight draws of guide and Student-t's, a fixed share of each, by their joint density."""
     from_guide = math.ceil(GUIDE_SHARE * num_samples)
     share = from_guide / num_samples
     student = refine(space, num_samples, together) if share < 1 else None

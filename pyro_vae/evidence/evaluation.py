@@ -34,8 +34,7 @@ MAX_EXAMINED = 2000
 
 
 def bound(pair: Pair, batches: Iterable[Batch], num_data: int, *, num_samples: int = 1, seed: int = 0) -> ElboTable:
-    """Return the ELBO at beta = 1 by site, in nats per datum, even with sites outside the data
-    plate.
+    """Return the ELBO at beta = 1 by site, even with sites outside the data plate.
 
     Such a site (a latent variable that all data share, a regulariser) is there once for all data:
     it counts 1/``num_data``, the size of the training split.

@@ -69,14 +69,12 @@ class Row(NamedTuple):
 
 
 def believable(khat_share: float | None) -> bool:
-    """Return whether mean and standard error of log p(x) can be trusted, given the share of high
-    k-hats."""
+    """Return whether log p(x) and its error can be trusted, given the share of high k-hats."""
     return khat_share is not None and khat_share <= TOLERATED
 
 
 def evidence_words(value: float, stderr: float | None, khat_share: float | None, proposal: str | None) -> str:
-    """Return log p(x) in words: with its standard error where both can be trusted, else as a lower
-    bound.
+    """Return log p(x) in words: with its error if it can be trusted, else as a lower bound.
 
     >>> evidence_words(42.351, 0.012, 0.01, "refined")
     '42.35 ± 0.01'
@@ -150,8 +148,7 @@ _PROPOSALS = {"guide": "guide", "refined": "refined guide"}
 
 
 def baseline(figures: Figures, data: "Data") -> dict[str, float] | None:
-    """Return what PCA of the same size reaches on the split, where both are of all of x, given
-    nothing."""
+    """Return what PCA of the same size reaches, where both model all of x, given nothing."""
     meaning = figures.meaning
     if not meaning.whole or meaning.points or not meaning.numbers or figures.rms_error is None:
         return None

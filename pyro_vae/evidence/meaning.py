@@ -145,8 +145,7 @@ def _in_plate(site: Mapping[str, Any], pair: Pair) -> bool:
 
 
 def _conditions(pair: Pair, batch: Batch, observed: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, set[str]]]:
-    """Return what the model is given, and the fields that the values of each observed site come
-    from."""
+    """Return what the model is given, and the fields that each observed site comes from."""
     try:
         nodes = structure(pair, pair.bound_model, batch)
         given = [node.name for node in nodes if node.kind == "given" and _leads_to(nodes, node.name, observed)]

@@ -39,8 +39,7 @@ def scatter(
     split: str = "test",
     seed: int = 0,
 ) -> Figure:
-    """Draw where data lie in latent space: the mean of q(z | x), coloured by label, and prior
-    draws.
+    """Draw where data lie in latent space: means of q(z | x) by label, and prior draws.
 
     Args:
         site: the latent vector; the model's top one by default.
@@ -101,8 +100,7 @@ def _cloud(
 
 
 def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw how training went by epoch: loss, and the ELBO and its two parts on the validation
-    split.
+    """Draw how training went: loss, and the ELBO and its parts on the validation split.
 
     Args:
         history: one row per epoch, as in ``Fitted.history`` or a run's ``history.csv``.
@@ -144,8 +142,7 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def kl(pair: Pair, data: Data, *, count: int = 2000, split: str = "test", seed: int = 0) -> Figure:
-    """Draw the KL of each latent dimension, largest first: those near 0 have collapsed to the
-    prior.
+    """Draw the KL of each latent dimension, largest first; 0 means collapsed to the prior.
 
     Where q or p is correlated between dimensions a dimension has no KL of its own: Var_x E[z_j | x]
     is shown then.

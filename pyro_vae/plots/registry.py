@@ -66,8 +66,7 @@ def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str = "te
 
 
 def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: int = 0) -> Figure:
-    """Draw what each level of a hierarchy decides: a level is drawn anew while all above it is
-    held.
+    """Draw what each level of a hierarchy decides: it is drawn anew, all above it held.
 
     Every row has one draw of the levels above; below the level drawn, means are taken.
 

@@ -34,8 +34,7 @@ def page(height: float, width: float = INCHES) -> Figure:
 
 
 def is_image(spec: Spec) -> bool:
-    """Return whether x is a two-dimensional picture; a single line of pixels reads better as a
-    curve."""
+    """Return whether x is a two-dimensional picture; a line of pixels is drawn as a curve."""
     return spec.image is not None and min(spec.image[1:]) > 1
 
 
@@ -97,8 +96,7 @@ def _tiles(x: Tensor, spec: Spec, labels: _Labels) -> Figure:
 
 
 def _joined(x: Tensor, image: tuple[int, int, int], gap: int) -> Tensor:
-    """Return all tiles as one picture ``(height, width, channels)``, with white gaps between
-    them."""
+    """Return all tiles as one picture ``(height, width, channels)`` with white gaps."""
     channels, height, width = image
     down, across = x.shape[:2]
     picture = torch.ones(down * (height + gap) - gap, across * (width + gap) - gap, channels)

@@ -21,8 +21,7 @@ class NotDrawable(PairError):
 
 
 def latent_vectors(pair: Pair, batch: Batch) -> dict[str, int]:
-    """Return the sizes of the continuous latent vectors that each datum has, in the model's
-    order."""
+    """Return the sizes of each datum's continuous latent vectors, in the model's order."""
     with evaluation(pair, 0):
         model = poutine.trace(pair.bound_model).get_trace(batch)
     return {
@@ -84,8 +83,7 @@ def draw_latents(pair: Pair, batch: Batch, values: Mapping[str, Tensor], *, seed
 
 
 def dimensions_of_prior(pair: Pair, batch: Batch, site: str) -> Any:
-    """Return the distribution of single dimensions of p(site), None where they are not
-    independent."""
+    """Return the distribution of single dimensions of p(site), None if they are dependent."""
     with evaluation(pair, 0):
         model = poutine.trace(pair.bound_model).get_trace(batch)
     return _factors(model.nodes[site]["fn"])
@@ -120,8 +118,7 @@ def kl_by_dimension(
 
 
 def prior_moments(pair: Pair, batch: Batch, values: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return mean and standard deviation ``(latent,)`` of p(z | levels above) at given latent
-    values.
+    """Return mean and standard deviation ``(latent,)`` of p(z | levels above) at given values.
 
     Args:
         batch: of one datum.

@@ -61,8 +61,7 @@ def _means(trace: Trace) -> dict[str, Tensor]:
 
 
 def mean_of(site: Any) -> Tensor:
-    """Return the mean of a site's distribution, or a draw if it has none; never the observed
-    value."""
+    """Return the mean of a site's distribution, or a draw; never the observed value."""
     try:
         value = site["fn"].mean
     except NotImplementedError:
@@ -71,15 +70,13 @@ def mean_of(site: Any) -> Tensor:
 
 
 def _a_row_a_datum(site: Any, value: Tensor) -> Tensor:
-    """Return values ``(batch, numbers)``: what lies in plates inside the data's is laid side by
-    side."""
+    """Return values ``(batch, numbers)``, those of plates inside the data's side by side."""
     data = value.dim() - len(site["fn"].event_shape) - 1
     return value.movedim(data, 0).flatten(1) if data > 0 else value
 
 
 def repeat_batch(batch: Batch, count: int) -> dict[str, Tensor]:
-    """Return a batch of ``count`` data, the given ones in turn, as ``generate`` needs to draw so
-    many."""
+    """Return a batch of ``count`` data, the given ones in turn, for ``generate``."""
     size = len(next(iter(batch.values())))
     index = torch.arange(count) % size
     return {name: tensor[index] for name, tensor in batch.items()}

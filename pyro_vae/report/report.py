@@ -59,8 +59,7 @@ def write_run_report(run: Run, pair: Pair, data: Data, figures: Figures, diagnos
 
 
 def write_report(diagnosis: Diagnosis, folder: str | os.PathLike, *, title: str = "Diagnosis") -> Path:
-    """Write ``report.html`` of a diagnosis without a run, with figures and tree; return its
-    path."""
+    """Write ``report.html`` of a diagnosis without a run; return its path."""
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     return _write(place, title, [_diagnosed(diagnosis, place)])

@@ -144,8 +144,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield the name of a new file that takes the place of ``path`` if the block ends without
-    error.
+    """Yield the name of a new file that replaces ``path`` if the block ends without error.
 
     A reader sees the old file or the new one, also after a power cut. Where ``path`` is a link, the
     link is replaced and its target left alone.
@@ -180,8 +179,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of torch's, NumPy's and Python's generators in a form that ``save``
-    accepts."""
+    """Return the state of torch's, NumPy's and Python's generators, as ``save`` takes it."""
     _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
