@@ -41,7 +41,7 @@ class Students:
         return [tril.shape[-1] for tril in self.scale_trils]
 
     def normal(self, num_samples: int) -> Tensor:
-        """Return draws ``(num_samples, data, size)`` of the Gaussians of the same locs and scale."""
+        """Return draws ``(num_samples, data, size)`` of Gaussians of the same locs and scale."""
         return self._chosen(num_samples) + self._stretched(self._noise(num_samples))
 
     def sample(self, num_samples: int) -> Tensor:
