@@ -45,7 +45,7 @@ class Guide(PyroModule):
 
 
 def evidence(device: str, quick: bool) -> dict[str, Stepper]:
-    """Return contestants whose step is one chunk: `MAX_ROWS` draws, weighed and added up."""
+    """Return contestants whose step is one chunk: `MAX_ROWS` draws, weighted and summed."""
     torch.manual_seed(0)
     encoder, decoder = cases.dense()
     pair = pv.Pair(Model(decoder), Guide(encoder))

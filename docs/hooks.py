@@ -5,7 +5,8 @@ from typing import Any
 
 
 def on_config(config: Any) -> Any:
-    """Leave out navigation entries whose page is not there, so that a page appears when it is written."""
+    """Leave out navigation entries whose page is not there, so that a page appears when it is
+    written."""
     config["nav"] = _present(config["nav"], Path(config["docs_dir"]))
     return config
 

@@ -1,6 +1,7 @@
 """Variational autoencoders as probabilistic programs: a model and a guide, two short Pyro programs.
 
-Importing the package changes no global state and loads nothing heavy; every name below is fetched on first use.
+Importing the package changes no global state and loads nothing heavy; every name below is fetched
+on first use.
 """
 
 from importlib import import_module

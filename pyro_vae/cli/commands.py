@@ -1,6 +1,7 @@
 """The command line: arguments in, one table or one JSON object out.
 
-Exit status: 0 done, 2 wrong usage (one line that says what to change), 130 and 143 stopped by a signal, 1 anything else.
+Exit status: 0 done, 2 wrong usage (one line that says what to change), 130 and 143 stopped by a
+signal, 1 anything else.
 """
 
 import sys
@@ -75,7 +76,10 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
 
 
 def _status(error: Exception) -> int | None:
-    """Return the exit status of an error that the user can act on; None for a fault of ours, which shows its traceback."""
+    """Return the exit status of an error that the user can act on, else None.
+
+    An error of our own making shows its traceback.
+    """
     if isinstance(error, UsageError):
         return 2
     from pyro_vae.data import DataError

@@ -144,7 +144,7 @@ def _draw_arguments(words: Sequence[str], what: str) -> tuple[Any, list[str]]:
 
 
 def _rate(run: Any, allowed: str | None) -> dict[str, float]:
-    """Return what a run's pair reaches on the test split at beta = 1, and the beta that trained it."""
+    """Return what a run's pair reaches on the test split at beta = 1, and its beta in training."""
     from pyro_vae.evidence import bound
     from pyro_vae.evidence.evaluation import BATCH_SIZE
 

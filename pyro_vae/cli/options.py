@@ -1,4 +1,4 @@
-"""The options that commands share: data, pairs and runs on the command line, and refusals in one sentence."""
+"""Options that commands share: data, pairs and runs; and refusals in one sentence."""
 
 import inspect
 import re
@@ -120,7 +120,7 @@ def add_run(parser: Any) -> None:
 
 
 def rebuild(run: Any, allowed: str | None) -> tuple[Any, Any]:
-    """Build a run's pair and data anew; code from a file runs only when the command line names it."""
+    """Build a run's pair and data anew; code from a file runs only if the command line names it."""
     from pyro_vae.data import load_data
     from pyro_vae.pairs import PAIRS, find
 
@@ -139,7 +139,8 @@ def rebuild(run: Any, allowed: str | None) -> tuple[Any, Any]:
     seed = as_usage_error(lambda: Training.read(config["training"])).seed
 
     def build(**options: Any) -> Any:
-        # as `train` does, so that a run killed before its first checkpoint begins with the same bits
+        # as `train` does, so that a run killed before its first checkpoint begins with the same
+        # bits
         with seeded(seed):
             return find(name)(data.spec, **options)
 
@@ -156,7 +157,7 @@ def rebuild(run: Any, allowed: str | None) -> tuple[Any, Any]:
 
 
 def rebuild_best(run: Any, allowed: str | None) -> tuple[Any, Any]:
-    """Build a run's pair and data anew, as `rebuild` does, with the parameters of its best epoch."""
+    """Build a run's pair and data anew, with the parameters of its best epoch."""
     pair, data = rebuild(run, allowed)
     pair.load_state_dict(run.load_best()["parameters"])
     return pair, data
@@ -171,7 +172,8 @@ def as_usage_error(make: Callable[[], Any]) -> Any:
 
 
 def _with_lists(words: Sequence[str], kinds: dict[str, Any]) -> Iterator[str]:
-    """Let lists of numbers be written without brackets: --hidden 200,100 for --hidden [200,100]."""
+    """Return the words with brackets around lists of numbers: --hidden 200,100 as --hidden
+    [200,100]."""
     option = ""
     for word in words:
         name, equals, value = word.partition("=") if word.startswith("--") else (option, "", word)

@@ -1,4 +1,4 @@
-"""What commands print: text from strangers without control characters, notes on one line, tables."""
+"""What commands print: tables, notes on one line, and no control characters from strangers."""
 
 import sys
 import warnings
@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 
 def visible(text: str) -> str:
-    r"""Return ``text`` with control characters written as escapes, so that names in files cannot steer a terminal.
+    r"""Return ``text`` with control characters written as escapes: no name may steer a terminal.
 
     >>> visible("a\x1b[31mb")
     'a\\x1b[31mb'
@@ -17,13 +17,13 @@ def visible(text: str) -> str:
 
 
 def say(text: object, file: TextIO | None = None) -> None:
-    """Print ``text``, on stdout by default; its line breaks stay, other control characters become visible."""
+    """Print ``text`` on stdout or ``file``; escape control characters but line breaks."""
     print("\n".join(map(visible, str(text).split("\n"))), file=file or sys.stdout)
 
 
 @contextmanager
 def notes_on_stderr() -> Iterator[None]:
-    """Within, warnings of this package's own categories are one line on stderr that names no file and no line."""
+    """Print this package's own warnings as one line each, without file and line number."""
     with warnings.catch_warnings():
         others = warnings.showwarning
 

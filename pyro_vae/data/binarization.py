@@ -1,8 +1,9 @@
-"""Binary draws of grey values as a pure function of a key and a position, so that no generator's state must be kept.
+"""Binary draws of grey values, a pure function of key and position: no generator state to keep.
 
-A pixel ``k`` of ``0..top`` becomes one with probability ``k / top``: exactly, since an integer uniform on ``0..top-1`` is
-compared with ``k``. Its bits are the counter-based SplitMix64 sequence (*Fast Splittable Pseudorandom Number Generators*,
-Steele, Lea & Flood, 2014): datum ``i`` gets the same bits whatever batch, process or order it is asked for in.
+A pixel ``k`` of ``0..top`` becomes one with probability ``k / top``: exactly, since an integer
+uniform on ``0..top-1`` is compared with ``k``. Its bits are the counter-based SplitMix64 sequence
+(*Fast Splittable Pseudorandom Number Generators*, Steele, Lea & Flood, 2014): datum ``i`` gets the
+same bits whatever batch, process or order it is asked for in.
 """
 
 from hashlib import blake2b
@@ -21,7 +22,7 @@ def key(*parts: object) -> int:
 
 
 def mix(words: Words) -> Words:
-    """Scramble each of ``words`` in place (the finalizer of SplitMix64, a bijection) and return them."""
+    """Scramble ``words`` in place (SplitMix64's finalizer, a bijection) and return them."""
     shifted = words >> np.uint64(30)
     words ^= shifted
     words *= np.uint64(0xBF58476D1CE4E5B9)
@@ -44,13 +45,15 @@ def draw(values: NDArray, top: int | None, *, key: int, positions: NDArray[np.in
     """Return independent 0/1 draws with probabilities ``values / top``.
 
     Args:
-        values: integers of ``0..top``, or real numbers of [0, 1] with ``top`` None; ``(batch, features)``.
+        values: integers of ``0..top``, or real numbers of [0, 1] with ``top`` None; ``(batch,
+            features)``.
         top: the value that stands for probability one.
         key: names the stream.
         positions: ``(batch,)`` place of each datum in the stream.
 
     Returns:
-        ``(batch, features)`` of uint8. Exact for ``values`` of uint8; otherwise the probability is within 2^-25.
+        ``(batch, features)`` of uint8. Exact for ``values`` of uint8; otherwise the probability is
+        within 2^-25.
     """
     features = values.shape[1]
     places = positions.astype(np.uint64)[:, None]
@@ -59,7 +62,8 @@ def draw(values: NDArray, top: int | None, *, key: int, positions: NDArray[np.in
         uniform = ((words >> np.uint32(8)).astype(np.float32) + np.float32(0.5)) * np.float32(2**-24)
         return (uniform < values.astype(np.float32) / np.float32(top or 1)).view(np.uint8)
     uniform8 = _row_words(key, places, features, size=1).view(np.uint8)[:, :features]
-    # 256 is no multiple of top (255, most often), so bytes past the last whole multiple are replaced by a fresh draw
+    # 256 is no multiple of top (255, most often), so bytes past the last whole multiple are
+    # replaced by a fresh draw
     limit = 256 - 256 % top
     rejected = np.flatnonzero(uniform8 >= limit) if limit < 256 else np.empty(0, np.int64)
     if limit != top:
@@ -73,7 +77,7 @@ def draw(values: NDArray, top: int | None, *, key: int, positions: NDArray[np.in
 
 
 def _row_words(key: int, places: Words, features: int, *, size: int) -> Words:
-    """Return enough random words for ``features`` numbers of ``size`` bytes in each row: ``(batch, words)``."""
+    """Return random words ``(batch, words)`` for ``features`` numbers of ``size`` bytes per row."""
     words = -(-features * size // 8)
     counters: Words = np.add(places * np.uint64(words), np.arange(words, dtype=np.uint64), dtype=np.uint64)
     return random_words(key, counters).astype("<u8", copy=False)

@@ -35,7 +35,10 @@ class Spec:
     image: tuple[int, int, int] | None
     """(channels, height, width) where ``x`` is an image, flattened in this order."""
     support: str
-    """The narrowest that holds every value of x: "binary" {0, 1}, "levels" {0, 1/(L-1), ..., 1}, "unit" [0, 1], "real"."""
+    """The narrowest that holds every value of x.
+
+    "binary" {0, 1}, "levels" {0, 1/(L-1), ..., 1}, "unit" [0, 1] or "real".
+    """
     levels: int | None
     """L of "levels"."""
     classes: int | None
@@ -56,17 +59,19 @@ class Spec:
 
 
 class Data:
-    """The training, validation and test split of one data set, as batches: ``dict`` of fields of the same leading size.
+    """The training, validation and test split of one data set.
 
-    Made by `load_data`. Every split has one fixed order. Evaluation (`batch`, `batches`) reads it in
-    that order with binary draws made once and for all; training (`epoch`) reads the training split
-    in an order drawn for each epoch.
+    A batch is a ``dict`` of fields of the same leading size.
+
+    Made by `load_data`. Every split has one fixed order. Evaluation (`batch`, `batches`) reads it
+    in that order with binary draws made once and for all; training (`epoch`) reads the training
+    split in an order drawn for each epoch.
     """
 
     def __init__(self, spec: Spec, splits: Mapping[str, Split], contents: Contents) -> None:
         self.spec = spec
         self.recipe: dict[str, Any] | None = None
-        """What `load_data` needs to load the same again, kept in run folders; None for arrays from memory."""
+        """What `load_data` needs to load the same data again; None for arrays from memory."""
         self._splits = splits
         self._contents = contents
 
@@ -78,7 +83,7 @@ class Data:
         return len(self._split(split))
 
     def batch(self, split: str, n: int | None = None, *, start: int = 0, device: Device = None) -> Batch:
-        """Return the ``n`` data of ``split`` from ``start`` on (all the rest by default), with evaluation's values.
+        """Return ``n`` data of ``split`` from ``start`` on (default: the rest), as in evaluation.
 
         Raises:
             DataError: no such split, or ``start`` is past its end.
@@ -90,7 +95,10 @@ class Data:
         return self._evaluation(split, np.arange(start, stop), device)
 
     def batches(self, split: str, batch_size: int, *, device: Device = None) -> Iterator[Batch]:
-        """Return an iterator over all of ``split`` in its order, with evaluation's values; the last batch may be smaller."""
+        """Return an iterator over all of ``split`` in order, as evaluation sees it.
+
+        The last batch may be smaller.
+        """
         size = self.size(split)
         check_count("batch_size", batch_size, 1)
         starts = range(0, size, batch_size)
@@ -103,7 +111,7 @@ class Data:
         return "labelled" in split.arrays and not split.take("labelled", np.arange(len(split))).all()
 
     def subset(self, split: str, count: int, *, device: Device = None) -> tuple[Batch, list[int]]:
-        """Return ``count`` data from all over ``split``, with evaluation's values, and their positions.
+        """Return ``count`` data from all over ``split``, as in evaluation, and their positions.
 
         A split may be sorted by origin, as MNIST's test split is, so data are taken from up to 50
         stretches at equal distances. A split of at most ``count`` data is returned whole.
@@ -122,8 +130,9 @@ class Data:
     def num_batches(self, batch_size: int) -> int:
         """Return the number of steps in a training epoch.
 
-        Batches all have one size, which keeps one compiled shape: what is left over after the last whole batch waits for
-        another epoch, whose order differs. A training split smaller than ``batch_size`` is one batch.
+        Batches all have one size, which keeps one compiled shape: what is left over after the last
+        whole batch waits for another epoch, whose order differs. A training split smaller than
+        ``batch_size`` is one batch.
         """
         check_count("batch_size", batch_size, 1)
         return max(1, self.size("train") // batch_size)
@@ -144,11 +153,12 @@ class Data:
         Args:
             epoch: number of the epoch, from 0.
             batch_size: of the global batch.
-            seed: with ``epoch`` and the step it decides the order and the binary draws, and nothing else does.
+            seed: with ``epoch`` and the step it decides the order and the binary draws, and nothing
+                else does.
             start: number of steps to skip; the rest are bit for bit those of the whole epoch.
             device: where the tensors go.
-            rank: this process's number among ``world``. It gets its share, of sizes that differ by one at most, of the
-                batch that one process would get.
+            rank: this process's number among ``world``. It gets its share, of sizes that differ by
+                one at most, of the batch that one process would get.
             world: number of processes.
 
         Raises:
@@ -179,7 +189,10 @@ class Data:
         return self._collate(self._split(split), positions, key("evaluation", split), positions, device)
 
     def _collate(self, split: Split, positions: np.ndarray, noise: int, places: np.ndarray, device: Device) -> Batch:
-        """Return the data at ``positions``; datum i's binary draws are those at ``places[i]`` of the stream ``noise``."""
+        """Return the data at ``positions``.
+
+        The binary draws of datum i are those at ``places[i]`` of the stream ``noise``.
+        """
         batch = {}
         for name in split.arrays:
             raw = split.take(name, positions)
@@ -193,7 +206,7 @@ class Data:
         return batch
 
     def _top(self, raw: np.ndarray) -> int | None:
-        """Return the raw value that means 1.0: floats of [0, 1] in a memory-mapped file mean what they say."""
+        """Return the raw value that means 1.0; None for memory-mapped floats, taken as they are."""
         return None if raw.dtype.kind == "f" else self._contents.top
 
     def _split(self, split: str) -> Split:
@@ -209,7 +222,8 @@ def _unit(x: np.ndarray, top: int | None, device: Device) -> Tensor:
     tensor = torch.from_numpy(x).to(device).float()  # bytes travel to the device, not floats
     if top in (None, 1):
         return tensor
-    # by a tensor: on CUDA, division by a Python number multiplies with its reciprocal, which is off by one bit
+    # by a tensor: on CUDA, division by a Python number multiplies with its reciprocal, which is off
+    # by one bit
     return tensor.div_(torch.full((), float(top or 1), device=tensor.device))
 
 

@@ -1,4 +1,5 @@
-"""Folders of images: found, measured by their headers, then decoded straight into one array of bytes."""
+"""Folders of images: found, measured by their headers, then decoded straight into one array of
+bytes."""
 
 import io
 import os
@@ -28,17 +29,18 @@ _UPRIGHT = "were turned upright, as their EXIF data say"
 
 
 class ImageSet(NamedTuple):
-    """Decoded images: arrays by field for each split (or for "all"), and the classes' names in the order of their numbers."""
+    """Decoded images: arrays by field for each split (or "all"), and the class names in order."""
 
     parts: dict[str, dict[str, np.ndarray]]
     class_names: tuple[str, ...] | None
 
 
 def read_image_folder(folder: Path, image_size: int | None, splits: Mapping[str, str]) -> ImageSet:
-    """Return the images below ``folder`` as arrays ``x`` and, if they lie in one subfolder per class, ``y``.
+    """Return the images below ``folder`` as arrays ``x`` and, given one subfolder per class, ``y``.
 
-    Transparent images are laid on white, and photographs are turned upright as their EXIF data say; a `DataNote` says how many.
-    Classes are numbered in the order of their names, as numbers where all names are numbers.
+    Transparent images are laid on white, and photographs are turned upright as their EXIF data say;
+    a `DataNote` says how many. Classes are numbered in the order of their names, as numbers where
+    all names are numbers.
 
     Args:
         folder: holds images, or one subfolder per class, or such folders for each split.
@@ -46,8 +48,8 @@ def read_image_folder(folder: Path, image_size: int | None, splits: Mapping[str,
         splits: lower-case names of folders that are splits, and which split.
 
     Raises:
-        DataError: no images, a damaged one, sizes that differ, more than memory holds, classes for some only, one split's folder
-            beside others that are none.
+        DataError: no images, a damaged one, sizes that differ, more than memory holds, classes for
+            some only, one split's folder beside others that are none.
     """
     images = list_images(folder)
     if not images:
@@ -83,7 +85,8 @@ def read_image_folder(folder: Path, image_size: int | None, splits: Mapping[str,
 def _by_split(
     folder: Path, images: list[tuple[Path, str | None]], splits: Mapping[str, str]
 ) -> dict[str, list[tuple[Path, str | None]]]:
-    """Return the images by split where the folders directly inside are splits, else all of them under "all"."""
+    """Return the images by split if the folders directly inside are splits, else all under
+    "all"."""
     tops = {top for _, top in images}
     named = {top: splits[top.lower()] for top in tops if top is not None and top.lower() in splits}
     if not named or None in tops:
@@ -113,7 +116,9 @@ def _in_order(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def list_images(folder: Path) -> list[tuple[Path, str | None]]:
-    """Return each image file of ``folder`` with its class, the first folder on the way to it (None if directly inside).
+    """Return each image file of ``folder`` with its class.
+
+    The class is the first folder on the way to the file, None for a file directly inside.
 
     Links to folders are followed, each real folder once on a way down.
     """
@@ -132,7 +137,7 @@ def list_images(folder: Path) -> list[tuple[Path, str | None]]:
 
 
 def image_shape(paths: Sequence[Path], image_size: int | None) -> tuple[int, int, int]:
-    """Return (height, width, channels) that hold every image: one channel if all are grey, else three.
+    """Return (height, width, channels) that hold every image: one channel if all are grey.
 
     Only the images' headers are read. With ``image_size`` None they must agree in size.
     """
@@ -151,11 +156,14 @@ def image_shape(paths: Sequence[Path], image_size: int | None) -> tuple[int, int
 
 
 def read_images(paths: Iterable[Path], into: np.ndarray, *, crop: int | None = None) -> "Counter[str]":
-    """Fill ``into``, uint8 of (images, height, width, channels), with the decoded images; return what was changed, and how often.
+    """Decode the images into ``into``, uint8 of (images, height, width, channels).
+
+    Returns what was changed, and in how many images.
 
     Args:
         paths: the image files.
-        into: gets image after image; an image of another size is cut to the middle in the wanted proportions and resized.
+        into: gets image after image; an image of another size is cut to the middle in the wanted
+            proportions and resized.
         crop: cut this many pixels square from the middle first.
     """
     height, width, channels = into.shape[1:]
@@ -238,7 +246,10 @@ def _image(path: Path) -> "Image":
 
 
 def _is_deep(picture: "Image") -> bool:
-    """Return whether the file has more than 8 bits per channel, which Pillow cuts to 8 where there are several channels."""
+    """Return whether the file has more than 8 bits per channel.
+
+    Pillow cuts them to 8 where there are several channels.
+    """
     for decoder, _, _, args in getattr(picture, "tile", ()):
         parts = args if isinstance(args, tuple) else (args,)
         if any(_DEEP.fullmatch(str(part)) for part in parts):
@@ -264,7 +275,7 @@ def _by(size: Iterable[int] | None) -> str:
 
 
 def progress(items: Sequence[Path], what: str) -> Iterable[Path]:
-    """Return ``items`` again, with a bar on stderr that shows how many have been taken when they are many."""
+    """Return ``items`` again; if they are many, a bar on stderr counts those taken."""
     if len(items) < 5000:
         return items
     from rich.console import Console

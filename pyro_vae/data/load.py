@@ -46,16 +46,17 @@ def load_data(
         data_dir: where named sets lie or are downloaded to; ``$PYRO_VAE_DATA`` or
             ``~/.cache/pyro_vae`` by default.
         binarize: "gray": values as they are. "static": every value of [0, 1] is replaced by one
-            binary draw with that probability. "dynamic": the same, drawn anew each time in training.
-            Evaluation always sees the same draws. By default what the set's published figures use,
-            and gray for colour images and for the user's own data.
+            binary draw with that probability. "dynamic": the same, drawn anew each time in
+            training. Evaluation always sees the same draws. By default what the set's published
+            figures use, and gray for colour images and for the user's own data.
         valid: size (or, below 1, fraction) of the validation split, cut from the training part.
         test: the same for the test split; named sets have their own.
         seed: decides which data are cut off.
         image_size: height and width for folders of images, omniglot and celeba, in pixels.
         image: (channels, height, width) of ``x`` that is given as (data, features).
         levels: integer ``x`` are 0 .. levels-1; 256 by default for uint8.
-        split_by: name of a field, such as a patient's number; data that agree in it stay in one split.
+        split_by: name of a field, such as a patient's number; data that agree in it stay in one
+            split.
         labels: how many training data keep their class, equally many per class; the others' are
             hidden, and a field ``labelled`` says which: see `pyro_vae.data.partial_labels`.
         label_seed: decides which; 0 by default.
@@ -79,13 +80,7 @@ def load_data(
     _check_options(seed, binarize, levels, labels, label_seed)
     opened = open_source(source, data_dir=data_dir, image_size=image_size)
     opened = replace(opened, parts=mark_unknown(opened.parts, opened.name))
-    contents = inspect(
-        opened.parts,
-        opened.name,
-        levels=levels or opened.levels,
-        image=tuple(image) if image else opened.image,  # type: ignore[arg-type]
-        classes=opened.classes,
-    )
+    contents = _inspected(opened, image, levels)
     mode = _binarization(binarize, opened, contents)
     splits = cut(opened, contents, valid, test, seed, split_by)
     if labels is not None:
@@ -109,6 +104,16 @@ def _check_options(
             "give labels, or leave it out.",
             unused="label_seed",
         )
+
+
+def _inspected(opened: Source, image: tuple[int, int, int] | None, levels: int | None) -> Contents:
+    return inspect(
+        opened.parts,
+        opened.name,
+        levels=levels or opened.levels,
+        image=tuple(image) if image else opened.image,  # type: ignore[arg-type]
+        classes=opened.classes,
+    )
 
 
 def _recipe(source: object, options: dict[str, Any]) -> dict[str, Any] | None:
@@ -171,8 +176,8 @@ def _distinct(split: Split) -> int:
 def _moments(data: Data) -> tuple[Tensor, Tensor]:
     """Return (mean, standard deviation) of each feature of training x, in float64, piece by piece.
 
-    Pieces are joined as in *Updating Formulae and a Pairwise Algorithm for Computing Sample Variances* (Chan, Golub &
-    LeVeque, 1979), which stays exact where the mean is large.
+    Pieces are joined as in *Updating Formulae and a Pairwise Algorithm for Computing Sample
+    Variances* (Chan, Golub & LeVeque, 1979), which stays exact where the mean is large.
     """
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
     for batch in data.batches("train", max(1, 2**21 // data.spec.features)):

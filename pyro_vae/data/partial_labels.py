@@ -1,4 +1,4 @@
-"""Data of which few are labelled: the other labels of the training split are not there to be seen by anything."""
+"""Data of which few are labelled: the other labels of the training split are gone for good."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,15 +11,17 @@ from pyro_vae.data.readers import DataError, note
 from pyro_vae.data.schema import Arrays, Contents
 from pyro_vae.data.splits import Split
 
-_SHARE = (
-    0.1  # of a training batch that is labelled; a label seen once an epoch teaches little beside 50,000 data without
-)
+# labelled share of a training batch: a label seen once per epoch teaches little among 50,000 data
+_SHARE = 0.1
 
 
 def mark_unknown(parts: Mapping[str, Arrays], name: str) -> Mapping[str, Arrays]:
-    """Return the arrays with classes that are not known, -1 or NaN in ``y``, as 0, and a field ``labelled`` that tells which.
+    """Return the arrays with unknown classes, -1 or NaN in ``y``, replaced by 0.
 
-    A ``labelled`` of 0 and 1, whatever the type, becomes a boolean one. Parts without either stay as they are.
+    A field ``labelled`` says which classes are known.
+
+    A ``labelled`` of 0 and 1, whatever the type, becomes a boolean one. Parts without either stay
+    as they are.
 
     Raises:
         DataError: ``labelled`` holds other numbers, or no class is known at all.
@@ -65,10 +67,11 @@ def _with_flags(arrays: Arrays, name: str) -> Arrays:
 def hide_labels(
     splits: Mapping[str, Split], contents: Contents, count: int, seed: int, name: str
 ) -> tuple[dict[str, Split], Contents]:
-    """Return the splits with a field ``labelled``, and every other label of the training split overwritten by 0.
+    """Return the splits with a field ``labelled``; all other training labels are overwritten by 0.
 
-    ``count`` training data keep theirs, equally many a class, drawn by ``seed``; they are repeated until about one in ten rows
-    is labelled. Validation and test data keep ``y``, to be scored with, and count as unlabelled.
+    ``count`` training data keep theirs, equally many per class, drawn by ``seed``; they are
+    repeated until about one in ten rows is labelled. Validation and test data keep ``y``, to be
+    scored with, and count as unlabelled.
 
     Raises:
         DataError: there are no classes, or not ``count`` data to label equally many of each.

@@ -1,7 +1,8 @@
 """Arrays from files that nobody vouches for: .npy, .npz, IDX.
 
-No reader runs code from a file or trusts its header: what the header announces is compared with what the file holds, and
-with this machine's memory, before anything is allocated. Whatever is wrong comes out as one sentence in a `DataError`.
+No reader runs code from a file or trusts its header: what the header announces is compared with
+what the file holds, and with this machine's memory, before anything is allocated. Whatever is wrong
+comes out as one sentence in a `DataError`.
 """
 
 import ast
@@ -61,10 +62,11 @@ def memory_limit() -> int:
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """Return the array of a .npy file, memory-mapped and read-only, so it may be larger than memory.
+    """Return the array of a .npy file, memory-mapped: it may be larger than memory.
 
     Raises:
-        DataError: the file is missing, damaged, of Python objects, or not as long as its header says.
+        DataError: the file is missing, damaged, of Python objects, or not as long as its header
+            says.
     """
     with open_file(path) as stream:
         header = _npy_header(stream, str(path))
@@ -76,7 +78,7 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def read_npy_folder(folder: Path) -> dict[str, np.ndarray]:
-    """Return the memory-mapped array of each .npy file of ``folder``, by the file's name without its ending."""
+    """Return the memory-mapped array of each .npy file of ``folder`` by the file's stem."""
     return {path.stem: read_npy(path) for path in sorted(folder.glob("*.npy"))}
 
 
@@ -84,8 +86,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a .npz file, read into memory.
 
     Raises:
-        DataError: the file is missing, damaged, of Python objects, or unpacks to more than memory or 100 times its size
-            (past 1 GiB).
+        DataError: the file is missing, damaged, of Python objects, or unpacks to more than memory
+            or 100 times its size (past 1 GiB).
     """
     open_file(path).close()
     try:
@@ -117,7 +119,7 @@ def read_idx(path: Path, *, dims: int) -> np.ndarray:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Return ``path`` opened for reading, or raise `DataError` if it is no ordinary file that may be read."""
+    """Return ``path`` opened for reading; raise `DataError` if it is no ordinary file."""
     try:
         return open_regular(path)
     except OSError as error:
@@ -178,8 +180,8 @@ def _check_unpacked(path: Path, unpacked: int) -> None:
         )
     if unpacked > max(2**30, _MAX_RATIO * packed):
         raise DataError(
-            f"{path} unpacks to {unpacked / packed:,.0f} times its size ({unpacked / 2**30:,.3g} GiB), as no honest data do: "
-            "save the arrays as .npy files in one folder."
+            f"{path} unpacks to {unpacked / packed:,.0f} times its size ({unpacked / 2**30:,.3g} GiB), "
+            "as no honest data do: save the arrays as .npy files in one folder."
         )
 
 

@@ -1,7 +1,8 @@
 """What arrays hold: checked once, in pieces of bounded size, before anything trusts them.
 
-`inspect` answers with the narrowest set that holds every value of ``x`` ({0, 1}, equal steps of [0, 1], [0, 1] or the
-reals), its layout as an image, and the kind of every other field; or with one `DataError`.
+`inspect` answers with the narrowest set that holds every value of ``x`` ({0, 1}, equal steps of [0,
+1], [0, 1] or the reals), its layout as an image, and the kind of every other field; or with one
+`DataError`.
 """
 
 import math
@@ -22,8 +23,9 @@ _GRID_ERROR = 1e-6  # float32 keeps k/255 to 3e-8; real measurements are not thi
 class Contents:
     """How to read arrays as fields of a batch.
 
-    ``top`` is the raw value of ``x`` that means 1.0; None where raw values are taken as they are. ``fields`` are the
-    events' shapes, ``kinds`` what each field's numbers are: "class", "integer", "boolean" or "float".
+    ``top`` is the raw value of ``x`` that means 1.0; None where raw values are taken as they are.
+    ``fields`` are the events' shapes, ``kinds`` what each field's numbers are: "class", "integer",
+    "boolean" or "float".
     """
 
     support: str
@@ -56,14 +58,16 @@ def inspect(
     """Return what the arrays hold, or raise.
 
     Args:
-        parts: arrays by field, for each part of the data (such as "train" and "test"); every part has ``x``.
+        parts: arrays by field, for each part of the data (such as "train" and "test"); every part
+            has ``x``.
         name: of the data, for messages.
         levels: integers of ``x`` are 0 .. ``levels`` - 1; by default 256 for uint8.
         image: (channels, height, width) of ``x``; by default its own shape.
         classes: ``y`` must be below this; by default its maximum says.
 
     Raises:
-        DataError: lengths or shapes that disagree, empty arrays, text or objects, NaN or infinite values, bad labels.
+        DataError: lengths or shapes that disagree, empty arrays, text or objects, NaN or infinite
+            values, bad labels.
     """
     _check_shapes(parts, name)
     values = Values(levels)
@@ -94,7 +98,8 @@ def inspect(
 def in_memory(array: np.ndarray, key: str, contents: Contents) -> np.ndarray:
     """Return ``array`` as batches are cut from it fastest; a memory-mapped one unchanged.
 
-    ``x`` becomes (data, features): codes of uint8 where its values lie on at most 256 levels, else float32.
+    ``x`` becomes (data, features): codes of uint8 where its values lie on at most 256 levels, else
+    float32.
     """
     if isinstance(array, np.memmap):
         return array
@@ -215,7 +220,7 @@ def _check_shapes(parts: Mapping[str, Arrays], name: str) -> None:
             if len(array) != len(arrays["x"]):
                 raise DataError(
                     f"{name}: {label} has {len(array):,} data and x has {len(arrays['x']):,}: "
-                    "every field needs one row a datum."
+                    "every field needs one row per datum."
                 )
             if array.shape[1:] != first[key].shape[1:] or (key == "x" and array.dtype != first[key].dtype):
                 raise DataError(
@@ -245,7 +250,7 @@ def _image(
         channels_last = len(shape) == 3 and shape != image and shape == (*image[1:], image[0])
         if math.prod(image) != math.prod(shape) or (len(shape) == 3 and shape != image and not channels_last):
             raise DataError(
-                f"{name}: x has the shape {shape} a datum, which is no image of {image} "
+                f"{name}: x has the shape {shape} per datum, which is no image of {image} "
                 "(channels, height, width): change one of them."
             )
         return image, channels_last
@@ -258,8 +263,8 @@ def _image(
         return None, False
     if not first and not last:
         raise DataError(
-            f"{name}: x has the shape {shape} a datum, and neither its first nor its last size is a number of channels "
-            "(1 to 4): give image=(channels, height, width), or x as (data, features)."
+            f"{name}: x has the shape {shape} per datum, and neither its first nor its last size is a number "
+            "of channels (1 to 4): give image=(channels, height, width), or x as (data, features)."
         )
     if last and (not first or shape[0] == shape[1]):  # where both could be channels, images are more often square
         return (shape[2], shape[0], shape[1]), True
@@ -302,7 +307,8 @@ def _classes(highest: int, known: int | None, data: int, name: str) -> int:
         raise DataError(f"{name}: y holds the class {highest}, but there are {known} classes (0 .. {known - 1}).")
     if known is None and highest >= max(1000, data):
         raise DataError(
-            f"{name}: y holds the class {highest:,} among {data:,} data: number the classes from 0, or give y as floats."
+            f"{name}: y holds the class {highest:,} among {data:,} data: "
+            "number the classes from 0, or give y as floats."
         )
     return known or highest + 1
 

@@ -1,4 +1,6 @@
-"""Where data come from: the named sets, the user's files and folders, arrays in memory; each becomes one `Source`.
+"""Where data come from: named sets, the user's files and folders, arrays in memory.
+
+Each becomes one `Source`.
 
 Named sets lie in torchvision's layout, and torchvision downloads those that are absent.
 """
@@ -50,8 +52,9 @@ SPLIT_NAMES = {
 class Source:
     """Raw arrays, before they are checked and split.
 
-    ``parts`` has the arrays by field under "all", or under "train" and, where they are given, "valid" and "test".
-    ``valid`` is how much of the training part becomes the validation split, ``test`` the test split.
+    ``parts`` has the arrays by field under "all", or under "train" and, where they are given,
+    "valid" and "test". ``valid`` is how much of the training part becomes the validation split,
+    ``test`` the test split.
     """
 
     name: str
@@ -67,7 +70,7 @@ class Source:
 
 
 def open_source(source: object, *, data_dir: str | os.PathLike | None = None, image_size: int | None = None) -> Source:
-    """Return the arrays that ``source`` stands for: a name of `DATASETS`, a path, or a mapping of arrays."""
+    """Return the arrays of ``source``: a name of `DATASETS`, a path, or a mapping of arrays."""
     if image_size is not None and not 1 <= image_size <= 4096:
         raise DataError(f"image_size={image_size} is no size of an image: give 1 to 4096 pixels.")
     sized = {"omniglot", "celeba"}
@@ -125,7 +128,7 @@ def _from_path(path: Path, given: str) -> Source:
 
 
 def _array(value: object, key: str) -> np.ndarray:
-    """Return ``value``, a tensor, array or nested list, as an array that shares its memory where it can."""
+    """Return a tensor, array or nested list as an array that shares its memory if it can."""
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -179,7 +182,7 @@ def _named(name: str, folder: Path) -> Source:
 
 
 def _bundled_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Return the pixels, 0 to 16, and the labels that scikit-learn ships, without the seconds that its import takes."""
+    """Return scikit-learn's digits and labels without the seconds that its import takes."""
     package = importlib.util.find_spec("sklearn")
     if package is None or package.origin is None:
         raise DataError("digits come with scikit-learn, which is not installed: install it, or choose other data.")
@@ -252,7 +255,8 @@ def _celeba(folder: Path, image_size: int | None) -> Source:
     for part in ("train", "valid", "test"):
         found = _torchvision("celeba", folder, "CelebA", split=part)
         paths = [folder / "celeba/img_align_celeba" / name for name in found.filename]
-        # 148 pixels from the middle of the aligned 218 x 178 hold the face: the crop of most published figures
+        # 148 pixels from the middle of the aligned 218 x 178 hold the face: the crop of most
+        # published figures
         x = _decoded(paths, folder / f"celeba/pyro_vae_{size}_{part}.npy", (size, size, 3), crop=148)
         parts[part] = {"x": x, "y": found.attr.numpy()}
     return Source("celeba", parts, image=(3, size, size), curated=True)
@@ -262,7 +266,7 @@ _SIZED: dict[str, Callable[[Path, int | None], Source]] = {"omniglot": _omniglot
 
 
 def _decoded(paths: Sequence[Path], cache: Path, shape: tuple[int, ...], *, crop: int | None = None) -> np.ndarray:
-    """Return the images as uint8, memory-mapped from ``cache``, which is written first if it is not there."""
+    """Return the images as uint8, memory-mapped from ``cache``; write it first if missing."""
     if cache.exists():
         x = read_npy(cache)
         if x.shape != (len(paths), *shape) or x.dtype != np.uint8:
@@ -286,7 +290,7 @@ def _decoded(paths: Sequence[Path], cache: Path, shape: tuple[int, ...], *, crop
 
 
 def _torchvision(name: str, folder: Path, kind: str, **options: Any) -> Any:
-    """Return torchvision's data set ``kind``, which downloads what is absent and compares checksums."""
+    """Return torchvision's data set ``kind``, which downloads and verifies missing files."""
     import torchvision.datasets
 
     try:

@@ -1,4 +1,7 @@
-"""Training, validation and test splits that never leak: disjoint, together all of the data, groups and copies undivided."""
+"""Training, validation and test splits that never leak.
+
+They are disjoint, together hold all of the data, and never divide groups or copies.
+"""
 
 import math
 from collections.abc import Mapping
@@ -36,7 +39,7 @@ class Split:
 def cut(
     opened: Source, contents: Contents, valid: float | None, test: float | None, seed: int, split_by: str | None
 ) -> dict[str, Split]:
-    """Return the splits: those given, and the others cut from the training part (or from all there is)."""
+    """Return the splits: those given, and others cut from the training part or from all data."""
     parts = {
         part: {name: in_memory(array, name, contents) for name, array in arrays.items()}
         for part, arrays in opened.parts.items()
@@ -49,7 +52,8 @@ def cut(
             raise DataError(f"{opened.name} has its own {split} split: leave {split}={asked} out.")
     if split_by is not None and not any(sizes.values()):
         raise DataError(
-            f"split_by={split_by!r} keeps data together where splits are cut, and none is cut from {opened.name}: leave it out.",
+            f"split_by={split_by!r} keeps data together where splits are cut, and none is cut "
+            f"from {opened.name}: leave it out.",
             unused="split_by",
         )
     whole = parts.pop("all", None) or parts.pop("train")
@@ -61,21 +65,24 @@ def cut(
 
 
 def _groups(opened: Source, arrays: Mapping[str, np.ndarray], split_by: str | None) -> np.ndarray | None:
-    """Return a number for each datum; data with the same number may not be divided between splits."""
+    """Return a number for each datum; data with equal numbers stay in one split."""
     if split_by is None:
         return None if opened.curated else copies(arrays["x"])
     if split_by not in arrays or arrays[split_by].ndim != 1:
         raise DataError(
-            f"split_by={split_by!r} is no field of one number a datum of {opened.name} (it has {', '.join(arrays)})."
+            f"split_by={split_by!r} is no field of {opened.name} with one number per datum "
+            f"(it has {', '.join(arrays)})."
         )
     return np.unique(arrays[split_by], return_inverse=True)[1]
 
 
 def copies(x: np.ndarray) -> np.ndarray | None:
-    """Return a number for each datum, the same for equal ones, when a few are copies of others; else None.
+    """Return a number for each datum, the same for equal data, if a few are copies of others; else
+    None.
 
-    A few copies are accidents of collecting, which must not lie in two splits. Many (over 5%) mean that the space is
-    small and repeats are honest draws: keeping those together would leave whole patterns out of the training split.
+    A few copies are accidents of collecting, which must not lie in two splits. Many (over 5%) mean
+    that the space is small and repeats are honest draws: keeping those together would leave whole
+    patterns out of the training split.
     """
     hashes = np.concatenate([_row_hashes(piece) for piece in pieces(x)])
     distinct, number = np.unique(hashes, return_inverse=True)
@@ -85,7 +92,10 @@ def copies(x: np.ndarray) -> np.ndarray | None:
 def _divide(
     n: int, sizes: Mapping[str, float], groups: np.ndarray | None, seed: int, name: str
 ) -> dict[str, np.ndarray]:
-    """Return the rows of each split of ``n`` data, shuffled but for training, which has an order for each epoch."""
+    """Return the rows of each split of ``n`` data, shuffled except for training.
+
+    Training draws an order for each epoch.
+    """
     counts = {split: _count(size, n, split) for split, size in sizes.items()}
     if sum(counts.values()) >= n:
         cut = " and ".join(f"{count:,} for {split}" for split, count in counts.items())

@@ -1,4 +1,4 @@
-"""Is the posterior any good, and the model? `diagnose`, its checks, and the DataTree for ArviZ."""
+"""Are posterior and model any good? `diagnose`, its checks, and the DataTree for ArviZ."""
 
 from pyro_vae.diagnostics.calibration import averaged, calibrate
 from pyro_vae.diagnostics.checks import CHECKS

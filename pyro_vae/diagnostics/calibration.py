@@ -1,7 +1,10 @@
-"""Is q(z | x) calibrated? Simulation-based calibration and coverage, on data drawn from the model itself.
+"""Is q(z | x) calibrated?
 
-Where z and x are drawn from the model, z is an exact posterior draw, so among draws of a right guide it is one like the others: the
-rank of any function of it is uniform. Works for every guide that can be sampled, with any kind of latent variable.
+Simulation-based calibration and coverage, on data drawn from the model itself.
+
+Where z and x are drawn from the model, z is an exact posterior draw, so among draws of a right
+guide it is one like the others: the rank of any function of it is uniform. Works for every guide
+that can be sampled, with any kind of latent variable.
 """
 
 import math
@@ -34,19 +37,19 @@ if TYPE_CHECKING:
 
 DENSITY = "log p(x, z)"  # the rank of this sees what no single dimension shows, such as a lost correlation
 BINS = 16
-DRAWS = 63  # with the true value 64 ranks: four a bin
+DRAWS = 63  # with the true value 64 ranks: four per bin
 
 
 class Calibration(NamedTuple):
-    """Ranks of the true latent values among draws from the guide; uniform where the guide is right."""
+    """Ranks of the true latent values among draws from the guide; uniform if it is right."""
 
     ranks: dict[str, Tensor]  # quantity -> (data,) ranks 0 .. num_samples, ties broken at random
     num_samples: int
-    pvalues: dict[str, float]  # of a chi-square test of uniformity, a quantity each
+    pvalues: dict[str, float]  # of a chi-square test of uniformity, by quantity
 
     @property
     def pvalue(self) -> float:
-        """The smallest p-value, corrected for their number (Bonferroni): below 0.01 the guide is not calibrated."""
+        """The smallest p-value, Bonferroni-corrected: below 0.01 the guide is not calibrated."""
         return min(1.0, min(self.pvalues.values()) * len(self.pvalues))
 
     @property
@@ -55,11 +58,10 @@ class Calibration(NamedTuple):
         return min(self.pvalues, key=lambda name: self.pvalues[name])
 
     def fault(self, name: str) -> str:
-        """Say what the ranks of a quantity are like where they are not uniform: the larger of a wrong mean and a wrong spread."""
+        """Return how the ranks of a quantity fail to be uniform: in mean or in width."""
         fractions = (self.ranks[name].double() + 0.5) / (self.num_samples + 1)
-        mean = (fractions.mean().item() - 0.5) * math.sqrt(
-            12
-        )  # both in units of their standard error, but for sqrt(data)
+        # both in units of their standard error, but for sqrt(data)
+        mean = (fractions.mean().item() - 0.5) * math.sqrt(12)
         spread = (fractions.var().item() - 1 / 12) * math.sqrt(180)
         if name == DENSITY:
             return (
@@ -85,27 +87,27 @@ class Calibration(NamedTuple):
 class Coverage(NamedTuple):
     """How often credible regions around random points hold the true value (TARP)."""
 
-    fractions: (
-        Tensor  # (data,) share of draws nearer to a random point than the true value is: uniform where q is right
-    )
+    # (data,) share of draws nearer to a random point than the true value is: uniform if q is right
+    fractions: Tensor
     pvalue: float  # of a chi-square test that they are uniform
 
     def at(self, level: float) -> float:
-        """Return how often the region of this credibility holds the truth; ``level`` where q is right."""
+        """Return how often the region of this credibility holds the truth."""
         return (self.fractions < level).double().mean().item()
 
 
 def calibrate(
     pair: Pair, data: Batch | Iterable[Batch], *, num_samples: int = DRAWS, seed: int = 0
 ) -> tuple[Calibration, Coverage]:
-    """Run simulation-based calibration and coverage tests on data drawn from the model, as many as ``data`` holds.
+    """Run calibration and coverage tests on as many simulated data as ``data`` has.
 
-    Ranked are every dimension of every latent site, and log p(x, z), which depends on the data and on all dimensions together. The
-    tests have power from about 500 data; 1,000 show a scale wrong by 10 %.
+    Ranked are every dimension of every latent site, and log p(x, z), which depends on the data and
+    on all dimensions together. The tests have power from about 500 data; 1,000 show a scale wrong
+    by 10 %.
 
-    Validating Bayesian Inference Algorithms with Simulation-Based Calibration (Talts et al., 2018), arXiv 1804.06788; Simulation-Based
-    Calibration Checking (Modrak et al., 2023), arXiv 2211.02383; Sampling-Based Accuracy Testing of Posterior Estimators
-    (Lemos et al., 2023), arXiv 2302.03026.
+    Validating Bayesian Inference Algorithms with Simulation-Based Calibration (Talts et al., 2018),
+    arXiv 1804.06788; Simulation-Based Calibration Checking (Modrak et al., 2023), arXiv 2211.02383;
+    Sampling-Based Accuracy Testing of Posterior Estimators (Lemos et al., 2023), arXiv 2302.03026.
 
     Args:
         data: gives the number of data and the fields that are conditions.
@@ -133,13 +135,17 @@ def calibrate(
 
 
 def averaged(pair: Pair, data: Batch | Iterable[Batch], *, seed: int = 0) -> TwoSample:
-    """Can draws of q(z | x), averaged over data that the model draws, be told from the prior? For the posterior they cannot.
+    """Can draws of q(z | x), averaged over data that the model draws, be told from the prior?
 
-    It costs one draw a datum, so that it can be had from many, and shows which way q is wrong over all data; what is wrong for each
-    datum and right on average it cannot see, such as a guide that is the prior. ``calibrate`` can.
+    For the posterior they cannot.
+
+    It costs one draw per datum, so it can use many, and shows which way q is wrong over
+    all data; what is wrong for each datum and right on average it cannot see, such as a guide that
+    is the prior. ``calibrate`` can.
 
     Args:
-        data: gives the number of data and the fields that are conditions; 2,000 show a scale of 0.7.
+        data: gives the number of data and the fields that are conditions; 2,000 show a scale of
+            0.7.
 
     Raises:
         PairError: when the model cannot be simulated.
@@ -167,7 +173,10 @@ def _nothing(pair: Pair) -> PairError:
 
 
 def uniform(ranks: Tensor, values: int) -> float:
-    """Return the p-value of a chi-square test that integers 0 .. values-1 are uniform, in at most 16 bins."""
+    """Return the p-value of a chi-square test that integers 0 ..
+
+    values-1 are uniform, in at most 16 bins.
+    """
     bins = max(2, min(BINS, values, len(ranks) // 10))
     index = ranks.long() * bins // values
     expected = torch.bincount(torch.arange(values) * bins // values, minlength=bins).double() * len(ranks) / values
@@ -180,7 +189,7 @@ def uniform(ranks: Tensor, values: int) -> float:
 def _compared(
     pair: Pair, batch: Batch, latent: dict[str, Tensor], num_samples: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The true value ``(batch,)`` and the draws ``(num_samples, batch)`` of everything that is ranked."""
+    """Return true value ``(batch,)`` and draws ``(num_samples, batch)`` of all that is ranked."""
     nesting = plate_nesting(pair, batch)
     size = size_of(batch)
     together = takes_particles(pair, batch, nesting)
@@ -210,20 +219,20 @@ def _compared(
 
 
 def _numbers(value: Tensor, site: Mapping, pair: Pair) -> Tensor:
-    """A site's values, draws first, with all that belongs to a datum side by side: ``(draws, data, numbers)``."""
+    """Return a site's values, each datum's side by side: ``(draws, data, numbers)``."""
     frame = data_frame(site, pair)
     assert frame is not None  # log-weights would have refused it
     return value.movedim(frame.dim - site["fn"].event_dim, 1).flatten(2) if value.dim() > 2 else value[..., None]
 
 
 def _rank(draws: Tensor, truth: Tensor) -> Tensor:
-    """How many draws are below the truth; those equal to it are below with the probability that makes ranks uniform."""
+    """Return how many draws are below the truth, with ties broken at random."""
     ties = (draws == truth).sum(0)
     return (draws < truth).sum(0) + (torch.rand(truth.shape, device=truth.device) * (ties + 1)).long()
 
 
 def _nearer(truth: dict[str, Tensor], draws: dict[str, Tensor]) -> Tensor:
-    """Share of draws nearer than the truth to a random point, itself a draw's neighbour of another datum."""
+    """Return the share of draws nearer than the truth to a point near another datum's."""
     names = [name for name in truth if name != DENSITY]
     theta = torch.stack([truth[name].double() for name in names], -1)  # (batch, size)
     drawn = torch.stack([draws[name].double() for name in names], -1)

@@ -1,6 +1,7 @@
 """Is the model right? Its samples and predictions against data that it has not seen.
 
-Everything here takes tensors, so that it can be used on anything; ``pyro_vae.diagnostics`` feeds it with what a pair says.
+Everything here takes tensors, so that it can be used on anything; ``pyro_vae.diagnostics`` feeds it
+with what a pair says.
 """
 
 import math
@@ -12,7 +13,7 @@ from torch import Tensor
 
 
 class TwoSample(NamedTuple):
-    """Can a classifier tell two sets apart? On held-out halves."""
+    """Whether a classifier can tell two sets apart, judged on held-out halves."""
 
     accuracy: float  # 0.5: no
     pvalue: float  # that it only guesses
@@ -33,7 +34,7 @@ class PixelCalibration(NamedTuple):
     predicted: Tensor  # (bins,) mean prediction
     frequency: Tensor  # (bins,) how often the pixel was on
     pixels: Tensor  # (bins,) how many
-    error: float  # mean distance, a pixel
+    error: float  # mean distance per pixel
 
 
 class Neighbours(NamedTuple):
@@ -41,14 +42,17 @@ class Neighbours(NamedTuple):
 
     samples: float  # median over samples
     test: float  # median over held-out data
-    closer: float  # share of samples nearer to the training data than the nearest 5 % of the held-out data: 0.05 for honest samples
+    # share of samples nearer to the training data than the nearest 5 % of the held-out data:
+    # 0.05 for honest samples
+    closer: float
 
 
 def two_sample(first: Tensor, second: Tensor, *, components: int = 30, seed: int = 0) -> TwoSample:
-    """Train a classifier to tell ``first`` from ``second``, (data, features) each, and test it on the other half.
+    """Train a classifier to tell two sets apart, (data, features) each, on half of them.
 
-    Logistic regression on principal components, their squares and products with neighbours: sees means, scales and correlations.
-    Revisiting Classifier Two-Sample Tests (Lopez-Paz & Oquab, 2017), arXiv 1610.06545.
+    Logistic regression on principal components, their squares and products with neighbours: sees
+    means, scales and correlations. Revisiting Classifier Two-Sample Tests (Lopez-Paz & Oquab,
+    2017), arXiv 1610.06545.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -113,13 +117,15 @@ def pixel_calibration(
 ) -> PixelCalibration:
     """Compare predicted probabilities with binary data of the same shape.
 
-    With the probabilities at one draw z ~ q(z | x): if model and guide are right, (x, z) are a draw from the model, and of the pixels given
-    probability p a share p is on.
+    With the probabilities at one draw z ~ q(z | x): if model and guide are right, (x, z) are a draw
+    from the model, and of the pixels given probability p a share p is on.
 
     Args:
-        probability: that a pixel is on; or the share of some draws in which it is, with ``sorted_by``.
-        sorted_by: the share of other draws, independent of the first. Sorted by their own errors, estimates would be too
-            extreme in every bin; sorted by another's they are right on average.
+        probability: that a pixel is on; or the share of some draws in which it is, with
+            ``sorted_by``.
+        sorted_by: the share of other draws, independent of the first. Sorted by their own errors,
+            estimates would be too extreme in every bin; sorted by another's they are right on
+            average.
     """
     p, x = probability.flatten().double(), x.flatten().double()
     index = ((p if sorted_by is None else sorted_by.flatten().double()) * bins).long().clamp(0, bins - 1)
@@ -132,7 +138,11 @@ def pixel_calibration(
 
 
 def frechet(first: Tensor, second: Tensor) -> float:
-    """Frechet distance of Gaussians fitted to two sets of features, (data, features) each (Heusel et al., 2017, arXiv 1706.08500)."""
+    """Return the Frechet distance of Gaussians fitted to two sets of features, (data, features)
+    each.
+
+    Heusel et al. (2017), arXiv 1706.08500.
+    """
     first, second = first.double(), second.double()
     a, b = torch.cov(first.T), torch.cov(second.T)
     values, vectors = torch.linalg.eigh(a)
@@ -142,7 +152,10 @@ def frechet(first: Tensor, second: Tensor) -> float:
 
 
 def classifier_features(x: Tensor, y: Tensor, *sets: Tensor, width: int = 64, seed: int = 0) -> list[Tensor]:
-    """Train a small classifier on (x, y) and return the hidden layer of each of ``sets``, ``(data, width)``: features for ``frechet``."""
+    """Return the hidden layer ``(data, width)`` of a small classifier for each of ``sets``.
+
+    It is trained on (x, y); the hidden layers are features for ``frechet``.
+    """
     from sklearn.neural_network import MLPClassifier
 
     net = MLPClassifier((width,), max_iter=15, early_stopping=False, random_state=seed, batch_size=128)
@@ -158,13 +171,16 @@ def classifier_features(x: Tensor, y: Tensor, *sets: Tensor, width: int = 64, se
 
 
 def neighbours(samples: Tensor, train: Tensor, test: Tensor) -> Neighbours:
-    """Measure how near samples lie to training data, beside how near held-out data do: nearer means memorised."""
+    """Measure how near samples lie to training data, and how near held-out data do.
+
+    Samples that lie nearer are memorised.
+    """
     near, held = (torch.cdist(x.float(), train.float()).amin(1) for x in (samples, test))
     return Neighbours(near.median().item(), held.median().item(), (near < held.quantile(0.05)).double().mean().item())
 
 
 def probes(train: Tensor, train_y: Tensor, test: Tensor, test_y: Tensor) -> dict[str, float]:
-    """Accuracy with which a label can be read off codes, (data, latent): linearly, and from the nearest neighbours."""
+    """Return how accurately labels are predicted from codes, linearly and by neighbours."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
@@ -179,9 +195,10 @@ def probes(train: Tensor, train_y: Tensor, test: Tensor, test_y: Tensor) -> dict
 
 
 def disentanglement(codes: Tensor, factors: Tensor, bins: int = 20) -> float:
-    """Return the mutual information gap between codes (data, latent) and factors (data, number), 0 to 1.
+    """Return the mutual information gap, 0 to 1, of codes (data, latent) and factors.
 
-    For each factor the two codes that know most of it: the difference, over the factor's entropy (Chen et al., 2018, arXiv 1802.04942).
+    For each factor the two codes that know most of it: the difference, over the factor's entropy
+    (Chen et al., 2018, arXiv 1802.04942).
     """
     if codes.shape[1] < 2:
         raise ValueError(f"a mutual information gap compares two latent dimensions, and there are {codes.shape[1]}")

@@ -1,8 +1,9 @@
-"""A pair's posterior as ArviZ reads it: an ``xarray.DataTree`` for any Pyro model and guide, VAE or not.
+"""A pair's posterior for ArviZ: an ``xarray.DataTree`` for any Pyro model and guide, VAE or not.
 
-Draws are independent, so they are stored as one chain: R-hat and effective sample size say nothing about them, k-hat does.
-Latent sites come from the guide. Those that only the model has, and enumerates, are summed out: they are in the prior and in
-neither the posterior nor the log-likelihood.
+Draws are independent, so they are stored as one chain: R-hat and effective sample size say nothing
+about them, k-hat does. Latent sites come from the guide. Those that only the model has, and
+enumerates, are summed out: they are in the prior and in neither the posterior nor the
+log-likelihood.
 """
 
 import os
@@ -71,16 +72,19 @@ def to_datatree(
 ) -> "DataTree":
     """Draw from guide and model and return what ArviZ needs, dims named after plates and sites.
 
-    Groups: posterior, posterior_predictive, prior, prior_predictive, log_likelihood (a number for each element of the plates),
-    observed_data, constant_data, and sample_stats with ``log_p``, ``log_q``, ``log_weight`` (nats; one a datum where no latent
-    variable is shared) and ``khat``. A group that this model cannot give is left out; the attribute ``left_out`` says why. Sizes grow
-    with draws x data x features: for pictures of MNIST's size, 1000 draws of 100 data take 300 MB a predictive group.
+    Groups: posterior, posterior_predictive, prior, prior_predictive, log_likelihood (a number for
+    each element of the plates), observed_data, constant_data, and sample_stats with ``log_p``,
+    ``log_q``, ``log_weight`` (nats; one per datum where no latent variable is shared) and ``khat``.
+    A group that this model cannot give is left out; the attribute ``left_out`` says why. Sizes grow
+    with draws x data x features: for pictures of MNIST's size, 1000 draws of 100 data take 300 MB a
+    predictive group.
 
     Args:
         pair: ``Pair(model, guide)`` of any Pyro model and guide, autoguides included.
         batch: the fields that the programs name.
         num_samples: draws from the guide.
-        prior_samples: draws from the model alone; as many as ``num_samples`` if not given, 0 for none.
+        prior_samples: draws from the model alone; as many as ``num_samples`` if not given, 0 for
+            none.
         seed: of the draws; the global random state is left as it was.
         run_folder: recorded in the attributes.
     """
@@ -122,7 +126,7 @@ def _khat(log_w: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Source:
-    """Draws from one pair on one batch; ``n`` is a number of particles, or None for one run without."""
+    """Draws from one pair on one batch; ``n`` is the number of particles or None."""
 
     pair: Pair
     batch: Batch
@@ -150,7 +154,7 @@ class _Source:
         ]
 
     def _is_free(self, name: str, site: Mapping[str, Any]) -> bool:
-        """Return whether a recorded value has no dims but events, plates and particles: enumerated ones lie further left."""
+        """Return whether a recorded value has no enumerated dims, which lie left of all others."""
         return site["value"].dim() - self.recorded[name] <= self.nesting + 1
 
     @property
@@ -164,7 +168,7 @@ class _Source:
         return next((frame.size for frame in frames if frame is not None), None)
 
     def collect(self, runs: Runs, read: Callable[..., dict[str, Group]], count: int) -> dict[str, Group]:
-        """Draw in bounded pieces, side by side where the programs give the same so and one by one where not.
+        """Draw in bounded pieces: side by side where the programs allow it, else one by one.
 
         Args:
             runs: traces of guide and model, or of the model, for a number of particles or None.
@@ -220,8 +224,8 @@ class _Source:
         if not local:
             if enumerated:
                 raise PairError(
-                    f"site {enumerated[0]['name']!r} is enumerated by the model beside latent variables that lie outside the plate "
-                    f"{self.pair.data_plate!r}; let the guide draw it"
+                    f"site {enumerated[0]['name']!r} is enumerated by the model beside latent variables "
+                    f"that lie outside the plate {self.pair.data_plate!r}; let the guide draw it"
                 )
             log_q, log_p = _total(guide, n), _total(model, n)
             dims: tuple[str, ...] = ()
@@ -281,7 +285,7 @@ class _Source:
         return {"observed_data": observed, "constant_data": constant}
 
     def _plates_by_size(self) -> dict[int, list[str]]:
-        """The plate of each size, the data plate before others; none where two others share a size."""
+        """Return the plate of each size, the data plate first; none where two share a size."""
         frames = {
             f.name: f.size
             for site in self.given_model.nodes.values()
@@ -309,7 +313,7 @@ def _total(trace: Trace, n: int | None) -> Tensor:
 
 
 def _named(site: Mapping[str, Any], name: str, value: Tensor, event_dim: int) -> Named:
-    """Name the dims of a site's values: the draw first, then the plates from the outermost in, then the rest."""
+    """Name the dims of a site's values: draw, plates from the outermost in, then the rest."""
     frames = {f.dim: f for f in site["cond_indep_stack"] if f.vectorized}
     lead = value.dim() - event_dim
     depth = max([lead, *(-dim for dim in frames)])

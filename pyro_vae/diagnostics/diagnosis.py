@@ -1,4 +1,7 @@
-"""Is the posterior any good, and the model? Everything that applies to a pair, at a budget, with a verdict and advice a line."""
+"""Is the posterior any good, and the model?
+
+Everything that applies to a pair, at a budget, with a verdict and advice a line.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -42,7 +45,10 @@ BUDGETS: dict[str, Budget] = {
 
 @dataclass
 class Diagnosis:
-    """The table, the figures behind it and what pictures are made of; all figures in nats per datum unless they say otherwise."""
+    """The table, the figures behind it and the material of pictures.
+
+    Figures are in nats per datum unless they say otherwise.
+    """
 
     verdicts: list[Verdict]
     budget: str
@@ -63,7 +69,7 @@ class Diagnosis:
         }
 
     def figures(self) -> Figures | None:
-        """Return what ``evaluate`` would, for the data that were examined; None where they have no log p(x) of their own."""
+        """Return what ``evaluate`` would for these data; None where they have no log p(x)."""
         found, subject = self.subject.found, self.subject
         if "evidence" not in found:
             return None
@@ -99,12 +105,14 @@ def diagnose(
 ) -> Diagnosis:
     """Examine a pair on held-out data: evidence, gaps, calibration, and the model's own criticism.
 
-    What does not apply to this pair or these data is said in one sentence, and the rest is still computed. The pair, its
-    parameters and the global random states are left as they were.
+    What does not apply to this pair or these data is said in one sentence, and the rest is still
+    computed. The pair, its parameters and the global random states are left as they were.
 
     Args:
-        data: from ``load_data``; or one batch, without which nothing is compared with training data.
-        budget: quick is a minute or two for MNIST on two cores, standard ten times that, thorough about an hour.
+        data: from ``load_data``; or one batch, without which nothing is compared with training
+            data.
+        budget: quick is a minute or two for MNIST on two cores, standard ten times that, thorough
+            about an hour.
         split: whose data are examined.
         progress: called before each check with its name, its number and the number of checks.
 

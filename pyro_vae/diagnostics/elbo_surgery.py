@@ -1,9 +1,10 @@
-"""Where the KL goes: into information about x, or into an aggregate posterior that is not the prior.
+"""Where the KL goes: into information about x, or into an aggregate posterior that is not the
+prior.
 
     mean KL(q(z|x) || p(z)) = I(x; z) + KL(q(z) || p(z)),    q(z) = mean of q(z | x) over the data
 
-ELBO surgery (Hoffman & Johnson, 2016). The second part splits further where sites factorise (Chen et al., 2018, arXiv 1802.04942):
-total correlation of q(z), and the KL of each dimension.
+ELBO surgery (Hoffman & Johnson, 2016). The second part splits further where sites factorise (Chen
+et al., 2018, arXiv 1802.04942): total correlation of q(z), and the KL of each dimension.
 """
 
 import math
@@ -20,7 +21,7 @@ MAX_PAIRS = 250_000  # pairs of a code and a datum at a time
 
 
 class Surgery(NamedTuple):
-    """Parts of the mean KL in nats per datum, on one draw a datum, so that they add up exactly."""
+    """Parts of the mean KL in nats per datum; on one draw per datum they add up exactly."""
 
     kl: float
     information: float  # I(x; z) for x one of these data: at most log(number of data)
@@ -31,9 +32,9 @@ class Surgery(NamedTuple):
 
 
 def surgery(pair: Pair, batch: Batch, *, seed: int = 0) -> Surgery:
-    """Split the mean KL over the data of one batch, whose aggregate posterior is taken to be all there is.
+    """Split the mean KL over the data of one batch, taken to be all there are.
 
-    Every code is weighed under every datum's posterior: 1,000 data take a million densities.
+    Every code is evaluated under every datum's posterior: 1,000 data take a million densities.
 
     Raises:
         PairError: for discrete latent variables.
@@ -69,7 +70,10 @@ def surgery(pair: Pair, batch: Batch, *, seed: int = 0) -> Surgery:
 
 
 def _factors(space: Latents):  # type: ignore[no-untyped-def]
-    """Return u -> log q of each dimension ``(codes, data, size)`` if the guide is one site with independent dimensions."""
+    """Return u -> log q of each dimension, ``(codes, data, size)``, if they are independent.
+
+    None unless the guide is one site with independent dimensions.
+    """
     if len(space.sites) != 1:
         return None
     name = next(iter(space.sites))

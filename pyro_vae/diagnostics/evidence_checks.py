@@ -47,12 +47,12 @@ def _estimated(subject: Subject, result: Evidence) -> Verdict:
     level: Level = "bad" if ess < 5 else "fair" if ess < 0.05 * draws or (share or 0) > TOLERATED else "good"
     low = "" if level == "good" else "; the estimate is low: use more draws"
     said = evidence_words(result.mean, result.mean_stderr, share, result.proposal)
-    counted = f"with {draws} draws a datum, of which {ess:.0f} count (median)"
+    counted = f"with {draws} draws per datum, of which {ess:.0f} count (median)"
     return Verdict(subject.meaning.evidence, result.mean, level, f"{said} {counted}{low}")
 
 
 def annealed(subject: Subject) -> Iterator[Verdict]:
-    """Does annealing agree with importance sampling, on data whose log p(x) it bounds from both sides?"""
+    """Do annealing and importance sampling agree on data whose log p(x) has two-sided bounds?"""
     budget = subject.budget
     if not budget.temperatures:
         return
@@ -66,7 +66,8 @@ def annealed(subject: Subject) -> Iterator[Verdict]:
     short = max(low - sampled, 0.0)
     subject.found["sandwich"] = bounds
     level: Level = "good" if short < 0.5 else "fair" if short < 2 else "bad"
-    said = f"on {budget.annealed} simulated data log p(x) lies in [{low:.2f}, {high:.2f}] and importance sampling gives {sampled:.2f}"
+    said = f"on {budget.annealed} simulated data log p(x) lies in [{low:.2f}, {high:.2f}], "
+    said += f"and importance sampling gives {sampled:.2f}"
     yield Verdict(
         "annealing",
         short,

@@ -25,7 +25,7 @@ ENCODER = "try a larger encoder or train for longer"
 
 
 def pareto(subject: Subject) -> Iterator[Verdict]:
-    """For how many data can importance sampling from q be believed?"""
+    """For how many data can importance sampling from q be trusted?"""
     require_weights(subject)
     if "evidence" not in subject.found:
         raise LeftOut("needs log p(x), which could not be estimated")
@@ -74,7 +74,8 @@ def suboptimality(subject: Subject) -> Iterator[Verdict]:
     subject.found["gaps_train"] = other
     excess = result.amortization - other.amortization
     level = "good" if excess < 0.05 * kl else "fair" if excess < 0.2 * kl else "bad"
-    said = f"the encoder's gap is {result.amortization:.2f} nats on {subject.split} data and {other.amortization:.2f} on training data"
+    said = f"the encoder's gap is {result.amortization:.2f} nats on {subject.split} data "
+    said += f"and {other.amortization:.2f} on training data"
     yield Verdict(
         "encoder overfitting",
         excess,
@@ -84,7 +85,7 @@ def suboptimality(subject: Subject) -> Iterator[Verdict]:
 
 
 def _cure(subject: Subject) -> str:
-    """Say which half of the guide to change: the one with the larger gap."""
+    """Return which half of the guide to change: the one with the larger gap."""
     parts = subject.found.get("gaps")
     if parts is None:
         return "q misses part of the posterior: try a richer family or a larger encoder"
@@ -113,8 +114,10 @@ def calibration(subject: Subject) -> Iterator[Verdict]:
     ranks, coverage = calibrate(subject.pair, like, seed=subject.seed)
     subject.found["calibration"], subject.found["coverage"] = ranks, coverage
     level: Level = "good" if ranks.pvalue > RARE else "bad"
-    said = f"ranks of {len(ranks.ranks)} quantities over {subject.budget.simulated} simulated data: {pvalue_words(ranks.pvalue)}"
-    wrong = f", worst for {ranks.worst}, where {ranks.fault(ranks.worst)}; q is not the posterior of this model: see the plot of ranks"
+    said = f"ranks of {len(ranks.ranks)} quantities over {subject.budget.simulated} simulated data: "
+    said += pvalue_words(ranks.pvalue)
+    wrong = f", worst for {ranks.worst}, where {ranks.fault(ranks.worst)}; "
+    wrong += "q is not the posterior of this model: see the plot of ranks"
     yield Verdict("simulation-based calibration", ranks.pvalue, level, said + ("" if level == "good" else wrong))
     inside = coverage.at(0.9)
     level = "good" if coverage.pvalue > RARE else "fair" if abs(inside - 0.9) < 0.03 else "bad"
@@ -134,13 +137,14 @@ def calibration(subject: Subject) -> Iterator[Verdict]:
     )
     test = averaged(subject.pair, repeat_batch(subject.test, 4 * subject.budget.simulated), seed=subject.seed)
     level = "good" if test.pvalue > RARE else "fair" if test.accuracy < 0.6 else "bad"
-    said = f"a classifier tells draws of q averaged over simulated data from the prior with accuracy {test.accuracy:.2f} ({pvalue_words(test.pvalue)})"
+    said = "a classifier tells draws of q averaged over simulated data from the prior "
+    said += f"with accuracy {test.accuracy:.2f} ({pvalue_words(test.pvalue)})"
     tone = "" if level == "good" else "; q is wrong in the same way over many data"
     yield Verdict("data-averaged posterior", test.accuracy, level, said + tone)
 
 
 def reference(subject: Subject) -> Iterator[Verdict]:
-    """Are draws from q told from draws by NUTS?"""
+    """Can draws from q be told from draws by NUTS?"""
     count = subject.budget.nuts
     if not count:
         return
@@ -153,7 +157,8 @@ def reference(subject: Subject) -> Iterator[Verdict]:
     agree = result.rhat.max().item() < 1.01 and result.ess.min().item() > 400
     level: Level = "note" if not agree else "good" if pvalue > RARE else "fair" if accuracy < 0.75 else "bad"
     chains = f"R-hat {result.rhat.max().item():.3f}, ESS {result.ess.min().item():.0f}"
-    said = f"of {count} data a classifier tells q from NUTS with accuracy {accuracy:.2f} at most ({pvalue_words(pvalue)}; {chains})"
+    said = f"a classifier tells q from NUTS with accuracy {accuracy:.2f} at most, "
+    said += f"over {count} data ({pvalue_words(pvalue)}; {chains})"
     tone = "; the chains have not converged, so this is no reference" if not agree else ""
     if level in ("fair", "bad"):
         tone = f"; {_cure(subject)}"

@@ -50,14 +50,16 @@ def gaps(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Gaps:
-    """Split log p(x) - ELBO of every datum by refining q for each datum alone, all of them side by side.
+    """Split log p(x) - ELBO of every datum by refining q for each datum by itself, side by side.
 
-    The parameters of every latent site's distribution get a free offset a datum, begun at 0: the encoder's output. A flow's base
-    distribution is refined, its layers stay, so for flows the amortization gap is a lower bound.
+    The parameters of every latent site's distribution get a free offset per datum that starts at 0:
+    the encoder's output. A flow's base distribution is refined, its layers stay, so for flows the
+    amortization gap is a lower bound.
 
     Args:
-        particles: draws a step for the gradient.
-        num_samples: draws for the ELBOs, from the two guides, and for log p(x), from the best proposal.
+        particles: draws per step for the gradient.
+        num_samples: draws for the ELBOs, from the two guides, and for log p(x), from the best
+            proposal.
         progress: called with 1 after every step.
 
     Raises:
@@ -134,8 +136,8 @@ class _Offset(Messenger):
             return
         if not msg["fn"].has_rsample:
             raise PairError(
-                f"site {msg['name']!r} has no reparameterised draws ({type(msg['fn']).__name__}), so its guide cannot be refined "
-                "by gradients"
+                f"site {msg['name']!r} has no reparameterised draws ({type(msg['fn']).__name__}), "
+                "so its guide cannot be refined by gradients"
             )
         msg["fn"] = self._moved(msg["fn"], msg["name"])
 
@@ -182,7 +184,7 @@ def refit_guide(
     num_samples: int = 16,
     seed: int = 0,
 ) -> Refit:
-    """Train a copy of the guide on ``train`` (one step a batch), the model held, and compare ELBOs on ``test``.
+    """Train the guide alone on ``train``, one step per batch, and compare ELBOs on ``test``.
 
     The pair is left as it was.
 

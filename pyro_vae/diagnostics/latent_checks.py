@@ -53,28 +53,37 @@ def aggregate(subject: Subject) -> Iterator[Verdict]:
     share = result.marginal / max(result.kl, 1e-9)
     if result.information < 0.95 * result.limit:
         level: Level = "good" if share < 0.1 else "fair" if share < 0.3 else "bad"
-        said = f"of {result.kl:.2f} nats of KL {result.information:.2f} inform about x and {result.marginal:.2f} are lost between q(z) and p(z)"
+        said = f"of {result.kl:.2f} nats of KL {result.information:.2f} inform about x "
+        said += f"and {result.marginal:.2f} are lost between q(z) and p(z)"
         yield Verdict(
             "aggregate posterior", result.marginal, level, said + ("" if level == "good" else f"; {_fill(subject)}")
         )
         return
-    # more information than these data can show: KL(q(z) || p(z)) is then not to be had from them, but a classifier's view is
+    # more information than these data can show: KL(q(z) || p(z)) is then not to be had from them,
+    # but a classifier's view is
     with evaluation(subject.pair, subject.seed):
         space = latents_of(subject.pair, subject.test)
         codes, prior = space.from_guide(1)[0], space.from_prior(1)[0]
     test = criticism.two_sample(codes, prior, seed=subject.seed)
     level = "good" if test.accuracy < 0.6 else "fair" if test.accuracy < 0.75 else "bad"
-    said = f"a classifier tells codes of {subject.split} data from draws of the prior with accuracy {test.accuracy:.2f} (0.5: cannot)"
+    said = f"a classifier tells codes of {subject.split} data from draws of the prior "
+    said += f"with accuracy {test.accuracy:.2f} (0.5: cannot)"
     yield Verdict(
         "aggregate posterior", test.accuracy, level, said + ("" if level == "good" else f"; {_fill(subject)}")
     )
 
 
 def _fill(subject: Subject) -> str:
-    """Say what would bring codes and prior together: a guide that is far from the posterior comes first."""
+    """Return the advice that would bring codes and prior together.
+
+    A guide far from the posterior comes first.
+    """
     parts = subject.found.get("gaps")
     if parts is not None and parts.amortization > FAIR_GAP * max(subject.found["elbo"].kl, 1e-9):
-        return "q is not yet where the posterior is (see the amortization gap), so train for longer before changing the prior"
+        return (
+            "q is not yet where the posterior is (see the amortization gap), "
+            "so train for longer before changing the prior"
+        )
     return LEARNED
 
 

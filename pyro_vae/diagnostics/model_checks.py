@@ -47,7 +47,7 @@ def pixels(subject: Subject) -> Iterator[Verdict]:
         "pixel calibration",
         result.error,
         level,
-        f"predicted probabilities and frequencies differ by {result.error:.4f} a pixel"
+        f"predicted probabilities and frequencies differ by {result.error:.4f} per pixel"
         + ("" if level == "good" else "; the decoder is too sure of itself, or overfits"),
     )
 
@@ -97,7 +97,8 @@ def samples(subject: Subject) -> Iterator[Verdict]:
             "Frechet distance",
             distance,
             "note",
-            f"{distance:.2f} between samples and {subject.split} data in a classifier's features, which is {floor:.2f} between training and {subject.split} data",
+            f"{distance:.2f} between samples and {subject.split} data in a classifier's features; "
+            f"{floor:.2f} between training and {subject.split} data",
         )
 
 

@@ -1,4 +1,7 @@
-"""What p(z | x) really is: on a grid for one or two dimensions, by NUTS for more. Slow, and the ruler for what is fast."""
+"""What p(z | x) really is: on a grid for one or two dimensions, by NUTS for more.
+
+Slow, and the ruler for what is fast.
+"""
 
 import math
 from typing import NamedTuple
@@ -22,7 +25,7 @@ class Grid(NamedTuple):
 
 
 class Nuts(NamedTuple):
-    """Draws of NUTS for chosen data, and whether to believe them."""
+    """Draws of NUTS for chosen data, and whether to trust them."""
 
     draws: Tensor  # (data, chains, draws, size), unconstrained, on the CPU
     rhat: Tensor  # (data,) the worst over dimensions; below 1.01 the chains agree
@@ -73,9 +76,9 @@ def grid_posterior(
 
 
 def nuts(pair: Pair, batch: Batch, *, chains: int = 4, warmup: int = 300, draws: int = 500, seed: int = 0) -> Nuts:
-    """Sample p(z | x) of every datum of a (small) batch with NUTS, each chain started at its own draw from the guide.
+    """Sample p(z | x) of every datum of a small batch with NUTS, from draws of the guide.
 
-    About a minute a datum on one core: choose a few data.
+    About a minute per datum on one core: choose a few data.
 
     Raises:
         PairError: for discrete latent variables.
@@ -95,9 +98,12 @@ def nuts(pair: Pair, batch: Batch, *, chains: int = 4, warmup: int = 300, draws:
 
 
 def compare(pair: Pair, batch: Batch, reference: Nuts, *, seed: int = 0) -> list[TwoSample]:
-    """Can a classifier tell draws of q(z | x) from those of NUTS? A test a datum, on as many of each as NUTS's draws are worth.
+    """Can a classifier tell draws of q(z | x) from those of NUTS?
 
-    Neighbouring draws of a chain are alike, so they are thinned to its effective sample size; with few of them little is seen.
+    One test per datum, on as many of each as NUTS's draws are worth.
+
+    Neighbouring draws of a chain are alike, so they are thinned to its effective sample size; with
+    few of them little is seen.
 
     Args:
         batch: the data that ``reference`` was made for.

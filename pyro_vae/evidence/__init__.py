@@ -1,4 +1,4 @@
-"""How large log p(x) is: the ELBO by site, importance sampling, annealing, PSIS, and the figures of an evaluation."""
+"""The size of log p(x): ELBO by site, importance sampling, annealing, k-hat, and evaluation."""
 
 from pyro_vae.evidence.ais import anneal, sandwich
 from pyro_vae.evidence.baselines import maximum_likelihood, pca_figures

@@ -1,7 +1,9 @@
-"""log p(x) by annealed importance sampling from the prior, and between two bounds on simulated data.
+"""log p(x) by annealed importance sampling from the prior, and between two bounds on simulated
+data.
 
-On the Quantitative Analysis of Decoder-Based Generative Models (Wu, Burda, Salakhutdinov & Grosse, 2017), arXiv 1611.04273.
-It needs no good guide, which makes it the check on importance sampling; it costs ``chains * temperatures * leapfrog`` gradients a datum.
+On the Quantitative Analysis of Decoder-Based Generative Models (Wu, Burda, Salakhutdinov & Grosse,
+2017), arXiv 1611.04273. It needs no good guide, which makes it the check on importance sampling; it
+costs ``chains * temperatures * leapfrog`` gradients per datum.
 """
 
 import math
@@ -33,7 +35,7 @@ class Sandwich(NamedTuple):
 
     @property
     def gap(self) -> float:
-        """Mean distance of the bounds: what annealing can be wrong by, in nats per datum."""
+        """Mean distance of the bounds: the possible error of annealing, in nats per datum."""
         return (self.upper - self.lower).mean().item()
 
 
@@ -49,7 +51,7 @@ def anneal(
 ) -> Annealed:
     """Estimate log p(x) of every datum by annealing from the prior to the posterior.
 
-    Step sizes, one a datum and temperature, are adapted in a preliminary run and then held.
+    Step sizes, one per datum and temperature, are adapted in a preliminary run and then fixed.
 
     Args:
         temperatures: between prior and posterior; up to 10,000 for figures to report.
@@ -71,8 +73,8 @@ def sandwich(
 ) -> Sandwich:
     """Bound log p(x) from both sides for data drawn from the model, as many as ``batch`` has.
 
-    There an exact posterior draw is known, the z that made x, and annealing back from it gives an upper bound
-    (bidirectional Monte Carlo; Grosse, Ghahramani & Adams, 2015, arXiv 1511.02543).
+    There an exact posterior draw is known, the z that made x, and annealing back from it gives an
+    upper bound (bidirectional Monte Carlo; Grosse, Ghahramani & Adams, 2015, arXiv 1511.02543).
     """
     with evaluation(pair, seed), torch.enable_grad():
         with torch.no_grad():
@@ -92,7 +94,7 @@ def sandwich(
 
 
 def schedule(temperatures: int) -> list[float]:
-    """Return inverse temperatures from 0 to 1, close together at both ends (Wu et al., section 5: a sigmoid)."""
+    """Return inverse temperatures from 0 to 1 along a sigmoid (Wu et al., section 5)."""
     if temperatures < 1:
         raise ValueError(f"temperatures must be at least 1, got {temperatures}")
     x = torch.linspace(-4, 4, temperatures + 1, dtype=torch.float64).sigmoid()
@@ -100,7 +102,7 @@ def schedule(temperatures: int) -> list[float]:
 
 
 def _stacked(space: Latents, latent: dict[str, Tensor]) -> Tensor:
-    """Values drawn by the model as ``u``: ``(1, batch, size)``."""
+    """Return values drawn by the model as ``u``: ``(1, batch, size)``."""
     parts = []
     for name, site in space.sites.items():
         raw = site.transform.inv(latent[name]).reshape(1, *site.shape)
@@ -109,7 +111,7 @@ def _stacked(space: Latents, latent: dict[str, Tensor]) -> Tensor:
 
 
 def _adapt(space: Latents, betas: list[float], chains: int, leapfrog: int) -> list[Tensor]:
-    """Return a step size a temperature and datum, ``(batch, 1)``, near the target acceptance."""
+    """Return step sizes ``(batch, 1)``, one per temperature, near the target acceptance."""
     u = space.from_prior(chains)
     step = torch.full((space.data, 1), 0.5 / space.size**0.25, dtype=u.dtype, device=u.device)
     steps = [step]
@@ -143,7 +145,10 @@ def _forward(
 
 
 def _move(space: Latents, u: Tensor, beta: float, step: Tensor, leapfrog: int) -> tuple[Tensor, Tensor]:
-    """One HMC step that leaves p(u) p(x | u)^beta as it is; also the acceptance probability ``(chains, batch)``."""
+    """Take one HMC step that leaves p(u) p(x
+
+    u)^beta invariant.
+    """
 
     def look(at: Tensor) -> tuple[Tensor, Tensor]:
         at = at.detach().requires_grad_()

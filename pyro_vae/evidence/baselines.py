@@ -63,7 +63,8 @@ def log_density(x: Tensor, fitted: MaximumLikelihood) -> Tensor:
 def reconstruction(x: Tensor, fitted: MaximumLikelihood) -> Tensor:
     """Return E log p(x | z) over the exact posterior, in nats: ``(data,)``.
 
-    p(z | x) = Normal(M^-1 W' (x - loc), scale^2 M^-1) with M = W' W + scale^2 I (Tipping & Bishop 1999, eq. 12).
+    p(z | x) = Normal(M^-1 W' (x - loc), scale^2 M^-1) with M = W' W + scale^2 I (Tipping & Bishop
+    1999, eq. 12).
     """
     weight, noise = fitted.weight, fitted.scale**2
     features, latent = weight.shape
@@ -78,9 +79,9 @@ def reconstruction(x: Tensor, fitted: MaximumLikelihood) -> Tensor:
 def pca_figures(data: "Data", latent: int, split: str = "test") -> dict[str, float] | None:
     """Return what PCA with ``latent`` components, fitted to the training split, reaches on a split.
 
-    ``rms_error`` of its reconstruction and, where the data are not binary and so have a density, the figures of
-    probabilistic PCA: log p(x) in closed form, which its exact posterior makes the ELBO too. None where there is no such PCA:
-    ``latent`` at least the number of features.
+    ``rms_error`` of its reconstruction and, where the data are not binary and so have a density,
+    the figures of probabilistic PCA: log p(x) in closed form, which its exact posterior makes the
+    ELBO too. None where there is no such PCA: ``latent`` at least the number of features.
     """
     try:
         fitted = maximum_likelihood(data.batch("train")["x"], latent)

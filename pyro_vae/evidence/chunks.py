@@ -16,9 +16,9 @@ COMPILES_AT = 1_000  # for an MLP on images compiling takes what a thousand comp
 class Chunks:
     """Runs functions of tensors for many chunks, eagerly or by inductor's code.
 
-    The draws are the same in both, and the results agree to rounding. "auto" goes by the number of chunks of each shape alone,
-    so that the same call gives the same bits. What cannot be compiled runs eagerly; one warning says why. Parameters must not be
-    replaced while it is in use.
+    The draws are the same in both, and the results agree to rounding. "auto" goes by the number of
+    chunks of each shape alone, so that the same call gives the same bits. What cannot be compiled
+    runs eagerly; one warning says why. Parameters must not be replaced while it is in use.
 
     Attributes:
         engine: "eager" or "inductor": what ran the last chunk.

@@ -1,8 +1,8 @@
 """How large log p(x) is, by importance sampling; for any pair, in nats per datum.
 
 Everything rests on log-weights log p(x, z) - log r(z) of draws z ~ r. With the guide q as r, their
-mean is the ELBO. Their log-mean-exp estimates log p(x) from below whatever r is, so r is refined for
-each datum, and their tail shows how far to trust the estimate.
+mean is the ELBO. Their log-mean-exp estimates log p(x) from below whatever r is, so r is refined
+for each datum, and their tail shows how far to trust the estimate.
 """
 
 import math
@@ -65,7 +65,7 @@ class Evidence(NamedTuple):
 
     @property
     def khat_share(self) -> float:
-        """Share of the data whose k-hat is above 0.7 or unknown: their estimates are lower bounds and no more."""
+        """Share of data with k-hat above 0.7 or unknown: their estimates are mere lower bounds."""
         return 1.0 - (self.khat <= MAX_KHAT).double().mean().item()
 
 
@@ -89,30 +89,30 @@ def log_evidence(
     compile: Compile = "auto",
     progress: Callable[[int], None] | None = None,
 ) -> Evidence:
-    """Estimate log p(x) of every datum, in nats, with standard error, effective sample size and k-hat.
+    """Estimate log p(x) of every datum in nats, with standard error, ESS and k-hat.
 
     Burda et al. (2015), arXiv 1509.00519, eq. 8 with ``num_samples`` = K (5000 for figures to
     report). "refined" draws a tenth of them from the guide and the others from a mixture of
     Student-t's that is first fitted to each datum's posterior (see ``pyro_vae.evidence.proposal``);
     every weight is relative to the density of guide and mixture together (Owen & Zhou, 2000). The
     draws that shape the proposal are discarded, so exp(estimate) is unbiased for p(x), and the
-    estimate is a lower bound in expectation. Whatever K and the number of data, the computation runs
-    in chunks of about ``rows`` draws and sums in float64, so memory stays bounded; how the data are
-    batched makes no difference.
+    estimate is a lower bound in expectation. Whatever K and the number of data, the computation
+    runs in chunks of about ``rows`` draws and sums in float64, so memory stays bounded; how the
+    data are batched makes no difference.
 
     Args:
         data: one batch, or an iterable of batches such as ``data.batches("test", 500)``.
         proposal: "guide" draws from the guide alone. So does "refined" where no proposal can be
-            refined: with discrete latents that the guide draws, auxiliary sites, angles, or programs
-            that take no particles. ``Evidence.proposal`` says which was used.
+            refined: with discrete latents that the guide draws, auxiliary sites, angles, or
+            programs that take no particles. ``Evidence.proposal`` says which was used.
         seed: of the draws; the global random state is left as it was.
-        compile: "auto" compiles where there are enough chunks to pay for it; "on" always does, "off"
-            never. The draws are the same, and the figures agree to rounding.
+        compile: "auto" compiles where there are enough chunks to pay for it; "on" always does,
+            "off" never. The draws are the same, and the figures agree to rounding.
         progress: called with the number of data that each chunk finished.
 
     Raises:
-        PairError: for latents outside the data plate, latents that the guide lacks, or points where the
-            prior is a density.
+        PairError: for latents outside the data plate, latents that the guide lacks, or points where
+            the prior is a density.
         ValueError: for an unknown or impossible option.
     """
     if num_samples < 1:
@@ -135,9 +135,9 @@ def log_evidence(
 def elbo(pair: Pair, data: Batch | Iterable[Batch], *, num_samples: int = 1, seed: int = 0) -> ElboTable:
     """Return the ELBO (beta = 1) by site, averaged over the data and ``num_samples`` draws each.
 
-    Sites that the guide enumerates are averaged over exactly. Those that only the model enumerates are
-    summed out: they and what depends on them appear as one observed term, under the joined names of
-    the sites.
+    Sites that the guide enumerates are averaged over exactly. Those that only the model enumerates
+    are summed out: they and what depends on them appear as one observed term, under the joined
+    names of the sites.
     """
     sums: dict[str, float] = {}
     observed: set[str] = set()
@@ -169,7 +169,8 @@ def _estimate(pair: Pair, chunks: Chunks, batch: Batch, num_samples: int, propos
     if space is not None and together is not None:
         return _refined(space, chunks, num_samples, together)
     result = _from_guide(pair, chunks, batch, num_samples, nesting, together).result("guide")
-    # every draw of a point has the same weight, which proves nothing: the figure is a bound and no more
+    # every draw of a point has the same weight, which proves nothing: the figure is a bound and no
+    # more
     return result._replace(khat=torch.full_like(result.khat, math.inf)) if points else result
 
 
@@ -191,7 +192,8 @@ def _kinds(pair: Pair, batch: Batch, nesting: int) -> tuple[bool, bool]:
     for name, site in model.nodes.items():
         if is_latent(site) and name not in guide.nodes and not _is_summed(site) and not is_factor(site):
             raise PairError(
-                f"guide {pair.bound_guide.name} does not sample latent site {name!r}; add it to the guide, or enumerate it"
+                f"guide {pair.bound_guide.name} does not sample latent site {name!r}; "
+                "add it to the guide, or enumerate it"
             )
     return bool(found), bool(drawn - {n for n in drawn if guide.nodes[n]["is_observed"]})
 
@@ -218,7 +220,7 @@ def _from_guide(
 
 
 def _refined(space: Latents, chunks: Chunks, num_samples: int, together: int) -> Evidence:
-    """Weight draws of the guide and of Student-t's, a fixed share of each, by the density of both."""
+    """Weight draws of guide and Student-t's, a fixed share of each, by their joint density."""
     from_guide = math.ceil(GUIDE_SHARE * num_samples)
     share = from_guide / num_samples
     student = refine(space, num_samples, together) if share < 1 else None

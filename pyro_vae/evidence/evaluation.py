@@ -28,17 +28,16 @@ from pyro_vae.program import (
     size_of,
 )
 
-BATCH_SIZE = 500  # data a batch
-MAX_EXAMINED = (
-    2000  # data whose codes decide which latent dimensions are in use: some guides take a thousand draws for each
-)
+BATCH_SIZE = 500
+# data that decide which latent dimensions are in use: some guides take a thousand draws for each
+MAX_EXAMINED = 2000
 
 
 def bound(pair: Pair, batches: Iterable[Batch], num_data: int, *, num_samples: int = 1, seed: int = 0) -> ElboTable:
-    """Return the ELBO at beta = 1 by site, in nats per datum, also for a pair with sites outside the data plate.
+    """Return the ELBO at beta = 1 by site, even with sites outside the data plate.
 
-    Such a site (a latent variable that all data share, a regulariser) is there once for all data: it counts 1/``num_data``, the size
-    of the training split.
+    Such a site (a latent variable that all data share, a regulariser) is there once for all data:
+    it counts 1/``num_data``, the size of the training split.
     """
     batches = list(batches)
     if not global_sites(pair, batches[0]):
@@ -70,15 +69,18 @@ def _taken_out(pair: Pair, trace: Trace) -> dict[str, Any]:
     for name, site in found.items():
         if site["infer"].get("_enumerate_dim") is not None:
             raise PairError(
-                f"site {name!r} lies outside the plate {pair.data_plate!r} and is enumerated: every datum would be run for each of "
-                "its values; let the guide draw it"
+                f"site {name!r} lies outside the plate {pair.data_plate!r} and is enumerated: "
+                "every datum would be run for each of its values; let the guide draw it"
             )
         trace.remove_node(name)
     return found
 
 
 def global_sites(pair: Pair, batch: Batch) -> list[str]:
-    """Return the names of the sites outside the data plate, of guide and model: latent variables, factors and data that all share."""
+    """Return the names of the sites outside the data plate, of guide and model.
+
+    They are latent variables, factors and data that all data share.
+    """
     with torch.no_grad(), torch.random.fork_rng():
         traces = run(pair, batch, None, 0, enumerate_sites=False)
     return list(dict.fromkeys(name for trace in traces for name in _outside(pair, trace)))
@@ -102,10 +104,11 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Figures:
-    """Return the figures of a pair on one split, with ``num_samples`` draws a datum for log p(x).
+    """Return the figures of a pair on one split, with ``num_samples`` draws per datum for log p(x).
 
-    Where log p(x) has no meaning (sites that all data share, a guide that is a point, an unnormalised model) it is None, and so is
-    what rests on it; where nothing has to be drawn it is exact, from one run.
+    Where log p(x) is not defined (sites that all data share, a guide that is a point, an
+    unnormalised model) it is None, and so is what rests on it; where nothing has to be drawn it is
+    exact, from one run.
     """
 
     def batches():  # type: ignore[no-untyped-def]
@@ -141,7 +144,7 @@ def collect(
     num_data: int,
     samples: int,
 ) -> Figures:
-    """Join what was computed to one record of figures."""
+    """Join what was computed into one record of figures."""
     means = {name: mean for name, mean in means.items() if name in meaning.real}
     exact = evidence is not None and meaning.exact
     unknown = evidence is None or bool(evidence.khat.isnan().all())
@@ -166,7 +169,7 @@ def collect(
 
 
 def quick_samples(num_data: int) -> int:
-    """Return a number of draws a datum that keeps the figures after training a matter of seconds."""
+    """Return a number of draws per datum that keeps an evaluation to seconds."""
     return max(100, min(1000, 1_000_000 // num_data))
 
 

@@ -1,4 +1,4 @@
-"""The figures of a trained pair, and how they are worded: what cannot be trusted says so wherever it is printed."""
+"""The figures of a trained pair, worded so that what cannot be trusted says so."""
 
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,8 +17,8 @@ TOLERATED = 0.05  # share of data with a higher k-hat at which the mean over all
 class Figures:
     """What a pair reaches on a split, in nats per datum.
 
-    ``elbo`` = ``reconstruction`` - ``kl`` = the sum of ``sites``, at beta = 1. What does not apply to a
-    pair is None.
+    ``elbo`` = ``reconstruction`` - ``kl`` = the sum of ``sites``, at beta = 1. What does not apply
+    to a pair is None.
     """
 
     split: str
@@ -39,7 +39,10 @@ class Figures:
     meaning: Meaning
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as ``pyro-vae evaluate --json`` prints them; ``names`` are those of ELBO and log p(x)."""
+        """Return the figures as ``pyro-vae evaluate --json`` prints them.
+
+        ``names`` says what ELBO and log p(x) are called for this pair.
+        """
         plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "meaning"}
         return plain | {"names": {"elbo": self.meaning.bound, "log_evidence": self.meaning.evidence}}
 
@@ -66,12 +69,12 @@ class Row(NamedTuple):
 
 
 def believable(khat_share: float | None) -> bool:
-    """Return whether the mean of log p(x) and its standard error can be trusted, given the share of high k-hats."""
+    """Return whether log p(x) and its error can be trusted, given the share of high k-hats."""
     return khat_share is not None and khat_share <= TOLERATED
 
 
 def evidence_words(value: float, stderr: float | None, khat_share: float | None, proposal: str | None) -> str:
-    """Return log p(x) in words: with its standard error where both can be trusted, else as a lower bound.
+    """Return log p(x) in words: with its error if it can be trusted, else as a lower bound.
 
     >>> evidence_words(42.351, 0.012, 0.01, "refined")
     '42.35 ± 0.01'
@@ -91,7 +94,8 @@ def evidence_words(value: float, stderr: float | None, khat_share: float | None,
 
 
 def rows(figures: Figures, pca: dict[str, float] | None = None) -> list[Row]:
-    """Return the table of figures, each under the name of its quantity; ``pca`` holds those of PCA."""
+    """Return the table of figures, each under the name of its quantity; ``pca`` holds those of
+    PCA."""
     meaning, other = figures.meaning, pca or {}
 
     def row(key: str, label: str, value: str, doubtful: bool = False, decimals: int = 2) -> Row:
@@ -144,7 +148,7 @@ _PROPOSALS = {"guide": "guide", "refined": "refined guide"}
 
 
 def baseline(figures: Figures, data: "Data") -> dict[str, float] | None:
-    """Return what PCA of the same size reaches on the same split, where the two compare: all of x, given nothing."""
+    """Return what PCA of the same size reaches, where both model all of x, given nothing."""
     meaning = figures.meaning
     if not meaning.whole or meaning.points or not meaning.numbers or figures.rms_error is None:
         return None

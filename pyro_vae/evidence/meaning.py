@@ -1,6 +1,9 @@
-"""What a pair's figures are figures of, read off its programs: which log p is estimated, whether the ELBO bounds it, and what compares.
+"""What a pair's figures mean, read off its programs.
 
-Nothing here knows a pair by name: the sites of the programs and the graph between them and the batch's fields decide.
+Which log p is estimated, whether the ELBO bounds it, and what it can be compared with.
+
+Nothing here knows a pair by name: the sites of the programs and the graph between them and the
+batch's fields decide.
 """
 
 import math
@@ -33,7 +36,7 @@ FAILURES = (RuntimeError, ValueError, TypeError, KeyError, IndexError, Attribute
 
 @dataclass(frozen=True)
 class Meaning:
-    """What the figures of a pair are of; names are those of sites and fields, in the model's order."""
+    """What the figures of a pair mean; names of sites and fields are in the model's order."""
 
     observed: tuple[str, ...]  # sites that hold data
     given: tuple[str, ...]  # fields, or parts of one, that the model is conditioned on
@@ -43,7 +46,7 @@ class Meaning:
     points: tuple[str, ...]  # sites whose guide is a point where their prior is a density
     modes: tuple[str, ...]  # sites whose guide is a point where their prior is a mass function
     shared: tuple[str, ...]  # sites of either program outside the data plate, factors too: what all data share
-    numbers: int  # continuous latent numbers a datum: the size of a PCA to compare with
+    numbers: int  # continuous latent numbers per datum: the size of a PCA to compare with
     is_density: bool  # of real values, so that its logarithm may be positive; else probabilities
     whole: bool  # p is of x, all of it and nothing else, given nothing: what PCA has a density of, too
 
@@ -69,16 +72,16 @@ class Meaning:
 
     @property
     def unweighable(self) -> str | None:
-        """Why draws from the guide cannot estimate log p(x), in one sentence; None where they can."""
+        """Why draws from the guide cannot estimate log p(x), in one sentence; else None."""
         if self.points:
             return (
-                f"the guide is a point at {_and(self.points)}, where the prior is a density: {self.bound} is no bound on "
-                f"{self.evidence}, and draws that all fall on one value weigh nothing"
+                f"the guide is a point at {_and(self.points)}, where the prior is a density: "
+                f"{self.bound} is no bound on {self.evidence}, and draws that all fall on one value have no weights"
             )
         if self.modes:
             return (
-                f"the guide puts all its mass on one value of {_and(self.modes)}: its draws say no more of {self.evidence} "
-                "than the ELBO, which is a bound"
+                f"the guide puts all its mass on one value of {_and(self.modes)}: its draws say no more "
+                f"about {self.evidence} than the ELBO, which is a bound"
             )
         if self.shared:
             return f"all data share {_and(self.shared)}, so no datum has a {self.evidence} of its own"
@@ -125,7 +128,7 @@ def meaning_of(pair: Pair, batch: Batch) -> Meaning:
 
 
 def _counts(site: Mapping[str, Any]) -> bool:
-    """Whether a node of a trace is a random variable: no factor, and nothing computed from others."""
+    """Return whether a node is a random variable: no factor and not computed from others."""
     return is_site(site) and not is_factor(site) and not is_deterministic(site)
 
 
@@ -142,7 +145,7 @@ def _in_plate(site: Mapping[str, Any], pair: Pair) -> bool:
 
 
 def _conditions(pair: Pair, batch: Batch, observed: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, set[str]]]:
-    """Return what the model is given, and for each observed site the fields that its values come from."""
+    """Return what the model is given, and the fields that each observed site comes from."""
     try:
         nodes = structure(pair, pair.bound_model, batch)
         given = [node.name for node in nodes if node.kind == "given" and _leads_to(nodes, node.name, observed)]
@@ -170,7 +173,7 @@ def _sources(pair: Pair, batch: Batch, observed: tuple[str, ...]) -> dict[str, s
 
 
 def _part(field: str, sources: Mapping[str, set[str]]) -> str:
-    """Name a given field; where a site observes a part of the same field, it is the other part that is given."""
+    """Name a given field, or the other part of it where a site observes a part."""
     sites = [site for site, fields in sources.items() if field in fields and site != field]
     if not sites:
         return field

@@ -1,8 +1,9 @@
 """Proposals for importance sampling, refined for each datum: Student-t's where p(u | x) is.
 
-Two stages, both on the unconstrained vector of all latent variables. Scores first: each gradient of log p(x, u) says as many
-numbers as u has, so that a few dozen draws fit a Gaussian of any covariance, even from a guide that is far off. Then weighted
-draws, whose moments see the tails and the skewness that gradients near the mode do not.
+Two stages, both on the unconstrained vector of all latent variables. Scores first: each gradient of
+log p(x, u) says as many numbers as u has, so that a few dozen draws fit a Gaussian of any
+covariance, even from a guide that is far off. Then weighted draws, whose moments see the tails and
+the skewness that gradients near the mode do not.
 """
 
 import math
@@ -40,7 +41,7 @@ class Students:
         return [tril.shape[-1] for tril in self.scale_trils]
 
     def normal(self, num_samples: int) -> Tensor:
-        """Return draws ``(num_samples, data, size)`` of the mixture of Gaussians of the same locs and scale."""
+        """Return draws ``(num_samples, data, size)`` of Gaussians of the same locs and scale."""
         return self._chosen(num_samples) + self._stretched(self._noise(num_samples))
 
     def sample(self, num_samples: int) -> Tensor:
@@ -52,10 +53,8 @@ class Students:
     def log_prob(self, u: Tensor) -> Tensor:
         """Return log densities ``(num_samples, data)`` of ``u``, ``(num_samples, data, size)``."""
         centre = self.locs.mean(0)
-        white, means = (
-            self._whitened(u - centre),
-            self._whitened(self.locs - centre),
-        )  # (data, draws or components, size)
+        # both (data, draws or components, size)
+        white, means = self._whitened(u - centre), self._whitened(self.locs - centre)
         distance = torch.cdist(white, means, compute_mode="donot_use_mm_for_euclid_dist").square()
         size, dof = u.shape[-1], self.dof
         constant = math.lgamma((dof + size) / 2) - math.lgamma(dof / 2) - size / 2 * math.log(dof * math.pi)
@@ -86,8 +85,9 @@ class Students:
 def refinable(pair: Pair, batch: Batch, nesting: int) -> Latents | None:
     """Return the latent space of a pair whose proposal can be refined, else None.
 
-    It needs continuous latent variables (what the guide enumerates is summed out) that are no angles, programs that take
-    particles, a guide without auxiliary sites, and densities that are the same at given values as when the programs draw these values themselves.
+    It needs continuous latent variables (what the guide enumerates is summed out) that are no
+    angles, programs that take particles, a guide without auxiliary sites, and densities that are
+    the same at given values as when the programs draw these values themselves.
     """
     try:
         space = latents_of(pair, batch, marginal=True)
@@ -116,14 +116,16 @@ def refinable(pair: Pair, batch: Batch, nesting: int) -> Latents | None:
 
 
 def _is_circular(site: Mapping) -> bool:
-    """Return whether a density repeats itself along the line that is said to be its support, as that of an angle does."""
+    """Return whether a density on the real line is periodic, as that of an angle is."""
     value = site["value"]
     turned = site["fn"].log_prob(value + 2 * math.pi * TURNS)
     return torch.allclose(turned, site["fn"].log_prob(value), rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def refine(space: Latents, num_samples: int, together: int) -> Students:
-    """Fit a proposal to p(u | x) of every datum, with an effort that goes with ``num_samples``, ``together`` of them at a time.
+    """Fit a proposal to p(u | x) of every datum.
+
+    The effort grows with ``num_samples``; at most ``together`` draws are evaluated at once.
 
     No draw of the fit is handed on, so an estimate from the result's own draws stays unbiased.
     """
@@ -154,10 +156,11 @@ def _scores(space: Latents, u: Tensor) -> Tensor:
 
 
 def _matched(now: Students, u: Tensor, scores: Tensor, rate: float) -> Students:
-    """One step towards the Gaussian whose scores are those of p(u | x) at the draws ``u`` of the present one.
+    """Take one step towards the Gaussian whose scores at ``u`` are those of p(u | x).
 
-    Batch and Match: Black-Box Variational Inference with a Score-Based Divergence (Cai, Modi, Pillaud-Vivien, Margossian, Gower,
-    Blei & Saul, 2024), arXiv 2402.14758, algorithm 1, a block at a time. A datum whose step is not finite stays where it is.
+    Batch and Match: Black-Box Variational Inference with a Score-Based Divergence (Cai, Modi,
+    Pillaud-Vivien, Margossian, Gower, Blei & Saul, 2024), arXiv 2402.14758, algorithm 1, a block at
+    a time. A datum whose step is not finite stays where it is.
     """
     kept = scores.isfinite().all(-1, keepdim=True)
     weight, scores = kept / kept.sum(0).clamp(min=1), scores.where(kept, 0.0)
@@ -183,10 +186,13 @@ def _matched(now: Students, u: Tensor, scores: Tensor, rate: float) -> Students:
 
 
 def _smoothed(now: Students, u: Tensor, log_w: Tensor) -> Students:
-    """Return kernels around draws ``u`` of weights ``log_w``, drawn together so that the mixture keeps their mean and covariance.
+    """Return kernels around draws ``u`` of weights ``log_w``.
 
-    Approximating Posterior Distributions by Mixtures (West, 1993). Weights are truncated at sqrt(draws) times their mean (Ionides,
-    2008), and the covariance is drawn towards the present one, the more so the fewer draws count.
+    They are pulled together so that the mixture keeps the draws' mean and covariance.
+
+    Approximating Posterior Distributions by Mixtures (West, 1993). Weights are truncated at
+    sqrt(draws) times their mean (Ionides, 2008), and the covariance is drawn towards the present
+    one, the more so the fewer draws count.
     """
     log_w = log_w.nan_to_num(-math.inf, -math.inf, -math.inf)
     log_w = (log_w - log_w.logsumexp(0)).nan_to_num(0.0, 0.0, -math.inf)  # no draw counts: all do

@@ -8,7 +8,8 @@ from torch import Tensor
 MAX_KHAT = 0.7  # up to which an estimate and its error can be trusted (Vehtari et al., 2024)
 TAIL_FRACTION = 0.2
 MIN_TAIL = 5  # weights
-# a tail that varies less counts as equal weights: in float32 its shape would be that of rounding errors
+# a tail that varies less counts as equal weights: in float32 its shape would be that of rounding
+# errors
 EQUAL = 1e-4
 
 
@@ -23,14 +24,16 @@ def khat_of_tail(largest: Tensor, num_samples: int) -> Tensor:
     Below 0.5 importance sampling is reliable, up to 0.7 usable, above that not to be trusted.
 
     Args:
-        largest: the ``tail_size(num_samples) + 1`` largest log-weights, ``(tail + 1, ...)``, in any order.
+        largest: the ``tail_size(num_samples) + 1`` largest log-weights, ``(tail + 1, ...)``, in any
+            order.
         num_samples: how many weights there were.
 
     Returns:
-        k-hat, shape ``(...)``; nan where the tail has fewer than ``MIN_TAIL`` weights. Equal weights
-        give -inf: nothing could be better.
+        k-hat, shape ``(...)``; nan where the tail has fewer than ``MIN_TAIL`` weights. Equal
+        weights give -inf: nothing could be better.
 
-    Pareto Smoothed Importance Sampling (Vehtari, Simpson, Gelman, Yao & Gabry, 2024), arXiv 1507.02646.
+    Pareto Smoothed Importance Sampling (Vehtari, Simpson, Gelman, Yao & Gabry, 2024), arXiv
+    1507.02646.
     """
     size = tail_size(num_samples)
     shape = largest.shape[1:]
@@ -44,7 +47,7 @@ def khat_of_tail(largest: Tensor, num_samples: int) -> Tensor:
 
 
 def _pareto_shape(x: Tensor) -> Tensor:
-    """Return the posterior-mean shape of a generalized Pareto distribution over sorted excesses, ``(n, data)``.
+    """Return the posterior-mean shape of a generalized Pareto over sorted excesses ``(n, data)``.
 
     A New and Efficient Estimation Method for the Generalized Pareto Distribution (Zhang & Stephens,
     2009), with the weakly informative prior at 0.5 of ten observations' weight that Vehtari et al.

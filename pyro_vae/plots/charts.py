@@ -1,4 +1,7 @@
-"""Figures about numbers: where codes lie, how training went, what dimensions and beta cost. See ``pyro_vae.plots``."""
+"""Figures about numbers: where codes lie, how training went, what dimensions and beta cost.
+
+See ``pyro_vae.plots``.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -36,12 +39,13 @@ def scatter(
     split: str = "test",
     seed: int = 0,
 ) -> Figure:
-    """Draw where the data lie in latent space: the mean of q(z | x) of each, coloured by its label; the prior's draws in grey.
+    """Draw where data lie in latent space: means of q(z | x) by label, and prior draws.
 
     Args:
         site: the latent vector; the model's top one by default.
-        method: for more than two dimensions, pca (directions of most variance; distances mean something) or tsne (neighbours stay
-            neighbours; distances and empty space mean nothing). auto is pca.
+        method: for more than two dimensions, pca (directions of most variance; distances mean
+            something) or tsne (neighbours stay neighbours; distances and empty space mean nothing).
+            auto is pca.
         count: number of data at most.
         split: train, valid or test.
         seed: of the prior's draws, and of t-SNE.
@@ -51,44 +55,55 @@ def scatter(
     if method not in ("auto", "pca", "tsne"):
         raise NotDrawable(f"method must be auto, pca or tsne, got {method!r}")
     batch = data.batch(split, min(count, data.size(split)))
-    sizes = latent_vectors(pair, batch)
-    if not sizes:
-        raise NotDrawable("the model has no continuous latent vector a datum, so there is nowhere to place the data")
-    site = site or next(iter(sizes))
-    if site not in sizes:
-        raise NotDrawable(f"there is no latent vector {site!r}; the model has {', '.join(map(repr, sizes))}")
+    site = _chosen(latent_vectors(pair, batch), site)
     means = posterior_means(pair, batch, seed=seed)[site].double()
     prior = draw_latents(pair, batch, {}, seed=seed)[site].double().expand(len(means), -1)
     figure = page(5.6)
     axes = figure.add_subplot()
+    how = ""
     if means.shape[1] == 1:
         _histogram(axes, means[:, 0], prior[:, 0], site)
-        headline(figure, f"Means of q({site} | x), {len(means):,} {split} data")
-        return figure
-    how, points, background, names = _flatten(means, prior, site, method, seed)
+    else:
+        how, points, background, names = _flatten(means, prior, site, method, seed)
+        _cloud(figure, axes, points, background, batch.get("y"), data.spec.classes)
+        axes.set_xlabel(names[0], fontsize=NORMAL)
+        axes.set_ylabel(names[1], fontsize=NORMAL)
+    headline(figure, f"Means of q({site} | x), {len(means):,} {split} data{how}")
+    return figure
+
+
+def _chosen(sizes: Mapping[str, int], site: str | None) -> str:
+    """Return the site to draw: the one asked for, or the top one."""
+    if not sizes:
+        raise NotDrawable("the model has no continuous latent vector per datum, so there is nowhere to place the data")
+    site = site or next(iter(sizes))
+    if site not in sizes:
+        raise NotDrawable(f"there is no latent vector {site!r}; the model has {', '.join(map(repr, sizes))}")
+    return site
+
+
+def _cloud(
+    figure: Figure, axes: Any, points: np.ndarray, background: np.ndarray | None, y: Tensor | None, classes: int | None
+) -> None:
+    """Draw points in the plane, by label, above draws from the prior."""
     if background is not None:
-        axes.scatter(
-            background[:, 0], background[:, 1], s=12, color=GREY, alpha=0.4, lw=0, label="draws from the prior"
-        )
-    mapped = _by_label(axes, points, batch.get("y"), data.spec.classes)
+        name = "draws from the prior"
+        axes.scatter(background[:, 0], background[:, 1], s=12, color=GREY, alpha=0.4, lw=0, label=name)
+    mapped = _by_label(axes, points, y, classes)
     if mapped is not None:
         figure.colorbar(mapped, ax=axes, label="y", aspect=40, pad=0.01)
     axes.set_aspect("equal", "datalim")
-    axes.set_xlabel(names[0], fontsize=NORMAL)
-    axes.set_ylabel(names[1], fontsize=NORMAL)
     axes.tick_params(labelsize=SMALL)
     figure.legend(
         *axes.get_legend_handles_labels(), loc="outside right center", fontsize=SMALL, frameon=False, markerscale=1.8
     )
-    headline(figure, f"Means of q({site} | x), {len(points):,} {split} data{how}")
-    return figure
 
 
 def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw how training went: the ELBO and its two parts on the validation split, and the loss, by epoch.
+    """Draw how training went: loss, and the ELBO and its parts on the validation split.
 
     Args:
-        history: a row an epoch, as in ``Fitted.history`` or a run's ``history.csv``.
+        history: one row per epoch, as in ``Fitted.history`` or a run's ``history.csv``.
     """
     if not history:
         raise NotDrawable("the history is empty: no epoch was finished yet")
@@ -127,9 +142,10 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def kl(pair: Pair, data: Data, *, count: int = 2000, split: str = "test", seed: int = 0) -> Figure:
-    """Draw what each latent dimension costs in KL, most first: those near 0 have collapsed to the prior.
+    """Draw the KL of each latent dimension, largest first; 0 means collapsed to the prior.
 
-    Where q or p is correlated between dimensions a dimension has no KL of its own: Var_x E[z_j | x] is shown then.
+    Where q or p is correlated between dimensions a dimension has no KL of its own: Var_x E[z_j | x]
+    is shown then.
 
     Args:
         count: number of data at most.
@@ -138,7 +154,7 @@ def kl(pair: Pair, data: Data, *, count: int = 2000, split: str = "test", seed: 
     """
     batch = data.batch(split, min(count, data.size(split)))
     if not latent_vectors(pair, batch):
-        raise NotDrawable("the model has no continuous latent vector a datum, so there are no dimensions to compare")
+        raise NotDrawable("the model has no continuous latent vector per datum, so there are no dimensions to compare")
     nats = kl_by_dimension(pair, [batch], seed=seed)
     spread = variance_of_means(pair, batch)
     figure = page(0.7 + 2.6 * len(nats))
@@ -153,10 +169,10 @@ def kl(pair: Pair, data: Data, *, count: int = 2000, split: str = "test", seed: 
             bar.set_hatch(None if on else "///")
         few = range(0, len(shown), max(1, len(shown) // 20))
         axes.set_xticks(list(few), [str(shown[i].item()) for i in few], fontsize=SMALL)
-        axes.set_xlabel(f"dimension of {site}, most first", fontsize=NORMAL)
+        axes.set_xlabel(f"dimension of {site}, largest first", fontsize=NORMAL)
         axes.set_ylabel("Var of E[z | x]" if each is None else "KL, nats per datum", fontsize=NORMAL)
         axes.tick_params(labelsize=SMALL)
-        total = "no KL a dimension: q or p is correlated" if each is None else f"{each.sum():.2f} nats in all"
+        total = "no KL per dimension: q or p is correlated" if each is None else f"{each.sum():.2f} nats in all"
         on = int((spread[site] > ACTIVE_VARIANCE).sum())
         hidden = f", first {len(shown)} of {len(order)}" if len(order) > len(shown) else ""
         axes.set_title(
@@ -166,7 +182,8 @@ def kl(pair: Pair, data: Data, *, count: int = 2000, split: str = "test", seed: 
         )
     headline(
         figure,
-        f"What each latent dimension holds, {len(batch['x']):,} {split} data; hatched: inactive, variance of E[z | x] at most {ACTIVE_VARIANCE}",
+        f"What each latent dimension holds, {len(batch['x']):,} {split} data; "
+        f"hatched: inactive, variance of E[z | x] at most {ACTIVE_VARIANCE}",
     )
     return figure
 
@@ -174,15 +191,17 @@ def kl(pair: Pair, data: Data, *, count: int = 2000, split: str = "test", seed: 
 def rate_distortion(points: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw rate against distortion over runs that differ in beta: what more nats in z buy.
 
-    Fixing a Broken ELBO (Alemi et al., 2018), arXiv 1711.00464. A dashed line joins what has the same ELBO.
+    Fixing a Broken ELBO (Alemi et al., 2018), arXiv 1711.00464. A dashed line joins what has the
+    same ELBO.
 
     Args:
-        points: for each run ``kl`` (the rate) and ``reconstruction`` (minus the distortion) at beta = 1, in nats per datum, and the
-            ``beta`` that trained it.
+        points: for each run ``kl`` (the rate) and ``reconstruction`` (minus the distortion) at beta
+            = 1, in nats per datum, and the ``beta`` that trained it.
     """
     if len(points) < 2:
         raise NotDrawable(
-            f"rate-distortion compares runs with different beta, and {len(points)} run is given; name more with --others"
+            f"rate-distortion compares runs with different beta, and {len(points)} run is given; "
+            "name more with --others"
         )
     ordered = sorted(points, key=lambda point: point["beta"])
     rate = np.array([point["kl"] for point in ordered])
@@ -223,7 +242,7 @@ def _histogram(axes: Any, means: Tensor, prior: Tensor, site: str) -> None:
 def _flatten(
     means: Tensor, prior: Tensor, site: str, method: str, seed: int
 ) -> tuple[str, np.ndarray, np.ndarray | None, tuple[str, str]]:
-    """Return how the dimensions became two, the points, the prior's draws beside them, and names for the axes."""
+    """Return a note on the projection, the points, the prior's draws, and names for the axes."""
     if means.shape[1] == 2:
         return "", means.numpy(), prior.numpy(), (f"{site}[0]", f"{site}[1]")
     if method == "tsne":
@@ -251,7 +270,7 @@ def _flatten(
 
 
 def _by_label(axes: Any, points: np.ndarray, y: Tensor | None, classes: int | None) -> Any:
-    """Draw the points by class or by a number, and return what a colour bar needs in the second case."""
+    """Draw the points by class or by a number; return what a colour bar needs for a number."""
     if y is None or (y.dim() > 1 and y.shape[1] != 1):
         axes.scatter(points[:, 0], points[:, 1], s=12, color=BLUE, lw=0, label="data")
         return None
@@ -281,7 +300,7 @@ def _by_label(axes: Any, points: np.ndarray, y: Tensor | None, classes: int | No
 
 
 def _focus(axes: Any, *series: np.ndarray) -> None:
-    """Let the axis show what changed late in training: the first epochs' leap would flatten all the rest."""
+    """Fit the axis to the later epochs: the leap of the first would flatten all the rest."""
     joined = np.concatenate([values[math.ceil(len(values) / 20) if len(values) > 4 else 0 :] for values in series])
     joined = joined[np.isfinite(joined)]
     if len(joined) and joined.max() > joined.min():

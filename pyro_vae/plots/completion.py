@@ -18,13 +18,13 @@ HIDDEN = 0.5  # grey: what is not given
 def completions(
     pair: Pair, data: Data, *, count: int = 8, draws: int = 8, split: str = "test", seed: int = 0
 ) -> Figure:
-    """Draw what is given of each datum and what the model makes of the rest: its mean at several z ~ p(z | what is given).
+    """Draw the given part of each datum and the mean of the rest at several z ~ p(z | given part).
 
     For models that read a part of x and return x whole, such as the pair ``structured``.
 
     Args:
         count: number of data; of sequences 6 at most are drawn.
-        draws: of z, a datum.
+        draws: of z, for each datum.
         split: train, valid or test.
         seed: of the draws.
     """
@@ -46,7 +46,10 @@ def completions(
 
 
 def _hidden(pair: Pair, batch: Batch) -> Tensor:
-    """Return which features the model is not given: ``(batch, features)``, found by asking where its own values go."""
+    """Return a mask ``(batch, features)`` of the features that the model is not given.
+
+    It is found by marking the model's own values and looking where they end up.
+    """
     with evaluation(pair, 0):
         names = observed_sites(pair, batch)
     means = generate(pair, batch)

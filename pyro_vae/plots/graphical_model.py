@@ -1,4 +1,7 @@
-"""The graphical model of a pair, drawn without any program besides matplotlib. See ``pyro_vae.plots``."""
+"""The graphical model of a pair, drawn without any program besides matplotlib.
+
+See ``pyro_vae.plots``.
+"""
 
 import math
 from typing import Any
@@ -12,19 +15,15 @@ from pyro_vae.program import Node, Pair, structure
 
 WIDE, HIGH = 1.75, 1.25  # inches from node to node
 RADIUS = 0.3
-LEFT, RIGHT, ABOVE, BELOW = (
-    0.8,
-    1.75,
-    0.6,
-    0.75,
-)  # inches beyond the centres of the outermost nodes, for words and frames
+# inches beyond the centres of the outermost nodes, for words and frames
+LEFT, RIGHT, ABOVE, BELOW = 0.8, 1.75, 0.6, 0.75
 
 
 def graph(pair: Pair, data: Data) -> Figure:
-    """Draw the graphical model and, beside it, the guide: what was found by running them, as in ``pyro.render_model``.
+    """Draw the graphical model and the guide, as found by running them, like ``pyro.render_model``.
 
-    Circles are random variables, shaded when observed; squares are fields that are given and have no distribution; a frame is a
-    plate, whose variables are there once for each of its elements.
+    Circles are random variables, shaded when observed; squares are fields that are given and have
+    no distribution; a frame is a plate, whose variables are there once for each of its elements.
     """
     batch = data.batch("train", min(3, data.size("train")))
     sides = [
@@ -47,7 +46,7 @@ def graph(pair: Pair, data: Data) -> Figure:
 
 
 def _places(nodes: list[Node]) -> dict[str, tuple[float, float]]:
-    """Return (x, y) of each node: a layer below all its parents, beside each other within a layer; y downwards."""
+    """Return (x, y) of each node, y downwards: every node lies a layer below all its parents."""
     layer: dict[str, int] = {}
     for node in nodes:
         layer[node.name] = 1 + max((layer[parent] for parent in node.parents), default=-1)
@@ -65,7 +64,8 @@ def _places(nodes: list[Node]) -> dict[str, tuple[float, float]]:
         order = sorted(rows[depth], key=lambda name: sum(known[name]) / len(known[name]) if known[name] else 0.0)
         for i, name in enumerate(order):
             x[name] = (i - (len(order) - 1) / 2) * 1.0
-    # an arrow that skips a layer would run through the nodes between: shift one-node layers that it crosses
+    # an arrow that skips a layer would run through the nodes between: shift one-node layers that it
+    # crosses
     for name, above in parents.items():
         for parent in above:
             for depth in range(layer[parent] + 1, layer[name]):

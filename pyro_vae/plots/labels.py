@@ -27,7 +27,7 @@ def classes(pair: Pair, data: Data, *, count: int = 12, seed: int = 0) -> Figure
     return sheet(
         torch.stack(rows),
         data,
-        title="Classes: mean of p(x | z, y), one z a column and one y a row",
+        title="Classes: mean of p(x | z, y), one z per column and one y per row",
         rows=[str(label) for label in range(number)],
         ylabel="class y",
         xlabel="style z ~ p(z | y), the same random numbers in every row",
@@ -72,13 +72,15 @@ def attributes(
     split: str = "test",
     seed: int = 0,
 ) -> Figure:
-    """Draw data with an attribute added and taken away: the mean code with it minus the mean code without, times a strength.
+    """Draw data with an attribute added and removed.
+
+    A strength times (mean code with the attribute - mean code without) is added to each code.
 
     Args:
         attribute: number of the attribute, or of the class where y is a class.
         count: number of data; of tables and sequences 6 at most are drawn.
         extent: from minus to plus this strength.
-        steps: images a datum.
+        steps: images per datum.
         split: train, valid or test; the mean codes come from the training split.
         seed: of draws, for a guide without a mean.
     """
@@ -106,11 +108,11 @@ def attributes(
 
 
 def _conditioned_on_class(pair: Pair, data: Data) -> int:
-    """Return the number of classes that the model can be told."""
+    """Return the number of classes that the model can be given."""
     if "y" not in pair.bound_model.fields or not data.spec.classes:
-        reads = "reads no field y" if "y" not in pair.bound_model.fields else "reads y, which is no class in these data"
+        reads = "reads y, which is not a class in these data" if "y" in pair.bound_model.fields else "reads no field y"
         raise NotDrawable(
-            f"the model {reads}, so no class can be asked of it; train a class-conditional pair on data with classes"
+            f"the model {reads}, so it draws no class on request; train a class-conditional pair on data with classes"
         )
     return min(data.spec.classes, 12)
 
@@ -120,7 +122,8 @@ def _has_attribute(pair: Pair, data: Data, batch: Batch, attribute: int) -> Tens
         raise NotDrawable(f"attributes need data with classes or attributes y, and {data.spec.name} has none")
     if "y" in pair.bound_guide.fields:
         raise NotDrawable(
-            "the guide is told y, so its codes hold what y leaves open and no attribute to move along; draw `classes` or `analogies`"
+            "the guide reads y, so its codes hold only what y leaves open and no attribute to move along; "
+            "draw `classes` or `analogies`"
         )
     y = batch["y"]
     number = data.spec.classes or (1 if y.dim() == 1 else y.shape[1])

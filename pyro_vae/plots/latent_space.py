@@ -1,4 +1,7 @@
-"""Pictures of ways through latent space: a grid, a line, a dimension at a time. See ``pyro_vae.plots``."""
+"""Pictures of walks through latent space: over a grid, along a line, one dimension at a time.
+
+See ``pyro_vae.plots``.
+"""
 
 import torch
 from matplotlib.figure import Figure
@@ -22,13 +25,14 @@ from pyro_vae.program import Batch, Pair, descendants, structure
 
 
 def manifold(pair: Pair, data: Data, *, side: int = 20, seed: int = 0) -> Figure:
-    """Draw what a two-dimensional latent space holds: E[x | z] on a grid of equal prior probability.
+    """Draw a two-dimensional latent space: E[x | z] on a grid of equal prior probability.
 
-    The grid is evenly spaced in the unit square and goes through the inverse of the normal distribution function, as in
-    Auto-Encoding Variational Bayes (Kingma & Welling, 2013), appendix A.
+    The grid is evenly spaced in the unit square and goes through the inverse of the normal
+    distribution function, as in Auto-Encoding Variational Bayes (Kingma & Welling, 2013), appendix
+    A.
 
     Args:
-        side: tiles a side; of tables and sequences 6 at most are drawn.
+        side: tiles along each side; of tables and sequences 6 at most are drawn.
         seed: of draws, for a model without means.
     """
     at_least(2, side=side)
@@ -39,14 +43,15 @@ def manifold(pair: Pair, data: Data, *, side: int = 20, seed: int = 0) -> Figure
     if len(flat) != 1 or len(roots) != 1:
         sizes = ", ".join(f"{name!r} has {size}" for name, size in roots.items())
         raise NotDrawable(
-            f"the manifold needs one top latent vector of 2 dimensions, and here {sizes}; train with --latent 2, or draw `traversal`"
+            f"the manifold needs one top latent vector of 2 dimensions, and here {sizes}; "
+            "train with --latent 2, or draw `traversal`"
         )
     (site,) = flat
     prior = dimensions_of_prior(pair, batch, site)
     if not isinstance(prior, Normal):
         raise NotDrawable(
-            f"the manifold goes through the inverse normal distribution function, and p({site}) is no Normal of independent "
-            "dimensions; draw `samples` or `traversal`"
+            f"the manifold goes through the inverse normal distribution function, and p({site}) is no Normal "
+            "of independent dimensions; draw `samples` or `traversal`"
         )
     levels = torch.linspace(0.5 / side, 1 - 0.5 / side, side)
     across, up = levels.repeat(side), levels.flip(0).repeat_interleave(side)  # z[1] grows upwards
@@ -79,8 +84,9 @@ def interpolation(
 ) -> Figure:
     """Draw the way between two data in latent space, along the straight line and along the arc.
 
-    The arc keeps to lengths that are likely under a standard normal prior: in many dimensions the middle of a line
-    is shorter than any draw. Sampling Generative Networks (White, 2016), arXiv 1609.04468.
+    The arc keeps to lengths that are likely under a standard normal prior: in many dimensions the
+    middle of a line is shorter than any draw. Sampling Generative Networks (White, 2016), arXiv
+    1609.04468.
 
     Args:
         first: number of the one datum in the split.
@@ -122,13 +128,15 @@ def traversal(
 ) -> Figure:
     """Draw what each latent dimension does: one at a time moves, the rest stay at a datum's code.
 
-    The dimensions are ordered by the KL that the guide spends on them. Sites below the one that moves follow.
+    The dimensions are ordered by the KL that the guide spends on them. Sites below the one that
+    moves follow.
 
     Args:
         datum: number of the datum in the split.
         dimensions: how many to show at most; 6 of tables and sequences.
-        steps: images a dimension.
-        extent: from minus to plus so many standard deviations of p(z), or of p(z | what stands above) at the datum's code.
+        steps: images per dimension.
+        extent: from minus to plus so many standard deviations of p(z), or of p(z | what stands
+            above) at the datum's code.
         split: train, valid or test.
         seed: of draws, for a guide or model without means.
     """
@@ -191,7 +199,10 @@ def _arc(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 
 def _ranked(pair: Pair, batch: Batch) -> tuple[list[tuple[float, str, int]], str]:
-    """Return (worth, site, dimension), most first, and the unit: KL, or where a site has none a dimension the spread of its mean."""
+    """Return (worth, site, dimension), largest first, and the unit.
+
+    The worth is a dimension's KL, or the variance of its mean where it has no KL of its own.
+    """
     code_sites(pair, batch)
     worth, unit = kl_by_dimension(pair, [batch], num_samples=2), "nats"
     if any(nats is None for nats in worth.values()):

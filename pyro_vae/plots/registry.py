@@ -1,7 +1,7 @@
-"""Pictures of a trained pair: each function returns a matplotlib figure, needs no display and knows no variant by name.
+"""Pictures of a trained pair: each function returns a matplotlib figure and needs no display.
 
-A picture that does not apply to a pair or its data raises ``NotDrawable`` and says why. Images are shown as tiles, tables and
-sequences as curves.
+A picture that does not apply to a pair or its data raises ``NotDrawable`` and says why. Images are
+shown as tiles, tables and sequences as curves.
 """
 
 import math
@@ -25,7 +25,7 @@ __all__ = ["PICTURES", "levels", "reconstructions", "samples"]
 
 
 def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure:
-    """Draw new data from the model: the mean of p(x | z) at z ~ p(z), or x itself where there is no latent variable.
+    """Draw new data from the model: the mean of p(x | z) at z ~ p(z), or x itself without a z.
 
     Args:
         count: number of draws; of tables and sequences 20 at most are drawn.
@@ -42,7 +42,7 @@ def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure
 
 
 def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str = "test", seed: int = 0) -> Figure:
-    """Draw data and, below each, its reconstruction: the mean of p(x | z) at the centre of q(z | x).
+    """Draw data above their reconstructions: the mean of p(x | z) at the centre of q(z | x).
 
     Args:
         count: number of data; of tables and sequences 6 at most are drawn.
@@ -66,12 +66,12 @@ def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str = "te
 
 
 def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: int = 0) -> Figure:
-    """Draw what each level of a hierarchy decides: a level is drawn anew while all above it stays.
+    """Draw what each level of a hierarchy decides: it is drawn anew, all above it held.
 
     Every row has one draw of the levels above; below the level drawn, means are taken.
 
     Args:
-        rows: draws of what stands above, a level.
+        rows: draws of the levels above, for each level.
         columns: draws of the level.
         seed: of the draws.
     """
@@ -99,7 +99,7 @@ def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: in
     return sheet(
         torch.cat(pictures),
         data,
-        title="Levels: the named level is drawn anew across, all above it stays along a row, below it means",
+        title="Levels: the named level is drawn anew across, those above are held along a row, those below take means",
         rows=labels,
         xlabel="draws of the level",
     )
@@ -122,4 +122,7 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "rate-distortion": rate_distortion,
     "graph": graph,
 }
-"""Every picture by the name that the command line knows; what is given by position is "pair" and "data", "history" or "points"."""
+"""Every picture by its name on the command line.
+
+The arguments by position are "pair" and "data", "history" or "points".
+"""

@@ -1,9 +1,12 @@
-"""Data drawn in rows and columns: images as tiles, tables and sequences as curves. Figures without pyplot: no display needed."""
+"""Data drawn in rows and columns: images as tiles, tables and sequences as curves.
+
+Figures without pyplot: no display needed.
+"""
 
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from matplotlib import colormaps
@@ -16,7 +19,7 @@ from pyro_vae.data import Data, Spec
 from pyro_vae.posterior import NotDrawable
 
 INCHES = 7.0  # width of a figure: a page's column, legible at half size
-TALLEST = 8.5  # inches, so that a figure fits a page and a screen
+MAX_HEIGHT = 8.5  # inches, so that a figure fits a page and a screen
 DPI = 160
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"  # told apart by colour-blind eyes (Okabe & Ito)
 GREEN, PURPLE, SKY = "#009e73", "#cc79a7", "#56b4e9"
@@ -31,7 +34,7 @@ def page(height: float, width: float = INCHES) -> Figure:
 
 
 def is_image(spec: Spec) -> bool:
-    """Whether x is a picture with two dimensions; a single line of pixels reads better as a curve."""
+    """Return whether x is a two-dimensional picture; a line of pixels is drawn as a curve."""
     return spec.image is not None and min(spec.image[1:]) > 1
 
 
@@ -47,103 +50,117 @@ def sheet(
 ) -> Figure:
     """Draw ``x``: (rows, columns, features), with a label for each row and column.
 
-    Images become tiles. Anything else becomes a panel a row with a curve a column over the features, coloured by column, above
-    the range that holds 90 % of the data.
+    Images become tiles. Anything else becomes a panel per row with a curve per column over the
+    features, coloured by column, above the range that holds 90 % of the data.
     """
     x = x.detach().cpu().float()
-    draw = _tiles if is_image(data.spec) else _curves
-    return draw(x, data, title, rows, columns, xlabel, ylabel)
+    labels = _Labels(title, rows, columns, xlabel, ylabel)
+    return _tiles(x, data.spec, labels) if is_image(data.spec) else _curves(x, data, labels)
 
 
-def _tiles(
-    x: Tensor,
-    data: Data,
-    title: str,
-    rows: Sequence[str] | None,
-    columns: Sequence[str] | None,
-    xlabel: str,
-    ylabel: str,
-) -> Figure:
-    assert data.spec.image is not None
-    channels, height, width = data.spec.image
+class _Labels(NamedTuple):
+    """What is written on a sheet."""
+
+    title: str
+    rows: Sequence[str] | None
+    columns: Sequence[str] | None
+    xlabel: str
+    ylabel: str
+
+
+def _tiles(x: Tensor, spec: Spec, labels: _Labels) -> Figure:
+    assert spec.image is not None
+    channels, height, width = spec.image
     down, across = x.shape[:2]
     gap = max(1, height // 14)
+    picture = _joined(x, spec.image, gap)
+    edge = 0.35 + 1.0 * (labels.rows is not None)  # inches beside the tiles
+    largest = 0.9  # inches: a few tiles need not fill the page
+    tile_width = min((INCHES - edge) / across, largest, (MAX_HEIGHT - 1) / down * width / height)
+    inches = max(INCHES if len(labels.title) > 40 else 4.0, tile_width * across + edge)
+    words = 0.2 * len(broken(labels.title, inches)) + 0.32 * (bool(labels.columns) + bool(labels.xlabel))
+    figure = page(tile_width * height / width * down + 0.35 + words, inches)
+    axes = figure.add_subplot()
+    shown = (picture[..., 0] if channels == 1 else picture).numpy()
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    centres = [(width - 1) / 2 + j * (width + gap) for j in range(across)]
+    axes.set_xticks(centres if labels.columns else [], labels.columns or [], fontsize=SMALL)
+    centres = [(height - 1) / 2 + i * (height + gap) for i in range(down)]
+    axes.set_yticks(centres if labels.rows else [], labels.rows or [], fontsize=SMALL)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel(labels.xlabel, fontsize=NORMAL)
+    axes.set_ylabel(labels.ylabel, fontsize=NORMAL)
+    headline(figure, labels.title, inches)
+    return figure
+
+
+def _joined(x: Tensor, image: tuple[int, int, int], gap: int) -> Tensor:
+    """Return all tiles as one picture ``(height, width, channels)`` with white gaps."""
+    channels, height, width = image
+    down, across = x.shape[:2]
     picture = torch.ones(down * (height + gap) - gap, across * (width + gap) - gap, channels)
     for i, j in ((i, j) for i in range(down) for j in range(across)):
         top, left = i * (height + gap), j * (width + gap)
         tile = x[i, j].reshape(channels, height, width).permute(1, 2, 0)
         picture[top : top + height, left : left + width] = tile.clamp(0, 1)
-    edge = 0.35 + 1.0 * (rows is not None)  # inches beside the tiles
-    largest = 0.9  # inches: a few tiles need not fill the page
-    tile_width = min((INCHES - edge) / across, largest, (TALLEST - 1) / down * width / height)
-    inches = max(INCHES if len(title) > 40 else 4.0, tile_width * across + edge)
-    figure = page(
-        tile_width * height / width * down
-        + 0.35
-        + 0.2 * len(broken(title, inches))
-        + 0.32 * (bool(columns) + bool(xlabel)),
-        inches,
-    )
-    axes = figure.add_subplot()
-    axes.imshow(
-        (picture[..., 0] if channels == 1 else picture).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest"
-    )
-    centres = [(width - 1) / 2 + j * (width + gap) for j in range(across)]
-    axes.set_xticks(centres if columns else [], columns or [], fontsize=SMALL)
-    centres = [(height - 1) / 2 + i * (height + gap) for i in range(down)]
-    axes.set_yticks(centres if rows else [], rows or [], fontsize=SMALL)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    axes.set_xlabel(xlabel, fontsize=NORMAL)
-    axes.set_ylabel(ylabel, fontsize=NORMAL)
-    headline(figure, title, inches)
-    return figure
+    return picture
 
 
-def _curves(
-    x: Tensor,
-    data: Data,
-    title: str,
-    rows: Sequence[str] | None,
-    columns: Sequence[str] | None,
-    xlabel: str,
-    ylabel: str,
-) -> Figure:
+def _curves(x: Tensor, data: Data, labels: _Labels) -> Figure:
     down, across, features = x.shape
     shown = min(down, 6)  # more panels than that are too flat to read
-    figure = page(min(TALLEST, 1.2 + max(2.4, 1.3 * shown)))  # room for what stands beside one or two panels
+    # room for what stands beside one or two panels
+    figure = page(min(MAX_HEIGHT, 1.2 + max(2.4, 1.3 * shown)))
     panels = figure.subplots(shown, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    shades = colormaps["viridis"]([0.9 * j / max(1, across - 1) for j in range(across)])
-    own = [
-        columns is not None and columns[j] == "data" for j in range(across)
-    ]  # what was measured, beside what was made
-    made = [j for j in range(across) if not own[j]]
+    looks = _looks(labels.columns, across)
     for i, axes in enumerate(panels):
         shade_range(axes, data, label="90 % of the data" if i == 0 else None)
-        for j in range(across):
-            look: dict[str, Any] = {"color": shades[j] if columns else BLUE, "lw": 1, "alpha": 0.85}
-            if columns and len(made) == 1:
-                look |= {"color": ORANGE, "label": columns[j]}
-            if own[j]:
-                look |= {"color": "black", "ls": "--", "lw": 1.3, "label": "data"}
-            if i or (own[j] and True in own[:j]):
-                look.pop("label", None)
-            axes.plot(range(features), x[i, j].numpy(), **look)
-        if rows:
-            axes.set_title(f"{f'{ylabel}: ' if ylabel else ''}{rows[i]}".replace("\n", " "), fontsize=SMALL, loc="left")
+        for j, look in enumerate(looks):
+            named = look if i == 0 else {key: value for key, value in look.items() if key != "label"}
+            axes.plot(range(features), x[i, j].numpy(), **named)
+        if labels.rows:
+            name = f"{f'{labels.ylabel}: ' if labels.ylabel else ''}{labels.rows[i]}"
+            axes.set_title(name.replace("\n", " "), fontsize=SMALL, loc="left")
         axes.tick_params(labelsize=SMALL)
     panels[-1].set_xlabel("feature", fontsize=NORMAL)
     figure.supylabel("value, in the data's unit", fontsize=NORMAL)
     figure.legend(loc="outside lower right", ncols=3, fontsize=SMALL, frameon=False)
-    if columns and len(made) > 1:
-        scale = ScalarMappable(Normalize(0, max(1, across - 1) / 0.9), "viridis")
-        bar = figure.colorbar(scale, ax=panels, aspect=40, pad=0.01)
-        few = made[:: max(1, math.ceil(len(made) / (6 if shown < 3 else 11)))]
-        bar.set_ticks([float(j) for j in few], labels=[columns[j] for j in few], fontsize=SMALL)
-        bar.ax.set_ylim(made[0], made[-1])
-        bar.set_label(xlabel, fontsize=NORMAL)
-    headline(figure, title)
+    if labels.columns:
+        _add_colour_bar(figure, panels, labels.columns, labels.xlabel)
+    headline(figure, labels.title)
     return figure
+
+
+def _looks(columns: Sequence[str] | None, across: int) -> list[dict[str, Any]]:
+    """Return how the curve of each column is drawn: data in black, the rest coloured by column."""
+    if columns is None:
+        return [{"color": BLUE, "lw": 1, "alpha": 0.85}] * across
+    shades = colormaps["viridis"]([0.9 * j / max(1, across - 1) for j in range(across)])
+    made = across - list(columns).count("data")
+    looks: list[dict[str, Any]] = []
+    for j, column in enumerate(columns):
+        look: dict[str, Any] = {"color": shades[j], "lw": 1, "alpha": 0.85}
+        if column == "data":
+            look |= {"color": "black", "ls": "--", "lw": 1.3}
+            look |= {} if "data" in columns[:j] else {"label": "data"}
+        elif made == 1:
+            look |= {"color": ORANGE, "label": column}
+        looks.append(look)
+    return looks
+
+
+def _add_colour_bar(figure: Figure, panels: Any, columns: Sequence[str], xlabel: str) -> None:
+    """Name the columns that were made, beside those that hold data, where there are several."""
+    across, made = len(columns), [j for j, column in enumerate(columns) if column != "data"]
+    if len(made) < 2:
+        return
+    scale = ScalarMappable(Normalize(0, max(1, across - 1) / 0.9), "viridis")
+    bar = figure.colorbar(scale, ax=panels, aspect=40, pad=0.01)
+    few = made[:: max(1, math.ceil(len(made) / (6 if len(panels) < 3 else 11)))]
+    bar.set_ticks([float(j) for j in few], labels=[columns[j] for j in few], fontsize=SMALL)
+    bar.ax.set_ylim(made[0], made[-1])
+    bar.set_label(xlabel, fontsize=NORMAL)
 
 
 def shade_range(axes: Any, data: Data, label: str | None) -> None:
@@ -167,7 +184,8 @@ def mean_of_x(values: Mapping[str, Tensor]) -> Tensor:
     """Return what was found for the site ``x``, ready to be drawn."""
     if "x" not in values:
         raise NotDrawable(
-            f"the model observes {', '.join(map(repr, values)) or 'nothing'} and no 'x' to be drawn; draw `completions`, `scatter` or `kl`"
+            f"the model observes {', '.join(map(repr, values)) or 'nothing'} and no 'x' to be drawn; "
+            "draw `completions`, `scatter` or `kl`"
         )
     return values["x"].detach().cpu().float()
 

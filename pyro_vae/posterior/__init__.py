@@ -1,4 +1,4 @@
-"""What the posterior gives: predictive draws, latent means and decoding, the use of dimensions, codes."""
+"""What the posterior gives: predictive draws, latent means, decoding, active units, codes."""
 
 from pyro_vae.posterior.codes import encode, write_codes
 from pyro_vae.posterior.latents import (

@@ -1,4 +1,5 @@
-"""Codes of data as data of their own: what a pair has learned, for the next pair (M1+M2) or any other program."""
+"""Codes as data of their own: what a pair has learned, for the next pair (M1+M2) or other
+programs."""
 
 import io
 import os
@@ -30,23 +31,26 @@ def encode(
     """Return the codes of every split with the data's other fields, as `load_data` takes them.
 
     Args:
-        draws: one draw of q(z | x) a datum, whose aggregate is about the prior, in place of its mean.
-        idle: keep the dimensions that are not in use, where q(z | x) is the prior whatever x is. Standardised, as the next
-            pair takes them, their means are as large as the others' and say nothing.
+        draws: one draw of q(z | x) per datum, in aggregate near the prior, in place of its
+            mean.
+        idle: keep the dimensions that are not in use, where q(z | x) is the prior whatever x is.
+            Standardised, as the next pair takes them, their means are as large as the others' and
+            say nothing.
         seed: of the draws.
         progress: called with the number of data of each finished batch.
 
     Returns:
-        ``x_train``, ``x_valid``, ``x_test``: ``(data, dimensions)``, the model's latent vectors side by side, top level first;
-        and the other fields by the same names.
+        ``x_train``, ``x_valid``, ``x_test``: ``(data, dimensions)``, the model's latent vectors
+            side by side, top level first; and the other fields by the same names.
 
     Raises:
-        PairError: the model has no continuous latent vector a datum, or none of its dimensions is in use.
+        PairError: the model has no continuous latent vector per datum, or none of its dimensions is
+            in use.
     """
     arrays: dict[str, list[np.ndarray]] = {}
     sites = list(latent_vectors(pair, data.batch("train", 2)))
     if not sites:
-        raise PairError("the model has no continuous latent vector a datum, so data have no code")
+        raise PairError("the model has no continuous latent vector per datum, so data have no code")
     some = centres(pair, data.batch("train", BATCH_SIZE), seed=seed)
     kept = torch.cat([some[site].var(0) for site in sites], -1) > ACTIVE_VARIANCE
     if idle:

@@ -1,4 +1,5 @@
-"""A pair's latent vectors: where data lie in them, what becomes of other values, and what each dimension holds."""
+"""A pair's latent vectors: where data lie, what other values decode to, what each dimension
+holds."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -16,11 +17,11 @@ from pyro_vae.program import Batch, Pair, PairError, evaluation, is_latent, unco
 
 
 class NotDrawable(PairError):
-    """A picture that does not apply to this pair or these data; the message says why and what to do."""
+    """A picture that does not apply to a pair or its data; the message says why and what to do."""
 
 
 def latent_vectors(pair: Pair, batch: Batch) -> dict[str, int]:
-    """Return the sizes of the model's continuous latent vectors, one a datum each, in the model's order (top first)."""
+    """Return the sizes of each datum's continuous latent vectors, in the model's order."""
     with evaluation(pair, 0):
         model = poutine.trace(pair.bound_model).get_trace(batch)
     return {
@@ -41,12 +42,15 @@ def code_sites(pair: Pair, batch: Batch) -> dict[str, int]:
     """
     found = latent_vectors(pair, batch)
     if not found:
-        raise NotDrawable("the model has no continuous latent vector a datum, so there is no code to move in")
+        raise NotDrawable("the model has no continuous latent vector per datum, so there is no code to move in")
     return found
 
 
 def centres(pair: Pair, batch: Batch, *, seed: int = 0) -> dict[str, Tensor]:
-    """Return the centre of q(z | x) at every latent site: its mean where it has one (given the means above it), else a draw."""
+    """Return the centre of q(z | x) at every latent site.
+
+    That is the mean, given the means of the levels above, or a draw where there is no mean.
+    """
     with evaluation(pair, seed), AtMean():
         guide = poutine.trace(pair.bound_guide).get_trace(batch)
     return {name: site["value"] for name, site in guide.nodes.items() if is_latent(site)}
@@ -58,9 +62,10 @@ def decode(
     """Return E[x | z] at given latent values: ``(batch, features)`` for every observed site.
 
     Args:
-        batch: the fields that the model is conditioned on, of the values' batch size; its ``x`` is not looked at.
-        values: by site, ``(batch, latent)``. Sites that are not named follow p(z | what stands above): its mean, or a
-            draw with ``draw_rest``.
+        batch: the fields that the model is conditioned on, of the values' batch size; its ``x`` is
+            not looked at.
+        values: by site, ``(batch, latent)``. Sites that are not named follow p(z | what stands
+            above): its mean, or a draw with ``draw_rest``.
     """
     with evaluation(pair, seed):
         names = observed_sites(pair, batch)
@@ -78,7 +83,7 @@ def draw_latents(pair: Pair, batch: Batch, values: Mapping[str, Tensor], *, seed
 
 
 def dimensions_of_prior(pair: Pair, batch: Batch, site: str) -> Any:
-    """Return the distribution of the single dimensions of p(site) for the batch's data, or None when they are not independent."""
+    """Return the distribution of single dimensions of p(site), None if they are dependent."""
     with evaluation(pair, 0):
         model = poutine.trace(pair.bound_model).get_trace(batch)
     return _factors(model.nodes[site]["fn"])
@@ -87,10 +92,12 @@ def dimensions_of_prior(pair: Pair, batch: Batch, site: str) -> Any:
 def kl_by_dimension(
     pair: Pair, batches: Iterable[Batch], *, num_samples: int = 8, seed: int = 0
 ) -> dict[str, Tensor | None]:
-    """Return the mean KL(q(z_j | x) || p(z_j)) of each dimension of each latent vector, in nats per datum: ``(latent,)``.
+    """Return the mean KL(q(z_j | x) || p(z_j)) of each latent dimension, nats per datum:
+    ``(latent,)``.
 
-    In closed form where torch knows one, else over ``num_samples`` draws. None for a site whose q or p is correlated
-    between dimensions (full covariance, flow, mixture): there, a dimension has no KL of its own.
+    In closed form where torch knows one, else over ``num_samples`` draws. None for a site whose q
+    or p is correlated between dimensions (full covariance, flow, mixture): there, a dimension has
+    no KL of its own.
     """
     sums: dict[str, Tensor | None] = {}
     count = 0
@@ -111,7 +118,7 @@ def kl_by_dimension(
 
 
 def prior_moments(pair: Pair, batch: Batch, values: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return mean and standard deviation of p(z | what stands above) at given latent values, ``(latent,)`` each.
+    """Return mean and standard deviation ``(latent,)`` of p(z | levels above) at given values.
 
     Args:
         batch: of one datum.
@@ -132,12 +139,12 @@ def _moments(fn: Any) -> tuple[Tensor, Tensor]:
 
 
 def variance_of_means(pair: Pair, batch: Batch) -> dict[str, Tensor]:
-    """Return Var_x E[z_j | x] of each dimension: what stays near 0 where a dimension says nothing of the data."""
+    """Return Var_x E[z_j | x] of each dimension: near 0 where it says nothing about the data."""
     return {name: mean.var(0, correction=0) for name, mean in posterior_means(pair, batch).items()}
 
 
 def _by_dimension(site: Mapping[str, Any], prior: Any) -> Tensor | None:
-    """KL a dimension, summed over the data: ``(latent,)``."""
+    """Return the KL of each dimension, summed over the data: ``(latent,)``."""
     q, p = _factors(site["fn"]), _factors(prior)
     if q is None or p is None:
         return None

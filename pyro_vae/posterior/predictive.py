@@ -24,7 +24,7 @@ def reconstruct(pair: Pair, batch: Batch, *, seed: int = 0) -> dict[str, Tensor]
 
 
 def generate(pair: Pair, batch: Batch, *, seed: int = 0, draw: bool = False) -> dict[str, Tensor]:
-    """Return new data from the model, one a datum of ``batch``, whose observed fields are not looked at.
+    """Return one new datum from the model for each of ``batch``, whose observed fields are ignored.
 
     Args:
         batch: gives the number of data and the fields that the model is conditioned on.
@@ -61,7 +61,7 @@ def _means(trace: Trace) -> dict[str, Tensor]:
 
 
 def mean_of(site: Any) -> Tensor:
-    """Return the mean of a site's distribution, or a draw where it has none: never the value that it observes."""
+    """Return the mean of a site's distribution, or a draw; never the observed value."""
     try:
         value = site["fn"].mean
     except NotImplementedError:
@@ -70,13 +70,13 @@ def mean_of(site: Any) -> Tensor:
 
 
 def _a_row_a_datum(site: Any, value: Tensor) -> Tensor:
-    """What lies in plates inside the data's goes side by side into the datum's row, as data hold it."""
+    """Return values ``(batch, numbers)``, those of plates inside the data's side by side."""
     data = value.dim() - len(site["fn"].event_shape) - 1
     return value.movedim(data, 0).flatten(1) if data > 0 else value
 
 
 def repeat_batch(batch: Batch, count: int) -> dict[str, Tensor]:
-    """Return a batch of ``count`` data, the given ones in turn: what ``generate`` needs to draw that many."""
+    """Return a batch of ``count`` data, the given ones in turn, for ``generate``."""
     size = len(next(iter(batch.values())))
     index = torch.arange(count) % size
     return {name: tensor[index] for name, tensor in batch.items()}

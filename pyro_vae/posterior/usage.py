@@ -23,18 +23,20 @@ from pyro_vae.program import (
 ACTIVE_VARIANCE = 0.01  # Var_x E[z | x] of a dimension in use (Burda et al. 2015, section 5), for a prior of variance 1
 
 
-DRAWS_OF_MEAN = (
-    1024  # for guides whose mean has no closed form: adds a thousandth of the posterior variance to Var_x E[z | x]
-)
+# for guides whose mean has no closed form: this many draws add a thousandth of the posterior
+# variance to Var_x E[z | x]
+DRAWS_OF_MEAN = 1024
 
 
 def posterior_means(
     pair: Pair, data: Batch | Iterable[Batch], *, num_samples: int | None = None, seed: int = 0
 ) -> dict[str, Tensor]:
-    """E[z | x] under the guide for every continuous latent site in the data plate alone: ``(data, latent)``.
+    """Return E[z | x] under the guide, ``(data, latent)``, for every continuous latent site.
 
-    The mean of the site's distribution (a draw where it has none) averaged over ``num_samples`` runs of the guide: by default
-    one where that mean is the same every run, else 1024.
+    Sites outside the data plate or in further plates are left out.
+
+    The mean of the site's distribution (a draw where it has none) averaged over ``num_samples``
+    runs of the guide: by default one where that mean is the same every run, else 1024.
     """
     means: dict[str, list[Tensor]] = {}
     with evaluation(pair, seed):
@@ -47,7 +49,10 @@ def posterior_means(
 
 
 def active_units(means: Mapping[str, Tensor], threshold: float = ACTIVE_VARIANCE) -> dict[str, int]:
-    """Count per site the dimensions with Var_x E[z_j | x] above the threshold (Burda et al. 2015, section 5)."""
+    """Count per site the dimensions with Var_x E[z_j | x] above the threshold (Burda et al.
+
+    2015, section 5).
+    """
     return {name: int((mean.var(0, correction=0) > threshold).sum()) for name, mean in means.items()}
 
 

@@ -1,4 +1,4 @@
-"""``report.html``: what a run gave, on one page."""
+"""``report.html``: what a run trained and reached, on one page."""
 
 from pyro_vae.report.report import figures, write_report, write_run_report, write_tree
 from pyro_vae.report.sections import command

@@ -1,4 +1,4 @@
-"""``report.html``: one file a run, of what was trained and, once it was diagnosed, whether to believe it. See ``report_parts``."""
+"""``report.html``: what a run trained and, once it was diagnosed, whether to trust it."""
 
 import html
 import os
@@ -33,14 +33,16 @@ def write_run_report(run: Run, pair: Pair, data: Data, figures: Figures, diagnos
         pair: with the parameters to be shown.
         data: that it was trained on.
         figures: what ``evaluate`` returned.
-        diagnosis: its verdicts and pictures become part of the report; its tree becomes ``posterior.nc``.
+        diagnosis: its verdicts and pictures become part of the report; its tree becomes
+            ``posterior.nc``.
     """
     drawn = draw_all(run, pair, data)
     folder = figures_in(run.folder)
     for name, picture in drawn.pictures.items():
         write_whole(folder / f"{name}.png", picture)
     believed = (
-        f"<h2>Is it to be believed?</h2>\n<p>Not examined yet: <code>pyro-vae diagnose {html.escape(str(run))}</code> writes verdicts here.</p>"
+        "<h2>Can it be trusted?</h2>\n<p>Not examined yet: "
+        f"<code>pyro-vae diagnose {html.escape(str(run))}</code> writes verdicts here.</p>"
         if diagnosis is None
         else _diagnosed(diagnosis, run.folder)
     )
@@ -57,7 +59,7 @@ def write_run_report(run: Run, pair: Pair, data: Data, figures: Figures, diagnos
 
 
 def write_report(diagnosis: Diagnosis, folder: str | os.PathLike, *, title: str = "Diagnosis") -> Path:
-    """Write ``report.html`` of a diagnosis that belongs to no run, with its figures and tree; return the report's path."""
+    """Write ``report.html`` of a diagnosis without a run; return its path."""
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     return _write(place, title, [_diagnosed(diagnosis, place)])
@@ -70,7 +72,7 @@ def _write(folder: Path, title: str, parts: list[str]) -> Path:
 
 
 def _diagnosed(diagnosis: Diagnosis, folder: Path) -> str:
-    """Return the verdicts and their pictures; write ``figures/diagnose-*.png`` and ``posterior.nc`` beside."""
+    """Return verdicts and pictures; write ``figures/diagnose-*.png`` and ``posterior.nc`` too."""
     own = figures_in(folder)
     shown = []
     for name, figure in figures(diagnosis).items():
@@ -85,8 +87,9 @@ def _diagnosed(diagnosis: Diagnosis, folder: Path) -> str:
         for v in diagnosis.verdicts
     )
     return (
-        f"<h2>Is it to be believed?</h2>\n<p>{diagnosis.num_data} data of the {html.escape(diagnosis.split)} split, budget "
-        f"{html.escape(diagnosis.budget)}, {diagnosis.seconds:.0f} s. Figures are nats per datum unless they say otherwise.</p>\n"
+        f"<h2>Can it be trusted?</h2>\n<p>{diagnosis.num_data} data of the {html.escape(diagnosis.split)} split, "
+        f"budget {html.escape(diagnosis.budget)}, {diagnosis.seconds:.0f} s. "
+        "Figures are nats per datum unless they say otherwise.</p>\n"
         f"<table class='checks'>{rows}</table>\n{''.join(shown)}"
     )
 
@@ -130,7 +133,7 @@ def _khat(diagnosis: Diagnosis) -> "Figure":
     top = 2.0  # whatever is above is shown there
     values = khat[khat.isfinite()].clamp(-0.5, top).cpu().numpy()
     figure, axes = _axes(
-        "How far to trust q(z | x), a datum each: not above 0.7", "Pareto k-hat (the last bar holds all above)", "data"
+        "How far to trust q(z | x), by datum: not above 0.7", "Pareto k-hat (the last bar holds all above)", "data"
     )
     axes.hist(values, bins=40, range=(-0.5, top), color=BLUE)
     axes.axvline(0.5, color=GREY, lw=1, ls="--")
@@ -165,7 +168,7 @@ def _gaps(diagnosis: Diagnosis) -> "Figure":
 
 
 def _ranks(diagnosis: Diagnosis) -> "Figure":
-    """Difference of the ranks' distribution function from uniform, with a 99 % band for one quantity at one point."""
+    """Draw the ranks' ECDF minus uniform, with a 99 % band for one quantity at one point."""
     from pyro_vae.plots import BLUE, GREY, ORANGE, SMALL
 
     found = diagnosis.subject.found["calibration"]

@@ -1,6 +1,7 @@
-"""The parts of a run's ``report.html``: what was trained, with which programs, how it went, and how to repeat it.
+"""The sections of ``report.html``: what was trained, how it went, and how to repeat it.
 
-Each function returns HTML; ``document`` joins them to one page that needs no other file and no network. ``pyro_vae.report`` writes it.
+Each function returns HTML; ``document`` joins them to one page that needs no other file and no
+network. ``pyro_vae.report`` writes it.
 """
 
 import base64
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 STYLE = """
 :root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 54em; margin: 2em auto; padding: 0 1em; color: #1a1a1a; background: #fff; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 54em; margin: 2em auto; padding: 0 1em;
+  color: #1a1a1a; background: #fff; }
 h1 { line-height: 1.2; margin-bottom: .3em; }
 h2 { margin-top: 2em; break-after: avoid; }
 table { border-collapse: collapse; }
@@ -38,7 +40,8 @@ img { display: block; height: auto; }
 figcaption, .aside { color: #555; font-size: 14px; }
 code { overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
-@media (max-width: 600px) { body { margin: 1em auto; } .checks tr { display: block; padding: .4em 0; border-top: 1px solid #ddd; }
+@media (max-width: 600px) { body { margin: 1em auto; }
+  .checks tr { display: block; padding: .4em 0; border-top: 1px solid #ddd; }
   .checks td { display: block; border: 0; padding: 0; } }
 @media print { @page { margin: 15mm; } body { max-width: none; margin: 0; padding: 0; font-size: 11pt; }
   pre { white-space: pre-wrap; font-size: 8.5pt; } img { max-height: 22cm; } tr { break-inside: avoid; } }
@@ -140,7 +143,8 @@ def _training(run: Run, bound: str) -> str:
         return "no finished epoch"
     best = max(history, key=lambda row: row["elbo"])
     epochs = f"{len(history)} epoch{'s' if len(history) > 1 else ''}, {int(history[-1]['step']):,} steps"
-    return f"{epochs}; kept are the parameters of epoch {int(best['epoch'])}, whose validation {bound} {best['elbo']:.2f} is the best"
+    kept = f"epoch {int(best['epoch'])} are kept, whose validation {bound} {best['elbo']:.2f} is the best"
+    return f"{epochs}; the parameters of {kept}"
 
 
 def _by_site(figures: Figures) -> list[str]:
@@ -187,13 +191,11 @@ def png(figure: "Figure") -> bytes:
 def embedded(picture: bytes, name: str, command: str = "") -> str:
     """Return a PNG as part of the page, with the command that draws it below."""
     caption = f"<figcaption><code>{html.escape(command)}</code></figcaption>" if command else ""
-    pixels = int.from_bytes(
-        picture[16:20]
-    )  # the width in a PNG's header; one scale for all, so that letters have one size
-    return (
-        f"<figure><img alt='{html.escape(name)}' style='width: min(100%, {PIXEL * pixels:.0f}px)' src='data:image/png;base64,{base64.b64encode(picture).decode()}'>"
-        f"{caption}</figure>"
-    )
+    # the width in a PNG's header; one scale for all, so that letters have one size
+    pixels = int.from_bytes(picture[16:20])
+    source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    style = f"width: min(100%, {PIXEL * pixels:.0f}px)"
+    return f"<figure><img alt='{html.escape(name)}' style='{style}' src='{source}'>{caption}</figure>"
 
 
 def programs(run: Run, pair: Pair, drawn: Drawn) -> str:
@@ -222,13 +224,13 @@ def repeat(run: Run, pair: Pair, data: Data) -> str:
         else "<p>Trained from Python, by a script that alone can build the pair or the data.</p>"
     )
     return (
-        f"<h2>Again</h2>\n{how}\n<h3>All settings of the training</h3>\n{table(settings)}\n"
+        f"<h2>How to repeat it</h2>\n{how}\n<h3>All settings of the training</h3>\n{table(settings)}\n"
         f"<h3>Versions</h3>\n{table(versions)}"
     )
 
 
 def command(config: Mapping[str, Any]) -> str | None:
-    """Return the ``pyro-vae train`` that repeats a run; None for one whose pair or data only a script can build."""
+    """Return the ``pyro-vae train`` that repeats a run; None if only a script can build it."""
     from pyro_vae.pairs import PAIRS
     from pyro_vae.training import Training
 

@@ -1,4 +1,4 @@
-"""One file with everything a run needs to go on; written whole or not at all, read without running code."""
+"""One file with all that a run needs to go on, written atomically and read without running code."""
 
 import errno
 import hashlib
@@ -32,8 +32,8 @@ class CheckpointError(ValueError):
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` (tensors, numbers, strings, lists, tuples, dicts) to ``path``, atomically.
 
-    Written to a temporary file beside it, flushed to the disk, renamed. A crash at any moment leaves the old file or the
-    new one. ``torch.load(path, weights_only=True)`` reads it too.
+    Written to a temporary file beside it, flushed to the disk, renamed. A crash at any moment
+    leaves the old file or the new one. ``torch.load(path, weights_only=True)`` reads it too.
 
     Raises:
         OSError: when the disk is full or read-only; the old file is still there then.
@@ -72,16 +72,18 @@ def load(path: Path) -> dict[str, Any]:
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT:
         raise CheckpointError(
-            f"{path} has format {found} and this version of pyro_vae reads format {FORMAT}; use the version that wrote it"
+            f"{path} has format {found} and this version of pyro_vae reads format {FORMAT}; "
+            "use the version that wrote it"
         )
     return state
 
 
 def _refuse_tricks(archive: bytes) -> None:
-    """Refuse an archive that would take more memory than its own size, or that names anything but tensors.
+    """Refuse an archive that would take more memory than its size or that names more than tensors.
 
-    The checksum keeps accidents out and a stranger's intent not. What torch.load allows with ``weights_only`` still lets a
-    kilobyte ask for gigabytes: a compressed entry, or ``bytearray(10**11)``.
+    The checksum keeps accidents out and a stranger's intent not. What torch.load allows with
+    ``weights_only`` still lets a kilobyte ask for gigabytes: a compressed entry, or
+    ``bytearray(10**11)``.
     """
     with zipfile.ZipFile(io.BytesIO(archive)) as opened:
         entries = opened.infolist()
@@ -104,7 +106,10 @@ def _refuse_tricks(archive: bytes) -> None:
 
 
 def _refuse_stretched(state: Any, size: int) -> None:
-    """Refuse tensors that claim more elements than the file holds: torch would fill them with whatever is in memory."""
+    """Refuse tensors with more elements than the file holds.
+
+    Torch would fill them with whatever is in memory.
+    """
     stack, seen = [state], set()
     while stack:
         value = stack.pop()
@@ -123,10 +128,12 @@ def _refuse_stretched(state: Any, size: int) -> None:
 def open_regular(path: Path) -> BinaryIO:
     """Open a file for reading, if it is an ordinary one.
 
-    Opening a FIFO waits until somebody writes to it, and a device may never end: in a folder from elsewhere either may carry any name.
+    Opening a FIFO waits until somebody writes to it, and a device may never end: in a folder from
+    elsewhere either may carry any name.
 
     Raises:
-        OSError: when there is no such file, it may not be read, or it is a FIFO, device, socket or folder.
+        OSError: when there is no such file, it may not be read, or it is a FIFO, device, socket or
+            folder.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -137,10 +144,10 @@ def open_regular(path: Path) -> BinaryIO:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield the name of a new file beside ``path``, which takes its place when the block ends without an error.
+    """Yield the name of a new file that replaces ``path`` if the block ends without error.
 
-    A reader sees the old file or the new one, also after a power cut. Where ``path`` is a link, the link is replaced and its target
-    left alone.
+    A reader sees the old file or the new one, also after a power cut. Where ``path`` is a link, the
+    link is replaced and its target left alone.
     """
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     temporary = Path(name)
@@ -172,7 +179,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of torch's, NumPy's and Python's generators, in a form that ``save`` takes."""
+    """Return the state of torch's, NumPy's and Python's generators, as ``save`` takes it."""
     _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),

@@ -1,4 +1,5 @@
-"""One writer a run folder: a lock that the kernel lets go of when its holder dies, however it dies."""
+"""One writer per run folder: a lock that the kernel releases when its holder dies, however it
+dies."""
 
 import errno
 import fcntl
@@ -19,8 +20,9 @@ _TRIES = 4  # since `taken` holds the lock for a moment when it looks
 class Lock:
     """An exclusive lock on a file, which says who holds it.
 
-    Taken with ``flock``, so a holder that was killed holds nothing: the file that it leaves is recognised as stale and taken
-    over. Where the file system has no ``flock``, the holder's process number decides, on its own machine.
+    Taken with ``flock``, so a holder that was killed holds nothing: the file that it leaves is
+    recognised as stale and taken over. Where the file system has no ``flock``, the holder's process
+    number decides, on its own machine.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,7 +35,8 @@ class Lock:
         return self._file is not None
 
     def acquire(self) -> str | None:
-        """Take the lock; return who holds it if that is another process (or another run of this one), else None.
+        """Take the lock; if another process or another run of this one holds it, return who, else
+        None.
 
         Raises:
             OSError: when the folder cannot be written.
@@ -91,7 +94,7 @@ def taken(path: Path) -> bool:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return what the holder wrote: ``pid``, ``host``, ``since``; empty when there is nothing that can be read."""
+    """Return what the holder wrote, ``pid``, ``host`` and ``since``; empty if it cannot be read."""
     try:
         with open_regular(path) as file:
             card = json.loads(file.read(1000))

@@ -30,7 +30,10 @@ class RunError(ValueError):
 
 
 class Run:
-    """``config.yaml``, ``last.ckpt``, ``previous.ckpt``, ``best.ckpt``, ``history.csv`` and ``figures/`` in one folder.
+    """A run's folder.
+
+    It holds ``config.yaml``, ``last.ckpt``, ``previous.ckpt``, ``best.ckpt``, ``history.csv`` and
+    ``figures/``.
 
     One process at a time writes: see ``lock``.
     """
@@ -102,7 +105,7 @@ class Run:
             raise RunError(f"{path} {what}; name a folder that `pyro-vae train` made")
         return cls(path)
 
-    # --- one writer --------------------------------------------------------------------------------------------------
+    # --- one writer ---
 
     @property
     def locked(self) -> bool:
@@ -110,7 +113,7 @@ class Run:
         return self._lock.held
 
     def lock(self) -> None:
-        """Become the run's only writer, until ``release`` or the end of the process; clear away what a killed one left.
+        """Become the run's only writer until ``release``; clear away what a killed process left.
 
         Raises:
             RunError: when another process is writing; it is named.
@@ -131,7 +134,7 @@ class Run:
         """Let others write."""
         self._lock.release()
 
-    # --- contents ----------------------------------------------------------------------------------------------------
+    # --- contents ---
 
     @property
     def config(self) -> dict[str, Any]:
@@ -150,8 +153,8 @@ class Run:
             raise RunError(f"{path} does not describe a run; restore it or train anew")
         if config["format"] != FORMAT:
             raise RunError(
-                f"{path} has format {str(config['format'])[:20]} (pyro_vae {str(config.get('version'))[:20]}) and this is "
-                f"pyro_vae {__version__} with format {FORMAT}; use the version that wrote it"
+                f"{path} has format {str(config['format'])[:20]} (pyro_vae {str(config.get('version'))[:20]}) "
+                f"and this is pyro_vae {__version__} with format {FORMAT}; use the version that wrote it"
             )
         for section, entries in _SECTIONS.items():
             found = config[section]
@@ -230,7 +233,7 @@ class Run:
             raise RunError(f"{path} cannot be read: {error}; `pyro-vae resume {self.folder}` writes it anew") from None
 
     def write_history(self, history: list[dict[str, float]]) -> None:
-        """Write ``history.csv``, one line an epoch."""
+        """Write ``history.csv``, one line per epoch."""
         if not history:
             return
         text = io.StringIO()
@@ -242,8 +245,8 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """Return one line's worth of the run, from ``config.yaml`` and ``history.csv`` alone.
 
-        ``run, pair, data, state ("running", "finished", "stopped" or "damaged"), epochs, planned, elbo`` (the best on the
-        validation split, nats per datum).
+        ``run, pair, data, state ("running", "finished", "stopped" or "damaged"), epochs, planned,
+        elbo`` (the best on the validation split, nats per datum).
         """
         row: dict[str, Any] = {"run": str(self), "pair": None, "data": None, "state": "damaged"}
         row |= {"epochs": 0, "planned": None, "elbo": None}
@@ -351,7 +354,8 @@ def _read_yaml(path: Path) -> Any:
     """Read a small YAML file of plain values.
 
     Raises:
-        ValueError: for what could take memory or stack out of proportion: a large file, deep nesting, aliases.
+        ValueError: for what could take memory or stack out of proportion: a large file, deep
+            nesting, aliases.
     """
     return _parse_yaml(_read_text(path, MAX_CONFIG))
 

@@ -210,8 +210,18 @@ def test_help_shows_the_options_of_the_pair(capsys):
     assert "--batch_size" in shown or "--batch-size" in shown
 
 
-def test_the_first_help_loads_nothing_heavy():
-    code = "import sys; from pyro_vae.cli.commands import main; main(['--help']); assert 'torch' not in sys.modules"
+@pytest.mark.parametrize(
+    "argv",
+    [["--help"], ["list", "--help"], ["resume", "--help"], ["evaluate", "--help"], ["encode", "--help"], ["trian"]],
+)
+def test_help_and_a_wrong_command_load_nothing_heavy(argv):
+    code = f"""
+import contextlib, sys
+from pyro_vae.cli import main
+with contextlib.suppress(SystemExit):
+    main({argv!r})
+assert not {{"torch", "pyro", "matplotlib"}} & sys.modules.keys()
+"""
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 

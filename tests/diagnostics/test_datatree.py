@@ -137,7 +137,7 @@ def test_arviz_works_on_it_as_it_is(tree, monkeypatch):
         az.plot_pair(tree, var_names=["z"], coords={"data": [0]})
         az.plot_ppc_dist(tree, num_samples=10)
         az.plot_ppc_tstat(tree)
-        one = tree.isel(x_dim_0=0)  # these two read one number a datum
+        one = tree.isel(x_dim_0=0)  # these two read one number per datum
         az.plot_ppc_pit(one)
         az.plot_ppc_interval(one)
         az.plot_prior_posterior(tree, coords={"data": [0]})

@@ -1,4 +1,4 @@
-"""``diagnose``: a verdict a line for any pair, what does not apply said in one sentence, and a report that stands alone."""
+"""``diagnose``: one verdict per line for any pair, one sentence where a check does not apply, and a self-contained report."""
 
 import json
 import math

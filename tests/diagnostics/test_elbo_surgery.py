@@ -76,4 +76,4 @@ def test_chunks_and_order_make_no_difference(model, monkeypatch):
     assert surgery(damaged(model, "scale"), batch)[:4] == pytest.approx(whole[:4], abs=1e-12)
     order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
     other = surgery(damaged(model, "scale"), {"x": batch["x"][order]})
-    assert other[:4] == pytest.approx(whole[:4], abs=0.3)  # other draws: a draw a datum has a spread of 1
+    assert other[:4] == pytest.approx(whole[:4], abs=0.3)  # other draws: one draw per datum has a spread of 1

@@ -48,11 +48,11 @@ def test_training_leaves_one_file_with_everything_in_it(run, data, pair):
     assert not re.search(r"(src|href)=['\"](?!data:)", text), "the page needs another file"
     assert headings(text) == [
         "What it reaches",
-        "Is it to be believed?",
+        "Can it be trusted?",
         "How training went",
         "The programs",
         "Pictures",
-        "Again",
+        "How to repeat it",
     ]
     assert "class LatentModel(PyroModule)" in text
     assert "class LatentGuide(PyroModule)" in text
