@@ -1,5 +1,9 @@
-"""One writer per run folder: a lock that the kernel releases when its holder dies, however it
-dies."""
+"""One writer per run folder: a lock that the kernel releases when its holder dies, however it dies.
+
+Not ``filelock`` (4.3), which can look at a lock only by taking it, with the folder writable, gives
+up where ``flock`` is refused by anything but ENOSYS, takes a FIFO for a lock, and leaves the
+holder's card to us.
+"""
 
 import errno
 import fcntl
