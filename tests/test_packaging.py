@@ -49,6 +49,7 @@ def test_the_wheel_trains_from_an_empty_directory(built, tmp_path):
     assert (installed / "pyro_vae" / "models" / "latent.py").is_file()
     assert (installed / "pyro_vae" / "guides" / "latent.py").is_file()
     assert (installed / "pyro_vae" / "py.typed").is_file()
+    assert (installed / "pyro_vae" / "report" / "report.html.j2").is_file()
     empty = tmp_path / "empty"
     empty.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
@@ -58,6 +59,7 @@ def test_the_wheel_trains_from_an_empty_directory(built, tmp_path):
     command = [sys.executable, "-m", "pyro_vae", "train", "--epochs", "1", "--compile", "off", "--json"]
     subprocess.run(command, cwd=empty, env=environment, check=True, capture_output=True)
     assert (empty / "runs" / "latent-digits" / "figures" / "samples.png").is_file()
+    assert (empty / "runs" / "latent-digits" / "report.html").is_file()
 
 
 @pytest.mark.slow
@@ -66,6 +68,7 @@ def test_the_sdist_holds_what_the_wheel_is_built_from(built):
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"pyproject.toml", "README.md", "LICENSE", "models/latent.py", "guides/latent.py"} <= names
+    assert "pyro_vae/report/report.html.j2" in names
 
 
 def test_every_module_is_packaged():

@@ -1,12 +1,12 @@
 """``report.html``: what a run trained and, once it was diagnosed, whether to trust it."""
 
-import html
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jinja2 import Environment, FileSystemLoader
 from torch import Tensor
 
 from pyro_vae.data import Data
@@ -14,13 +14,11 @@ from pyro_vae.diagnostics import Diagnosis
 from pyro_vae.evidence import Figures
 from pyro_vae.posterior import ACTIVE_VARIANCE
 from pyro_vae.program import Pair
-from pyro_vae.report.sections import document, draw_all, embedded, pictures, png, programs, repeat, summary, training
+from pyro_vae.report.sections import FIRST, draw_all, embedded, pictures, png, programs, repeat, summary
 from pyro_vae.runs import Run, figures_in, replacing, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-COLOURS = {"good": "#00795a", "fair": "#9a6a00", "bad": "#c04400", "note": "#0072b2", "left out": "#6b6b6b"}
 
 
 def write_run_report(run: Run, pair: Pair, data: Data, figures: Figures, diagnosis: Diagnosis | None = None) -> Path:
@@ -40,38 +38,38 @@ def write_run_report(run: Run, pair: Pair, data: Data, figures: Figures, diagnos
     folder = figures_in(run.folder)
     for name, picture in drawn.pictures.items():
         write_whole(folder / f"{name}.png", picture)
-    believed = (
-        "<h2>Can it be trusted?</h2>\n<p>Not examined yet: "
-        f"<code>pyro-vae diagnose {html.escape(str(run))}</code> writes verdicts here.</p>"
-        if diagnosis is None
-        else _diagnosed(diagnosis, run.folder)
-    )
-    parts = [
-        summary(run, pair, data, figures),
-        believed,
-        training(run, drawn),
-        programs(run, pair, drawn),
-        pictures(run, drawn),
-        repeat(run, pair, data),
-    ]
+    shown = {
+        "folder": str(run),
+        "summary": summary(run, pair, data, figures),
+        "curves": pictures(run, drawn, ["curves"]),
+        "graph": pictures(run, drawn, ["graph"]),
+        "programs": programs(pair),
+        "pictures": pictures(run, drawn, [name for name in drawn.pictures if name not in FIRST]),
+        "left_out": drawn.left_out,
+        "repeat": repeat(run, pair, data),
+    }
     name = pair.recipe["name"] if pair.recipe else "A pair"
-    return _write(run.folder, f"{name} on {data.spec.name}", parts)
+    examined = None if diagnosis is None else _diagnosed(diagnosis, run.folder)
+    return _write(run.folder, title=f"{name} on {data.spec.name}", run=shown, diagnosis=examined)
 
 
 def write_report(diagnosis: Diagnosis, folder: str | os.PathLike, *, title: str = "Diagnosis") -> Path:
     """Write ``report.html`` of a diagnosis without a run; return its path."""
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    return _write(place, title, [_diagnosed(diagnosis, place)])
+    return _write(place, title=title, diagnosis=_diagnosed(diagnosis, place))
 
 
-def _write(folder: Path, title: str, parts: list[str]) -> Path:
+def _write(folder: Path, **shown: Any) -> Path:
+    page = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    ).get_template("report.html.j2")
     report = folder / "report.html"
-    write_whole(report, document(title, parts).encode())
+    write_whole(report, page.render(shown).encode())
     return report
 
 
-def _diagnosed(diagnosis: Diagnosis, folder: Path) -> str:
+def _diagnosed(diagnosis: Diagnosis, folder: Path) -> dict[str, Any]:
     """Return verdicts and pictures; write ``figures/diagnose-*.png`` and ``posterior.nc`` too."""
     own = figures_in(folder)
     shown = []
@@ -81,17 +79,12 @@ def _diagnosed(diagnosis: Diagnosis, folder: Path) -> str:
         shown.append(embedded(picture, name))
     if diagnosis.tree is not None:
         write_tree(diagnosis.tree, folder / "posterior.nc")
-    rows = "".join(
-        f"<tr><td>{html.escape(v.check)}</td><td style='color:{COLOURS[v.verdict]}'><b>{v.verdict}</b></td>"
-        f"<td>{html.escape(v.advice)}</td></tr>"
-        for v in diagnosis.verdicts
-    )
-    return (
-        f"<h2>Can it be trusted?</h2>\n<p>{diagnosis.num_data} data of the {html.escape(diagnosis.split)} split, "
-        f"budget {html.escape(diagnosis.budget)}, {diagnosis.seconds:.0f} s. "
-        "Figures are nats per datum unless they say otherwise.</p>\n"
-        f"<table class='checks'>{rows}</table>\n{''.join(shown)}"
-    )
+    about = f"{diagnosis.num_data} data of the {diagnosis.split} split, budget {diagnosis.budget}, "
+    return {
+        "about": f"{about}{diagnosis.seconds:.0f} s.",
+        "verdicts": diagnosis.verdicts,
+        "pictures": shown,
+    }
 
 
 def write_tree(tree: Any, path: str | os.PathLike) -> None:

@@ -4,17 +4,19 @@ import html
 import re
 import shlex
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import pyro_vae as pv
 from pyro_vae.cli import main
-from pyro_vae.diagnostics import diagnose
+from pyro_vae.diagnostics import Diagnosis, diagnose
+from pyro_vae.diagnostics.subject import Verdict
 from pyro_vae.evidence import evaluate
 from pyro_vae.plots import PICTURES, NotDrawable
-from pyro_vae.report.report import write_run_report
-from pyro_vae.report.sections import command, draw_all, summary, table
+from pyro_vae.report.report import write_report, write_run_report
+from pyro_vae.report.sections import command, draw_all, summary
 from pyro_vae.runs import Run
 
 OPTIONS = ["--latent", "2", "--hidden", "[8]", "--epochs", "1", "--compile", "off"]
@@ -107,8 +109,8 @@ def test_a_picture_that_fails_costs_the_report_nothing_else(run, data, pair, mon
 
 def test_what_is_no_density_of_x_is_not_compared_with_pca(run, data, pair):
     figures = evaluate(pair, data, num_samples=20)
-    assert "PCA, 2 components" in summary(run, pair, data, figures)
-    assert "PCA" not in summary(run, pair, data, replace(figures, rms_error=None))
+    assert "PCA, 2 components" in summary(run, pair, data, figures)["heads"]
+    assert "PCA" not in str(summary(run, pair, data, replace(figures, rms_error=None)))
 
 
 def test_kl_is_told_by_latent_site(run, data):
@@ -117,10 +119,10 @@ def test_kl_is_told_by_latent_site(run, data):
         (pv.pairs.hierarchical(spec, latent=[2, 2], hidden=[8]), r"KL by site: z2 \S+, z1 \S+ nats\."),
         (
             pv.pairs.structured(spec, latent=2, hidden=[8]),
-            r"<ul><li>log p\(x_out \| x_in\)",
+            r"log p\(x_out \| x_in\)",
         ),  # its one latent site is the KL above
     ):
-        assert re.search(said, summary(run, pair, data, evaluate(pair, data, num_samples=20)))
+        assert re.match(said, summary(run, pair, data, evaluate(pair, data, num_samples=20))["remarks"][0])
 
 
 def test_a_density_is_named_with_what_is_given(run, data, pair):
@@ -130,8 +132,9 @@ def test_a_density_is_named_with_what_is_given(run, data, pair):
         (pv.pairs.conditional(spec, latent=2, hidden=[8]), "log p(x | y)"),
         (pv.pairs.structured(spec, latent=2, hidden=[8]), "log p(x_out | x_in)"),
     ):
-        text = summary(run, other, data, evaluate(other, data, num_samples=20))
-        assert f"<td>{said}</td>" in text
+        shown = summary(run, other, data, evaluate(other, data, num_samples=20))
+        assert said in [line[0] for line in shown["lines"]]
+        text = str(shown)
         assert ("PCA, 2 components" in text) is (said == "log p(x)")
         assert text.count("may be positive") == 1
 
@@ -145,10 +148,27 @@ def test_words_of_others_are_escaped(tmp_path):
     assert "/<b>" not in text
     assert "&lt;b&gt;" in text
     assert "Trained from Python" in text
-    assert table([["<i>", "-1.50"]], ["", "nats"]) == (
-        "<div class='wide'><table><tr><th></th><th class='number'>nats</th></tr>"
-        "<tr><td>&lt;i&gt;</td><td class='number'>-1.50</td></tr></table></div>"
-    )
+
+
+def test_no_name_becomes_part_of_the_page(run, data, pair, tmp_path, monkeypatch):
+    evil = "<script>alert('\"&')</script>"
+
+    def refused(pair, data):
+        raise NotDrawable(evil)
+
+    for name in list(PICTURES):
+        monkeypatch.delitem(PICTURES, name)
+    monkeypatch.setitem(PICTURES, evil, refused)
+    object.__setattr__(pair, "recipe", {"name": evil, "options": {evil: evil}})  # frozen
+    subject = SimpleNamespace(found={}, data=None)
+    diagnosis = Diagnosis([Verdict(evil, None, "left out", evil)], evil, evil, 1, 0.0, subject)
+    pages = write_run_report(run, pair, data, evaluate(pair, data, num_samples=20), diagnosis).read_text()
+    pages += write_report(diagnosis, tmp_path, title=evil).read_text()
+    assert "<script" not in pages
+    seen = html.unescape(pages)
+    # title and heading of both; check, advice, budget and split of both; the pair's name and options; the picture
+    assert seen.count(evil) >= 4 + 8 + 3 + 2
+    assert seen.count("color:#6b6b6b") == 2
 
 
 def test_the_command_repeats_the_run(run, tmp_path, capsys):
