@@ -10,7 +10,6 @@ import math
 import os
 import re
 import struct
-import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from pyro_vae.runs import open_regular
+from pyro_vae.warning import warn
 
 _MAX_HEADER = 10_000  # bytes; numpy's own limit for a .npy header
 _MAX_RATIO = 100  # real data rarely shrink more than this; deflate reaches 1,000 on a zip bomb
@@ -41,8 +41,7 @@ class DataNote(UserWarning):
 
 def note(sentence: str) -> None:
     """Warn with a `DataNote` that points at the caller outside this package."""
-    package = sys.modules[__name__.partition(".")[0]]
-    warnings.warn(sentence, DataNote, skip_file_prefixes=(os.path.dirname(str(package.__file__)),))
+    warn(sentence, DataNote)
 
 
 class _Header(NamedTuple):
@@ -130,6 +129,8 @@ def open_file(path: Path) -> BinaryIO:
 
 def _npy_header(stream: Any, where: str) -> _Header:
     """Read the header of the .npy format, versions 1 to 3, as a literal and nothing more."""
+    # Not numpy.lib.format: it has no public reader of version 3, reads a header of 4 GiB before it
+    # compares the length with its limit, and builds any dtype that a header names, however large.
     start = stream.read(8)
     if start[:6] != b"\x93NUMPY" or len(start) < 8 or start[6] not in (1, 2, 3):
         raise DataError(f"{where} is not a .npy array (it does not begin like one): save it with numpy.save.")

@@ -1,6 +1,5 @@
 """The same computation chunk by chunk, compiled where there are enough chunks to earn it."""
 
-import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
@@ -8,6 +7,7 @@ from torch import Tensor
 
 from pyro_vae.compiled import Recording, RecordingError, in_short, record, signature
 from pyro_vae.svi import EagerWarning
+from pyro_vae.warning import warn
 
 Compile = Literal["auto", "on", "off"]
 COMPILES_AT = 1_000  # for an MLP on images compiling takes what a thousand compiled chunks save
@@ -51,7 +51,7 @@ class Chunks:
 
     def _run_eagerly(self, reason: str) -> None:
         self.why_not = reason
-        warnings.warn(f"log-weights are computed eagerly: {reason}.", EagerWarning, stacklevel=6)
+        warn(f"log-weights are computed eagerly: {reason}.", EagerWarning)
 
     def _recording(
         self, function: Callable, name: Hashable, args: tuple[Any, ...]

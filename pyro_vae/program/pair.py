@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -21,6 +20,7 @@ from torch.nn.parameter import is_lazy
 
 from pyro_vae.program.reachable import modules_of
 from pyro_vae.runs import seeded
+from pyro_vae.warning import warn
 
 Batch = Mapping[str, Tensor]
 Program = Callable[..., Any]
@@ -283,11 +283,10 @@ class _Shared(Messenger):
             if _same_shape(state, name, *init):
                 store.set_state(state)
         elif (own := dict(store.named_parameters())[name]) is not theirs and own.shape == theirs.shape:
-            warnings.warn(
+            warn(
                 f"{self.program} has a parameter {name!r} of its own, and Pyro's global store has another of "
                 "that name, "
-                "made since; the pair uses its own: build it anew to take the other one, or clear the global store",
-                stacklevel=2,
+                "made since; the pair uses its own: build it anew to take the other one, or clear the global store"
             )
 
 

@@ -7,7 +7,6 @@ has to come out as it did alone.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -19,6 +18,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.program.sites import event_dim_of, is_deterministic, is_site
+from pyro_vae.warning import warn
 
 PARTICLES = "_particles"
 CANNOT = (
@@ -84,12 +84,10 @@ def warn_of_left(program: Any, name: str) -> None:
     if program in _WARNED:
         return
     _WARNED.add(program)
-    warnings.warn(
+    warn(
         f"{name} gives other values when draws lie side by side, (draws, data, ...): it counts dimensions "
         "from the left. It is run "
-        "once for every draw, which is right and slow; count from the right, dim=-1 in place of dim=1",
-        UserWarning,
-        stacklevel=3,
+        "once for every draw, which is right and slow; count from the right, dim=-1 in place of dim=1"
     )
 
 

@@ -1,9 +1,7 @@
 """One gradient step as Pyro takes it: loss, gradients, and the optimizer's update if the loss is finite."""
 
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, cast
 
 import pyro
@@ -16,6 +14,7 @@ from torch.optim import Optimizer
 
 from pyro_vae.compiled import Observe, put_back, random_state, set_random_state
 from pyro_vae.svi.exchange import Exchange
+from pyro_vae.warning import warn
 
 
 class EagerWarning(UserWarning):
@@ -104,7 +103,7 @@ class EagerSVI:
     @staticmethod
     def warn(message: str) -> None:
         """Warn at the line that called this package."""
-        warnings.warn(message, EagerWarning, skip_file_prefixes=(str(Path(__file__).parents[1]),))
+        warn(message, EagerWarning)
 
 
 def _differentiate(loss: Callable[..., Any]) -> Callable[..., Any]:

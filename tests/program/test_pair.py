@@ -230,8 +230,9 @@ def test_a_pair_that_began_before_the_script_says_that_its_values_are_its_own():
     pair = pv.Pair(noisy, looking)
     pv.elbo(pair, BATCH)
     trained(0.5)
-    with pytest.warns(UserWarning, match=r"noisy has a parameter 'scale' of its own.*build it anew"):
+    with pytest.warns(UserWarning, match=r"noisy has a parameter 'scale' of its own.*build it anew") as told:
         pv.elbo(pair, BATCH)
+    assert {warning.filename for warning in told} == {__file__}  # the program's own line
 
 
 def test_a_parameter_of_another_shape_is_another_parameter():

@@ -126,8 +126,9 @@ def test_programs_that_count_from_the_right_run_side_by_side(kind):
 
 def test_a_warning_names_the_program_once():
     pair, batch = pair_of(LEFT["softmax of dim 1"]), {"x": rand(DATA, FEATURES, seed=1)}
-    with pytest.warns(UserWarning, match=r"model gives other values.*dim=-1 in place of dim=1"):
+    with pytest.warns(UserWarning, match=r"model gives other values.*dim=-1 in place of dim=1") as told:
         assert not takes_particles(pair, batch, 1)
+    assert told[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not takes_particles(pair, batch, 1)
