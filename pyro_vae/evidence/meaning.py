@@ -76,7 +76,7 @@ class Meaning:
         if self.points:
             return (
                 f"the guide is a point at {_and(self.points)}, where the prior is a density: "
-                f"{self.bound} is no bound on {self.evidence}, and draws that all fall on one value have no weights"
+                f"{self.bound} is not a bound on {self.evidence}, and draws that all fall on one value have no weights"
             )
         if self.modes:
             return (

@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_vae.program import Batch, Latents, Pair, PairError, add_up, is_factor, is_site, latents_of, run
 
 DOF = 5.0  # of the Student-t: tails heavier than any Gaussian's, and a covariance
-BLOCK = 64  # dimensions up to which a covariance is full; of larger vectors it is in blocks of so many
+BLOCK = 64  # dimensions up to which a covariance is full; larger vectors have blocks of this size
 CENTRES = 64  # kernels of the mixture
 WIDTH = 0.8  # of a kernel, relative to the mixture
 ROUNDS = 8  # of fitting to scores
