@@ -14,7 +14,7 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.program import Batch, Latents, Pair, PairError, add_up, is_factor, is_site, latents_of, run
+from pyro_vae.program import Batch, Latents, Pair, PairError, add_up, is_factor, is_masked, is_site, latents_of, run
 
 DOF = 5.0  # of the Student-t: tails heavier than any Gaussian's, and a covariance
 BLOCK = 64  # dimensions up to which a covariance is full; larger vectors have blocks of this size
@@ -23,6 +23,9 @@ WIDTH = 0.8  # of a kernel, relative to the mixture
 ROUNDS = 8  # of fitting to scores
 DRAWS = (8, 32)  # fewest and most scores of a datum in a round
 STARTS = 32  # draws of the guide whose mean and scale are the start
+SEEN = (
+    3  # particles of a check: not the 2 that supports were read with, so that those which move with a latent do not fit
+)
 TURNS = 8  # around the circle, to tell an angle's density from a broad one
 TOLERANCE = 1e-3  # nats in single precision, relative to the size of the densities
 
@@ -85,17 +88,18 @@ class Students:
 def refinable(pair: Pair, batch: Batch, nesting: int) -> Latents | None:
     """Return the latent space of a pair whose proposal can be refined, else None.
 
-    It needs continuous latent variables (what the guide enumerates is summed out) that are no
-    angles, programs that take particles, a guide without auxiliary sites, and densities that are
+    It needs continuous latent variables (what the guide enumerates is summed out) that are neither
+    angles nor masked, of supports that other latent variables do not move, programs that take
+    particles, a guide without auxiliary sites, and densities that are
     the same at given values as when the programs draw these values themselves.
     """
     try:
         space = latents_of(pair, batch, marginal=True)
-        guide, model = run(pair, batch, 2, nesting, enumerate_sites="model")
+        guide, model = run(pair, batch, SEEN, nesting, enumerate_sites="model")
         drawn = {name for name, site in guide.nodes.items() if is_site(site) and not site["is_observed"]}
         if drawn != space.sites.keys() | space.summed:
             return None  # auxiliary sites
-        if any(_is_circular(model.nodes[name]) for name in space.sites):
+        if any(_is_circular(model.nodes[name]) or is_masked(model.nodes[name]) for name in space.sites):
             return None
         for name in [name for name, site in guide.nodes.items() if is_factor(site)]:
             guide.remove_node(name)
@@ -103,7 +107,7 @@ def refinable(pair: Pair, batch: Batch, nesting: int) -> Latents | None:
         jacobian = space.log_jacobian(u, space.values(u))
         given = (space.log_joint(u) - jacobian, space.log_q(u) - jacobian)
         own = [
-            torch.stack(list(add_up(pair, Trace(), trace, 2, space.data, nesting).sites.values())).sum(0)
+            torch.stack(list(add_up(pair, Trace(), trace, SEEN, space.data, nesting).sites.values())).sum(0)
             for trace in (model, guide)
         ]
     except (PairError, NotImplementedError, RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError):

@@ -369,6 +369,56 @@ def test_an_angle_is_not_integrated_over_the_whole_line():
     assert ((found.estimate - exact) / found.stderr).abs().max() < 4
 
 
+@pytest.mark.parametrize("how", ["program", "distribution", "obs_mask"])
+def test_masked_latents_are_not_integrated_over_the_whole_line(how):
+    """Where z does not count its density is 1 everywhere, and only q, which is masked alike, draws it so that it stays 1."""
+    x = rand(30, seed=17)
+    counts = torch.arange(30) % 3 > 0
+
+    def masked(fn, seen):
+        return fn.mask(seen) if how == "distribution" else fn
+
+    def model(x, counts):
+        one = torch.ones(len(x)).double()
+        with pyro.plate("data", len(x)):
+            if how == "obs_mask":
+                pyro.sample("x", dist.Normal(0 * one, math.sqrt(2)), obs=x, obs_mask=counts)
+                return
+            with pyro.poutine.mask(mask=counts if how == "program" else torch.tensor(True)):
+                z = pyro.sample("z", masked(dist.Normal(0 * one, 1.0), counts))
+                pyro.sample("x", masked(dist.Normal(z, 1.0), counts), obs=x)
+
+    def guide(x, counts):
+        name, seen = ("x_unobserved", ~counts) if how == "obs_mask" else ("z", counts)
+        with pyro.plate("data", len(x)), pyro.poutine.mask(mask=seen if how != "distribution" else torch.tensor(True)):
+            pyro.sample(name, masked(dist.Normal(x / 2, 1.2), seen))
+
+    found = pv.log_evidence(pv.Pair(model, guide), {"x": x, "counts": counts}, num_samples=1000)
+    exact = dist.Normal(torch.tensor(0.0).double(), math.sqrt(2)).log_prob(x) * counts
+    assert ((found.estimate - exact).abs() < 4 * found.stderr + 1e-9).all()
+    assert found.stderr.max() < 0.1
+
+
+def test_a_support_that_a_latent_moves_leaves_the_guide_as_it_is():
+    def both(x):
+        with pyro.plate("data", len(x)):
+            top = pyro.sample("top", dist.Uniform(torch.full((len(x),), 0.5).double(), 2.0))
+            return pyro.sample("z", dist.Uniform(torch.tensor(0.0).double(), top))
+
+    def model(x):
+        z = both(x)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    x = rand(20, seed=18)
+    unit = (torch.arange(300).double() + 0.5) / 300
+    z = (0.5 + 1.5 * unit)[:, None] * unit
+    exact = dist.Normal(z.flatten()[:, None], 1.0).log_prob(x).logsumexp(0) - 2 * math.log(300)
+    found = pv.log_evidence(pv.Pair(model, both), {"x": x}, num_samples=1000)
+    assert found.proposal == "guide"
+    assert ((found.estimate - exact) / found.stderr).abs().max() < 4
+
+
 def test_a_factor_of_the_guide_is_no_density():
     x = rand(20, 2, seed=7)
 
