@@ -46,9 +46,11 @@ def launched() -> tuple[int, int] | None:
     None.
     """
     e = os.environ
-    if "TORCHELASTIC_RUN_ID" in e:
+    if dist.is_available() and dist.is_torchelastic_launched():
         here = int(e["LOCAL_WORLD_SIZE"])
         return here, int(e["WORLD_SIZE"]) // here
+    # Fabric's `SLURMEnvironment.detect` also takes a named shell inside an allocation for a task of it, and importing
+    # Fabric takes seconds, which a single process need not pay.
     interactive = e.get("SLURM_JOB_NAME") in ("bash", "interactive")  # a shell inside an allocation, not a task of it
     if "SLURM_PROCID" in e and not interactive and (tasks := int(e.get("SLURM_NTASKS", 1))) > 1:
         machines = int(e.get("SLURM_NNODES", 1))

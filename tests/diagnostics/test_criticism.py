@@ -1,5 +1,7 @@
 """Criticism of the model both ways: it passes draws of the truth, and rejects what differs."""
 
+import math
+
 import pytest
 import torch
 from truths import rand as normal
@@ -63,3 +65,13 @@ def test_probes_and_disentanglement():
     assert disentanglement(mixed, y[:, None]) < 0.1
     with pytest.raises(ValueError, match="compares two latent dimensions, and there are 1"):
         disentanglement(codes[:, :1], y[:, None])
+
+
+def test_the_gap_of_codes_that_know_known_shares_of_a_factor():
+    y = torch.arange(600) % 3
+    exact, nothing, half = y.double(), (torch.arange(600) // 3 % 2).double(), (y > 0).double()
+    assert disentanglement(torch.stack([nothing, exact], 1), y) == pytest.approx(1.0)
+    told = -(math.log(1 / 3) / 3 + 2 * math.log(2 / 3) / 3) / math.log(3)  # H(y > 0) / H(y)
+    assert disentanglement(torch.stack([exact, half], 1), y) == pytest.approx(1 - told)
+    assert disentanglement(torch.stack([exact, half], 1), torch.zeros(600)) == 0.0
+    assert disentanglement(torch.stack([exact, exact], 1)[:24], torch.arange(24)) == 0.0

@@ -225,8 +225,9 @@ SLURM = {
         (SLURM, (4, 2)),
         ({**SLURM, "SLURM_JOB_NAME": "bash"}, None),
         ({**SLURM, "SLURM_NTASKS": "1"}, None),
+        ({name: value for name, value in SLURM.items() if name != "SLURM_PROCID"}, None),
     ],
-    ids=["alone", "torchrun", "slurm", "shell inside an allocation", "one task"],
+    ids=["alone", "torchrun", "slurm", "shell inside an allocation", "one task", "named shell inside an allocation"],
 )
 def test_who_started_this_process(monkeypatch, env, found):
     for name in [n for n in os.environ if n.startswith(("SLURM", "TORCHELASTIC"))]:
