@@ -62,11 +62,13 @@ def _estimated(subject: Subject, result: Evidence) -> Verdict:
     ess = result.ess.median().item()
     share = None if result.khat.isnan().all() else result.khat_share
     # with fewer than 5 a handful of draws carry everything
-    level: Level = "bad" if ess < 5 else "fair" if ess < 0.05 * draws or (share or 0) > TOLERATED else "good"
-    low = "" if level == "good" else "; the estimate is low: use more draws"
+    level: Level = "bad" if ess < 5 else "good" if believable(share) and ess >= 0.05 * draws else "fair"
+    advice = (
+        "" if level == "good" else "; use more draws" if believable(share) else "; the estimate is low: use more draws"
+    )
     said = evidence_words(result.mean, result.mean_stderr, share, result.proposal)
     counted = f"with {draws} draws a datum, of which {ess:.0f} count (median)"
-    return Verdict(subject.meaning.evidence, result.mean, level, f"{said} {counted}{low}")
+    return Verdict(subject.meaning.evidence, result.mean, level, f"{said} {counted}{advice}")
 
 
 def _weighable(subject: Subject) -> None:
@@ -275,7 +277,7 @@ def annealed(subject: Subject) -> Iterator[Verdict]:
         "annealing",
         short,
         level,
-        said + ("" if level == "good" else "; trust annealing: q misses part of the posterior"),
+        said + ("" if level == "good" else "; trust annealing: the draws miss part of the posterior"),
     )
 
 

@@ -78,7 +78,9 @@ def _within(thing: Any) -> Iterator[tuple[Path, Any]]:
 
 
 def _of_object(thing: Any) -> Iterator[tuple[Path, Any]]:
-    if hasattr(thing, "program"):  # bound to a batch, or under a handler: it goes by the name of its program
+    if (
+        inspect.getattr_static(thing, "program", None) is not None
+    ):  # bound to a batch, or under a handler: it goes by the name of its program
         yield (), thing.program
     yield from (((name,), value) for name, value in getattr(thing, "__dict__", {}).items())
     for kind in type(thing).__mro__:

@@ -14,7 +14,8 @@ import pyro.poutine as poutine
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import Transform, biject_to, constraints
+from torch.distributions.constraints import Constraint, MixtureSameFamilyConstraint
 
 from pyro_vae.program.handlers import is_deterministic, is_enumerated, is_factor, is_latent, is_site, uncondition
 from pyro_vae.program.pair import Batch, Pair, PairError
@@ -185,8 +186,9 @@ def latents_of(pair: Pair, batch: Batch, *, marginal: bool = False) -> Latents:
         if support.is_discrete:
             raise PairError(f"site {name!r} is discrete, and this method needs continuous latent variables")
         frame = data_frame(node, pair)
-        assert frame is not None  # log-weights would have refused it
-        transform = biject_to(support)
+        if frame is None:
+            raise PairError(f"site {name!r} lies outside the plate {pair.data_plate!r}, so no datum has it for itself")
+        transform = _bijection(name, support)
         with torch.no_grad():
             raw = transform.inv(guide.nodes[name]["value"])
         dtype = torch.promote_types(dtype, raw.dtype)
@@ -199,6 +201,24 @@ def latents_of(pair: Pair, batch: Batch, *, marginal: bool = False) -> Latents:
     if not sites:
         raise PairError(f"{pair.bound_model.name} has no continuous latent variable, which this method needs")
     return Latents(pair, batch, nesting, sites, frozenset(summed), dtype)
+
+
+def _bijection(name: str, support: Constraint) -> Transform:
+    """Return the map from unconstrained space to a support; a mixture has that of its components.
+
+    Raises:
+        PairError: where there is none, or the components of a mixture have bounds of their own.
+    """
+    base, mixed = support, False
+    while isinstance(base, MixtureSameFamilyConstraint | constraints.independent):
+        mixed = mixed or isinstance(base, MixtureSameFamilyConstraint)
+        base = base.base_constraint
+    if mixed and any(isinstance(bound, Tensor) and bound.dim() for bound in vars(base).values()):
+        raise PairError(f"site {name!r} is a mixture whose components have bounds of their own; give them one support")
+    try:
+        return biject_to(base if mixed else support)
+    except NotImplementedError as error:
+        raise PairError(f"site {name!r} has support {support}, which no map from real numbers is known for") from error
 
 
 def simulate(pair: Pair, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
