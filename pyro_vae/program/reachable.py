@@ -82,7 +82,9 @@ def _within(thing: Any) -> Iterator[tuple[Path, Any]]:
 
 
 def _of_object(thing: Any) -> Iterator[tuple[Path, Any]]:
-    if "program" in getattr(thing, "__dict__", {}):  # bound to a batch, or under a handler: it goes by the name of its program
+    # Bound to a batch, or under a handler: it goes by the name of its program. Not asked for by
+    # ``hasattr``: an object may make up its attributes, or fail.
+    if "program" in getattr(thing, "__dict__", {}):
         yield (), thing.program
     yield from (((name,), value) for name, value in getattr(thing, "__dict__", {}).items())
     for kind in type(thing).__mro__:
