@@ -1,10 +1,4 @@
-"""log p(x) of an MLP VAE by K = 5000 draws an image: eager chunks against compiled ones; and proposals for runs.
-
-python benchmarks/evidence.py RUN ...    nats, k-hat and seconds of both proposals on a run's test data
-"""
-
-import sys
-import time
+"""log p(x) of an MLP VAE by K = 5000 draws an image: eager chunks against compiled ones."""
 
 import cases
 import pyro
@@ -75,28 +69,3 @@ def evidence(device: str, quick: bool) -> dict[str, Stepper]:
                 torch.mm(a, b, out=out)
 
     return found | {"matrix products alone": products}
-
-
-def compare(folder: str, count: int = 180, num_samples: int = 1000) -> None:
-    """Print what the guide and the refined proposal say of a run's test data, and the processor time of each."""
-    from pyro_vae.cli.options import rebuild_best
-    from pyro_vae.runs import Run
-
-    run = Run.open(folder)
-    pair, data = rebuild_best(run, None)
-    batch, _ = data.subset("test", count)
-    for proposal in ("guide", "refined"):
-        pv.log_evidence(pair, {name: t[:8] for name, t in batch.items()}, num_samples=64, proposal=proposal)  # warm
-        begun = time.process_time()
-        found = pv.log_evidence(pair, batch, num_samples=num_samples, proposal=proposal)
-        spent = time.process_time() - begun
-        print(
-            f"{folder:30} {found.proposal:8} {found.mean:9.3f} ± {found.mean_stderr:.3f}  k-hat > 0.7 {found.khat_share:6.1%}"
-            f"  median ESS {found.ess.median().item():5.0f}  {spent:7.2f} s",
-            flush=True,
-        )
-
-
-if __name__ == "__main__":
-    for folder in sys.argv[1:]:
-        compare(folder)

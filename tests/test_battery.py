@@ -153,16 +153,18 @@ def _data(site: dict[str, Any], keep: slice) -> Tensor:
 
 
 class _Fixed(Messenger):
-    """Give the guide's sites, where there are particles, the draws of an earlier run."""
+    """Give the guide's sites the draws of an earlier run; one particle has no plate of its own."""
 
     def __init__(self, draws: dict[str, dict[str, Any]], keep: slice, nesting: int) -> None:
         super().__init__()
         self.draws, self.keep, self.nesting = draws, keep, nesting
+        self.count = keep.stop - keep.start
 
     def _pyro_sample(self, msg: Any) -> None:
         sizes = [frame.size for frame in msg["cond_indep_stack"] if frame.name == PARTICLES]
-        if msg["name"] in self.draws and msg["value"] is None and sizes == [self.keep.stop - self.keep.start]:
+        if msg["name"] in self.draws and msg["value"] is None and sizes == [self.count] * (self.count > 1):
             site = self.draws[msg["name"]]
             dim = site["value"].dim() - len(site["fn"].event_shape) - self.nesting - 1
-            msg["value"] = site["value"][(slice(None),) * dim + (self.keep,)]
+            value = site["value"][(slice(None),) * dim + (self.keep,)]
+            msg["value"] = value.squeeze(0) if self.count == 1 and dim == 0 else value
             msg["done"] = True

@@ -63,7 +63,7 @@ def _list_runs(folder: str, *, as_json: bool) -> int:
         say(f"{name:{width}}  {row['state']:8}  {epochs:>9}  {elbo:10}  {what}")
     say(
         f"{len(rows)} runs; epochs done and planned, best ELBO on the validation split in nats per datum "
-        "(where the guide is a point: log p(x, z) there, which is no bound)",
+        "(where the guide is a point: log p(x, z) there, which is not a bound)",
         sys.stderr,
     )
     return 0

@@ -77,7 +77,7 @@ def add_pair(parser: Any, name: str) -> list[str]:
 
     parser.add_argument("pair", nargs="?", default="latent", help="a name from `pyro-vae list`, or file.py:function")
     build = find(name)
-    description = next(iter(inspect.signature(build).parameters), None)  # what the data are is no option
+    description = next(iter(inspect.signature(build).parameters), None)  # the description of the data is not an option
     parser.kinds |= kinds_of(build)
     parser.epilog = "\n\n".join(
         "\n".join([f"--{option} takes", *(f"  {name:22}{line}" for name, line in registry.lines.items())])
@@ -99,7 +99,7 @@ def named_pair(words: Sequence[str]) -> str:
 
 
 def positionals(words: Sequence[str]) -> Iterator[str]:
-    """Return an iterator over the words that are no options and no values of options."""
+    """Return an iterator over the words that are neither options nor their values."""
     rest = iter(words)
     for word in rest:
         if not word.startswith("-"):

@@ -127,7 +127,7 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
     else:
         show_figures(figures, pair, data)
         compiled = " (compiled)" if fitted.compiled else ""
-        say(f"{fitted.epochs} epochs, {fitted.steps:,} steps in {fitted.seconds:.0f} s{compiled}")
+        say(f"{_counted(fitted.epochs, 'epoch')}, {_counted(fitted.steps, 'step')} in {fitted.seconds:.0f} s{compiled}")
         say(f"report:   {report}, pictures in {run.figures}")
         say(f"next:     pyro-vae evaluate {run}, or pyro-vae diagnose {run}")
     return 0
@@ -141,3 +141,12 @@ def _summary(run: Any, fitted: Any) -> dict[str, Any]:
         "seconds": round(fitted.seconds, 2),
         "compiled": fitted.compiled,
     }
+
+
+def _counted(number: int, what: str) -> str:
+    """Return a count in words.
+
+    >>> _counted(1, "epoch"), _counted(1500, "step")
+    ('1 epoch', '1,500 steps')
+    """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

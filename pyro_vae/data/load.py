@@ -3,7 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,17 +15,23 @@ from pyro_vae.data.readers import DataError
 from pyro_vae.data.schema import Contents, inspect
 from pyro_vae.data.sources import DATASETS, Source, open_source
 from pyro_vae.data.splits import SPLITS, Split, cut
+from pyro_vae.options import checked
 
-BINARIZATIONS = ("gray", "static", "dynamic")
+Binarization = Literal["gray", "static", "dynamic"]
 
 
+def _refusal(message: str) -> DataError:
+    return DataError(message if message.endswith("?") else f"{message}.")
+
+
+@checked(_refusal)
 def load_data(
     source: object,
     *,
     data_dir: str | os.PathLike | None = None,
-    binarize: str | None = None,
-    valid: float | None = None,
-    test: float | None = None,
+    binarize: Binarization | None = None,
+    valid: int | float | None = None,
+    test: int | float | None = None,
     seed: int = 0,
     image_size: int | None = None,
     image: tuple[int, int, int] | None = None,
@@ -77,7 +83,7 @@ def load_data(
         "labels": labels,
         "label_seed": label_seed or None,
     }
-    _check_options(seed, binarize, levels, labels, label_seed)
+    _check_options(seed, levels, labels, label_seed)
     opened = open_source(source, data_dir=data_dir, image_size=image_size)
     opened = replace(opened, parts=mark_unknown(opened.parts, opened.name))
     contents = _inspected(opened, image, levels)
@@ -90,12 +96,8 @@ def load_data(
     return data
 
 
-def _check_options(
-    seed: int, binarize: str | None, levels: int | None, labels: int | None, label_seed: int | None
-) -> None:
+def _check_options(seed: int, levels: int | None, labels: int | None, label_seed: int | None) -> None:
     check_count("seed", seed, 0)
-    if binarize is not None and binarize not in BINARIZATIONS:
-        raise DataError(f"There is no binarize={binarize!r}: choose gray, static or dynamic.")
     if levels is not None and not 2 <= levels <= 65536:
         raise DataError(f"levels={levels} are not possible: give 2 to 65536.")
     if label_seed is not None and labels is None:

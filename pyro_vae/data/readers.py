@@ -1,4 +1,4 @@
-"""Arrays from files that nobody vouches for: .npy, .npz, IDX.
+"""Arrays from untrusted files: .npy, .npz, IDX.
 
 No reader runs code from a file or trusts its header: what the header announces is compared with
 what the file holds, and with this machine's memory, before anything is allocated. Whatever is wrong
@@ -118,7 +118,7 @@ def read_idx(path: Path, *, dims: int) -> np.ndarray:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Return ``path`` opened for reading; raise `DataError` if it is no ordinary file."""
+    """Return ``path`` opened for reading; raise `DataError` if it is not an ordinary file."""
     try:
         return open_regular(path)
     except OSError as error:

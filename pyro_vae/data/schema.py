@@ -250,7 +250,7 @@ def _image(
         channels_last = len(shape) == 3 and shape != image and shape == (*image[1:], image[0])
         if math.prod(image) != math.prod(shape) or (len(shape) == 3 and shape != image and not channels_last):
             raise DataError(
-                f"{name}: x has the shape {shape} per datum, which is no image of {image} "
+                f"{name}: x has the shape {shape} per datum, which is not an image of {image} "
                 "(channels, height, width): change one of them."
             )
         return image, channels_last

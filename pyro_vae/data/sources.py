@@ -72,7 +72,7 @@ class Source:
 def open_source(source: object, *, data_dir: str | os.PathLike | None = None, image_size: int | None = None) -> Source:
     """Return the arrays of ``source``: a name of `DATASETS`, a path, or a mapping of arrays."""
     if image_size is not None and not 1 <= image_size <= 4096:
-        raise DataError(f"image_size={image_size} is no size of an image: give 1 to 4096 pixels.")
+        raise DataError(f"image_size={image_size} is not a size of an image: give 1 to 4096 pixels.")
     sized = {"omniglot", "celeba"}
     if isinstance(source, Mapping):
         opened = Source("arrays", _parts({str(k): _array(v, str(k)) for k, v in source.items()}, "arrays"))
@@ -143,7 +143,7 @@ def _array(value: object, key: str) -> np.ndarray:
     try:
         return np.asarray(value)
     except ValueError:
-        raise DataError(f"{key} is no array: its rows differ in length.") from None
+        raise DataError(f"{key} is not an array: its rows differ in length.") from None
 
 
 def _parts(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, dict[str, np.ndarray]]:

@@ -70,7 +70,7 @@ def _groups(opened: Source, arrays: Mapping[str, np.ndarray], split_by: str | No
         return None if opened.curated else copies(arrays["x"])
     if split_by not in arrays or arrays[split_by].ndim != 1:
         raise DataError(
-            f"split_by={split_by!r} is no field of {opened.name} with one number per datum "
+            f"split_by={split_by!r} is not a field of {opened.name} with one number per datum "
             f"(it has {', '.join(arrays)})."
         )
     return np.unique(arrays[split_by], return_inverse=True)[1]
@@ -120,7 +120,7 @@ def _divide(
 
 def _count(size: float, n: int, split: str) -> int:
     if isinstance(size, bool) or not 0 <= size < math.inf or (size >= 1 and size != int(size)):
-        raise DataError(f"{split}={size} is no size of a split: give a fraction below 1 or a whole number of data.")
+        raise DataError(f"{split}={size} is not a size of a split: give a fraction below 1 or a whole number of data.")
     return int(size) if size >= 1 or size == 0 else max(1, round(n * size))
 
 

@@ -3,7 +3,7 @@
 Simulation-based calibration and coverage, on data drawn from the model itself.
 
 Where z and x are drawn from the model, z is an exact posterior draw, so among draws of a right
-guide it is one like the others: the rank of any function of it is uniform. Works for every guide
+guide it looks like the others: the rank of any function of it is uniform. Works for every guide
 that can be sampled, with any kind of latent variable.
 """
 

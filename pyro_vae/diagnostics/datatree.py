@@ -35,6 +35,7 @@ from pyro_vae.program import (
     is_latent,
     is_site,
     log_prob,
+    one_batch,
     particles,
     per_datum,
     plate_nesting,
@@ -92,7 +93,7 @@ def to_datatree(
 
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-    left_out = []
+    batch, left_out = one_batch(batch), []
     with evaluation(pair, seed):
         source = _Source.of(pair, batch)
         left_out += source.unlisted()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pyro_vae.diagnostics.subject import Level, Subject, Verdict, percent, require_weights
-from pyro_vae.evidence import TOLERATED, Evidence, believable, elbo, evidence_words, log_evidence, sandwich
+from pyro_vae.evidence import Evidence, believable, elbo, evidence_words, log_evidence, sandwich
 from pyro_vae.program import evaluation, simulate
 
 
@@ -44,8 +44,9 @@ def _estimated(subject: Subject, result: Evidence) -> Verdict:
     ess = result.ess.median().item()
     share = None if result.khat.isnan().all() else result.khat_share
     # with fewer than 5 a handful of draws carry everything
-    level: Level = "bad" if ess < 5 else "fair" if ess < 0.05 * draws or (share or 0) > TOLERATED else "good"
-    low = "" if level == "good" else "; the estimate is low: use more draws"
+    level: Level = "bad" if ess < 5 else "good" if believable(share) and ess >= 0.05 * draws else "fair"
+    more = "; use more draws" if believable(share) else "; the estimate is low: use more draws"
+    low = "" if level == "good" else more
     said = evidence_words(result.mean, result.mean_stderr, share, result.proposal)
     counted = f"with {draws} draws per datum, of which {ess:.0f} count (median)"
     return Verdict(subject.meaning.evidence, result.mean, level, f"{said} {counted}{low}")
@@ -72,5 +73,5 @@ def annealed(subject: Subject) -> Iterator[Verdict]:
         "annealing",
         short,
         level,
-        said + ("" if level == "good" else "; trust annealing: q misses part of the posterior"),
+        said + ("" if level == "good" else "; trust annealing: the draws miss part of the posterior"),
     )

@@ -159,7 +159,7 @@ def reference(subject: Subject) -> Iterator[Verdict]:
     chains = f"R-hat {result.rhat.max().item():.3f}, ESS {result.ess.min().item():.0f}"
     said = f"a classifier tells q from NUTS with accuracy {accuracy:.2f} at most, "
     said += f"over {count} data ({pvalue_words(pvalue)}; {chains})"
-    tone = "; the chains have not converged, so this is no reference" if not agree else ""
+    tone = "; the chains have not converged, so this is not a reference" if not agree else ""
     if level in ("fair", "bad"):
         tone = f"; {_cure(subject)}"
     yield Verdict("NUTS", accuracy, level, said + tone)

@@ -34,7 +34,7 @@ def use_of_latents(subject: Subject) -> Iterator[Verdict]:
             "fair": "; the rest only costs time: use fewer, or warm_up and free_bits to wake them",
             "bad": "; this level has collapsed to its prior: try warm_up, free_bits or a weaker decoder",
         }[level]
-        if used == 0 and -sites.get(name, 0.0) > 1.0:  # nat: this is no prior
+        if used == 0 and -sites.get(name, 0.0) > 1.0:  # nat: this is not the prior
             advice = "; q is the same for all data and not the prior: train for longer"
         yield Verdict(
             f"active units of {name}",

@@ -81,7 +81,7 @@ def pca_figures(data: "Data", latent: int, split: str = "test") -> dict[str, flo
 
     ``rms_error`` of its reconstruction and, where the data are not binary and so have a density,
     the figures of probabilistic PCA: log p(x) in closed form, which its exact posterior makes the
-    ELBO too. None where there is no such PCA: ``latent`` at least the number of features.
+    ELBO too. None where ``latent`` is not below the number of features.
     """
     try:
         fitted = maximum_likelihood(data.batch("train")["x"], latent)

@@ -113,7 +113,7 @@ def log_evidence(
     Raises:
         PairError: for latents outside the data plate, latents that the guide lacks, or points where
             the prior is a density.
-        ValueError: for an unknown or impossible option.
+        ValueError: for an unknown or impossible option, and without data.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
@@ -126,6 +126,8 @@ def log_evidence(
             done.append(_estimate(pair, chunks, part, num_samples, proposal, rows))
             if progress is not None:
                 progress(size_of(part))
+    if not done:
+        raise ValueError("there are no data to estimate log p(x) of: give a batch, or an iterable that yields one")
     used = {part.proposal for part in done}
     estimate, stderr, ess, khat, own = (torch.cat(column) for column in zip(*(part[:5] for part in done), strict=True))
     said = next((name for name in ("guide", "refined") if name in used), "exact")

@@ -48,7 +48,7 @@ class Figures:
 
     @property
     def doubtful(self) -> bool:
-        """Whether log p(x) is no more than a lower bound, whatever its standard error."""
+        """Whether log p(x) is only a lower bound, whatever its standard error."""
         return self.log_evidence is not None and not believable(self.khat_share)
 
     @property

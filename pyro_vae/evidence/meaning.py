@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyro.poutine as poutine
-import torch
 from pyro.ops.provenance import ProvenanceTensor, get_provenance
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from pyro_vae.program import (
     is_enumerated,
     is_factor,
     is_latent,
+    is_masked,
     is_site,
     points,
     size_of,
@@ -76,7 +76,7 @@ class Meaning:
         if self.points:
             return (
                 f"the guide is a point at {_and(self.points)}, where the prior is a density: "
-                f"{self.bound} is no bound on {self.evidence}, and draws that all fall on one value have no weights"
+                f"{self.bound} is not a bound on {self.evidence}, and draws that all fall on one value have no weights"
             )
         if self.modes:
             return (
@@ -111,7 +111,7 @@ def meaning_of(pair: Pair, batch: Batch) -> Meaning:
     real = tuple(name for name, site in latent.items() if not is_discrete(site))
     given, sources = _conditions(pair, batch, tuple(observed))
     seen: Any = next(iter(observed.values()), None)
-    whole = len(observed) == 1 and not given and not _is_masked(seen) and set().union(*sources.values()) == {"x"}
+    whole = len(observed) == 1 and not given and not is_masked(seen) and set().union(*sources.values()) == {"x"}
     return Meaning(
         tuple(observed),
         given,
@@ -178,15 +178,6 @@ def _part(field: str, sources: Mapping[str, set[str]]) -> str:
     if not sites:
         return field
     return f"{field}_in" if sites == [f"{field}_out"] else f"the rest of {field}"
-
-
-def _is_masked(site: Mapping[str, Any]) -> bool:
-    masks = [site["mask"]]
-    fn = site["fn"]
-    while fn is not None:
-        masks.append(getattr(fn, "_mask", None))
-        fn = getattr(fn, "base_dist", None)
-    return any(mask is not None and not torch.as_tensor(mask).all() for mask in masks)
 
 
 def _numbers(site: Mapping[str, Any], pair: Pair, batch: Batch) -> int:

@@ -14,15 +14,29 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.program import Batch, Latents, Pair, PairError, add_up, is_factor, is_site, latents_of, run
+from pyro_vae.program import Batch, Latents, Pair, PairError, add_up, is_factor, is_masked, is_site, latents_of, run
 
-DOF = 5.0  # of the Student-t: tails heavier than any Gaussian's, and a covariance
-BLOCK = 64  # dimensions up to which a covariance is full; of larger vectors it is in blocks of so many
+DOF = 5.0  # of the Student-t, at least: tails heavier than any Gaussian's, and a covariance
+# Degrees of freedom per dimension: in many dimensions a heavy tail leaves few draws at the distance
+# where the density is.
+THINNER = 3 / 8
+BLOCK = 64  # dimensions up to which a covariance is full; larger vectors have blocks of this size
 CENTRES = 64  # kernels of the mixture
-WIDTH = 0.8  # of a kernel, relative to the mixture
+WIDTH = 0.8  # of a kernel, relative to the mixture, in few dimensions
+# Mean squared distance of a kernel's centre from the mean, in standard deviations: in many
+# dimensions no draw is near a centre.
+DISTANCE = 3.6
 ROUNDS = 8  # of fitting to scores
 DRAWS = (8, 32)  # fewest and most scores of a datum in a round
+# The last rounds: how many, the scores in them per dimension, and at most how many times as many as
+# before.
+LATE = (2, 6, 8)
+RATE = 0.1  # of moving, relative to scores and dimensions: slower averages over rounds
+HELD = 10.0  # draws per dimension that the covariance of the scores is worth
 STARTS = 32  # draws of the guide whose mean and scale are the start
+SEEN = (
+    3  # particles of a check: not the 2 that supports were read with, so that those which move with a latent do not fit
+)
 TURNS = 8  # around the circle, to tell an angle's density from a broad one
 TOLERANCE = 1e-3  # nats in single precision, relative to the size of the densities
 
@@ -33,7 +47,7 @@ class Students:
 
     locs: Tensor  # (components, data, size)
     scale_trils: tuple[Tensor, ...]  # blocks along the diagonal, each (data, block, block)
-    dof: float = DOF
+    dof: float
 
     @property
     def blocks(self) -> list[int]:
@@ -85,17 +99,18 @@ class Students:
 def refinable(pair: Pair, batch: Batch, nesting: int) -> Latents | None:
     """Return the latent space of a pair whose proposal can be refined, else None.
 
-    It needs continuous latent variables (what the guide enumerates is summed out) that are no
-    angles, programs that take particles, a guide without auxiliary sites, and densities that are
+    It needs continuous latent variables (what the guide enumerates is summed out) that are neither
+    angles nor masked, of supports that other latent variables do not move, programs that take
+    particles, a guide without auxiliary sites, and densities that are
     the same at given values as when the programs draw these values themselves.
     """
     try:
         space = latents_of(pair, batch, marginal=True)
-        guide, model = run(pair, batch, 2, nesting, enumerate_sites="model")
+        guide, model = run(pair, batch, SEEN, nesting, enumerate_sites="model")
         drawn = {name for name, site in guide.nodes.items() if is_site(site) and not site["is_observed"]}
         if drawn != space.sites.keys() | space.summed:
             return None  # auxiliary sites
-        if any(_is_circular(model.nodes[name]) for name in space.sites):
+        if any(_is_circular(model.nodes[name]) or is_masked(model.nodes[name]) for name in space.sites):
             return None
         for name in [name for name, site in guide.nodes.items() if is_factor(site)]:
             guide.remove_node(name)
@@ -103,7 +118,7 @@ def refinable(pair: Pair, batch: Batch, nesting: int) -> Latents | None:
         jacobian = space.log_jacobian(u, space.values(u))
         given = (space.log_joint(u) - jacobian, space.log_q(u) - jacobian)
         own = [
-            torch.stack(list(add_up(pair, Trace(), trace, 2, space.data, nesting).sites.values())).sum(0)
+            torch.stack(list(add_up(pair, Trace(), trace, SEEN, space.data, nesting).sites.values())).sum(0)
             for trace in (model, guide)
         ]
     except (PairError, NotImplementedError, RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError):
@@ -118,7 +133,10 @@ def refinable(pair: Pair, batch: Batch, nesting: int) -> Latents | None:
 def _is_circular(site: Mapping) -> bool:
     """Return whether a density on the real line is periodic, as that of an angle is."""
     value = site["value"]
-    turned = site["fn"].log_prob(value + 2 * math.pi * TURNS)
+    around = value + 2 * math.pi * TURNS
+    if not bool(site["fn"].support.check(around).all()):
+        return False  # a flat density on a bounded support
+    turned = site["fn"].log_prob(around)
     return torch.allclose(turned, site["fn"].log_prob(value), rtol=TOLERANCE, atol=TOLERANCE)
 
 
@@ -130,11 +148,14 @@ def refine(space: Latents, num_samples: int, together: int) -> Students:
     No draw of the fit is handed on, so an estimate from the result's own draws stays unbiased.
     """
     fewest, most = DRAWS
+    rounds, each, times = LATE
     count = min(max(num_samples // most, fewest), most)
+    late = max(count, min(each * space.size, times * count))
     fitted = _start(space)
     for number in range(ROUNDS):
-        u = fitted.normal(count)
-        fitted = _matched(fitted, u, _scores(space, u), count * u.shape[-1] / (number + 1))
+        u = fitted.normal(late if number >= ROUNDS - rounds else count)
+        scores = torch.cat([_scores(space, part) for part in u.split(count)])
+        fitted = _matched(fitted, u, scores, RATE * u.shape[0] * u.shape[-1] / (number + 1))
     u = fitted.sample(max(num_samples // 2, CENTRES))
     log_p = torch.cat([space.log_joint(part.to(space.dtype)).double() for part in u.split(together)])
     return _smoothed(fitted, u, log_p - fitted.log_prob(u))
@@ -144,7 +165,8 @@ def _start(space: Latents) -> Students:
     """The mean of the guide's draws, and their standard deviations without correlations."""
     u = space.from_guide(STARTS).double().nan_to_num(0.0, 0.0, 0.0)
     scale = u.std(0).clamp(1e-6, 1e6)
-    return Students(u.mean(0, keepdim=True), tuple(torch.diag_embed(part) for part in scale.split(BLOCK, -1)))
+    trils = tuple(torch.diag_embed(part) for part in scale.split(BLOCK, -1))
+    return Students(u.mean(0, keepdim=True), trils, max(DOF, THINNER * space.size))
 
 
 def _scores(space: Latents, u: Tensor) -> Tensor:
@@ -182,7 +204,7 @@ def _matched(now: Students, u: Tensor, scores: Tensor, rate: float) -> Students:
         fine = kept.any(0)[:, 0] & (failed == 0) & moved.isfinite().all(-1) & factor.isfinite().flatten(1).all(-1)
         locs.append(torch.where(fine[:, None], moved, loc))
         trils.append(torch.where(fine[:, None, None], factor, tril))
-    return Students(torch.cat(locs, -1)[None], tuple(trils))
+    return Students(torch.cat(locs, -1)[None], tuple(trils), now.dof)
 
 
 def _smoothed(now: Students, u: Tensor, log_w: Tensor) -> Students:
@@ -200,14 +222,15 @@ def _smoothed(now: Students, u: Tensor, log_w: Tensor) -> Students:
     ess = 1 / weight.square().sum(0)
     mean = (weight[..., None] * u).sum(0)
     trils = []
+    width = math.sqrt(max(WIDTH**2, 1 - DISTANCE / u.shape[-1]))
     for tril, around in zip(now.scale_trils, (u - mean).split(now.blocks, -1), strict=True):
-        held = (tril.shape[-1] / (ess + tril.shape[-1]))[:, None, None]
+        held = (HELD * tril.shape[-1] / (ess + HELD * tril.shape[-1]))[:, None, None]
         covariance = (1 - held) * _outer(around, weight[..., None]) + held * (tril @ tril.mT)
         factor, failed = torch.linalg.cholesky_ex(covariance)
-        trils.append(WIDTH * torch.where((failed == 0)[:, None, None], factor, tril))
+        trils.append(width * torch.where((failed == 0)[:, None, None], factor, tril))
     which = weight.T.multinomial(CENTRES, replacement=True).T
     chosen = u.gather(0, which[..., None].expand(-1, -1, u.shape[-1]))
-    return Students(mean + math.sqrt(1 - WIDTH**2) * (chosen - mean), tuple(trils))
+    return Students(mean + math.sqrt(1 - width**2) * (chosen - mean), tuple(trils), now.dof)
 
 
 def _outer(u: Tensor, weight: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from typing import Any
 
 MEANT = {
     "batch": "batch_size",
+    "binarise": "binarize",
+    "cnn": "conv",
     "dim": "latent",
     "epoch": "epochs",
     "gaussian": "normal",

@@ -16,13 +16,13 @@ from pyro_vae.options.registry import Registry
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def checked(error: type[Exception] | None = None) -> Callable[[Function], Function]:
+def checked(error: Callable[[str], Exception] | None = None) -> Callable[[Function], Function]:
     """Return a decorator that checks the arguments of every call against the function's
     annotations.
 
     Args:
-        error: what is raised; by default a TypeError for an unknown argument or a value of the
-            wrong kind, and a ValueError for a value that is not allowed.
+        error: makes what is raised of its message; by default a TypeError for an unknown argument
+            or a value of the wrong kind, and a ValueError for a value that is not allowed.
     """
 
     def decorate(function: Function) -> Function:

@@ -36,7 +36,7 @@ def manifold(pair: Pair, data: Data, *, side: int = 20, seed: int = 0) -> Figure
         seed: of draws, for a model without means.
     """
     at_least(2, side=side)
-    side = side if is_image(data.spec) else min(side, 6)  # so many panels of curves fit a page
+    side = side if is_image(data.spec) else min(side, 6)  # panels of curves that fit a page
     batch = data.batch("test", 1)
     roots = _roots(pair, batch)
     flat = [name for name, size in roots.items() if size == 2]
@@ -135,7 +135,7 @@ def traversal(
         datum: number of the datum in the split.
         dimensions: how many to show at most; 6 of tables and sequences.
         steps: images per dimension.
-        extent: from minus to plus so many standard deviations of p(z), or of p(z | what stands
+        extent: from minus to plus this many standard deviations of p(z), or of p(z | what stands
             above) at the datum's code.
         split: train, valid or test.
         seed: of draws, for a guide or model without means.

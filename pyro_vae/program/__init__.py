@@ -1,5 +1,6 @@
 """What a pair is: `Pair` and its contract, sites, handlers, log-weights, and the graphical model."""
 
+from pyro_vae.program.batches import one_batch
 from pyro_vae.program.checking import check_pair, find_problems, require_sound
 from pyro_vae.program.contract import Problem
 from pyro_vae.program.declaration import Declaration, Figure, declared
@@ -17,6 +18,7 @@ from pyro_vae.program.sites import (
     is_enumerated,
     is_factor,
     is_latent,
+    is_masked,
     is_point,
     is_site,
     samples,
@@ -72,11 +74,13 @@ __all__ = [
     "is_enumerated",
     "is_factor",
     "is_latent",
+    "is_masked",
     "is_point",
     "is_site",
     "latents_of",
     "log_prob",
     "log_weights",
+    "one_batch",
     "particles",
     "per_datum",
     "pieces",

@@ -165,7 +165,7 @@ def _events(look: Look) -> Iterator[Problem]:
             yield Problem(
                 name,
                 f"site {name!r} has event shape {mine} in {look.guide_name} and {theirs} in {look.model_name}",
-                f"Give both the same .to_event(...): {max(len(mine), len(theirs))}",
+                f"Give both the same .to_event(...): {_event_dims(mine, theirs, look.size)}",
             )
         elif mine != theirs:
             yield Problem(
@@ -175,12 +175,28 @@ def _events(look: Look) -> Iterator[Problem]:
             )
     for name, site in samples(model).items():
         shape, event = tuple(site["value"].shape), tuple(site["fn"].event_shape)
-        if site["is_observed"] and event and shape[len(shape) - len(event) :] != event:
+        if site["is_observed"] and event == shape and event[:1] == (look.size,) and _in_plate(site, look):
+            yield Problem(
+                name,
+                f"site {name!r} has event shape {event}, which takes in all {look.size} data",
+                f"Leave the data to the plate, .to_event({len(event) - 1})",
+            )
+        elif site["is_observed"] and event and shape[len(shape) - len(event) :] != event:
             yield Problem(
                 name,
                 f"site {name!r} observes values of shape {shape} and its distribution has event shape {event}",
                 "Build the decoder for the data's features",
             )
+
+
+def _event_dims(one: tuple[int, ...], other: tuple[int, ...], size: int) -> int:
+    """Return the event dims that two shapes of a datum should have; one may take in all data."""
+    fewer, more = sorted((one, other), key=len)
+    return len(fewer) if more == (size, *fewer) else len(more)
+
+
+def _in_plate(site: dict, look: Look) -> bool:
+    return any(frame.name == look.pair.data_plate for frame in site["cond_indep_stack"])
 
 
 def _peeks(look: Look) -> Iterator[Problem]:

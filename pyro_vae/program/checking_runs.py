@@ -7,6 +7,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.distributions import Independent
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyro_vae.program.contract import Look, Problem, first_line
 from pyro_vae.program.pair import Batch, BatchProgram, Pair
-from pyro_vae.program.sites import samples
+from pyro_vae.program.sites import innermost, samples
 from pyro_vae.program.tracing import trace_of
 from pyro_vae.runs import seeded
 
@@ -138,7 +139,7 @@ def _failure(look: Look, bound: BatchProgram, error: Exception, names: _Names) -
         return Problem(mixed[1], problem, "Give each statement a name of its own")
     shape = re.search(r"Shape mismatch inside plate\('(.+)'\) at site (\S+) dim (-\d+), (\d+) vs (\d+)", text)
     if shape:
-        return _no_event(look, bound, *shape.groups())
+        return _no_event(look, bound, error, *shape.groups())
     other = _other_dtype(look, bound)
     if other is not None:
         return other
@@ -147,16 +148,37 @@ def _failure(look: Look, bound: BatchProgram, error: Exception, names: _Names) -
     return Problem("", problem, "Make it accept fields of these shapes and dtypes")
 
 
-def _no_event(look: Look, bound: BatchProgram, plate: str, site: str, dim: str, wanted: str, has: str) -> Problem:
+def _no_event(
+    look: Look, bound: BatchProgram, error: Exception, plate: str, site: str, dim: str, wanted: str, has: str
+) -> Problem:
     if plate == look.pair.data_plate and int(wanted) != look.size:
         problem = f"plate {plate!r} of {bound.name} has size {wanted} and the batch {look.size} data"
         return Problem("", problem, "Open it with the batch's size, len(x)")
-    dims = look.batch[site].dim() - 1 if site in look.batch else 1
+    fn, plates = _refused(error, site)
+    dims = 1
+    if fn is not None:
+        declared = fn.event_dim - innermost(fn, (Independent,)).event_dim
+        dims = declared + max(1, len(fn.batch_shape) - plates)
     problem = (
         f"the distribution of site {site!r} of {bound.name} has size {has} at dim {dim}, where the plate {plate!r} has "
         f"{wanted}: a batch dimension that belongs to one datum"
     )
-    return Problem(site, problem, f"Declare the event dimensions of a datum, .to_event({max(1, dims)})")
+    return Problem(site, problem, f"Declare the event dimensions of a datum, .to_event({dims})")
+
+
+def _refused(error: BaseException | None, site: str) -> tuple[Any, int]:
+    """Return the distribution that a plate refused, and the number of plates around it, from the
+    error's frames.
+    """
+    while error is not None:
+        frame = error.__traceback__
+        while frame is not None:
+            msg = frame.tb_frame.f_locals.get("msg")
+            if isinstance(msg, dict) and msg.get("name") == site:
+                return msg["fn"], len(msg["cond_indep_stack"])
+            frame = frame.tb_next
+        error = error.__cause__
+    return None, 1
 
 
 def _other_dtype(look: Look, bound: BatchProgram) -> Problem | None:

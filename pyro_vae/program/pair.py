@@ -25,6 +25,8 @@ from pyro_vae.warning import warn
 Batch = Mapping[str, Tensor]
 Program = Callable[..., Any]
 
+ROLES = ("model", "guide", "param")  # what a pair's names of parameters and buffers begin with
+
 
 def size_of(batch: Batch) -> int:
     """Return the number of data in a batch."""
@@ -159,11 +161,11 @@ class Pair:
         state = {name: _unconstrained(value) for name, value in state.items()}
         own = self.state_dict() if not self.pending else {}
         later = own.keys() < state.keys() or any(map(is_lazy, own.values()))
-        if later and not (self.bound_model.ran and self.bound_guide.ran):
+        if later and _are_names_of_a_pair(state) and not (self.bound_model.ran and self.bound_guide.ran):
             self.pending.clear()
             self.pending.update({name: value.detach().clone() for name, value in state.items()})
             return
-        _refuse_other(own, state, self.stores)
+        _refuse_other(own, state)
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(state[name])
@@ -326,14 +328,16 @@ def _unconstrained(value: Tensor) -> Tensor:
     return value if behind is None else behind()
 
 
-def _refuse_other(own: Mapping[str, Tensor], state: Mapping[str, Any], stores: Mapping[str, dict]) -> None:
+def _are_names_of_a_pair(names: Iterable[str]) -> bool:
+    return all(name.partition(".")[0] in ROLES for name in names)
+
+
+def _refuse_other(own: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Refuse a state whose names or shapes are not the pair's own."""
     change = "rebuild the pair with the options that it was trained with"
     if own.keys() != state.keys():
         odd = sorted(own.keys() ^ state.keys())
-        if state.keys() == _new_store().keys() or any(
-            state.keys() & store["params"].keys() for store in stores.values()
-        ):
+        if not _are_names_of_a_pair(state):
             change = (
                 "these are the names of Pyro's parameter store, whose parameters a pair takes by itself "
                 "when it is built "

@@ -49,7 +49,9 @@ def modules_of(program: Any) -> dict[Path, nn.Module]:
 
 
 def _free(path: Path, taken: dict[Path, nn.Module]) -> Path:
-    return next(name for name in chain([path], ((*path, str(i)) for i in count(1))) if name not in taken)
+    """Return a path that no other module has, nor a part of one: ``(a, 1)`` may be part 1 of ``(a,)``."""
+    *outer, last = path or ("",)
+    return next(one for one in chain([path], ((*outer, f"{last}_{i}") for i in count(1))) if one not in taken)
 
 
 def _within(thing: Any) -> Iterator[tuple[Path, Any]]:
@@ -68,7 +70,7 @@ def _within(thing: Any) -> Iterator[tuple[Path, Any]]:
         yield from (((), arg) if callable(arg) else ((str(i),), arg) for i, arg in enumerate(thing.args))
         yield from (((name,), value) for name, value in thing.keywords.items())
     elif isinstance(thing, dict):
-        yield from (((str(key),), value) for key, value in list(thing.items()))
+        yield from (((str(key).replace(".", "_"),), value) for key, value in list(thing.items()))
     elif isinstance(thing, set | frozenset):
         yield from (((str(i),), value) for i, value in enumerate(sorted(thing, key=str)))
     elif isinstance(thing, list | tuple | deque):
@@ -80,7 +82,9 @@ def _within(thing: Any) -> Iterator[tuple[Path, Any]]:
 
 
 def _of_object(thing: Any) -> Iterator[tuple[Path, Any]]:
-    if hasattr(thing, "program"):  # bound to a batch, or under a handler: it goes by the name of its program
+    # Bound to a batch, or under a handler: it goes by the name of its program. Not asked for by
+    # ``hasattr``: an object may make up its attributes, or fail.
+    if "program" in getattr(thing, "__dict__", {}):
         yield (), thing.program
     yield from (((name,), value) for name, value in getattr(thing, "__dict__", {}).items())
     for kind in type(thing).__mro__:

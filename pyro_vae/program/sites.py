@@ -53,6 +53,15 @@ def is_enumerated(message: Mapping[str, Any]) -> bool:
     return message["infer"].get("enumerate") is not None
 
 
+def is_masked(site: Mapping[str, Any]) -> bool:
+    """Return whether a part of a site does not count, by a mask of the site or its distribution."""
+    masks, fn = [site["mask"]], site["fn"]
+    while fn is not None:
+        masks.append(getattr(fn, "_mask", None))
+        fn = getattr(fn, "base_dist", None)
+    return any(mask is not None and not bool(torch.as_tensor(mask).all()) for mask in masks)
+
+
 def event_dim_of(site: Mapping[str, Any]) -> int:
     """Return how many dims on the right of a site's value belong to the site, not to plates.
 

@@ -15,7 +15,8 @@ import pyro.poutine as poutine
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import Transform, biject_to, constraints
+from torch.distributions.constraints import Constraint, MixtureSameFamilyConstraint
 
 from pyro_vae.program.handlers import uncondition
 from pyro_vae.program.pair import Batch, Pair, PairError, size_of
@@ -196,8 +197,11 @@ def latents_of(pair: Pair, batch: Batch, *, marginal: bool = False) -> Latents:
 def _layout(pair: Pair, node: Mapping, value: Tensor, nesting: int) -> tuple[Site, torch.dtype]:
     """Return how a continuous latent site sits in ``u``, and the dtype of its unconstrained value."""
     frame = data_frame(node, pair)
-    assert frame is not None  # log-weights would have refused it
-    transform = biject_to(node["fn"].support)
+    if frame is None:
+        raise PairError(
+            f"site {node['name']!r} lies outside the plate {pair.data_plate!r}, so no datum has one of its own"
+        )
+    transform = _bijection(node["name"], node["fn"].support)
     with torch.no_grad():
         raw = transform.inv(value)
     event_dim = node["fn"].event_dim
@@ -206,6 +210,24 @@ def _layout(pair: Pair, node: Mapping, value: Tensor, nesting: int) -> tuple[Sit
     shape = (*lead, *raw.shape[raw.dim() - event_dim :])
     data_dim = nesting + frame.dim
     return Site(shape, data_dim, transform, math.prod(shape) // shape[data_dim], event_dim), raw.dtype
+
+
+def _bijection(name: str, support: Constraint) -> Transform:
+    """Return the map from unconstrained space to a support; a mixture has that of its components.
+
+    Raises:
+        PairError: where there is none, or the components of a mixture have bounds of their own.
+    """
+    base, mixed = support, False
+    while isinstance(base, MixtureSameFamilyConstraint | constraints.independent):
+        mixed = mixed or isinstance(base, MixtureSameFamilyConstraint)
+        base = base.base_constraint
+    if mixed and any(isinstance(bound, Tensor) and bound.dim() for bound in vars(base).values()):
+        raise PairError(f"site {name!r} is a mixture whose components have bounds of their own; give them one support")
+    try:
+        return biject_to(base if mixed else support)
+    except NotImplementedError as error:
+        raise PairError(f"site {name!r} has support {support}, which no map from real numbers is known for") from error
 
 
 def simulate(pair: Pair, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

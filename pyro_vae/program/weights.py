@@ -19,6 +19,9 @@ from pyro.poutine import Trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
+from pyro_vae.program.batches import batches
+from pyro_vae.program.checking_runs import runs
+from pyro_vae.program.contract import Look
 from pyro_vae.program.handlers import subsampled_plates, whole_plates
 from pyro_vae.program.pair import Batch, Pair, PairError, size_of
 from pyro_vae.program.particle_plate import PARTICLES, particles, stacking, warn_of_left
@@ -63,13 +66,14 @@ def plate_nesting(pair: Pair, batch: Batch) -> int:
     """Return how many batch dimensions the pair's plates use, counted from the right.
 
     Raises:
-        PairError: a program runs on a subsample of its data only.
+        PairError: a program does not run on the batch, or on a subsample of its data only.
     """
     with torch.no_grad(), poutine.block(), torch.random.fork_rng():
         try:
             traces = run(pair, batch, None, 0, enumerate_sites=False)
         except Exception as error:
             _refuse_subsample(pair, batch, error)
+            _refuse(pair, batch, error)
             raise
     dims = [
         -frame.dim
@@ -80,6 +84,13 @@ def plate_nesting(pair: Pair, batch: Batch) -> int:
         if frame.vectorized
     ]
     return max(dims, default=0)
+
+
+def _refuse(pair: Pair, batch: Batch, error: Exception) -> None:
+    """Raise in the words of ``check_pair`` if it finds why the programs do not run."""
+    problems = [] if isinstance(error, PairError) else list(runs(Look(pair, batch)))
+    if problems:
+        raise PairError("\n".join(map(str, problems))) from error
 
 
 def _refuse_subsample(pair: Pair, batch: Batch, error: Exception) -> None:
@@ -312,10 +323,12 @@ def _sum_out(pair: Pair, guide: Trace, model: Trace, factors: Mapping[str, Tenso
 def pieces(data: Batch | Iterable[Batch], width: int) -> Iterator[dict[str, Tensor]]:
     """Yield the data in pieces of ``width``, so that figures do not depend on how they were
     batched.
+
+    Raises:
+        TypeError, ValueError: see ``batches``.
     """
     left: dict[str, Tensor] = {}
-    for batch in [data] if isinstance(data, Mapping) else data:
-        rest = dict(batch)
+    for rest in batches(data):
         if left and any(left[name].shape[1:] != tensor.shape[1:] for name, tensor in rest.items()):
             yield left  # sequences padded to another length do not join
             left = {}

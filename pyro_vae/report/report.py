@@ -123,7 +123,7 @@ def _khat(diagnosis: Diagnosis) -> "Figure":
     from pyro_vae.plots import BLUE, GREY, ORANGE
 
     khat = diagnosis.subject.found["khat"]
-    top = 2.0  # whatever is above is shown there
+    top = 2.0  # larger values are shown there
     values = khat[khat.isfinite()].clamp(-0.5, top).cpu().numpy()
     figure, axes = _axes(
         "How far to trust q(z | x), by datum: not above 0.7", "Pareto k-hat (the last bar holds all above)", "data"

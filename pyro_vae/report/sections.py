@@ -204,7 +204,7 @@ def _source(bound: BatchProgram) -> str:
         target = program if inspect.isroutine(program) else type(program)
         return inspect.getsource(target)
     except (OSError, TypeError):
-        return "source not at hand"
+        return "the source is not available"
 
 
 def short(bound: BatchProgram) -> str:

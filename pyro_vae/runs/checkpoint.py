@@ -21,7 +21,7 @@ FORMAT = 1
 _MARK = b"PYROVAE1"  # then the SHA-256 of all before it; torch.load ignores what follows the archive
 _NAMES = frozenset(["collections OrderedDict", "torch._utils _rebuild_tensor_v2"])  # what our own files name
 
-_UMASK = os.umask(0o022)  # there is no way to read it but to set it
+_UMASK = os.umask(0o022)  # it can only be read by setting it
 os.umask(_UMASK)
 
 
@@ -128,7 +128,7 @@ def _refuse_stretched(state: Any, size: int) -> None:
 def open_regular(path: Path) -> BinaryIO:
     """Open a file for reading, if it is an ordinary one.
 
-    Opening a FIFO waits until somebody writes to it, and a device may never end: in a folder from
+    Opening a FIFO waits for a writer, and a device may never end: in a folder from
     elsewhere either may carry any name.
 
     Raises:

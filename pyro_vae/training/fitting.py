@@ -40,7 +40,7 @@ def fit(
     stopped.
 
     Args:
-        pair: model and guide; trained in place.
+        pair: model and guide; trained in place, and left in evaluation mode.
         data: from ``load_data``, or what ``load_data`` takes.
         run: folder for checkpoints and history; none are written without one.
         resume: go on from the folder's last checkpoint.

@@ -90,7 +90,7 @@ class Training:
     seed: int = 0
     device: str = "auto"
     precision: Literal["32", "64", "bf16-mixed"] = "32"
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Literal["auto", "recorded", "on", "off"] = "auto"
     devices: int = 1
     save_every: float = 10.0
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"

@@ -374,9 +374,9 @@ def test_batches_and_chunks_make_no_difference():
             assert torch.allclose(ours, theirs, atol=1e-9)
         again = ({"x": x[i : i + size]} for i in range(0, 150, size))
         assert pv.elbo(pair, again).elbo == pytest.approx(pv.elbo(pair, {"x": x}).elbo, abs=1e-12)
-    for rows in (64, 1000, 100_000):
-        chunked = pv.log_evidence(pair, {"x": x}, num_samples=300, rows=rows)
-        score = (chunked.estimate - whole.estimate) / (chunked.stderr**2 + whole.stderr**2).sqrt()
+    for rows, count in ((64, 8), (1000, 150), (100_000, 150)):
+        chunked = pv.log_evidence(pair, {"x": x[:count]}, num_samples=300, rows=rows)
+        score = (chunked.estimate - whole.estimate[:count]) / (chunked.stderr**2 + whole.stderr[:count] ** 2).sqrt()
         assert score.abs().max() < 4.5
 
 

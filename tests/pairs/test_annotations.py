@@ -258,7 +258,7 @@ def test_other_pairs_take_them_too():
         ({"net": nn.Linear(16, 4)}, "net is one Linear, and a pair has an encoder's and a decoder's: give both"),
         ({"net": (nn.Linear(16, 4), nn.Linear(3, 16))}, "the decoder's net Linear does not take 2 numbers per datum"),
         ({"net": (nn.Linear(16, 5), nn.Linear(2, 16))}, "the encoder's net Linear makes (2, 5) of 2 data, and (2, 4)"),
-        ({"objective": Trace_ELBO(), "particles": 3}, "particles 3 is not that of a ready-made objective"),
+        ({"objective": Trace_ELBO(), "particles": 3}, "particles 3 does not apply to a ready-made objective"),
         ({"prior": StandardNormal(2), "components": 3}, "components 3 apply to a mixture, and --prior is ready-made"),
     ],
 )

@@ -396,7 +396,7 @@ def test_completions_keep_what_is_given():
         (lambda: plots.classes(one_level(TABLE), TABLE), "reads no field y"),
         (
             lambda: plots.analogies(two_levels(table(y="attributes")), table(y="attributes")),
-            "is no class in these data",
+            "is not a class in these data",
         ),
         (lambda: plots.attributes(one_level(table(y=None)), table(y=None)), "classes or attributes y"),
         (lambda: plots.attributes(one_level(TABLE), TABLE, attribute=3), "attribute must be 0 to 2, got 3"),

@@ -190,6 +190,25 @@ def test_structure_that_differs_from_call_to_call_is_refused(chance, where):
     assert torch.equal(torch.get_rng_state(), states[2])
 
 
+def test_what_depends_on_the_number_of_data_is_refused_and_a_parameter_for_each_position_is_not():
+    words = "at a datum changes when only other data of the batch are left out"
+    assert f"log q of site 'z' of guide_of.<locals>.guide {words}" in said(model, guide_of(lambda x, y: x * len(x)))
+    assert f"log p of site 'x' of model_of.<locals>.model {words}" in said(
+        model_of(lambda z, x: NET(z) / len(z)), guide_of(lambda x, y: x)
+    )
+    places = nn.Embedding(2 * B, D).requires_grad_(False)
+    assert not said(model, guide_of(lambda x, y: x + places(torch.arange(len(x)))))
+    assert not said(model, guide_of(lambda x, y: x + torch.randn(len(x), D)))
+
+
+def test_a_distribution_that_differs_from_call_to_call_is_refused():
+    def family(loc):
+        return (dist.Normal if torch.rand(()) < 0.5 else dist.Laplace)(loc, 0.5).to_event(1)
+
+    message = said(model, guide_of(lambda x, y: x, family))
+    assert "differ from call to call, first 'z' (its plates, its shape or its distribution)" in message
+
+
 def twice(x):
     with pyro.plate("data", len(x)):
         pyro.sample("z", dist.Normal(torch.zeros(Z), 1.0).to_event(1))
@@ -230,6 +249,23 @@ def no_event_image(x):
         pyro.sample("x", dist.Normal(NET(z).reshape(-1, 1, 1, D), 1.0), obs=x)
 
 
+def rows_of(likelihood, rows=3):
+    def rows_model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(Z), 1.0).to_event(1))
+            means, seen = (value[:, None].expand(-1, rows, -1) for value in (NET(z), x))
+            pyro.sample("x", likelihood(means), obs=seen)
+
+    return rows_model
+
+
+def all_data(x):
+    pyro.module("net", NET)
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(Z), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(NET(z), 1.0).to_event(2), obs=x)
+
+
 def wrong_plate(x):
     with pyro.plate("data", 100):
         z = pyro.sample("z", dist.Normal(torch.zeros(len(x), Z), 1.0).to_event(1))
@@ -254,6 +290,20 @@ SENTENCES = [
     (param_and_site, GUIDE, BATCH, ["'z'", "a name of its own"]),
     (no_event, GUIDE, BATCH, ["site 'x' of no_event has size 5 at dim -1", "'data' has 12", ".to_event(1)"]),
     (no_event_image, no_x, {**BATCH, "x": X[:, None, None]}, ["site 'x' of no_event_image", ".to_event(3)"]),
+    (rows_of(lambda loc: dist.Normal(loc, 1.0).to_event(1)), GUIDE, BATCH, ["size 3 at dim -1", ".to_event(2)"]),
+    (
+        rows_of(lambda loc: dist.MultivariateNormal(loc, torch.eye(D))),
+        GUIDE,
+        BATCH,
+        ["size 3 at dim -1", ".to_event(1)"],
+    ),
+    (all_data, GUIDE, BATCH, ["site 'x' has event shape (12, 5), which takes in all 12 data", ".to_event(1)"]),
+    (
+        model,
+        guide_of(lambda x, y: x, lambda loc: dist.Normal(loc, 0.5).to_event(2)),
+        BATCH,
+        ["event shape (12, 2)", ".to_event(...): 1"],
+    ),
     (wrong_plate, GUIDE, BATCH, ["plate 'data' of wrong_plate has size 100 and the batch 12 data", "len(x)"]),
     (model, GUIDE, {**BATCH, "x": X.numpy()}, ["the field 'x' is a numpy.ndarray", "torch.as_tensor(x)"]),
     (model, GUIDE, {**BATCH, "x": X.tolist()}, ["the field 'x' is a list", "torch.as_tensor(x)"]),

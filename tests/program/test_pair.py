@@ -114,8 +114,30 @@ def named(nets):
     return nets.dec, nets.enc
 
 
+def _both(one, other):
+    return one, other
+
+
+def of_class(dec, enc):
+    class Both:
+        nets = dec
+        more = enc
+
+        def model(self, x):
+            model_with(self.nets, x)
+
+        def guide(self, x):
+            guide_with(self.more, x)
+
+    return Both().model, Both().guide
+
+
 PLACES = {
     "closure": closure,
+    "attributes of a class": of_class,
+    "keys with dots": held(lambda d, e: {"a": d, "a.0": e}, lambda n: (n["a"], n["a.0"])),
+    "arguments of one partial": held(lambda d, e: functools.partial(_both, d, e), lambda n: n()),
+    "arguments beside a part of their name": held(lambda d, e: functools.partial(_both, e, d), lambda n: n()[::-1]),
     "functions in functions": nested,
     "partial": lambda dec, enc: (functools.partial(model_with, dec), functools.partial(guide_with, enc)),
     "handler": lambda dec, enc: tuple(poutine.scale(f, scale=1.0) for f in closure(dec, enc)),
@@ -285,6 +307,9 @@ def test_a_state_of_pyros_store_is_taken_right_or_refused():
         pair.load_state_dict(dict(pyro.get_param_store().items()))
     pair.load_state_dict({"param.scale": pyro.param("scale"), "param.loc": pyro.param("loc")})  # constrained values
     assert pair.state_dict()["param.scale"].item() == pytest.approx(torch.tensor(0.5).log().item())
+    for model in (noisy, closure(*nets())[0]):
+        with pytest.raises(pv.PairError, match="names of Pyro's parameter store"):  # before the first run, too
+            pv.Pair(model, looking).load_state_dict(dict(pyro.get_param_store().items()))
 
 
 def test_frozen_parts_keep_evaluation_mode_and_all_modules_theirs():

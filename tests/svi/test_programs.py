@@ -133,7 +133,7 @@ def test_a_program_that_writes_into_its_argument_runs_eagerly_and_the_data_stay_
         with warnings.catch_warnings(record=True) as said, pyro.validation_enabled(False):
             warnings.simplefilter("always")
             found.append((run(svi, data), values(one), torch.stack(data)))
-    assert re.search(r"writes into its own argument.*test_svi.py:.*x.div_", str(said[-1].message))
+    assert re.search(r"writes into its own argument.*test_programs.py:.*x.div_", str(said[-1].message))
     assert found[0][0] == found[1][0]
     assert all(map(torch.equal, found[0][1:], found[1][1:]))
 

@@ -1,0 +1,73 @@
+"""What figures take as data, and the sentence for what they do not take."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import pyro_vae as pv
+
+D, Z = 4, 2
+X = torch.randn(10, D, generator=torch.Generator().manual_seed(0))
+NET, ENC = nn.Linear(Z, D), nn.Linear(D, Z)
+
+
+def model(x):
+    pyro.module("net", NET)
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(Z), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(NET(z), 1.0).to_event(1), obs=x)
+
+
+def guide(x):
+    pyro.module("enc", ENC)
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(ENC(x), 1.0).to_event(1))
+
+
+FIGURES = {
+    "log_evidence": lambda pair, data: pv.log_evidence(pair, data, num_samples=4, compile="off"),
+    "elbo": lambda pair, data: pv.elbo(pair, data),
+    "to_datatree": lambda pair, data: pv.to_datatree(pair, data, num_samples=2),
+}
+
+REFUSED = {
+    "Data": (lambda: pv.load_data({"x": X}), TypeError, "this is a Data; pass one split of it, such as data.batch"),
+    "tensor": (lambda: X, TypeError, "this is a torch.Tensor; pass {'x': ...}"),
+    "number": (lambda: 3, TypeError, "this is a int; pass {'x': ...}"),
+    "numpy": (lambda: {"x": X.numpy()}, TypeError, "the field 'x' is a numpy.ndarray and programs take tensors"),
+    "list": (lambda: {"x": X.tolist()}, TypeError, "the field 'x' is a list and programs take tensors"),
+    "no data": (lambda: {"x": X[:0]}, ValueError, "there are no data"),
+    "float64": (lambda: {"x": X.double()}, pv.PairError, "'x' is float64, and guide needs float32. Convert the data"),
+    "int64": (lambda: {"x": X.long()}, pv.PairError, "'x' is int64, and guide needs float32. Convert the data"),
+    "other field": (lambda: {"y": X}, pv.PairError, "needs the field 'x', and the data have 'y'"),
+    "other width": (lambda: {"x": X[:, :2]}, pv.PairError, "guide fails on the batch"),
+}
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("kind", REFUSED)
+def test_data_of_another_kind_are_refused_in_a_sentence(figure, kind):
+    make, error, message = REFUSED[kind]
+    with pytest.raises(error) as caught:
+        FIGURES[figure](pv.Pair(model, guide), make())
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("figure", ["log_evidence", "elbo"])
+def test_loaders_of_tuples_and_no_batches_are_refused(figure):
+    pair = pv.Pair(model, guide)
+    with pytest.raises(TypeError, match="this is a list; let the loader yield dictionaries"):
+        FIGURES[figure](pair, DataLoader(TensorDataset(X), 5))
+    with pytest.raises(ValueError, match="there are no data"):
+        FIGURES[figure](pair, [])
+
+
+def test_batches_of_dictionaries_count_as_one():
+    pair = pv.Pair(model, guide)
+    whole = pv.log_evidence(pair, {"x": X}, num_samples=8, compile="off").mean
+    assert pv.log_evidence(pair, [{"x": X[:3]}, {"x": X[3:]}], num_samples=8, compile="off").mean == pytest.approx(
+        whole
+    )
