@@ -238,7 +238,7 @@ BAD = [
     (["train", "--epochs", "0"], "epochs must be at least 1, got 0"),
     (["train", "--lr", "-1"], "lr must be a finite number above 0"),
     (["train", "--schedule", "linear"], "schedule"),
-    (["train", "--binarize", "black"], "choose gray, static or dynamic"),
+    (["train", "--binarize", "black"], "binarize must be one of gray, static, dynamic; got 'black'"),
     (["train", "--likelihood", "bernoulli"], "--binarize dynamic"),
     (["train", "--net", "cnn"], "net"),
     (["train", "--activation", "swoosh"], "activation"),

@@ -78,7 +78,7 @@ def fails(spec):
         step = loop.Loop._one_step
 
         def failing(self, batch):
-            if self.step == 7:
+            if self.state.step == 7:
                 raise OSError(5, "Input/output error", "data.npz")
             step(self, batch)
 

@@ -125,7 +125,7 @@ def test_one_width_or_any_sequence_of_widths_is_a_list(hidden):
         ({"seed": 2**64}, "seed must be from 0"),
         ({"precision": "banana"}, "precision must be one of 32, 64, bf16-mixed; got 'banana'"),
         ({"precision": "16"}, "precision must be one of 32, 64, bf16-mixed; got '16'"),
-        ({"compile": True}, "compile must be one of auto, on, off; got True"),
+        ({"compile": True}, "compile must be one of auto, recorded, on, off; got True"),
         ({"optimizer": "Adam"}, "did you mean 'adam'?"),
         ({"patience": 0.5}, "patience must be a whole number; got 0.5"),
         ({"device": 3}, "device must be a word; got 3"),
