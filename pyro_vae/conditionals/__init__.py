@@ -1,5 +1,6 @@
 """Conditionals: modules whose forward returns a distribution, made of a net and a head.
 
+    density  () -> p(x)         `Density` of a head such as `Autoregressive`
     prior    () -> p(z)         `StandardNormal`, `NormalPrior`, `MixturePrior`, `VampPrior`, `FlowPrior`
     decoder  z -> p(x | z)      `Conditional` of a net and a likelihood's head
     encoder  x -> q(z | x)      `Conditional` of a net and `Normal`, `LowRank`, `FullCovariance`,
@@ -18,7 +19,8 @@ Everything that programs are built from can be imported from here. To add a like
 `Head`; to add a net, write any module that maps ``(..., inputs)`` to ``(..., head.size)``.
 """
 
-from pyro_vae.conditionals import conditional, flows, gaussian, head, likelihoods, priors, scales
+from pyro_vae.conditionals import autoregressive, conditional, flows, gaussian, head, likelihoods, priors, scales
+from pyro_vae.conditionals.autoregressive import *
 from pyro_vae.conditionals.conditional import *
 from pyro_vae.conditionals.flows import *
 from pyro_vae.conditionals.gaussian import *
@@ -30,6 +32,7 @@ from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, OneHot, Standardize
 
 # each file names what it makes public
 __all__ = ["MLP", "ConvDecoder", "ConvEncoder", "OneHot", "Standardize"]
+__all__ += autoregressive.__all__
 __all__ += conditional.__all__
 __all__ += flows.__all__
 __all__ += gaussian.__all__

@@ -1,5 +1,6 @@
 """Distributions that torch and Pyro lack."""
 
+from pyro_vae.distributions.autoregressive import Autoregressive, MaskedNet, by_feature
 from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_vae.distributions.levels import STD_OF_LOGISTIC, CategoricalLevels, DiscretizedLogistic, Levels
 from pyro_vae.distributions.rescaled import Rescaled
@@ -8,12 +9,15 @@ from pyro_vae.distributions.splines import BOX, ConditionalSplineAutoregressive,
 __all__ = [
     "BOX",
     "STD_OF_LOGISTIC",
+    "Autoregressive",
     "CategoricalLevels",
     "ConditionalSplineAutoregressive",
     "ConditionalSplineCoupling",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "Levels",
+    "MaskedNet",
     "Rescaled",
+    "by_feature",
     "spline",
 ]

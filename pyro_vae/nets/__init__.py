@@ -9,6 +9,8 @@ chosen output has ``start_at(bias)``; one that can describe a datum by its last 
 
 from pyro_vae.nets.convolution import ConvDecoder, ConvEncoder, ResidualBlock
 from pyro_vae.nets.layers import ACTIVATIONS, Activation, OneHot, Standardize, activation_named, start_at
+from pyro_vae.nets.masked import MaskedMLP, pixel_distance, raster
+from pyro_vae.nets.masked_convolution import PixelCNN
 from pyro_vae.nets.mlp import MLP
 
 __all__ = [
@@ -17,9 +19,13 @@ __all__ = [
     "Activation",
     "ConvDecoder",
     "ConvEncoder",
+    "MaskedMLP",
     "OneHot",
+    "PixelCNN",
     "ResidualBlock",
     "Standardize",
     "activation_named",
+    "pixel_distance",
+    "raster",
     "start_at",
 ]

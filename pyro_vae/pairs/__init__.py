@@ -16,6 +16,7 @@ from pyro_vae.pairs import (
     grouped_pairs as grouped_pairs,
     semi_amortized_pairs as semi_amortized_pairs,
     linear_pairs as linear_pairs,
+    density_pairs as density_pairs,
 )
 
 # isort: on
