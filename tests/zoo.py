@@ -89,6 +89,7 @@ ROWS: dict[str, Row] = {
     "latent": Row(pairs.latent, SMALL),
     "latent-bernoulli": Row(pairs.latent, SMALL, BINARY),
     "latent-conv": Row(pairs.latent, {"latent": 3, "net": "conv"}, BINARY),
+    "latent-autoregressive": Row(pairs.latent, {**SMALL, "decoder": "autoregressive", "field": 2}, BINARY),
     "latent-full": Row(pairs.latent, {**SMALL, "covariance": "full"}),
     "latent-low-rank": Row(pairs.latent, {**SMALL, "covariance": "low-rank"}),
     **{f"latent-{p}": Row(pairs.latent, {**SMALL, "prior": p, "components": 4}) for p in ("mixture", "vamp")},
@@ -123,6 +124,9 @@ ROWS: dict[str, Row] = {
     "grouped-items": Row(pairs.grouped, {"items": 2, "group_latent": 2, **SMALL}),
     "grouped-iwae": Row(pairs.grouped, {"group_latent": 2, **SMALL, "objective": "iwae", "particles": 3}, GROUPS),
     "semi_amortized": Row(pairs.semi_amortized, SMALL, BINARY),
+    "autoregressive": Row(pairs.autoregressive, {"hidden": [8, 7], "order": "random"}),
+    "autoregressive-made": Row(pairs.autoregressive, {"hidden": [8]}, BINARY, exact=True),
+    "autoregressive-pixelcnn": Row(pairs.autoregressive, {"net": "pixelcnn", "hidden": [4, 4]}, BINARY, exact=True),
     "linear": Row(pairs.linear, {"latent": 3}, exact=True),
     "linear-per-feature": Row(pairs.linear, {"latent": 3, "noise": "per-feature"}, exact=True),
 }

@@ -6,6 +6,7 @@ import torch
 
 from pyro_vae.diagnostics import criticism
 from pyro_vae.diagnostics.subject import LeftOut, Level, Subject, Verdict, evenly, percent
+from pyro_vae.distributions import Autoregressive
 from pyro_vae.posterior import observed_sites, repeat_batch
 from pyro_vae.program import evaluation, pieces, plate_nesting, run, simulate
 
@@ -13,8 +14,7 @@ from pyro_vae.program import evaluation, pieces, plate_nesting, run, simulate
 def predictions(subject: Subject) -> Iterator[Verdict]:
     """Do data sets that the model draws look like the data?"""
     x = _observed(subject)
-    size = min(len(x), 300)
-    sets = 40
+    sets, size = 40, subject.affordable(min(len(x), 300), least=10)
     drawn = _samples(subject, sets * size).reshape(sets, size, -1)
     checks = criticism.predictive_checks(evenly({"x": x}, size)["x"], drawn)
     subject.found["predictive"] = checks
@@ -37,8 +37,9 @@ def pixels(subject: Subject) -> Iterator[Verdict]:
     if not ((x == 0) | (x == 1)).all():
         raise LeftOut("pixel calibration needs binary data, and these are not")
     fn = model.nodes[name]["fn"]
+    before = isinstance(fn, Autoregressive)  # a pixel is predicted from those before it
     try:
-        result = criticism.pixel_calibration(fn.mean, x)
+        result = criticism.pixel_calibration((fn.conditionals(x) if before else fn).mean, x)
     except NotImplementedError:  # draws stand for the mean: one half sorts the pixels, the other predicts them
         result = criticism.pixel_calibration(_mean_draw(fn), x, sorted_by=_mean_draw(fn))
     subject.found["pixels"] = result
@@ -47,7 +48,8 @@ def pixels(subject: Subject) -> Iterator[Verdict]:
         "pixel calibration",
         result.error,
         level,
-        f"predicted probabilities and frequencies differ by {result.error:.4f} per pixel"
+        f"predicted probabilities{' given the pixels before' if before else ''} and frequencies differ by "
+        f"{result.error:.4f} per pixel"
         + ("" if level == "good" else "; the decoder is too sure of itself, or overfits"),
     )
 
@@ -62,7 +64,7 @@ def _mean_draw(fn: torch.distributions.Distribution, count: int = 50) -> torch.T
 
 def samples(subject: Subject) -> Iterator[Verdict]:
     """Can samples be told from held-out data; are they copies of training data?"""
-    x = _observed(subject, subject.budget.samples)
+    x = _observed(subject, subject.affordable(subject.budget.samples, least=50))
     drawn = _samples(subject, len(x))
     subject.found["samples"] = drawn
     test = criticism.two_sample(drawn, x, seed=subject.seed)

@@ -16,6 +16,7 @@ class MaskedNet(Protocol):
     """
 
     order: Tensor
+    passes: int  # over all features, whose work the steps of a draw do together
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return ``(..., size)`` in one pass."""
@@ -27,9 +28,9 @@ class MaskedNet(Protocol):
 class Autoregressive(TorchDistribution):
     """p(x) = product over features i of p(x_i | those before i in an order).
 
-    ``log_prob`` takes one pass of the net, a draw as many steps as there are features (``passes``),
-    since each needs the values before it. There is no mean in closed form: what is known at a datum
-    are its `conditionals`.
+    ``log_prob`` takes one pass of the net. A draw takes as many steps as there are features, since
+    each needs the values before it, and the work of ``passes`` passes. There is no mean in closed
+    form: what is known at a datum are its `conditionals`.
 
     Args:
         net: `MaskedNet`, ``(..., features) -> (..., size)``.
@@ -57,8 +58,8 @@ class Autoregressive(TorchDistribution):
 
     @property
     def passes(self) -> int:
-        """How many steps of the net a draw takes."""
-        return int(self.event_shape[0])
+        """How many passes of the net a draw costs."""
+        return self.net.passes
 
     def conditionals(self, value: Tensor) -> TorchDistribution:
         """Return the distribution of every feature given those before it in ``value``, ``(...,
@@ -71,7 +72,7 @@ class Autoregressive(TorchDistribution):
         return self.conditionals(value).log_prob(value)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 (torch's own default)
-        """Return draws, ``sample_shape + batch_shape + (features,)``, in ``passes`` steps."""
+        """Return draws, ``sample_shape + batch_shape + (features,)``, a feature a step."""
         return self.complete(self.parameters.new_zeros(self._extended_shape(sample_shape)), 0)
 
     def complete(self, value: Tensor, known: int) -> Tensor:
@@ -80,7 +81,7 @@ class Autoregressive(TorchDistribution):
         """
         with torch.no_grad():
             value = value.clone()
-            added = self.parameters.unflatten(-1, (-1, self.passes))  # (..., kinds, features)
+            added = self.parameters.unflatten(-1, (-1, self.head.features))  # (..., kinds, features)
             order = self.net.order.tolist()
             for place, (feature, said) in enumerate(zip(order, self.net.steps(value), strict=True)):
                 if place >= known:

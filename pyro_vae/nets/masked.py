@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vae.nets.layers import Activation, activation_named, check_width
-from pyro_vae.options import Count, Whole, checked
+from pyro_vae.options import Count, checked
 
 
 class MaskedLinear(nn.Linear):
@@ -80,6 +80,7 @@ class MaskedMLP(nn.Module):
         check_order(order)
         features = len(order)
         self.inputs, self.outputs, self.kinds = features, kinds * features, kinds
+        self.passes = 1  # whose work the steps do together
         self.register_buffer("order", order.clone())
         place = torch.empty_like(order)
         place[order] = torch.arange(features)

@@ -94,6 +94,8 @@ class PixelCNN(nn.Module):
         layers = len(hidden)
         radii = [3] + [1] * (layers - 1) if field is None else _radii(field, layers)
         self.reach = sum(radii)
+        seen = min(image[1], self.reach + 1) * min(image[2], 2 * self.reach + 1)  # pixels of one step
+        self.passes = image[0] * seen
         channels = torch.arange(image[0])
         groups = [channels, *(torch.arange(width) * image[0] // width for width in hidden)]
         self.activation = activation_named(activation)

@@ -11,6 +11,7 @@ from pyro_vae.data import Spec
 from pyro_vae.nets import MaskedMLP, PixelCNN, pixel_distance, raster
 from pyro_vae.options import Count, Registry, Whole
 from pyro_vae.pairs.likelihoods import LIKELIHOODS, Likelihood, likelihood
+from pyro_vae.pairs.nets import Net
 from pyro_vae.program import PairError
 
 MASKED = Registry("net")
@@ -58,6 +59,41 @@ def autoregressive(
         return likelihood(spec, Autoregressive(head, masked))
     except ValueError as error:
         raise PairError(str(error)) from None
+
+
+def given_codes(
+    spec: Spec, chosen: Likelihood, net: Net, hidden: Sequence[int] | None, activation: str | None, field: int | None
+) -> Head:
+    """Return the head of p(x | z) in raster order: a PixelCNN beside convolutions, else a MADE, whose
+    ``hidden`` widths are those of perceptrons.
+
+    Raises:
+        PairError: see `autoregressive`.
+    """
+    kind = "pixelcnn" if net == "conv" else "made"
+    return autoregressive(
+        spec,
+        chosen,
+        net=kind,
+        hidden=widths(hidden if net == "mlp" else None, kind),
+        activation=activation or "relu",
+        order=order_of(spec, "raster", None, kind),
+        field=field,
+    )
+
+
+def refuse_field(field: int | None) -> None:
+    """Refuse a field of independent features.
+
+    Raises:
+        PairError: there is one.
+    """
+    if field is not None:
+        raise PairError(
+            f"field {field} limits what an autoregressive decoder sees, and --decoder is independent; "
+            "leave --field out, or use --decoder autoregressive",
+            unused="field",
+        )
 
 
 def order_of(spec: Spec, asked: Order, seed: int | None, net: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
 from pyro_vae.plots.completion import completions
+from pyro_vae.plots.features import growth, nats
 from pyro_vae.plots.graphical_model import graph
 from pyro_vae.plots.labels import analogies, attributes, classes
 from pyro_vae.plots.latent_space import interpolation, manifold, traversal
@@ -23,10 +24,12 @@ __all__ = [
     "completions",
     "curves",
     "graph",
+    "growth",
     "interpolation",
     "kl",
     "levels",
     "manifold",
+    "nats",
     "page",
     "rate_distortion",
     "reconstructions",

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pyro_vae.data import Data
 from pyro_vae.plots.tiles import at_least, mean_of_x, numbers, sheet
-from pyro_vae.posterior import NotDrawable, centres, code_sites, decode, repeat_batch
+from pyro_vae.posterior import NotDrawable, centres, code_sites, decode, repeat_batch, shown
 from pyro_vae.program import Batch, Pair
 
 
@@ -27,7 +27,7 @@ def classes(pair: Pair, data: Data, *, count: int = 12, seed: int = 0) -> Figure
     return sheet(
         torch.stack(rows),
         data,
-        title="Classes: mean of p(x | z, y), one z per column and one y per row",
+        title=f"Classes: {shown(pair, batch)} p(x | z, y), one z per column and one y per row",
         rows=[str(label) for label in range(number)],
         ylabel="class y",
         xlabel="style z ~ p(z | y), the same random numbers in every row",

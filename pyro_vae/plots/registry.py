@@ -14,30 +14,42 @@ from pyro_vae.data import Data
 from pyro_vae.evidence import meaning_of
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
 from pyro_vae.plots.completion import completions
+from pyro_vae.plots.features import growth, nats
 from pyro_vae.plots.graphical_model import graph
 from pyro_vae.plots.labels import analogies, attributes, classes
 from pyro_vae.plots.latent_space import interpolation, manifold, traversal
 from pyro_vae.plots.tiles import at_least, is_image, mean_of_x, sheet
-from pyro_vae.posterior import NotDrawable, decode, draw_latents, generate, latent_vectors, reconstruct, repeat_batch
+from pyro_vae.posterior import (
+    NotDrawable,
+    decode,
+    draw_latents,
+    generate,
+    latent_vectors,
+    reconstruct,
+    repeat_batch,
+    shown,
+)
 from pyro_vae.program import Pair, structure
 
 __all__ = ["PICTURES", "levels", "reconstructions", "samples"]
 
 
 def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure:
-    """Draw new data from the model: the mean of p(x | z) at z ~ p(z), or x itself without a z.
+    """Draw new data from the model: the mean of p(x | z) at z ~ p(z), or x itself where there is no
+    z or no mean.
 
     Args:
         count: number of draws; of tables and sequences 20 at most are drawn.
         seed: of the draws.
     """
     at_least(1, count=count)
-    drawn = not meaning_of(pair, data.batch("test", 2)).latent  # every mean of p(x) is the same
+    latent, what = bool(meaning_of(pair, few := data.batch("test", 2)).latent), shown(pair, few)
+    drawn = not latent or what == "draw from"  # every mean of p(x) is the same
     x = mean_of_x(generate(pair, repeat_batch(data.batch("test", count), count), seed=seed, draw=drawn))
     across = min(count, 16 if is_image(data.spec) else 20)
     down = math.ceil(count / across) if is_image(data.spec) else 1
     x = torch.cat([x, torch.ones(max(0, down * across - count), x.shape[1])])[: down * across]
-    title = "Samples: draws from p(x)" if drawn else "Samples: mean of p(x | z) at z ~ p(z)"
+    title = f"Samples: {what} p(x | z) at z ~ p(z)" if latent else "Samples: draws from p(x)"
     return sheet(x.unflatten(0, (down, across)), data, title=title)
 
 
@@ -54,7 +66,7 @@ def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str = "te
     if not meaning_of(pair, batch).latent:
         raise NotDrawable("the model has no latent variable, so there is no code to reconstruct from; draw `samples`")
     x, mean = batch["x"], mean_of_x(reconstruct(pair, batch, seed=seed))
-    title = f"Data ({split} split) and reconstructions: mean of p(x | z) at the centre of q(z | x)"
+    title = f"Data ({split} split) and reconstructions: {shown(pair, batch)} p(x | z) at the centre of q(z | x)"
     if not is_image(data.spec):
         both = torch.stack([x, mean], 1)[:6]
         return sheet(both, data, title=title, columns=["data", "reconstruction"])
@@ -62,7 +74,7 @@ def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str = "te
     rows = [
         part for start in range(0, len(x) - across + 1, across) for part in (x[start:][:across], mean[start:][:across])
     ]
-    return sheet(torch.stack(rows), data, title=title, rows=["data", "mean"] * (len(rows) // 2))
+    return sheet(torch.stack(rows), data, title=title, rows=["data", shown(pair, batch).split()[0]] * (len(rows) // 2))
 
 
 def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: int = 0) -> Figure:
@@ -117,6 +129,8 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "attributes": attributes,
     "levels": levels,
     "completions": completions,
+    "growth": growth,
+    "nats": nats,
     "curves": curves,
     "kl": kl,
     "rate-distortion": rate_distortion,

@@ -13,7 +13,14 @@ from pyro_vae.posterior.latents import (
     prior_moments,
     variance_of_means,
 )
-from pyro_vae.posterior.predictive import generate, observed_sites, reconstruct, repeat_batch
+from pyro_vae.posterior.predictive import (
+    distribution_of_x,
+    generate,
+    observed_sites,
+    reconstruct,
+    repeat_batch,
+    shown,
+)
 from pyro_vae.posterior.usage import ACTIVE_VARIANCE, active_units, posterior_means
 
 __all__ = [
@@ -24,6 +31,7 @@ __all__ = [
     "code_sites",
     "decode",
     "dimensions_of_prior",
+    "distribution_of_x",
     "draw_latents",
     "encode",
     "generate",
@@ -34,6 +42,7 @@ __all__ = [
     "prior_moments",
     "reconstruct",
     "repeat_batch",
+    "shown",
     "variance_of_means",
     "write_codes",
 ]

@@ -10,6 +10,7 @@ from pyro_vae.program.pair import Batch, BatchProgram, Pair, PairError, evaluati
 from pyro_vae.program.particle_plate import PARTICLES, Runs, particles, stacking, warn_of_left
 from pyro_vae.program.point_guides import point_sites, points
 from pyro_vae.program.sites import (
+    MANY_PASSES,
     event_dim_of,
     innermost,
     is_data,
@@ -21,6 +22,7 @@ from pyro_vae.program.sites import (
     is_masked,
     is_point,
     is_site,
+    passes_of,
     samples,
 )
 from pyro_vae.program.tracing import trace_of, trace_pair
@@ -42,6 +44,7 @@ from pyro_vae.program.weights import (
 )
 
 __all__ = [
+    "MANY_PASSES",
     "PARTICLES",
     "Batch",
     "BatchProgram",
@@ -82,6 +85,7 @@ __all__ = [
     "log_weights",
     "one_batch",
     "particles",
+    "passes_of",
     "per_datum",
     "pieces",
     "plate_nesting",
