@@ -111,9 +111,10 @@ def order_of(spec: Spec, asked: Order, seed: int | None, net: str) -> Tensor:
             unused="order_seed",
         )
     if net == "pixelcnn" and asked != "raster":
-        said = asked if isinstance(asked, str) else "given"
+        said = asked if isinstance(asked, str) else f"of {len(asked)} numbers"
         raise PairError(
-            f"a PixelCNN draws an image row by row, and --order is {said}; leave --order out, or use --net made",
+            f"order {said} is not that of a PixelCNN, which draws an image row by row; leave --order out, or use "
+            "--net made",
             unused="order",
         )
     if asked == "raster":

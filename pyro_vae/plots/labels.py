@@ -45,7 +45,8 @@ def analogies(pair: Pair, data: Data, *, count: int = 8, split: str = "test", se
     at_least(1, count=count)
     number = _conditioned_on_class(pair, data)
     batch = data.batch(split, count)
-    code = {name: z for name, z in centres(pair, batch, seed=seed).items() if name in code_sites(pair, batch)}
+    sites = code_sites(pair, batch)
+    code = {name: z for name, z in centres(pair, batch, seed=seed).items() if name in sites}
     columns = [batch["x"]] + [
         mean_of_x(decode(pair, {**batch, "y": torch.full((len(batch["x"]),), label)}, code, seed=seed))
         for label in range(number)
@@ -88,7 +89,8 @@ def attributes(
     at_least(2, steps=steps)
     known = data.batch("train", min(5000, data.size("train")))
     has = _has_attribute(pair, data, known, attribute)
-    code = {name: z for name, z in centres(pair, known, seed=seed).items() if name in code_sites(pair, known)}
+    sites = code_sites(pair, known)
+    code = {name: z for name, z in centres(pair, known, seed=seed).items() if name in sites}
     direction = {name: z[has].mean(0) - z[~has].mean(0) for name, z in code.items()}
     batch = data.batch(split, count)
     own = centres(pair, batch, seed=seed)

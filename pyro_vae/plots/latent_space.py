@@ -98,7 +98,8 @@ def interpolation(
     """
     at_least(2, steps=steps)
     ends = _two(data, first, second, split)
-    codes = {name: z for name, z in centres(pair, ends, seed=seed).items() if name in code_sites(pair, ends)}
+    sites = code_sites(pair, ends)
+    codes = {name: z for name, z in centres(pair, ends, seed=seed).items() if name in sites}
     t = torch.linspace(0, 1, steps)[:, None]
     batch = {name: field[(t[:, 0] > 0.5).long()] for name, field in ends.items()}
     rows = []

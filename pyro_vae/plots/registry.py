@@ -94,8 +94,8 @@ def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: in
     nodes = {node.name: node for node in structure(pair, pair.bound_model, few)}
     if len(order) < 2 or not any(set(nodes[name].parents) & set(order) for name in order):
         raise NotDrawable(
-            f"levels need a latent vector that depends on another, and here there {'is' if len(order) == 1 else 'are'} "
-            f"{' and '.join(map(repr, order))}; draw `samples` or `traversal`"
+            f"levels need a latent vector that depends on another, and here there {'are' if len(order) > 1 else 'is'} "
+            f"{' and '.join(map(repr, order)) or 'none'}; draw `samples` or `traversal`"
         )
     row = torch.arange(rows).repeat_interleave(columns)
     batch = {name: field[row] for name, field in repeat_batch(data.batch("test", rows), rows).items()}

@@ -55,11 +55,13 @@ OTHER: dict[str, list[Any]] = {
 }
 """A value or more that is not the default, by option; a new option needs one. The first is tried beside every other option."""
 OTHER_OF = {
-    "autoregressive.net": ["pixelcnn"],
-    "autoregressive.hidden": [[7], []],
     "conditional.prior": ["learned"],
     "hierarchical.latent": [[3], [], [4, 2]],
     "grouped.items": [2, 0],
+    "latent.likelihood": ["normal-per-feature"],
+    "autoregressive.likelihood": ["normal-per-feature"],
+    "autoregressive.net": ["pixelcnn"],
+    "autoregressive.activation": ["silu"],
 }
 FIELDS: dict[str, dict[str, Any]] = {
     "conditional": {"classes": 3, "y": ()},
@@ -135,6 +137,9 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("latent", {"components": 7, "prior": "flow"}, "components", "apply to a mixture, and --prior is flow"),
     ("latent", {"hidden": [8], "net": "conv"}, "hidden", "sets the widths of perceptrons, and --net is conv"),
     ("latent", {"activation": "relu", "hidden": []}, "activation", "follows a hidden layer, and --hidden is []"),
+    ("latent", {"field": 2}, "field", "limits what an autoregressive decoder sees, and --decoder is independent"),
+    ("autoregressive", {"order_seed": 2}, "order_seed", "draws a random order, and --order is raster"),
+    ("autoregressive", {"order": "random", "net": "pixelcnn"}, "order", "is not that of a PixelCNN"),
     ("hierarchical", {"latent": []}, "latent", "names no level; give at least one size"),
     ("semi_supervised", {"scaling": "common"}, "scaling", "is for real x, and test is binary"),
     ("semi_amortized", {"rate": 0.7, "steps": 0}, "rate", "is the size of the steps, and --steps is 0"),
@@ -158,6 +163,7 @@ def test_the_defaults_are_the_ones_that_are_shown():
         "latent": {"prior": "vamp", "components": 100, "hidden": [500, 500], "activation": "silu"},
         "semi_supervised": {"scaling": "feature"},
         "semi_amortized": {"rate": 0.2},
+        "autoregressive": {"hidden": [500], "activation": "relu"},
     }.items():
         about = described(name, "real")
         plain = {"prior": "vamp"} if name == "latent" else {}
