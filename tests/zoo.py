@@ -79,6 +79,7 @@ class Row:
 
 
 SMALL = {"latent": 3, "hidden": [8]}
+WORDS = {"codes": 5, "places": 3, "size": 2, "hidden": [8]}
 BINARY = spec(support="binary")
 LABELS = spec(classes=3, y=())
 FEW_LABELS = spec(classes=3, y=(), labelled=())
@@ -100,6 +101,9 @@ ROWS: dict[str, Row] = {
     },
     **{f"flow-{k}": Row(pairs.flow, {**SMALL, "kind": k, "layers": 2}, density=k != "planar") for k in FLOWS},
     "autoencoder": Row(pairs.autoencoder, SMALL),
+    "quantized": Row(pairs.quantized, {**WORDS, "codebook": "gradient"}),
+    "quantized-averages": Row(pairs.quantized, {**WORDS, "places": 2}, BINARY),
+    "quantized-conv": Row(pairs.quantized, {"codes": 5, "size": 2, "net": "conv"}, BINARY),
     "conditional": Row(pairs.conditional, SMALL, LABELS),
     "conditional-learned": Row(pairs.conditional, {**SMALL, "prior": "learned"}, LABELS),
     "conditional-attributes": Row(pairs.conditional, SMALL, ATTRIBUTES),

@@ -9,6 +9,8 @@ from pyro_vae.cli.options import SPLITS, UsageError, add_run, parser_of, rebuild
 from pyro_vae.cli.terminal import say, show_figures, show_verdicts
 from pyro_vae.options import unknown
 
+CHOSEN_ON = 500  # data of the validation split that a temperature is chosen on
+
 
 def evaluate(words: Sequence[str]) -> int:
     """Print the figures of a run: ``pyro-vae evaluate RUN``."""
@@ -19,6 +21,13 @@ def evaluate(words: Sequence[str]) -> int:
     parser.add_argument(
         "--proposal", type=str, default="refined", help="where draws come from: refined for each datum, or the guide"
     )
+    parser.add_argument(
+        "--temperature",
+        type=str | None,
+        default=None,
+        help="of a q over codes, softmax(-distance^2 / temperature): a number, or auto for the best on the validation "
+        "split (default: 0, the nearest code)",
+    )
     args = parser.parse_args(words)
     _check_split(args.split)
     if args.samples < 1:
@@ -26,19 +35,50 @@ def evaluate(words: Sequence[str]) -> int:
     if args.proposal not in ("refined", "guide"):
         raise UsageError(unknown("proposal", args.proposal, ("refined", "guide")))
     from pyro_vae.evidence import evaluate
+    from pyro_vae.posterior import at_temperature
     from pyro_vae.runs import Run
     from pyro_vae.training import Counter
 
     pair, data = rebuild_best(Run.open(args.run), args.pair)
-    with Counter(data.size(args.split), "log p(x)") as counter:
+    temperature = _temperature(args.temperature, pair, data)
+    with at_temperature(pair, temperature or 0.0), Counter(data.size(args.split), "log p(x)") as counter:
         figures = evaluate(
             pair, data, split=args.split, num_samples=args.samples, proposal=args.proposal, progress=counter.add
         )
     if args.json:
-        print(json.dumps(figures.to_dict()))
+        print(json.dumps(figures.to_dict() | ({} if temperature is None else {"temperature": temperature})))
     else:
         show_figures(figures, pair, data)
+        if temperature is not None:
+            say(f"Codes were drawn at temperature {temperature:.3g}; training takes the nearest, temperature 0.")
     return 0
+
+
+def _temperature(asked: str | None, pair: Any, data: Any) -> float | None:
+    """Return the temperature of q over codes, a number or the best on the validation split.
+
+    Raises:
+        UsageError: it is neither, or there is no validation split to choose on.
+    """
+    from pyro_vae.evidence import best_temperature
+    from pyro_vae.posterior import temperatures
+
+    if asked is None:
+        return None
+    temperatures(pair, data.batch("train", 2))  # refuses a pair without codes
+    if asked == "auto":
+        if not data.size("valid"):
+            raise UsageError(
+                "--temperature auto chooses on the validation split, and these data have none; give a number"
+            )
+        return best_temperature(pair, data.subset("valid", CHOSEN_ON)[0])
+    try:
+        value = float(asked)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"--temperature must be a number, 0 or more, or auto, got {asked!r}")
+    return value
 
 
 def diagnose(words: Sequence[str]) -> int:

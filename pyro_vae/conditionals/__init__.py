@@ -1,9 +1,10 @@
 """Conditionals: modules whose forward returns a distribution, made of a net and a head.
 
-    prior    () -> p(z)         `StandardNormal`, `NormalPrior`, `MixturePrior`, `VampPrior`, `FlowPrior`
+    prior    () -> p(z)         `StandardNormal`, `NormalPrior`, `MixturePrior`, `VampPrior`,
+                                `FlowPrior`, `CodebookPrior`
     decoder  z -> p(x | z)      `Conditional` of a net and a likelihood's head
     encoder  x -> q(z | x)      `Conditional` of a net and `Normal`, `LowRank`, `FullCovariance`,
-                                `Flow` or `PointMass`
+                                `Flow` or `PointMass`; `Quantize`
     others   z, y -> p(x | z, y)    `Conditional` too: it takes any number of contexts
 
 >>> decoder = Conditional(MLP(10, 784), Bernoulli(784))
@@ -18,13 +19,14 @@ Everything that programs are built from can be imported from here. To add a like
 `Head`; to add a net, write any module that maps ``(..., inputs)`` to ``(..., head.size)``.
 """
 
-from pyro_vae.conditionals import conditional, flows, gaussian, head, likelihoods, priors, scales
+from pyro_vae.conditionals import conditional, flows, gaussian, head, likelihoods, priors, quantized, scales
 from pyro_vae.conditionals.conditional import *
 from pyro_vae.conditionals.flows import *
 from pyro_vae.conditionals.gaussian import *
 from pyro_vae.conditionals.head import *
 from pyro_vae.conditionals.likelihoods import *
 from pyro_vae.conditionals.priors import *
+from pyro_vae.conditionals.quantized import *
 from pyro_vae.conditionals.scales import *
 from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, OneHot, Standardize
 
@@ -36,4 +38,5 @@ __all__ += gaussian.__all__
 __all__ += head.__all__
 __all__ += likelihoods.__all__
 __all__ += priors.__all__
+__all__ += quantized.__all__
 __all__ += scales.__all__

@@ -87,6 +87,7 @@ class Diagnosis:
             split=self.split,
             num_data=self.num_data,
             samples=subject.budget.draws,
+            codes=found.get("codes"),
         )
 
     def __str__(self) -> str:

@@ -1,5 +1,6 @@
 """Distributions that torch and Pyro lack."""
 
+from pyro_vae.distributions.codebook import Codebook, distances, nearest
 from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_vae.distributions.levels import STD_OF_LOGISTIC, CategoricalLevels, DiscretizedLogistic, Levels
 from pyro_vae.distributions.rescaled import Rescaled
@@ -9,11 +10,14 @@ __all__ = [
     "BOX",
     "STD_OF_LOGISTIC",
     "CategoricalLevels",
+    "Codebook",
     "ConditionalSplineAutoregressive",
     "ConditionalSplineCoupling",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "Levels",
     "Rescaled",
+    "distances",
+    "nearest",
     "spline",
 ]

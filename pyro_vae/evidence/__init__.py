@@ -8,6 +8,7 @@ from pyro_vae.evidence.evaluation import bound, collect, evaluate, global_sites,
 from pyro_vae.evidence.figures import TOLERATED, Figures, baseline, believable, evidence_words, remarks, rows
 from pyro_vae.evidence.meaning import FAILURES, Meaning, meaning_of
 from pyro_vae.evidence.psis import khat_of_tail, tail_size
+from pyro_vae.evidence.temperature import best_temperature
 from pyro_vae.posterior import ACTIVE_VARIANCE, active_units, posterior_means
 from pyro_vae.program import log_weights
 
@@ -25,6 +26,7 @@ __all__ = [
     "anneal",
     "baseline",
     "believable",
+    "best_temperature",
     "bound",
     "collect",
     "elbo",

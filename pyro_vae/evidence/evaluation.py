@@ -11,7 +11,7 @@ from pyro_vae.data import Data
 from pyro_vae.evidence.estimate import ElboTable, Evidence, Proposal, elbo, log_evidence
 from pyro_vae.evidence.figures import Figures
 from pyro_vae.evidence.meaning import Meaning, meaning_of
-from pyro_vae.posterior import active_units, posterior_means, reconstruct
+from pyro_vae.posterior import CodeUse, active_units, code_use, posterior_means, reconstruct
 from pyro_vae.program import (
     Batch,
     Pair,
@@ -130,6 +130,7 @@ def evaluate(
         split=split,
         num_data=data.size(split),
         samples=num_samples,
+        codes=code_use(pair, batches()),
     )
 
 
@@ -143,6 +144,7 @@ def collect(
     split: str,
     num_data: int,
     samples: int,
+    codes: dict[str, CodeUse] | None = None,
 ) -> Figures:
     """Join what was computed into one record of figures."""
     means = {name: mean for name, mean in means.items() if name in meaning.real}
@@ -165,6 +167,7 @@ def collect(
         khat_share=0.0 if exact else None if unknown else evidence.khat_share,  # type: ignore[union-attr]
         proposal=None if evidence is None else "exact" if exact else evidence.proposal,
         meaning=meaning,
+        codes=codes or None,
     )
 
 

@@ -8,6 +8,7 @@ chosen output has ``start_at(bias)``; one that can describe a datum by its last 
 """
 
 from pyro_vae.nets.convolution import ConvDecoder, ConvEncoder, ResidualBlock
+from pyro_vae.nets.grid import GridDecoder, GridEncoder, grid_of
 from pyro_vae.nets.layers import ACTIVATIONS, Activation, OneHot, Standardize, activation_named, start_at
 from pyro_vae.nets.mlp import MLP
 
@@ -17,9 +18,12 @@ __all__ = [
     "Activation",
     "ConvDecoder",
     "ConvEncoder",
+    "GridDecoder",
+    "GridEncoder",
     "OneHot",
     "ResidualBlock",
     "Standardize",
     "activation_named",
+    "grid_of",
     "start_at",
 ]

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from pyro_vae.data import Data
 from pyro_vae.evidence import meaning_of
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
+from pyro_vae.plots.codebook import code_map, codebook
 from pyro_vae.plots.completion import completions
 from pyro_vae.plots.graphical_model import graph
 from pyro_vae.plots.labels import analogies, attributes, classes
@@ -117,6 +118,8 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "attributes": attributes,
     "levels": levels,
     "completions": completions,
+    "codebook": codebook,
+    "code-map": code_map,
     "curves": curves,
     "kl": kl,
     "rate-distortion": rate_distortion,

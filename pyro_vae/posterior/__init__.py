@@ -15,13 +15,26 @@ from pyro_vae.posterior.latents import (
 )
 from pyro_vae.posterior.predictive import generate, observed_sites, reconstruct, repeat_batch
 from pyro_vae.posterior.usage import ACTIVE_VARIANCE, active_units, posterior_means
+from pyro_vae.posterior.words import (
+    CodeUse,
+    at_temperature,
+    code_use,
+    codebooks,
+    temperatures,
+    use_in_words,
+    words,
+)
 
 __all__ = [
     "ACTIVE_VARIANCE",
+    "CodeUse",
     "NotDrawable",
     "active_units",
+    "at_temperature",
     "centres",
     "code_sites",
+    "code_use",
+    "codebooks",
     "decode",
     "dimensions_of_prior",
     "draw_latents",
@@ -34,6 +47,9 @@ __all__ = [
     "prior_moments",
     "reconstruct",
     "repeat_batch",
+    "temperatures",
+    "use_in_words",
     "variance_of_means",
+    "words",
     "write_codes",
 ]

@@ -183,6 +183,7 @@ class Loop:
             "kl": kl,
             "beta": self.trainer.beta.item(),
             "lr": self.trainer.optimizer.param_groups[0]["lr"],
+            **self.validation.codes(),
         }
         state.history.append(row)
         if not math.isfinite(elbo):

@@ -16,6 +16,7 @@ from pyro_vae.training.devices import convert, place, resolve_device
 from pyro_vae.training.interruption import SIGNALS
 from pyro_vae.training.programs import weighted_programs
 from pyro_vae.training.settings import SCHEDULES, Training, optimizer, optimizer_state
+from pyro_vae.training.starting import SEEN, start_from_data
 from pyro_vae.training.stepper import BlockStepper, Stepper, require_stepper
 
 CHECKED_BATCH = 16  # data that the pair is tried on before the first step
@@ -46,6 +47,7 @@ class Trainer:
         self.dtype = torch.float64 if training.precision == "64" else torch.float32
         convert(pair, self.device, self.dtype)
         require_sound(pair, self.place(data.batch("train", CHECKED_BATCH)))
+        start_from_data(pair, self.place(data.subset("train", SEEN)[0]))
         self.steps_per_epoch = data.num_batches(training.batch_size)
         self.beta = torch.tensor(training.beta, dtype=self.dtype, device=self.device)
         self.optimizer = optimizer(training.optimizer, list(pair.named_parameters().values()), training.lr)

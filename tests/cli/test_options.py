@@ -48,9 +48,20 @@ OTHER: dict[str, list[Any]] = {
     "steps": [0, 1],
     "rate": [0.7],
     "noise": ["per-feature"],
+    "codes": [7],
+    "places": [3],
+    "size": [3],
+    "codebook": ["gradient"],
+    "pull": [3.0],
+    "commitment": [0.7],
 }
 """A value or more that is not the default, by option; a new option needs one. The first is tried beside every other option."""
-OTHER_OF = {"conditional.prior": ["learned"], "hierarchical.latent": [[3], [], [4, 2]], "grouped.items": [2, 0]}
+OTHER_OF = {
+    "quantized.prior": ["uniform"],
+    "conditional.prior": ["learned"],
+    "hierarchical.latent": [[3], [], [4, 2]],
+    "grouped.items": [2, 0],
+}
 FIELDS: dict[str, dict[str, Any]] = {
     "conditional": {"classes": 3, "y": ()},
     "attribute": {"classes": 3, "y": ()},

@@ -88,6 +88,7 @@ HISTORY = [
     for e in range(1, 9)
 ]
 POINTS = [{"beta": b, "kl": 12 / b, "reconstruction": -80 - 9 * b} for b in (0.5, 1, 4)]
+OTHERS = ("curves", "rate-distortion", "completions", "codebook", "code-map")
 IMAGES, TABLE = table(16, image=(1, 4, 4)), table()
 
 
@@ -119,9 +120,22 @@ def test_pictures_of_one_level(what, data):
 
 
 @pytest.mark.parametrize("data", [IMAGES, TABLE], ids=["images", "table"])
-@pytest.mark.parametrize("what", [w for w in plots.PICTURES if w not in ("curves", "rate-distortion", "completions")])
+@pytest.mark.parametrize("what", [w for w in plots.PICTURES if w not in OTHERS])
 def test_pictures_of_two_levels_told_the_class(what, data):
     drawn(plots.PICTURES[what](two_levels(data), data))
+
+
+def test_pictures_of_a_codebook():
+    for data in (IMAGES, TABLE):
+        pair = pv.pairs.quantized(data.spec, codes=5, places=3, size=2, hidden=[8]).train(False)
+        for what in ("codebook", "samples", "reconstructions"):
+            drawn(plots.PICTURES[what](pair, data))
+        for what in ("scatter", "traversal", "interpolation", "kl", "manifold"):
+            with pytest.raises(plots.NotDrawable):
+                plots.PICTURES[what](pair, data)
+    with pytest.raises(plots.NotDrawable, match="these data are none"):
+        plots.PICTURES["code-map"](pair, TABLE)
+    drawn(plots.PICTURES["code-map"](pv.pairs.quantized(IMAGES.spec, codes=5, size=2, net="conv"), IMAGES))
 
 
 def test_pictures_of_numbers():
@@ -442,7 +456,7 @@ def test_draw_every_picture_of_a_run(run, capsys, tmp_path):
         argv = ["draw", str(run), what, "--out", str(tmp_path / f"{what}.png"), "--json"]
         if what == "rate-distortion":
             argv += ["--others", f"[{run.parent / 'four'}]"]
-        applies = what not in ("classes", "analogies", "levels", "completions")
+        applies = what not in ("classes", "analogies", "levels", "completions", "codebook", "code-map")
         assert main(argv) == (0 if applies else 2), what
         said = capsys.readouterr()
         if applies:
