@@ -18,6 +18,7 @@ __all__ = ["CodebookPrior", "Quantize"]
 
 DECAY = 0.99  # of the averages, per step (van den Oord et al., 2017, appendix A.1)
 ROUNDS = 20  # of k-means
+MOST_PARTS = 10_000  # that k-means is taken of
 
 
 class CodebookPrior(nn.Module):
@@ -90,7 +91,8 @@ class CodebookPrior(nn.Module):
     def start(self, z: Tensor) -> None:
         """Begin at the centres of k-means of the encoder's outputs ``z``, ``(..., places * size)``."""
         parts = z.detach().reshape(-1, self.size).to(self.base)
-        centres = parts[_spread(self.codes, parts)].clone()
+        parts = parts[_spread(min(MOST_PARTS, len(parts)), parts)]
+        centres = _apart(self.codes, parts)
         for _ in range(ROUNDS):
             counts, sums = self._assigned(parts, nearest(centres, parts).squeeze(-1))
             centres = torch.where(counts.unsqueeze(-1) > 0, sums / counts.clamp(min=1).unsqueeze(-1), centres)
@@ -120,8 +122,8 @@ class CodebookPrior(nn.Module):
             average = kept_sums / torch.where(used, kept_counts, 1.0).unsqueeze(-1)
             before = torch.where(used.unsqueeze(-1), average, before)
         idle = torch.where(used, 0.0, self.idle.clone() + len(parts) // self.places)
-        dead = idle >= self.restart
         fresh = parts[_spread(self.codes, parts)]
+        dead = (idle >= self.restart) & fresh.isfinite().all(-1)
         if self.averages:
             self.counts.copy_(torch.where(dead, 1 - DECAY, kept_counts))
             self.sums.copy_(torch.where(dead.unsqueeze(-1), (1 - DECAY) * fresh, kept_sums))
@@ -134,6 +136,20 @@ class CodebookPrior(nn.Module):
         """Return how many parts each code has, ``(codes,)``, and their sum, ``(codes, size)``."""
         chosen = torch.eye(self.codes, dtype=parts.dtype, device=parts.device)[codes]
         return chosen.sum(0), chosen.T @ parts
+
+
+def _apart(count: int, parts: Tensor) -> Tensor:
+    """Return parts far from each other, ``(count, size)``: each is drawn in proportion to its squared
+    distance from those before it (k-means++), always the same ones.
+    """
+    dice = torch.Generator().manual_seed(0)
+    chosen = parts[:1]
+    far = distances(chosen, parts).flatten()
+    for _ in range(count - 1):
+        shares = far.cpu().double() + torch.finfo(far.dtype).tiny
+        one = parts[torch.multinomial(shares, 1, generator=dice).to(parts.device)]
+        chosen, far = torch.cat([chosen, one]), far.minimum(distances(one, parts).flatten())
+    return chosen
 
 
 def _spread(count: int, parts: Tensor) -> Tensor:
@@ -163,7 +179,10 @@ class Quantize(nn.Module):
         prior: whose vectors are chosen from.
         pull: what the squared distance weighs, in nats.
         commitment: the part of it that the net's outputs feel.
-        temperature: of the softmax; 0 for the nearest codes.
+        temperature: of the softmax; 0 for the nearest codes, as in training.
+
+    Raises:
+        ValueError: a temperature is to train averages, which are of the nearest codes.
     """
 
     prior: CodebookPrior
@@ -179,6 +198,11 @@ class Quantize(nn.Module):
         temperature: Weight = 0.0,
     ) -> None:
         super().__init__()
+        if temperature > 0 and prior.averages:
+            raise ValueError(
+                f"temperature {temperature:g} trains no averages, which are of what is nearest to a code: use "
+                'codebook="gradient", or set the temperature for evaluation alone (pyro_vae.posterior.at_temperature).'
+            )
         self.net = net
         self.__dict__["prior"] = prior  # past nn.Module's registration
         self.pull, self.commitment, self.temperature = pull, commitment, temperature

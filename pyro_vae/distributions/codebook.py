@@ -12,22 +12,29 @@ MOST_VALUES = 2**16  # that are listed one by one
 def nearest(vectors: Tensor, z: Tensor) -> Tensor:
     """Return the number of the vector nearest to each part of ``z``: long, ``(..., places)``.
 
-    The first of those at equal distance. Differences are summed in single precision at least, one
-    part at a time: no code depends on what else is in the batch, and a vector of the codebook is its
-    own nearest.
+    The first of those at equal distance. Distances are computed in single precision at least and
+    from differences, one part at a time: no code depends on what else is in the batch, and a vector
+    of the codebook is its own nearest.
 
     Args:
         vectors: ``(codes, size)``.
         z: ``(..., places * size)``.
     """
-    return distances(vectors.detach(), z.detach()).argmin(-1)
+    parts, vectors = _in_parts(vectors.detach(), z.detach())
+    apart = torch.cdist(parts.reshape(-1, vectors.shape[-1]), vectors, compute_mode="donot_use_mm_for_euclid_dist")
+    return apart.argmin(-1).reshape(parts.shape[:-1])
 
 
 def distances(vectors: Tensor, z: Tensor) -> Tensor:
     """Return the squared distances of each part of ``z`` to each vector: ``(..., places, codes)``."""
+    parts, vectors = _in_parts(vectors, z)
+    return (parts.unsqueeze(-2) - vectors).square().sum(-1)
+
+
+def _in_parts(vectors: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return z as ``(..., places, size)`` and the vectors, in a precision that tells them apart."""
     dtype = torch.promote_types(torch.promote_types(vectors.dtype, z.dtype), torch.float32)
-    parts = z.to(dtype).unflatten(-1, (-1, vectors.shape[-1]))
-    return (parts.unsqueeze(-2) - vectors.to(dtype)).square().sum(-1)
+    return z.to(dtype).unflatten(-1, (-1, vectors.shape[-1])), vectors.to(dtype)
 
 
 class _Codewords(constraints.Constraint):

@@ -261,6 +261,20 @@ def test_a_single_code_is_refused() -> None:
         pv.pairs.quantized(pv.load_data("digits").spec, codes=1)
 
 
+def test_averages_are_not_trained_at_a_temperature() -> None:
+    with pytest.raises(ValueError, match=r"temperature 0\.2 trains no averages"):
+        Quantize(nn.Identity(), CodebookPrior(3, 1, 1), temperature=0.2)
+
+
+def test_a_restart_takes_no_output_that_is_not_finite() -> None:
+    prior = codebook(torch.tensor([[0.0], [50.0]]).double(), 1, codebook="gradient", restart=2)
+    head = Quantize(nn.Identity(), prior)
+    head(torch.full((4, 1), math.nan, dtype=torch.float64))
+    assert prior.vectors.flatten().tolist() == [0.0, 50.0]
+    head(torch.ones(4, 1, dtype=torch.float64))
+    assert prior.vectors.flatten().tolist() == [0.0, 1.0]
+
+
 def test_a_draw_of_codes_is_weighted_by_its_probability() -> None:
     """log p(x) by importance sampling from the softmax is the mixture's."""
     torch.manual_seed(0)
