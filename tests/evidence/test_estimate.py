@@ -192,6 +192,7 @@ def test_a_neural_pair_agrees_with_the_grid_within_its_error():
 # --- identities -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_batches_and_chunks_make_no_difference():
     """Not to the last bit that arithmetic allows, given the seed, for the batches; within the error for the chunks."""
     pair, x = neural(), (rand(150, 8, seed=14) > 0).double()
@@ -209,6 +210,7 @@ def test_batches_and_chunks_make_no_difference():
         assert score.abs().max() < 4.5
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_rows_asked_for_and_progress_counts_the_data():
     sizes = []
 

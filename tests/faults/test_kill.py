@@ -76,6 +76,7 @@ def go_on(driver, place, resume, **plan):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_killed_at_random_moments(driver, place, tally, kills, way):
     settings = WAYS[way]
@@ -97,6 +98,7 @@ def test_killed_at_random_moments(driver, place, tally, kills, way):
     tally(f"SIGKILL at a random moment, {way}", hit)
 
 
+@pytest.mark.slow
 def test_killed_at_every_call_that_changes_the_folder(driver, place, tally, kills):
     """Each fsync, rename, link and deletion of a run of four steps; with few `--kills`, a sample of them."""
     settings = (["latent", *SMALL, "--epochs", "2", "--batch_size", "700", "--compile", "off"], [])
@@ -118,6 +120,7 @@ def test_killed_at_every_call_that_changes_the_folder(driver, place, tally, kill
     tally("power cut at a write, rename or deletion (files torn)", len(chosen))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop_it_finishes_the_step_and_says_how_to_go_on(driver, place, tally, kills, signum):
     settings = (["latent", *SMALL[:-2], "--epochs", "200", "--compile", "off"], [])
@@ -134,6 +137,7 @@ def test_asked_to_stop_it_finishes_the_step_and_says_how_to_go_on(driver, place,
     tally(f"{signum.name}", kills)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_never_takes_the_good_ones_place(driver, place, tally):
     """Last one damaged, resumed from the one before, killed while saving: the one before must still be good."""
     settings = (["latent", *SMALL, "--epochs", "2", "--compile", "off"], [])
@@ -174,6 +178,7 @@ def test_killed_while_compiled_by_inductor(driver, place, tally, kills):
     tally("SIGKILL at a random moment, inductor", hit)
 
 
+@pytest.mark.slow
 def test_a_run_without_its_checkpoints_begins_anew_and_says_so(driver, place):
     settings = (["latent", *SMALL, "--epochs", "1", "--compile", "off"], [])
     assert driver("train", *settings[0], "--run", "whole", cwd=place).status == [0]
