@@ -85,7 +85,13 @@ class CodebookPrior(nn.Module):
 
     def forward(self) -> TorchDistribution:
         """Return p(z), event shape ``(places * size,)``."""
-        return Codebook(self.vectors, dist.Categorical(logits=self.logits).to_event(1))
+        return Codebook(self.vectors, self.index())
+
+    def index(self) -> TorchDistribution:
+        """Return the distribution of the codes' numbers, long, event shape ``(places,)``: here of
+        independent places.
+        """
+        return dist.Categorical(logits=self.logits).to_event(1)
 
     @torch.no_grad()
     def start(self, z: Tensor) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from pyro import poutine
+from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.conditionals import Quantize
@@ -28,6 +29,10 @@ def codebooks(pair: Pair, batch: Batch) -> dict[str, Codebook]:
     """Return the prior of every latent site that is a word of codes, in the model's order."""
     with evaluation(pair, 0):
         model = poutine.trace(pair.bound_model).get_trace({name: field[:2] for name, field in batch.items()})
+    return _codebooks(model)
+
+
+def _codebooks(model: Trace) -> dict[str, Codebook]:
     sites = {name: innermost(site["fn"]) for name, site in model.nodes.items() if is_latent(site)}
     return {name: fn for name, fn in sites.items() if isinstance(fn, Codebook)}
 
@@ -36,12 +41,8 @@ def words(pair: Pair, batch: Batch) -> dict[str, Tensor]:
     """Return the codes of each datum, nearest to what the guide says: long, ``(batch, places)``."""
     with evaluation(pair, 0), at_temperature(pair, 0.0):
         guide, model = trace_pair(pair.bound_guide, pair.bound_model, batch)
-    found = {}
-    for name, site in model.nodes.items():
-        fn = innermost(site["fn"])
-        if is_latent(site) and isinstance(fn, Codebook) and name in guide.nodes:
-            found[name] = fn.codes(site["value"])
-    return found
+    known = {name: fn for name, fn in _codebooks(model).items() if name in guide.nodes}
+    return {name: fn.codes(model.nodes[name]["value"]) for name, fn in known.items()}
 
 
 def code_use(pair: Pair, batches: Iterable[Batch]) -> dict[str, CodeUse]:
