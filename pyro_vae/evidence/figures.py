@@ -123,6 +123,8 @@ def remarks(figures: Figures, pca: dict[str, float] | None = None) -> list[str]:
     said = []
     if meaning.unweighable and figures.log_evidence is None:
         said.append(f"No {meaning.evidence}: {meaning.unweighable}.")
+        if figures.codes:
+            said.append("`pyro-vae evaluate RUN --temperature auto` draws codes around it, whose weights give one.")
     elif figures.log_evidence is not None:
         said.append(f"{meaning.evidence} {_how(figures)}")
     if meaning.is_density:
