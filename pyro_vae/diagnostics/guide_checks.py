@@ -110,6 +110,12 @@ def retraining(subject: Subject) -> Iterator[Verdict]:
 
 def calibration(subject: Subject) -> Iterator[Verdict]:
     """Is q calibrated on data that the model draws?"""
+    fixed = subject.meaning.points + subject.meaning.modes
+    if fixed:
+        raise LeftOut(
+            f"the guide is a point at {' and '.join(map(repr, fixed))}: "
+            "it claims no spread that could be right or wrong"
+        )
     like = repeat_batch(subject.test, subject.budget.simulated)
     ranks, coverage = calibrate(subject.pair, like, seed=subject.seed)
     subject.found["calibration"], subject.found["coverage"] = ranks, coverage

@@ -67,7 +67,9 @@ def code_map(pair: Pair, data: Data, *, count: int = 10, split: str = "test") ->
     axes = figure.subplots(3, len(codes), squeeze=False)
     for j in range(len(codes)):
         _tile(axes[0, j], batch["x"][j], data)
-        axes[1, j].imshow(grid[j], cmap="gist_ncar", vmin=-0.5, vmax=fn.num_codes - 0.5, interpolation="nearest")
+        axes[1, j].imshow(
+            grid[j].numpy(), cmap="gist_ncar", vmin=-0.5, vmax=fn.num_codes - 0.5, interpolation="nearest"
+        )
         _tile(axes[2, j], again[j], data)
     for row, name in zip(axes[:, 0], ("data", "codes", "mean"), strict=True):
         row.set_ylabel(name, fontsize=SMALL)
@@ -83,7 +85,8 @@ def code_map(pair: Pair, data: Data, *, count: int = 10, split: str = "test") ->
 def _tile(axes: Any, x: Tensor, data: Data) -> None:
     assert data.spec.image is not None
     picture = x.detach().cpu().float().reshape(data.spec.image).permute(1, 2, 0).clamp(0, 1)
-    axes.imshow(picture[..., 0] if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1)
+    shown = (picture[..., 0] if picture.shape[-1] == 1 else picture).numpy()
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=1)
 
 
 def block_of(places: int, image: Any) -> tuple[int, int]:
