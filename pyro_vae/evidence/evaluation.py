@@ -81,7 +81,7 @@ def global_sites(pair: Pair, batch: Batch) -> list[str]:
 
     They are latent variables, factors and data that all data share.
     """
-    with torch.no_grad(), torch.random.fork_rng():
+    with evaluation(pair, 0):  # in training mode a run may move running averages
         traces = run(pair, batch, None, 0, enumerate_sites=False)
     return list(dict.fromkeys(name for trace in traces for name in _outside(pair, trace)))
 

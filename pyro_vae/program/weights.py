@@ -68,7 +68,7 @@ def plate_nesting(pair: Pair, batch: Batch) -> int:
     Raises:
         PairError: a program does not run on the batch, or on a subsample of its data only.
     """
-    with torch.no_grad(), poutine.block(), torch.random.fork_rng():
+    with torch.no_grad(), poutine.block(), torch.random.fork_rng(), pair.evaluating():
         try:
             traces = run(pair, batch, None, 0, enumerate_sites=False)
         except Exception as error:
@@ -118,7 +118,7 @@ def takes_particles(pair: Pair, batch: Batch, nesting: int) -> bool:
     Some reshape by hand and fail; some count dimensions from the left and come out otherwise, of
     which a warning tells.
     """
-    with torch.no_grad(), poutine.block(), torch.random.fork_rng():
+    with torch.no_grad(), poutine.block(), torch.random.fork_rng(), pair.evaluating():
         found = stacking(lambda n: run(pair, batch, n, nesting), nesting)
     if found.program is not None and not found.own_randomness:
         bound = (pair.bound_guide, pair.bound_model)[found.program]

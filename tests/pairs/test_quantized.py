@@ -9,8 +9,9 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.cli.commands import main
-from pyro_vae.evidence import best_temperature, evaluate, remarks
-from pyro_vae.posterior import at_temperature, code_use, encode, words
+from pyro_vae.evidence import best_temperature, evaluate, global_sites, meaning_of, remarks
+from pyro_vae.posterior import at_temperature, code_use, codebooks, encode, words
+from pyro_vae.program import latents_of, plate_nesting, points, takes_particles
 from pyro_vae.runs import Run
 
 SMALL: dict[str, Any] = {"codes": 6, "places": 3, "size": 2, "hidden": [16]}
@@ -45,6 +46,19 @@ def test_a_resumed_run_ends_with_the_same_bits_codebook_and_all(data: pv.Data, t
     assert equal(state(whole.pair), state(again))
     assert whole.history == fitted.history
     assert {"codes_used", "perplexity"} <= whole.history[0].keys()
+
+
+def test_asking_what_a_pair_is_moves_no_averages(data: pv.Data) -> None:
+    pair, other, batch = built(data), pv.pairs.latent(data.spec, latent=2, hidden=[8]), data.batch("train", 50)
+    before = state(pair.train(True))
+    for ask in (global_sites, plate_nesting, points, meaning_of, codebooks, words, pv.find_problems):
+        ask(pair, batch)
+        assert equal(before, state(pair)), ask
+        assert pair.training
+    takes_particles(pair, batch, 1)
+    assert equal(before, state(pair))
+    latents_of(other.train(True), batch)
+    assert other.training
 
 
 @pytest.mark.parametrize("kind", ["averages", "gradient"])
