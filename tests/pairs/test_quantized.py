@@ -10,6 +10,7 @@ import torch
 import pyro_vae as pv
 from pyro_vae.cli.commands import main
 from pyro_vae.evidence import best_temperature, evaluate, global_sites, meaning_of, remarks
+from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.posterior import at_temperature, code_use, codebooks, encode, words
 from pyro_vae.program import latents_of, plate_nesting, points, takes_particles
 from pyro_vae.runs import Run
@@ -59,6 +60,12 @@ def test_asking_what_a_pair_is_moves_no_averages(data: pv.Data) -> None:
     assert equal(before, state(pair))
     latents_of(other.train(True), batch)
     assert other.training
+
+
+def test_an_objective_counts_plates_without_moving_averages(data: pv.Data) -> None:
+    pair, objective = built(data).train(True), OBJECTIVES["iwae"](2, 1437)
+    objective.differentiable_loss(pair.bound_model, pair.bound_guide, data.batch("train", 50))
+    assert pair.model.prior.counts.sum().item() == pytest.approx(0.01 * 50 * 3), "one run, two particles side by side"
 
 
 @pytest.mark.parametrize("kind", ["averages", "gradient"])
