@@ -17,9 +17,9 @@ from pyro_vae.program.contract import Look, Problem, first_line
 from pyro_vae.program.pair import Batch, BatchProgram, Pair
 from pyro_vae.program.sites import innermost, samples
 from pyro_vae.program.tracing import trace_of
+from pyro_vae.runs import seeded
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-from pyro_vae.runs import seeded
 
 
 def arguments(pair: Pair, batch: Any) -> Iterator[Problem]:
