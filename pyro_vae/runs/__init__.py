@@ -2,13 +2,14 @@
 
 from pyro_vae.runs.checkpoint import CheckpointError, open_regular, replacing, seeded, write_whole
 from pyro_vae.runs.lock import Lock, taken
-from pyro_vae.runs.run import Run, RunError, figures_in, next_folder, runs_in
+from pyro_vae.runs.run import Run, RunError, RunNote, figures_in, next_folder, runs_in
 
 __all__ = [
     "CheckpointError",
     "Lock",
     "Run",
     "RunError",
+    "RunNote",
     "figures_in",
     "next_folder",
     "open_regular",

@@ -3,6 +3,7 @@
 import csv
 import errno
 import io
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pyro_vae import __version__
 from pyro_vae.runs import checkpoint
 from pyro_vae.runs.checkpoint import CheckpointError, open_regular
 from pyro_vae.runs.lock import Lock, taken
+from pyro_vae.warning import warn
 
 FORMAT = 1
 MAX_CONFIG = 1_000_000  # bytes; a real one has hundreds
@@ -27,6 +29,10 @@ _NO_LINKS = frozenset([errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSY
 
 class RunError(ValueError):
     """A run folder that cannot be used; the message says why and what to do."""
+
+
+class RunNote(UserWarning):
+    """What a run is used as, in one sentence, where that is not as it was stored."""
 
 
 class Run:
@@ -214,7 +220,16 @@ class Run:
         checkpoint.save(self.folder / "best.ckpt", state)
 
     def load_best(self) -> dict[str, Any]:
-        """Return what ``save_best`` wrote."""
+        """Return what ``save_best`` wrote; the last parameters where no epoch was the best.
+
+        Raises:
+            CheckpointError: it is missing or cannot be read.
+        """
+        if self.begun and not os.path.lexists(self.folder / "best.ckpt"):
+            state, _ = self.load()
+            if state["epoch"]:
+                warn(f"no epoch of {self} has a finite ELBO on the validation split; its last one is taken", RunNote)
+                return {"parameters": state["parameters"], "epoch": state["epoch"], "elbo": math.nan}
         return checkpoint.load(self.folder / "best.ckpt")
 
     @property
