@@ -8,9 +8,8 @@ import pyro
 from torch import Tensor
 
 from pyro_vae.data import Data, key
-from pyro_vae.program import Pair, declared
+from pyro_vae.program import declared
 from pyro_vae.runs import Run, checkpoint
-from pyro_vae.svi import World
 from pyro_vae.training.feed import Feed
 from pyro_vae.training.fitted import Fitted
 from pyro_vae.training.interruption import SIGNALS, Interrupted, StopRequest
@@ -18,7 +17,6 @@ from pyro_vae.training.nonfinite import parameters
 from pyro_vae.training.progress import Progress
 from pyro_vae.training.recovery import Recovery, RolledBack
 from pyro_vae.training.run_state import Best, Keeper, State
-from pyro_vae.training.settings import Training
 from pyro_vae.training.trainer import Trainer
 from pyro_vae.training.undo import Undo
 from pyro_vae.training.validation import Validation
@@ -29,19 +27,16 @@ MAX_SECONDS = 1.0  # that many steps in one call take, before progress is shown
 class Loop:
     """One training run."""
 
-    def __init__(
-        self, pair: Pair, data: Data, training: Training, run: Run | None, observer: Progress, world: World
-    ) -> None:
-        self.pair, self.data, self.training, self.run, self.observer = pair, data, training, run, observer
-        self.world = world
-        self.trainer = Trainer(pair, data, training, world)
+    def __init__(self, trainer: Trainer, data: Data, run: Run | None, observer: Progress) -> None:
+        self.trainer, self.data, self.run, self.observer = trainer, data, run, observer
+        self.pair, self.training, self.world = trainer.pair, trainer.training, trainer.world
         self.state = State()
         self.keeper = Keeper(self.trainer, self.state, run, self._note)
         self.recovery = Recovery(self.keeper)
         self.undo = Undo(self.trainer, self.state)
         self.validation = Validation(self.trainer, data)
         self.request = StopRequest()
-        self.yields = declared(pair.objective)
+        self.yields = declared(self.pair.objective)
         observer.figure = self.yields.shown
 
     def train(self, resume: bool) -> Fitted:
