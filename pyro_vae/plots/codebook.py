@@ -16,16 +16,18 @@ from pyro_vae.posterior import NotDrawable, code_use, codebooks, decode, reconst
 from pyro_vae.program import Pair
 
 
-def codebook(pair: Pair, data: Data, *, count: int = 64, split: str = "test") -> Figure:
+def codebook(pair: Pair, data: Data, *, count: int = 64, split: str | None = None) -> Figure:
     """Draw what each code decodes to: the mean of p(x | z) with the same code at every place.
 
     The codes that data use most come first; those that none uses are left out.
 
     Args:
         count: number of codes at most; of tables and sequences 6 are drawn.
-        split: whose use counts: train, valid or test.
+        split: whose use counts: train, valid or test; by default test, or valid or train if that is
+            empty.
     """
     at_least(1, count=count)
+    split = data.choose(split)
     few = data.batch(split, 1)
     site, fn = _first(pair, few)
     counts = torch.zeros(fn.num_codes, dtype=torch.long)
@@ -44,7 +46,7 @@ def codebook(pair: Pair, data: Data, *, count: int = 64, split: str = "test") ->
     return sheet(x.unsqueeze(1)[:6], data, title=title, rows=shares[:6])
 
 
-def code_map(pair: Pair, data: Data, *, count: int = 10, split: str = "test") -> Figure:
+def code_map(pair: Pair, data: Data, *, count: int = 10, split: str | None = None) -> Figure:
     """Draw data, their reconstructions, and the codes between: a colour for each code.
 
     The codes of a convolutional pair lie on a grid over the image; others are shown in the
@@ -52,9 +54,10 @@ def code_map(pair: Pair, data: Data, *, count: int = 10, split: str = "test") ->
 
     Args:
         count: number of data.
-        split: train, valid or test.
+        split: train, valid or test; by default test, or valid or train if that is empty.
     """
     at_least(1, count=count)
+    split = data.choose(split)
     if not is_image(data.spec):
         raise NotDrawable("a code map stands beside images, and these data are none; draw `codebook`")
     batch = data.batch(split, count)
