@@ -12,9 +12,11 @@ import functools
 import linecache
 import pkgutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_vae.compiled._torch import optional, private
 from pyro_vae.compiled.state import RecordingError, memory
+from pyro_vae.compiled.verify import in_short
 
 _aten = torch.ops.aten
 _LIBRARIES = (
@@ -53,8 +56,13 @@ def _line_of_program() -> str:
     return f"{Path(code.co_filename).name}:{frame.f_lineno}, in {code.co_name}: {line}"
 
 
+_refusals: ContextVar[list[str]] = ContextVar("_refusals", default=[])  # noqa: B039 (each recording sets its own)
+
+
 def _refuse(what: str) -> RecordingError:
-    return RecordingError(f"{what} ({_line_of_program()})")
+    """Return the refusal, and note it, since the program itself may catch it."""
+    _refusals.get().append(f"{what} ({_line_of_program()})")
+    return RecordingError(_refusals.get()[-1])
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -210,14 +218,20 @@ def _known() -> dict[str, Any]:
         "identical": ("pyro.distributions.util:is_identically_zero", "pyro.distributions.util:is_identically_one"),
         # drops what has no probability before a dot product
         "dot": ("pyro.infer.util:Dice.compute_expectation",),
+        "sample": ("torch.distributions:Distribution._validate_sample",),
+        "arguments": ("torch.distributions:Distribution.__init__",),
         # compares the scales of enumerated sites, which the eager run did with the same tensors
         "scales": ("pyro.infer.traceenum_elbo:_get_common_scale.__wrapped__",),
     }
     known: dict[str, Any] = {what: {_code_of(place) for place in places} - {None} for what, places in codes.items()}
-    valid = getattr(optional("validate_arguments"), "__code__", None)
-    # "are the arguments valid?" was answered in the eager run before; "is it NaN?" only warns; "are all probabilities
-    # positive?": if not, `masked_select` drops the others
-    known["bool"] = {valid: True} | dict.fromkeys(known["warns"], False) | dict.fromkeys(known["dot"], False)
+    # "is it NaN?" only warns; "are all probabilities positive?": if not, `masked_select` drops the others
+    known["bool"] = dict.fromkeys(known["warns"], False) | dict.fromkeys(known["dot"], False)
+    # "are all values valid?": yes, and whether they were is one of the recording's outputs
+    known["valid"] = {
+        *known["sample"],
+        *known["arguments"],
+        getattr(optional("validate_arguments"), "__code__", None),
+    } - {None}
     return known
 
 
@@ -239,15 +253,17 @@ class _Selected:
         self.tensor, self.mask = tensor, mask
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # torch asks what it is
+            raise AttributeError(name)
         raise _refuse(_NO_FIXED_SHAPE)
 
 
-def _caller() -> CodeType:
-    """Return the code that called the function which a mode is asked about."""
+def _caller() -> FrameType:
+    """Return the frame that called the function which a mode is asked about."""
     frame = sys._getframe(2)
     while frame.f_code.co_filename in _GO_BETWEENS and frame.f_back is not None:
         frame = frame.f_back
-    return frame.f_code
+    return frame
 
 
 class Reads(TorchFunctionMode):
@@ -260,16 +276,24 @@ class Reads(TorchFunctionMode):
 
     Attributes:
         grads: the accumulated gradient for each of `params`, None where none has arrived.
+        valid: 0-dim bool tensors: whether values lay where torch and Pyro want them to.
     """
 
     def __init__(self, constants: Constants, params: Sequence[Tensor] = ()) -> None:
         super().__init__()
         self.constants, self.params = constants, list(params)
         self.grads: list[Tensor | None] = [None] * len(self.params)
+        self.valid: list[Tensor] = []
+        self._made: dict[int, tuple[Tensor, Any]] = {}  # masks, and what they were computed from
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        caller, known = _caller(), _known()
+        frame, known = _caller(), _known()
+        caller = frame.f_code
+        if func is torch.Tensor.__bool__ and caller in known["valid"]:
+            if caller in known["sample"] or (frame.f_back and frame.f_back.f_code in known["sample"]):
+                self.valid.append(args[0].detach())
+            return True
         if func is torch.Tensor.item:
             return float("nan") if caller in known["identical"] else args[0].detach()
         if func is torch.Tensor.__bool__ and caller in known["bool"]:
@@ -287,6 +311,7 @@ class Reads(TorchFunctionMode):
             classes = kwargs.get("num_classes", args[1] if len(args) > 1 else -1)
             if classes >= 0:
                 labels = args[0] if args else kwargs["input"]
+                self.valid.append(((labels >= 0) & (labels < classes)).all())
                 return (labels.unsqueeze(-1) == torch.arange(classes, device=labels.device)).long()
         if func is torch.Tensor.__getitem__ and self._is_mask(args[0], args[1]):
             return _Selected(args[0], args[1])
@@ -294,7 +319,10 @@ class Reads(TorchFunctionMode):
             return self._assign(*args)
         if func in _LEAVE_TORCH and not self.constants.constant(args[0]):
             raise _refuse("it takes the value of a tensor out of torch")
-        return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        if isinstance(out, Tensor) and out.dtype == torch.bool:
+            self._made[id(out)] = out, (func, *map(_identity, (*args, *kwargs.items())))
+        return out
 
     def _backward(self, loss: Tensor, gradient: Tensor | None = None, **_: Any) -> None:
         wanted = [i for i, p in enumerate(self.params) if p.requires_grad]  # others are frozen
@@ -316,10 +344,14 @@ class Reads(TorchFunctionMode):
             and not self.constants.constant(index)
         )
 
+    def _origin(self, mask: Tensor) -> Any:
+        """Return what a mask was computed from and how: `x == -1` is the same mask wherever it is written."""
+        return self._made.get(id(mask), (mask, id(mask)))[1] if mask._version == 0 else id(mask)
+
     def _assign(self, tensor: Tensor, mask: Tensor, value: Any) -> None:
         """`tensor[mask] = value` in a form whose shapes are fixed."""
         if isinstance(value, _Selected):
-            if value.mask is not mask:
+            if value.mask is not mask and self._origin(value.mask) != self._origin(mask):
                 raise _refuse("it assigns what one boolean mask selects at another mask")
             tensor.copy_(torch.where(mask, value.tensor, tensor))
         elif not isinstance(value, Tensor) or value.numel() == 1:
@@ -328,19 +360,45 @@ class Reads(TorchFunctionMode):
             raise _refuse("it assigns a tensor at a boolean mask, so the value has no fixed shape")
 
 
+def _identity(value: Any) -> Any:
+    """Return what is equal for the same tensor with the same values, or the same object, throughout a recording."""
+    if isinstance(value, Tensor):
+        return id(value), value._version
+    return repr(value) if isinstance(value, int | float | bool | str | type(None)) else id(value)
+
+
 def trace(fn: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> GraphModule:
     """Record `fn(*inputs)` as one flat graph of ATen operations.
 
     Raises:
         RecordingError: the call reads varying values, or what torch could not record, as one sentence.
     """
+    token = _refusals.set([])
     try:
         # make_fx describes each value by a fake tensor; with one mode for all it takes half the time
         fake = private("TracingContext")(private("FakeTensorMode")(allow_fallback_kernels=True))
-        with pyro.validation_enabled(False), private("tracing")(fake):
-            return make_fx(fn, tracing_mode="real", record_module_stack=False)(*inputs)
-    except RecordingError:
-        raise
+        with _pyros_own_validation_off(), private("tracing")(fake):
+            graph = make_fx(fn, tracing_mode="real", record_module_stack=False)(*inputs)
     except Exception as error:
-        text = str(error).strip().splitlines() or [""]
-        raise RecordingError(f"recording it raised {type(error).__name__}: {text[0][:200]}") from error
+        if isinstance(error, RecordingError) and not _refusals.get():
+            raise
+        raise RecordingError((_refusals.get() or [f"recording it raised {in_short(error)}"])[0]) from error
+    finally:
+        refusals = _refusals.get()
+        _refusals.reset(token)
+    if refusals:  # which the program has caught
+        raise RecordingError(refusals[0])
+    return graph
+
+
+@contextmanager
+def _pyros_own_validation_off() -> Iterator[None]:
+    """Switch off what Pyro asks of shapes and traces, which the eager run has answered, and leave that of values on."""
+    distribution = torch.distributions.Distribution
+    wanted = distribution._validate_args
+    try:
+        with pyro.validation_enabled(False):
+            distribution.set_default_validate_args(wanted)
+            yield
+    finally:
+        distribution.set_default_validate_args(wanted)
