@@ -9,17 +9,13 @@ Nothing in torch or Pyro is patched: the modes are torch's own, hold for one thr
 """
 
 import functools
-import linecache
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-import numpy as np
 import pyro
 import torch
 from torch import Tensor
@@ -31,38 +27,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_vae.compiled._torch import optional, private
-from pyro_vae.compiled.state import RecordingError, memory
-from pyro_vae.compiled.verify import in_short
+from pyro_vae.compiled.refusal import line_of_program, refuse, remembered
+from pyro_vae.compiled.state import memory
 
 _aten = torch.ops.aten
-_LIBRARIES = (
-    *(str(Path(module.__file__).parent) for module in (torch, pyro, np) if module.__file__),
-    *(str(Path(__file__).parents[1] / folder) for folder in ("compiled", "svi")),
-    "<",
-)
 _NO_FIXED_SHAPE = "it indexes by a boolean mask that depends on data or draws, so the result has no fixed shape"
 _BATCH_NORMS = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
-
-
-def _line_of_program() -> str:
-    """Return `file.py:12, in model: the line` of the innermost frame outside torch, Pyro and this engine."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
-        frame = frame.f_back  # type: ignore[assignment]
-    if frame is None:
-        return "unknown line"
-
-    code, line = frame.f_code, linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-    return f"{Path(code.co_filename).name}:{frame.f_lineno}, in {code.co_name}: {line}"
-
-
-_refusals: ContextVar[list[str]] = ContextVar("_refusals", default=[])  # noqa: B039 (each recording sets its own)
-
-
-def _refuse(what: str) -> RecordingError:
-    """Return the refusal, and note it, since the program itself may catch it."""
-    _refusals.get().append(f"{what} ({_line_of_program()})")
-    return RecordingError(_refusals.get()[-1])
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -119,7 +89,7 @@ class Observe(TorchDispatchMode):
                     if all(tensor is not t for t, _ in self.saved):
                         self.saved.append((tensor, tensor.detach().clone()))
                         if any(tensor is t for t in self._given):
-                            self.given_written = _line_of_program()
+                            self.given_written = line_of_program()
         out = func(*args, **kwargs)
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor) and id(tensor) not in self._known:
@@ -173,15 +143,15 @@ class Constants(TorchDispatchMode):
                 return (args[0], self._positions(indices), *args[2:]), False
             if func is not _aten.index.Tensor and args[2].numel() == 1:
                 return args, False
-            raise _refuse(_NO_FIXED_SHAPE)
+            raise refuse(_NO_FIXED_SHAPE)
         if torch.Tag.dynamic_output_shape in func.tags:
             if constant:
                 return args, True
-            raise _refuse(f"the shape of {func.overloadpacket.__name__}'s result depends on data or draws")
+            raise refuse(f"the shape of {func.overloadpacket.__name__}'s result depends on data or draws")
         if torch.Tag.data_dependent_output in func.tags:
             if constant:
                 return args, True
-            raise _refuse("it reads the value of a tensor, which depends on parameters, data or draws")
+            raise refuse("it reads the value of a tensor, which depends on parameters, data or draws")
         return args, False
 
     def _positions(self, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -255,7 +225,7 @@ class _Selected:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # torch asks what it is
             raise AttributeError(name)
-        raise _refuse(_NO_FIXED_SHAPE)
+        raise refuse(_NO_FIXED_SHAPE)
 
 
 def _caller() -> FrameType:
@@ -318,7 +288,7 @@ class Reads(TorchFunctionMode):
         if func is torch.Tensor.__setitem__ and self._is_mask(args[0], args[1]):
             return self._assign(*args)
         if func in _LEAVE_TORCH and not self.constants.constant(args[0]):
-            raise _refuse("it takes the value of a tensor out of torch")
+            raise refuse("it takes the value of a tensor out of torch")
         out = func(*args, **kwargs)
         if isinstance(out, Tensor) and out.dtype == torch.bool:
             self._made[id(out)] = out, (func, *map(_identity, (*args, *kwargs.items())))
@@ -352,12 +322,12 @@ class Reads(TorchFunctionMode):
         """`tensor[mask] = value` in a form whose shapes are fixed."""
         if isinstance(value, _Selected):
             if value.mask is not mask and self._origin(value.mask) != self._origin(mask):
-                raise _refuse("it assigns what one boolean mask selects at another mask")
+                raise refuse("it assigns what one boolean mask selects at another mask")
             tensor.copy_(torch.where(mask, value.tensor, tensor))
         elif not isinstance(value, Tensor) or value.numel() == 1:
             tensor.copy_(torch.where(mask, torch.as_tensor(value, dtype=tensor.dtype), tensor))
         else:
-            raise _refuse("it assigns a tensor at a boolean mask, so the value has no fixed shape")
+            raise refuse("it assigns a tensor at a boolean mask, so the value has no fixed shape")
 
 
 def _identity(value: Any) -> Any:
@@ -373,22 +343,11 @@ def trace(fn: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> GraphMod
     Raises:
         RecordingError: the call reads varying values, or what torch could not record, as one sentence.
     """
-    token = _refusals.set([])
-    try:
+    with remembered():
         # make_fx describes each value by a fake tensor; with one mode for all it takes half the time
         fake = private("TracingContext")(private("FakeTensorMode")(allow_fallback_kernels=True))
         with _pyros_own_validation_off(), private("tracing")(fake):
-            graph = make_fx(fn, tracing_mode="real", record_module_stack=False)(*inputs)
-    except Exception as error:
-        if isinstance(error, RecordingError) and not _refusals.get():
-            raise
-        raise RecordingError((_refusals.get() or [f"recording it raised {in_short(error)}"])[0]) from error
-    finally:
-        refusals = _refusals.get()
-        _refusals.reset(token)
-    if refusals:  # which the program has caught
-        raise RecordingError(refusals[0])
-    return graph
+            return make_fx(fn, tracing_mode="real", record_module_stack=False)(*inputs)
 
 
 @contextmanager

@@ -36,11 +36,16 @@ class Held:
 
     def _now(self) -> tuple[list[Any], list[Any]]:
         holder, names = self.holder, self.names
+        kind: Any = (
+            dict if isinstance(holder, dict) else type(holder)
+        )  # whatever a class of one's own makes of a lookup
         if names is None and not self.skipped:
-            return [*holder], [*holder.values()]
-        few, many = (holder, names) if names is None or len(holder) < len(names) else (names, holder)
-        keys = [key for key in few if (many is None or key in many) and key not in self.skipped]
-        return keys, [holder[key] for key in keys]
+            return [*kind.keys(holder)], [*kind.values(holder)]
+        few, many = (kind.keys(holder), names) if names is None or len(holder) < len(names) else (names, holder)
+        has = kind.__contains__
+        keys = [k for k in few if (many is None or (has(holder, k) if many is holder else k in many))]
+        keys = [k for k in keys if k not in self.skipped] if self.skipped else keys
+        return keys, [kind.__getitem__(holder, k) for k in keys]
 
     def same(self) -> bool:
         """Return whether it holds the very objects under the very keys."""

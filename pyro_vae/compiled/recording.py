@@ -69,7 +69,7 @@ def _describe(value: Any, key: list[Any], tensors: list[Tensor]) -> None:
         return
     key.append(type(value))
     if isinstance(value, _PLAIN):
-        key.append(repr(value) if value != value else value)  # NaN is the same argument as NaN
+        key.append(value if value == value and value else repr(value))  # NaN is NaN, and -0.0 is not 0.0
     elif isinstance(value, np.generic | np.ndarray) and not value.dtype.hasobject and value.nbytes <= LARGEST_ARRAY:
         key += (value.shape, value.dtype, value.tobytes())
     elif isinstance(value, set | frozenset):
@@ -118,6 +118,7 @@ def rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:
     if isinstance(value, partial):
         func, args, keywords = rebuilt((value.func, value.args, value.keywords), tensors)
         return partial(func, *args, **keywords)
+    new: Any
     if isinstance(value, dict):
         new = copy(value)
         for name, item in value.items():

@@ -95,6 +95,7 @@ class Watch:
         self._hooks: list[Any] = [torch_module._global_forward_pre_hooks, torch_module._global_forward_hooks]
         self._cells: list[Any] = []
         self._lists: list[tuple[Any, list[Any]]] = []
+        self._entries = 0
         self._arrays: list[tuple[Any, Any]] = []
         self._generators: list[tuple[Any, str, Any]] = []
         self._caching: dict[int, frozenset[str] | None] = {}  # of which dictionaries, which keys a library writes
@@ -113,7 +114,7 @@ class Watch:
         while self._todo:
             while self._todo:
                 self._visit(*self._todo.pop())
-                if len(self._seen) > MOST_OBJECTS or sum(len(old) for _, old in self._lists) > MOST_ENTRIES:
+                if len(self._seen) > MOST_OBJECTS or self._entries > MOST_ENTRIES:
                     raise RecordingError(
                         "its programs reach more lists and objects than can be looked at before every step; "
                         "keep what they need in tensors, and pass data as arguments"
@@ -186,6 +187,8 @@ class Watch:
         if not library:
             found = function.__globals__
             self._held.append(Held(found, names))
+            if "" in names and not names.isdisjoint({"globals", "eval", "exec"}):
+                self._partly.append((found, frozenset()))
             self._todo += [(name, found[name]) for name in names & found.keys() if self._new(found[name])]
 
     def _array(self, name: str, value: Any) -> None:
@@ -197,12 +200,14 @@ class Watch:
         kind = type(value)
         library = of_library(kind.__module__)
         if isinstance(value, dict | types.MappingProxyType):
-            if value.keys() != _OF_A_SCOPE:
+            items = dict(dict.items(value) if isinstance(value, dict) else value)
+            if items.keys() != _OF_A_SCOPE:
                 self._held.append(Held(value))
-                self._todo += [(str(key), entry) for key, entry in value.items() if self._new(entry)]
+                self._todo += [(str(key), entry) for key, entry in items.items() if self._new(entry)]
         elif isinstance(value, list | tuple | set | frozenset | deque):
             if not isinstance(value, tuple | frozenset):
                 self._lists.append((value, list(value)))
+                self._entries += len(value)
             self._follow(name, value)
         if isinstance(value, nn.Module):
             self.modules.append(value)
@@ -391,4 +396,4 @@ def _differs(old: Any, new: Any) -> bool:
         return len(old) != len(new) or any(map(_differs, old, new))
     if isinstance(old, dict):
         return not old.keys() == new.keys() == _OF_A_SCOPE
-    return not isinstance(old, int | float | complex | str | bytes | np.generic) or bool(new != old)
+    return not isinstance(old, int | float | complex | str | bytes | np.generic) or repr(new) != repr(old)

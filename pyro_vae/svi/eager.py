@@ -67,6 +67,7 @@ class EagerSVI(pyro.infer.SVI):  # type: ignore[misc]  # Pyro is untyped
         self.optim, self.clip, self.exchange = optim, clip, exchange
         self.objective = loss
         self._announced: bool | None = None  # whether parameters announce themselves to Pyro; known after a step
+        self._watchable = not isinstance(loss, JITS)
         self.finite = torch.tensor(True)
 
     def loss_of(self, args: Any, kwargs: Any) -> Any:
@@ -77,20 +78,28 @@ class EagerSVI(pyro.infer.SVI):  # type: ignore[misc]  # Pyro is untyped
         """Run the ELBO as Pyro does; return its loss and the parameters to train, whose `grad` is filled."""
         if isinstance(self.optim, Optimizer):
             self.optim.zero_grad()
-        first = isinstance(self.optim, Optimizer) and self._announced is None and not isinstance(self.objective, JITS)
-        state = random_state() if first else []
-        with poutine.trace(param_only=True) as capture, Observe() if first else nullcontext() as watching:
-            loss = self.loss_of(args, kwargs)
+        first = isinstance(self.optim, Optimizer) and self._announced is None
+        state, watching = random_state() if first else [], Observe() if first and self._watchable else None
+        try:
+            with poutine.trace(param_only=True) as capture, watching or nullcontext():
+                loss = self.loss_of(args, kwargs)
+        except Exception:
+            if watching is None:
+                raise
+            self._watchable = False  # if it is the program's own error, it comes again
+            set_random_state(state)
+            put_back(watching.saved)
+            return self.gradients(args, kwargs)
         if isinstance(self.optim, PyroOptim):
             sites = map(_unconstrained, capture.trace.nodes.values())
             return loss, list({id(p): p for p in sites}.values())
         params = [p for group in self.optim.param_groups for p in group["params"]]
-        if first and watching is not None:
+        if first:
             self._announced = bool(capture.trace.nodes) or any(p.grad is not None for p in params)
             if not self._announced and hasattr(self.objective, "differentiable_loss"):
                 # Pyro's ELBOs take no gradient where no parameter announces itself, as in plain modules: once more
                 set_random_state(state)
-                put_back(watching.saved)
+                put_back(watching.saved if watching is not None else ())
                 self.loss_and_grads = _differentiate(self.objective.differentiable_loss)
                 return self.gradients(args, kwargs)
         return loss, params

@@ -187,7 +187,7 @@ class SVI(EagerSVI):
         assert self._last is not None
         losses = self._last.run_on(slices, prepare, until)
         self.count += len(losses)
-        self._calls[self._last.name] += len(losses)
+        self._calls[self._last.name] = self._calls.get(self._last.name, 0) + len(losses)
         return losses
 
     def state_dict(self) -> dict[str, Any]:
@@ -227,7 +227,7 @@ class SVI(EagerSVI):
 
     def _run(self, graph: StepGraph, calls: int, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
         """Take a step by its graph; what goes wrong in it, Pyro takes."""
-        state = random_state()
+        state = random_state()[:1]  # a GPU's would take longer than the smallest steps
         try:
             graph.calls, graph.used = graph.calls + 1, self.count
             tensors = graph.apart(tensors)
@@ -275,7 +275,7 @@ class SVI(EagerSVI):
             if changing is not None and len(self._calls) > 4 * MOST_RECORDINGS:
                 self._say("eager", f"SVI runs eagerly: {changing}.")
             return f"shapes are recorded at their call {RECORDS_AT}, to be sure that it pays"
-        if self._recorded < MOST_RECORDINGS and self._in_vain < 2:
+        if not self._restless:
             return None
         if self._waiting is None:
             self._waiting = Watch(self.model, self.guide, self.objective, self.loss_and_grads)
@@ -289,14 +289,19 @@ class SVI(EagerSVI):
         self._say("eager", f"SVI runs eagerly: {reason}.")
         return reason
 
+    @property
+    def _restless(self) -> bool:
+        """Whether recordings have come in vain, or as many as there is room for."""
+        return self._recorded >= MOST_RECORDINGS or self._in_vain >= 2
+
     def _changing(self, key: tuple[Any, ...], args: Any, kwargs: Any) -> str | None:
         """Return what differs from the last call, if it is a Python value."""
         last, self._arguments = self._arguments, {}
         for name, value in (*enumerate(args, 1), *kwargs.items()):
-            self._arguments[name] = signature((value,), {})
-        for name, (now, tensors) in self._arguments.items():
-            before = last.get(name, (now, []))
-            if now != before[0] and not tensors and not before[1]:
+            described, tensors = signature((value,), {})
+            self._arguments[name] = described, bool(tensors)
+        for name, now in self._arguments.items():
+            if now != last.get(name, now) and not now[1]:
                 return f"argument {name!r} keeps changing; pass a tensor"
         changed = [name for graph in self._graphs.get(key, ()) if (name := graph.watches[0].changed())]
         return (
@@ -329,8 +334,9 @@ class SVI(EagerSVI):
     def _one_of(self, key: tuple[Any, ...], recorded: StepGraph, watch: Watch) -> StepGraph:
         """Return the graph that does the same as the recorded one, or that one, as a new one in place of the least used."""
         at, name = self._recorded_at
+        if self._restless:
+            self._patience = 2 * self._patience if self.count - at < 2 * self._patience else PATIENCE
         self._in_vain = self._in_vain + 1 if at == self.count - 1 and name == recorded.name else 0
-        self._patience = 2 * self._patience if self._in_vain or self.count - at < 2 * self._patience else PATIENCE
         self._recorded, self._recorded_at = self._recorded + 1, (self.count, recorded.name)
         for graph in self._graphs.get(key, ()):
             if graph.same(recorded):  # what has changed makes no difference
