@@ -152,13 +152,13 @@ class Recording:
     """
 
     def __init__(
-        self, graph: GraphModule, outside: list[Tensor], written: list[Tensor], rest: tuple[Any, Any], checks: bool
+        self, graph: GraphModule, outside: list[Tensor], written: list[Tensor], rest: tuple[Any, Any, bool]
     ) -> None:
-        self.graph, self.checks = graph, checks
+        self.graph = graph
         self.all_valid = torch.tensor(True)
         self.outside, self.written = outside, written
         self._held = [t.detach() for t in outside]
-        self._leaves, self._spec = rest
+        self._leaves, self._spec, self.checks = rest
         self.present = [leaf is _TENSOR for leaf in self._leaves]
         self._run: Callable[..., Any] = graph.forward
         self.compiled = False
@@ -249,13 +249,11 @@ def record(
     Raises:
         RecordingError: with the reason and the line.
     """
-    kwargs = kwargs or {}
+    reference, kwargs = reference or fn, kwargs or {}
     _, given = signature(args, kwargs)
     leaves = [t.detach() for t in given]  # other objects, so that f(x, x) is not taken for a function of one argument
-    reference = reference or fn
     outside, saved = _observed(reference, args, kwargs, leaves)
-    shapes: list[tuple[list[Any], Any]] = []
-    checks: list[bool] = []
+    shapes: list[tuple[list[Any], Any, bool]] = []
 
     def flat(*inputs: Tensor) -> list[Tensor]:
         constants = Constants()
@@ -264,8 +262,7 @@ def record(
         with constants, reads, torch.enable_grad() if params else torch.no_grad():
             out = fn(*([reads.grads] if params else ()), *rebuilt(list(args), tensors), **rebuilt(kwargs, tensors))
             found, spec = tree_flatten(out)
-            shapes.append(([_TENSOR if isinstance(v, Tensor) else v for v in found], spec))
-            checks.append(bool(reads.valid))
+            shapes.append(([_TENSOR if isinstance(v, Tensor) else v for v in found], spec, bool(reads.valid)))
             valid = [torch.stack(reads.valid).all()] if reads.valid else []
             return [*(v.detach() for v in found if isinstance(v, Tensor)), *valid]
 
@@ -279,7 +276,7 @@ def record(
             f"{difference or 'two recordings of one call return different constants'}, so it depends on "
             "something that changes from call to call outside torch, such as a Python counter"
         )
-    recording = Recording(_pruned(graphs[0], outside), outside, [t for t, _ in saved], shapes[0], checks[0])
+    recording = Recording(_pruned(graphs[0], outside), outside, [t for t, _ in saved], shapes[0])
     if check:
         _check(recording, reference, args, kwargs, leaves, saved)
     return recording

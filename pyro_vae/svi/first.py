@@ -1,5 +1,7 @@
 """A step that is taken eagerly and watched before it is recorded; where it cannot be recorded, it was the step."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -110,3 +112,17 @@ class FirstStep:
         for p, grad in zip(self.params, self._grads, strict=True):
             p.grad = grad
         return self._svi.finish(as_tensors(self._loss), self.params)
+
+
+@contextmanager
+def store_kept() -> Iterator[None]:
+    """Put back the tensors that recording replaces in Pyro's parameter store."""
+    store = pyro.get_param_store()
+    kept = dict(store._params)
+    try:
+        yield
+    finally:
+        replaced = [name for name, p in kept.items() if store._params.get(name) is not p]
+        for name in replaced:
+            store._params[name] = kept[name]
+            store._param_to_name[kept[name]] = name

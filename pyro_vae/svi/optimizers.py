@@ -188,6 +188,17 @@ class Update:
         if self.numbers is not self._host:
             self.numbers.copy_(self._host, non_blocking=True)
 
+    def undo(self) -> None:
+        """Take back a `prepare` whose step was not made."""
+        self._counts -= 1
+        for cohort in self._cohorts:
+            if cohort.kind is ClippedAdam:
+                for group in cohort.groups:
+                    group["lr"] /= group["lrd"]
+                for parameter, optimizer, _ in cohort.members:
+                    optimizer.state[parameter]["step"] -= 1
+        self._counted = self._counts.tobytes()
+
     def apply(
         self,
         params: Sequence[Tensor],

@@ -159,6 +159,7 @@ class StepGraph:
                 out = self._whole(tensors)
                 self._svi.finite, self._svi.valid = out[self._losses :]
                 if not self._svi.valid.is_cuda and not self._svi.valid:
+                    self._whole.update.undo()
                     raise InvalidData
                 if isinstance(self._optim, Optimizer):
                     for p in self._params:

@@ -2,11 +2,9 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import pyro
 import torch
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
@@ -18,7 +16,7 @@ from pyro_vae.compiled import RecordingError, Watch, in_short, random_state, set
 from pyro_vae.svi.blocks import Schedule, never, take
 from pyro_vae.svi.eager import JITS, EagerSVI, InvalidData, as_tensors
 from pyro_vae.svi.exchange import Exchange
-from pyro_vae.svi.first import FirstStep
+from pyro_vae.svi.first import FirstStep, store_kept
 from pyro_vae.svi.replay import StepGraph, audited
 
 __all__ = ["SVI", "Mode"]
@@ -106,13 +104,16 @@ class SVI(EagerSVI):
         self._last: StepGraph | None = None  # what took the last replayed step
         self._doubtful = False  # the last loss was not finite
         self._said: set[str] = set()
-        self._given_up: str | None = "compile is 'off'" if compile == "off" else None
-        if compile == "auto" and steps is not None and steps < WORTH_RECORDING:
-            self._given_up = f"{steps} steps are too few to earn a recording"
-        elif isinstance(loss, JITS):
-            self._given_up = (
-                self._given_up or f"{type(loss).__name__} records its step itself; its sibling without Jit is faster"
-            )
+        self._given_up = self._why_never()
+
+    def _why_never(self) -> str | None:
+        if self.mode == "off":
+            return "compile is 'off'"
+        if self.mode == "auto" and self.planned is not None and self.planned < WORTH_RECORDING:
+            return f"{self.planned} steps are too few to earn a recording"
+        if isinstance(self.objective, JITS):
+            return f"{type(self.objective).__name__} records its step itself; its sibling without Jit is faster"
+        return None
 
     @property
     def compiled(self) -> bool:
@@ -325,7 +326,7 @@ class SVI(EagerSVI):
                 self.engine, self.why_not = "eager", f"the step made or changed {changed!r}"
                 return None, first.finish()
             first.rewind()
-            with _store_kept():
+            with store_kept():
                 graph = StepGraph(self, args, kwargs, first.params, first.watch, name)
         except Exception as error:
             return None, self._give_up(error, first.finish())
@@ -371,20 +372,6 @@ class SVI(EagerSVI):
         self._waiting = self._last = None
         self.warn(f"SVI runs eagerly: {reason}.")
         return loss
-
-
-@contextmanager
-def _store_kept() -> Iterator[None]:
-    """Put back the tensors that recording replaces in Pyro's parameter store."""
-    store = pyro.get_param_store()
-    kept = dict(store._params)
-    try:
-        yield
-    finally:
-        replaced = [name for name, p in kept.items() if store._params.get(name) is not p]
-        for name in replaced:
-            store._params[name] = kept[name]
-            store._param_to_name[kept[name]] = name
 
 
 def _name(key: tuple[Any, ...]) -> str:

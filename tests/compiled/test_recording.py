@@ -13,9 +13,9 @@ from recorded_programs import BATCH, CASES, REFUSED, Case, vae
 from torch import Tensor
 from zoo import ROWS
 
-from pyro_vae.compiled.watch import Watch
 from pyro_vae.compiled.recording import record, signature
 from pyro_vae.compiled.state import RecordingError
+from pyro_vae.compiled.watch import Watch
 from pyro_vae.svi import SVI, EagerWarning
 
 

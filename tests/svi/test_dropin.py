@@ -536,7 +536,7 @@ def test_invalid_data_are_refused_by_pyro_and_training_goes_on(name, mode, uncom
         torch.manual_seed(0)
         model, guide = program()
         options = {} if kind is pyro.infer.SVI else {"compile": mode}
-        svi = kind(model, guide, pyro.optim.SGD({"lr": 1e-3}), Trace_ELBO(), **options)
+        svi = kind(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO(), **options)
         losses = [svi.step(*good) for _ in range(4)]
         with pytest.raises((ValueError, RuntimeError), match=said):
             svi.step(*bad)
