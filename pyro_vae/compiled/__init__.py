@@ -4,6 +4,7 @@ from pyro_vae.compiled._torch import private
 from pyro_vae.compiled.capture import Observe, trace
 from pyro_vae.compiled.cuda_graphs import capturable, captured
 from pyro_vae.compiled.guards import Held, Same
+from pyro_vae.compiled.names import of_library
 from pyro_vae.compiled.recording import Recording, rebuilt, record, refuse_written, signature
 from pyro_vae.compiled.state import (
     RecordingError,
@@ -24,7 +25,7 @@ from pyro_vae.compiled.verify import (
     inductors_distance,
     resampled,
 )
-from pyro_vae.compiled.watch import Watch, of_library
+from pyro_vae.compiled.watch import Watch
 
 __all__ = [
     "OTHER_DRAWS",

@@ -13,6 +13,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
@@ -205,6 +206,7 @@ def _known() -> dict[str, Any]:
     return known
 
 
+_DISTRIBUTIONS = str(Path(str(torch.distributions.__file__)).parent)
 _GO_BETWEENS = {torch.overrides.__file__, torch.Tensor.backward.__code__.co_filename}
 _LEAVE_TORCH = {
     torch.Tensor.numpy,
@@ -236,6 +238,13 @@ def _caller() -> FrameType:
     return frame
 
 
+def _asks_for_arguments(frame: FrameType) -> bool:
+    """Return whether a distribution of torch's validates its arguments, as it did in the eager run with the same ones."""
+    code, one = frame.f_code, frame.f_locals.get("self")
+    theirs = code.co_name == "__init__" and code.co_filename.startswith(_DISTRIBUTIONS)
+    return theirs and isinstance(one, torch.distributions.Distribution) and bool(one._validate_args)
+
+
 class Reads(TorchFunctionMode):
     """Answer, while recording, the reads of values whose answer is known, and give fixed shapes to what can
     have them.
@@ -264,6 +273,9 @@ class Reads(TorchFunctionMode):
             if caller in known["sample"] or (frame.f_back and frame.f_back.f_code in known["sample"]):
                 self.valid.append(args[0].detach())
             return True
+        if func is torch.Tensor.__bool__ and _asks_for_arguments(frame):
+            with private("disable_current_modes")():
+                return func(*args)
         if func is torch.Tensor.item:
             return float("nan") if caller in known["identical"] else args[0].detach()
         if func is torch.Tensor.__bool__ and caller in known["bool"]:

@@ -8,20 +8,18 @@ what it does not name, so that what a trainer keeps beside its nets may change a
 costs speed, never a number.
 """
 
-import dis
 import functools
 import io
 import operator
 import os
 import queue
 import random
-import sys
 import threading
 import types
 import weakref
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from contextvars import ContextVar
 from enum import Enum
 from importlib import import_module
@@ -35,9 +33,9 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from pyro_vae.compiled.guards import Held, Same
+from pyro_vae.compiled.names import Slot, named_by, names_in, of_library, slots, transparent
 from pyro_vae.compiled.state import RecordingError, equal_states, generator_state
 
-_LIBRARIES = sys.stdlib_module_names | {"torch", "pyro", "numpy", "pyro_vae"}  # nobody exchanges what is in them
 _CACHING = {"torch", "pyro", "pyro_vae"}  # libraries whose objects keep what they computed last
 _LEAVES = (
     *(
@@ -62,8 +60,6 @@ _OPAQUE = (
     *(bytearray, memoryview, array, ContextVar, threading.local, queue.Queue, io.IOBase, torch.jit.ScriptModule),
     *(types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType),
 )
-_LOOKS_UP_ANYWHERE = {"__dict__", "__getattribute__", "attrgetter", "methodcaller", "asdict", "astuple"}
-_LOOKS_UP_NAMES = {"getattr", "vars", "eval", "exec", "globals", "locals"} | _LOOKS_UP_ANYWHERE
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training", "_parameters", "_buffers", "_modules"}
 _OF_A_SCOPE = {"params", "constraints"}  # what a scope of Pyro's store holds, which every run in it replaces
@@ -93,6 +89,7 @@ class Watch:
         self._held = list(held)
         self._partly: list[tuple[Any, frozenset[str]]] = []  # dictionaries, and keys of theirs that count in any case
         self._hooks: list[Any] = [torch_module._global_forward_pre_hooks, torch_module._global_forward_hooks]
+        self._globals: dict[int, tuple[dict[str, Any], set[str]]] = {}  # and what functions name of them
         self._cells: list[Any] = []
         self._lists: list[tuple[Any, list[Any]]] = []
         self._entries = 0
@@ -124,6 +121,7 @@ class Watch:
         everything = "" in self._names
         unions = {always: frozenset(self._names | always) for _, always in self._partly}
         self._held += [Held(holder, None if everything else unions[always]) for holder, always in self._partly]
+        self._held += [Held(found, frozenset(names)) for found, names in self._globals.values()]
         if not self._names.isdisjoint({"environ", "getenv"}):
             self._held.append(Held(os.environ._data))  # type: ignore[attr-defined]
 
@@ -169,7 +167,7 @@ class Watch:
         self._todo += [(name, value) for value in values if self._new(value)]
 
     def _function(self, function: Any) -> None:
-        names = _names_in(function.__code__)
+        names = names_in(function.__code__)
         library = of_library(function.__module__)
         if library and not function.__closure__:
             return
@@ -186,7 +184,7 @@ class Watch:
         self._partly.append((vars(function), frozenset()))
         if not library:
             found = function.__globals__
-            self._held.append(Held(found, names))
+            self._globals.setdefault(id(found), (found, set()))[1].update(names)
             if "" in names and not names.isdisjoint({"globals", "eval", "exec"}):
                 self._partly.append((found, frozenset()))
             self._todo += [(name, found[name]) for name in names & found.keys() if self._new(found[name])]
@@ -215,10 +213,12 @@ class Watch:
             for hooks in _HOOKS:
                 self._follow(hooks, vars(value).get(hooks, {}).values())
         if not library:
+            if not isinstance(value, dict | list | tuple | set | frozenset | deque) and not transparent(value):
+                raise RecordingError(f"it reaches {name!r}, a {kind.__name__}, whose state cannot be seen")
             self._class(kind)
             for base in kind.__mro__:
-                for slot in _slots(base):
-                    self._held.append(Held(_Slot(value, slot)))
+                for slot in slots(base):
+                    self._held.append(Held(Slot(value, slot)))
                     self._todo.append((slot, getattr(value, slot, None)))
         if hasattr(value, "__dict__") and not isinstance(vars(value), types.MappingProxyType):
             self._attributes(vars(value), kind, library, isinstance(value, nn.Module))
@@ -232,7 +232,7 @@ class Watch:
             if kind.__module__.partition(".")[0] in _CACHING:
                 self._caching[id(holder)] = None
             return
-        always = frozenset().union(*(_named_by(base) for base in kind.__mro__ if of_library(base.__module__)))
+        always = frozenset().union(*(named_by(base) for base in kind.__mro__ if of_library(base.__module__)))
         self._partly.append((holder, always - _OF_EVERY_MODULE if module else always))
         self._caching[id(holder)] = always
 
@@ -322,68 +322,6 @@ class Watch:
         for now, old in self._arrays:
             if now.flags.writeable:
                 now[...] = old
-
-
-class _Slot(Mapping[str, Any]):
-    """One slot of an object, as a dictionary of one entry or none."""
-
-    def __init__(self, owner: Any, slot: str) -> None:
-        self._owner, self._slot = owner, slot
-
-    def __getitem__(self, name: str) -> Any:
-        return getattr(self._owner, name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter((self._slot,) if hasattr(self._owner, self._slot) else ())
-
-    def __len__(self) -> int:
-        return int(hasattr(self._owner, self._slot))
-
-
-def of_library(module: str | None) -> bool:
-    """Return whether a Python module, by its name, is part of a library that nobody keeps things of a program in."""
-    return (module or "").partition(".")[0] in _LIBRARIES
-
-
-@functools.cache
-def _names_in(code: types.CodeType) -> frozenset[str]:
-    """Return what a function names: globals, attributes and strings, also in the functions within it.
-
-    `""` is among them if it looks names up in other ways.
-    """
-    found = {*code.co_names, *_strings(code.co_consts)}
-    if not found.isdisjoint(_LOOKS_UP_NAMES) and any(
-        one.argval in _LOOKS_UP_NAMES and (one.opname.startswith("LOAD_GLOBAL") or one.argval in _LOOKS_UP_ANYWHERE)
-        for one in dis.get_instructions(code)
-    ):
-        found.add("")
-    return frozenset(found).union(*(_names_in(one) for one in code.co_consts if isinstance(one, types.CodeType)))
-
-
-def _strings(constants: Iterable[Any]) -> Iterator[str]:
-    for one in constants:
-        if isinstance(one, str) and one.isidentifier():
-            yield one
-        elif isinstance(one, tuple | frozenset):
-            yield from _strings(one)
-
-
-@functools.cache
-def _named_by(kind: type) -> frozenset[str]:
-    """Return what the methods of a library's class name, and so may read of an object of a class derived from it."""
-    functions = [f for f in vars(kind).values() if isinstance(f, types.FunctionType)]
-    return frozenset(dir(kind)).union(*(_names_in(f.__code__) for f in functions)) - {"", "__dict__"}
-
-
-def _slots(kind: type) -> tuple[str, ...]:
-    slots = vars(kind).get("__slots__", ())
-    names = (slots,) if isinstance(slots, str) else tuple(slots)
-    hidden = f"_{kind.__name__.lstrip('_')}"
-    return tuple(
-        hidden + name if name.startswith("__") and not name.endswith("__") else name
-        for name in names
-        if name not in ("__dict__", "__weakref__")
-    )
 
 
 def _differs(old: Any, new: Any) -> bool:

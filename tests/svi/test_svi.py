@@ -269,7 +269,12 @@ def test_what_changes_at_every_step_is_not_recorded_again_and_again(monkeypatch)
     """Two recordings in vain are enough; the next is made when nothing has changed for a while."""
     monkeypatch.setattr("pyro_vae.svi.svi.PATIENCE", 5)
     one = programs()
-    svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
+
+    def model(x):
+        with pyro.poutine.scale(scale=1.0 if one.epoch < 100 else 0.1):
+            one.model(x)
+
+    svi = SVI(model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
     engines = []
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
