@@ -284,6 +284,7 @@ def draws_by_numpy(kind):
     return [svi.step(X) for _ in range(5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["numpy", "python", "torch"])
 def test_a_generator_of_ones_own_is_refused_and_goes_on(name):
     def run(kind):
@@ -378,6 +379,7 @@ def a_scripted_net(kind):
     return [svi.step(X) for _ in range(3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [JitTrace_ELBO, JitTraceMeanField_ELBO])
 @pytest.mark.parametrize("torchs", [False, True])
 @pytest.mark.filterwarnings("ignore")
@@ -411,6 +413,7 @@ ARGUMENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_arguments_are_compared_by_value(name):
     def run(kind):
@@ -526,7 +529,7 @@ INVALID = {
 }
 
 
-@pytest.mark.parametrize("mode", ["recorded", "on"])
+@pytest.mark.parametrize("mode", ["recorded", pytest.param("on", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", INVALID)
 def test_invalid_data_are_refused_by_pyro_and_training_goes_on(name, mode, uncompiled):
     program, good, bad, said = INVALID[name]
@@ -555,6 +558,7 @@ def test_validation_that_is_switched_off_stays_off():
     assert torch.tensor(losses).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["off", "recorded", "on"])
 def test_pyros_optimizers_take_their_step_whatever_the_loss(mode, uncompiled):
     def model(x):
@@ -584,6 +588,7 @@ def test_pyros_optimizers_take_their_step_whatever_the_loss(mode, uncompiled):
 # ---- Pyro's other methods ----
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_what_pyros_svi_has_ours_has():
     def run(kind):
@@ -637,6 +642,17 @@ def agree(one: Case) -> None:
     assert make.last.engine == one.engine, make.last.why_not
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = {
+    "counts_its_calls",
+    "changes in object",
+    "a_trainer_that_keeps_its_losses",
+    "makes_what_it_needs_at_its_first_call",
+}
+QUICK |= {"swallows_the_refusal", "writes_into_the_batch", "masks_that_are_written_twice"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES]
+)
 def test_the_same_numbers_as_pyro(name):
     agree(CASES[name])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 from svi_programs import FEATURES, PYRO_OPTIMIZERS, batches, everything, programs, run, values
+from tables import some
 from torch import nn
 
 from pyro_vae.svi.eager import EagerWarning
@@ -19,7 +20,7 @@ from pyro_vae.svi.svi import (
 )
 
 
-@pytest.mark.parametrize("name", PYRO_OPTIMIZERS)
+@pytest.mark.parametrize("name", some(PYRO_OPTIMIZERS, 3))
 @pytest.mark.parametrize("mode", ["off", "recorded", "on"])
 def test_same_numbers_as_pyro(name, mode, uncompiled):
     results = []
@@ -57,6 +58,7 @@ TORCH_OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "clip"), [("recorded", 5.0), ("on", None), ("on", 5.0)])
 @pytest.mark.parametrize("name", TORCH_OPTIMIZERS)
 def test_same_numbers_as_a_hand_written_loop(name, mode, clip, uncompiled):
@@ -134,6 +136,7 @@ def test_resumed_run_is_the_same_bit_for_bit(mode, uncompiled):
     interrupted_and_not(mode)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 2, 3, 5, 6, 8])
 def test_auto_changes_over_at_the_same_step_wherever_a_run_was_stopped(stop, uncompiled, monkeypatch):
     monkeypatch.setattr("pyro_vae.svi.svi.RECORDS_AT", 3)
@@ -265,6 +268,7 @@ def test_too_many_shapes_run_eagerly():
     assert svi.compiled
 
 
+@pytest.mark.slow
 def test_what_changes_at_every_step_is_not_recorded_again_and_again(monkeypatch):
     """Two recordings in vain are enough; the next is made when nothing has changed for a while."""
     monkeypatch.setattr("pyro_vae.svi.svi.PATIENCE", 5)
@@ -289,6 +293,7 @@ def test_what_changes_at_every_step_is_not_recorded_again_and_again(monkeypatch)
     assert engines[-1] == "recorded"
 
 
+@pytest.mark.slow
 def test_recordings_make_room_for_one_another(monkeypatch):
     monkeypatch.setattr("pyro_vae.svi.svi.PATIENCE", 3)
     one = programs()
