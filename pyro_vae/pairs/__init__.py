@@ -19,10 +19,11 @@ from pyro_vae.pairs import (
 )
 
 # isort: on
+from pyro_vae.pairs.own_files import file_of, source_of
 from pyro_vae.pairs.registry import PAIRS, Builder, find, pair, recorded
 from pyro_vae.pairs.units import Units
 
-__all__ = ["PAIRS", "Builder", "Units", "find", "pair", "recorded"]
+__all__ = ["PAIRS", "Builder", "Units", "file_of", "find", "pair", "recorded", "source_of"]
 
 
 def __getattr__(name: str) -> Builder:
