@@ -99,8 +99,9 @@ def inspect(
     if kinds.get("y") == "class":
         assert lowest is not None
         assert highest is not None
+        numbered = classes is None  # by whoever wrote y, not by a data set that says its classes
         classes = _classes(highest, classes, sum(len(arrays["x"]) for arrays in parts.values()), name)
-        if lowest > 0:
+        if numbered and lowest > 0:
             empty = "class 0 has" if lowest == 1 else f"classes 0 .. {lowest - 1} have"
             note(f"{name}: y begins with class {lowest}, so {empty} no data: number the classes from 0.")
     else:

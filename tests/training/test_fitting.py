@@ -358,7 +358,7 @@ def test_a_run_folder_rebuilds_the_pair(digits, tmp_path):
         ({"lr": -1.0}, "lr must be a finite number above 0"),
         ({"beta": math.nan}, "beta must be a finite number"),
         ({"schedule": "linear"}, "schedule must be one of inverse-time"),
-        ({"device": "tpu9"}, "use --device cpu or auto"),
+        ({"device": "tpu9"}, "device must be auto, cpu, cuda, mps, or one of several"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(digits, settings, said):
