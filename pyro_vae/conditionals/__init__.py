@@ -18,14 +18,16 @@ Everything that programs are built from can be imported from here. To add a like
 `Head`; to add a net, write any module that maps ``(..., inputs)`` to ``(..., head.size)``.
 """
 
-from pyro_vae.conditionals import conditional, flows, gaussian, head, likelihoods, priors, scales
+from pyro_vae.conditionals import conditional, flows, gaussian, head, likelihoods, mixtures, priors, scales, tables
 from pyro_vae.conditionals.conditional import *
 from pyro_vae.conditionals.flows import *
 from pyro_vae.conditionals.gaussian import *
 from pyro_vae.conditionals.head import *
 from pyro_vae.conditionals.likelihoods import *
+from pyro_vae.conditionals.mixtures import *
 from pyro_vae.conditionals.priors import *
 from pyro_vae.conditionals.scales import *
+from pyro_vae.conditionals.tables import *
 from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, OneHot, Standardize
 
 # each file names what it makes public
@@ -35,5 +37,7 @@ __all__ += flows.__all__
 __all__ += gaussian.__all__
 __all__ += head.__all__
 __all__ += likelihoods.__all__
+__all__ += mixtures.__all__
 __all__ += priors.__all__
 __all__ += scales.__all__
+__all__ += tables.__all__

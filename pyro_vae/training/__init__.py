@@ -2,6 +2,7 @@
 
 from pyro_vae.training.devices import resolve_device
 from pyro_vae.training.distributed import join, launched
+from pyro_vae.training.em import EM, Maximizable, em, owners_of
 from pyro_vae.training.fitted import Fitted
 from pyro_vae.training.fitting import build_from_config, create_on_first_process, describe, fit
 from pyro_vae.training.interruption import Interrupted
@@ -15,9 +16,11 @@ from pyro_vae.training.trainer import CHECKED_BATCH
 
 __all__ = [
     "CHECKED_BATCH",
+    "EM",
     "Counter",
     "Fitted",
     "Interrupted",
+    "Maximizable",
     "NonFinite",
     "SettingsError",
     "Silent",
@@ -28,10 +31,12 @@ __all__ = [
     "check_settings",
     "create_on_first_process",
     "describe",
+    "em",
     "fit",
     "join",
     "launched",
     "optimizer",
+    "owners_of",
     "resolve_device",
     "weighted_programs",
 ]

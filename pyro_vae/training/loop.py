@@ -84,7 +84,7 @@ class Loop:
             self.keeper.mark()
         batches = self.data.epoch(
             state.epoch,
-            self.training.batch_size,
+            self.trainer.rows,
             seed=self.training.seed,
             start=state.position,
             rank=self.world.rank,
@@ -183,6 +183,7 @@ class Loop:
             "kl": kl,
             "beta": self.trainer.beta.item(),
             "lr": self.trainer.optimizer.param_groups[0]["lr"],
+            **getattr(self.trainer.stepper, "figures", {}),
         }
         state.history.append(row)
         if not math.isfinite(elbo):

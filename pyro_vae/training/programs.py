@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyro_vae.data import Data
 from pyro_vae.program import FreeBits, Pair, PerDatum, Tempered, Wrapped, declared
+from pyro_vae.training.em import owners_of
 from pyro_vae.training.settings import SettingsError, Training
 
 
@@ -61,6 +62,8 @@ def check_settings(training: Training, pair: Pair, data: Data) -> None:
         raise SettingsError(
             f"the pair reads y, which {hidden}, and not labelled, which tells where; {change}, or use semi_supervised"
         )
+    if training.optimizer == "em":
+        _check_em(training, pair)
     name, yields = type(pair.objective).__name__, declared(pair.objective)
     for setting in ("beta", "warm_up"):
         value = getattr(training, setting)
@@ -79,3 +82,20 @@ def check_settings(training: Training, pair: Pair, data: Data) -> None:
             f"patience {training.patience} waits for a better epoch, and the {yields.figure.name} of {name} is "
             "unnormalised, which makes no epoch better than another; leave --patience out"
         )
+
+
+def _check_em(training: Training, pair: Pair) -> None:
+    """Refuse what expectation maximisation has no use for, and a pair that it cannot train."""
+    for setting in ("lr", "schedule", "clip", "beta", "warm_up", "free_bits", "devices"):
+        if getattr(training, setting) != getattr(Training, setting):
+            raise SettingsError(
+                f"{setting} {getattr(training, setting)} has no effect on the optimizer em, whose M step is exact; "
+                f"leave --{setting} out, or use --optimizer adam"
+            )
+    if training.compile not in ("auto", "off") or training.precision == "bf16-mixed":
+        setting = "compile" if training.compile not in ("auto", "off") else "precision"
+        raise SettingsError(
+            f"{setting} {getattr(training, setting)} is not for the optimizer em, whose steps run in Python at "
+            f"precision 32 or 64; leave --{setting} out, or use --optimizer adam"
+        )
+    owners_of(pair)

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from pyro_vae.program import Pair, require_sound
 from pyro_vae.runs import checkpoint
 from pyro_vae.svi import SVI, Exchange, Schedule, World
 from pyro_vae.training.devices import convert, place, resolve_device
+from pyro_vae.training.em import EM, owners_of
 from pyro_vae.training.interruption import SIGNALS
 from pyro_vae.training.programs import weighted_programs
 from pyro_vae.training.settings import SCHEDULES, Training, optimizer, optimizer_state
@@ -31,6 +33,7 @@ class Trainer:
         world: the processes of the job; they begin with process 0's parameters.
 
     Attributes:
+        rows: data of a batch, all processes together.
         steps_per_epoch: how many batches an epoch has.
         exchange: what connects several processes, or None.
         stepper: what takes the steps.
@@ -46,11 +49,14 @@ class Trainer:
         self.dtype = torch.float64 if training.precision == "64" else torch.float32
         convert(pair, self.device, self.dtype)
         require_sound(pair, self.place(data.batch("train", CHECKED_BATCH)))
-        self.steps_per_epoch = data.num_batches(training.batch_size)
+        self.rows = training.rows(data.size("train"))
+        self.steps_per_epoch = data.num_batches(self.rows)
         self.beta = torch.tensor(training.beta, dtype=self.dtype, device=self.device)
         self.optimizer = optimizer(training.optimizer, list(pair.named_parameters().values()), training.lr)
         self.exchange = self._join() if world.size > 1 else None
         make: Any = pair.stepper or SVI
+        if training.optimizer == "em":
+            make = partial(EM, owners=owners_of(pair), stepwise=self.rows < data.size("train"))
         self.stepper: Stepper = make(
             *weighted_programs(pair, training, data.size("train"), self.beta, self.device),
             self.optimizer,
