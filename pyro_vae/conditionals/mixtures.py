@@ -1,7 +1,7 @@
 """Parts of mixtures: the weights of components, the components, and encoders k given x.
 
 Weights and components own their parameters: expectation maximisation has their M step (see
-`pyro_vae.training.em`). The encoders have none: learning the posterior is computing it.
+`pyro_vae.training.expectation_maximization`). The encoders have none: learning the posterior is computing it.
 
 Maximum Likelihood from Incomplete Data via the EM Algorithm (Dempster, Laird & Rubin, 1977).
 """
@@ -18,7 +18,15 @@ from pyro_vae.conditionals.tables import log_share
 from pyro_vae.distributions import IMPOSSIBLE
 from pyro_vae.options import Count, Weight, checked
 
-__all__ = ["BernoulliComponents", "Covariance", "Nearest", "NormalComponents", "Responsibilities", "Weights"]
+__all__ = [
+    "BernoulliComponents",
+    "Covariance",
+    "Nearest",
+    "NormalComponents",
+    "OneHotLogits",
+    "Responsibilities",
+    "Weights",
+]
 
 Covariance = Literal["shared", "component", "diagonal"]
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -94,7 +102,7 @@ class NormalComponents(nn.Module):
     @property
     def scale(self) -> Tensor:
         """Standard deviations, of a shape that broadcasts to ``(components, features)``."""
-        return self.log_scale.exp().clamp_min(self.floor)
+        return ((2 * self.log_scale).exp() + self.floor**2).sqrt()
 
     def start_at(self, x: Tensor) -> Self:
         """Begin with data ``(components, features)`` for means; return the components."""
@@ -143,10 +151,9 @@ class NormalComponents(nn.Module):
         loc = self.loc
         squares = torch.where(used, square - 2 * loc * linear + loc.square() * count, 0.0)
         total, number = (part.sum_to_size(self.log_scale.shape) for part in (squares, count * used))
-        floor = max(self.floor, 1e-12)
-        scale = (total / torch.where(number > 0, number, 1.0)).clamp_min(floor**2).sqrt()
+        above = (total / torch.where(number > 0, number, 1.0) - self.floor**2).clamp_min(1e-12 + 1e-6 * self.floor**2)
         if self.log_scale.requires_grad:
-            self.log_scale.copy_(torch.where(number > 0, scale.log(), self.log_scale))
+            self.log_scale.copy_(torch.where(number > 0, above.log() / 2, self.log_scale))
 
 
 class BernoulliComponents(nn.Module):
@@ -253,3 +260,19 @@ class Nearest(_Encoder):
         number = torch.arange(log_joint.shape[-1], device=x.device)
         nearest = number == log_joint.argmax(-1, keepdim=True)
         return dist.OneHotCategorical(logits=torch.where(nearest, 0.0, IMPOSSIBLE).to(x.dtype))
+
+
+class OneHotLogits(nn.Module):
+    """q(k | x) of a net's logits.
+
+    Args:
+        net: ``x -> (..., components)``; of x, what is not seen is 0.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> TorchDistribution:
+        """Return q(k | x), k one-hot ``(components,)``; batch shape ``(...)``."""
+        return dist.OneHotCategorical(logits=self.net(x if seen is None else torch.where(seen, x, 0.0)))

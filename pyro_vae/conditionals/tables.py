@@ -1,6 +1,6 @@
 """Tables of probabilities: what a variable of a few values does, given others of a few values.
 
-A `Table` owns its parameters: expectation maximisation has its M step (see `pyro_vae.training.em`).
+A `Table` owns its parameters: expectation maximisation has its M step (see `pyro_vae.training.expectation_maximization`).
 """
 
 import math

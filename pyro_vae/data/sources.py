@@ -18,9 +18,11 @@ import numpy as np
 
 from pyro_vae.data.image_folders import progress, read_image_folder, read_images
 from pyro_vae.data.readers import DataError, brief, read_idx, read_npy, read_npy_folder, read_npz
+from pyro_vae.data.sprinkler import sprinkler_days
 
 DATASETS: dict[str, str] = {
     "digits": "1,797 handwritten digits, 8x8, 17 grey levels; comes with scikit-learn, nothing to download",
+    "sprinkler": "5,000 days of cloud, sprinkler, rain and wet grass, 30% of it missing; comes with the package",
     "mnist": "70,000 handwritten digits, 28x28, binarized dynamically; 10 classes",
     "fashion_mnist": "70,000 articles of clothing, 28x28, binarized dynamically; 10 classes",
     "kmnist": "70,000 cursive Japanese characters, 28x28, binarized dynamically; 10 classes",
@@ -174,6 +176,8 @@ def _named(name: str, folder: Path) -> Source:
     if name == "digits":
         x, y = _bundled_digits()
         return Source(name, {"all": {"x": x, "y": y}}, levels=17, image=(1, 8, 8), classes=10)
+    if name == "sprinkler":
+        return Source(name, {"all": sprinkler_days()}, curated=True)
     if name in _IDX:
         return _idx(name, folder)
     if name == "cifar10":

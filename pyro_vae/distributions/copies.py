@@ -7,8 +7,8 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
-IMPOSSIBLE = -1e4
-"""The logarithm of a probability of 0: its exponential is 0 in every precision, and it is finite."""
+IMPOSSIBLE = -1e30
+"""The logarithm of a probability of 0: finite, so that products with 0 are 0, and below any other."""
 
 
 class Copies(TorchDistribution):

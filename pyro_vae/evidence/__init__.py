@@ -8,6 +8,7 @@ from pyro_vae.evidence.evaluation import bound, collect, evaluate, global_sites,
 from pyro_vae.evidence.figures import TOLERATED, Figures, baseline, believable, evidence_words, remarks, rows
 from pyro_vae.evidence.meaning import FAILURES, Meaning, meaning_of
 from pyro_vae.evidence.psis import khat_of_tail, tail_size
+from pyro_vae.evidence.queries import Answer, query
 from pyro_vae.posterior import ACTIVE_VARIANCE, active_units, posterior_means
 from pyro_vae.program import log_weights
 
@@ -16,6 +17,7 @@ __all__ = [
     "FAILURES",
     "MAX_ROWS",
     "TOLERATED",
+    "Answer",
     "Chunks",
     "ElboTable",
     "Evidence",
@@ -38,6 +40,7 @@ __all__ = [
     "meaning_of",
     "pca_figures",
     "posterior_means",
+    "query",
     "quick_samples",
     "remarks",
     "rows",

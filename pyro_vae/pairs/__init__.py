@@ -16,13 +16,15 @@ from pyro_vae.pairs import (
     grouped_pairs as grouped_pairs,
     semi_amortized_pairs as semi_amortized_pairs,
     linear_pairs as linear_pairs,
+    mixture_pairs as mixture_pairs,
+    bayes_net_pairs as bayes_net_pairs,
 )
 
 # isort: on
-from pyro_vae.pairs.registry import PAIRS, Builder, find, pair, recorded
+from pyro_vae.pairs.registry import MISSING, PAIRS, Builder, find, pair, recorded
 from pyro_vae.pairs.units import Units
 
-__all__ = ["PAIRS", "Builder", "Units", "find", "pair", "recorded"]
+__all__ = ["MISSING", "PAIRS", "Builder", "Units", "find", "pair", "recorded"]
 
 
 def __getattr__(name: str) -> Builder:

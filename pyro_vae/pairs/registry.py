@@ -21,6 +21,8 @@ Builder = Callable[..., Pair]
 
 
 PAIRS: dict[str, Builder] = {}
+MISSING: set[str] = set()
+"""Names of the pairs whose data may have missing entries: they read ``seen``."""
 
 
 def recorded(name: str, build: Builder) -> Builder:
@@ -37,7 +39,9 @@ def recorded(name: str, build: Builder) -> Builder:
                 f"{name} returned {type(pair).__name__}, not a Pair; end it with `return Pair(model, guide)`"
             )
         told = not args and all(map(is_plain, options.values()))
-        return replace(pair, recipe={"name": name, "options": options}) if told else pair
+        own = pair.recipe is not None and pair.recipe["name"] == name  # written by ``build`` itself
+        pair = replace(pair, shapes=dict(spec.fields))
+        return replace(pair, recipe={"name": name, "options": options}) if told and not own else pair
 
     return built
 
@@ -48,6 +52,12 @@ def pair(build: Builder) -> Builder:
     """
     PAIRS[build.__name__] = checked(PairError)(recorded(build.__name__, build))
     return PAIRS[build.__name__]
+
+
+def takes_missing(build: Builder) -> Builder:
+    """Note that a pair reads ``seen``: NaN in x of its data are missing entries."""
+    MISSING.add(build.__name__)
+    return build
 
 
 def find(name: str) -> Builder:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_vae.data import Data
 from pyro_vae.program import FreeBits, Pair, PerDatum, Tempered, Wrapped, declared
-from pyro_vae.training.em import owners_of
+from pyro_vae.training.expectation_maximization import owners_of
 from pyro_vae.training.settings import SettingsError, Training
 
 
@@ -61,6 +61,11 @@ def check_settings(training: Training, pair: Pair, data: Data) -> None:
         )
         raise SettingsError(
             f"the pair reads y, which {hidden}, and not labelled, which tells where; {change}, or use semi_supervised"
+        )
+    if data.has_missing and "seen" not in pair.fields:
+        raise SettingsError(
+            f"some entries of x of {data.spec.name} are missing, and the pair does not read seen, which tells which; "
+            "use a pair that does, such as mixture or bayes_net, or fill them"
         )
     if training.optimizer == "em":
         _check_em(training, pair)

@@ -14,7 +14,7 @@ from pyro_vae.program import Pair, require_sound
 from pyro_vae.runs import checkpoint
 from pyro_vae.svi import SVI, Exchange, Schedule, World
 from pyro_vae.training.devices import convert, place, resolve_device
-from pyro_vae.training.em import EM, owners_of
+from pyro_vae.training.expectation_maximization import EM, owners_of
 from pyro_vae.training.interruption import SIGNALS
 from pyro_vae.training.programs import weighted_programs
 from pyro_vae.training.settings import SCHEDULES, Training, optimizer, optimizer_state

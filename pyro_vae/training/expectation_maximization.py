@@ -18,10 +18,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.data import Data
 from pyro_vae.distributions import Tilted
 from pyro_vae.program import Pair, PairError, Wrapped
-from pyro_vae.training.fitted import Fitted
 
 FORGETTING = 0.6  # step t in batches counts (t + 1)^-0.6: convergence needs an exponent in (1/2, 1]
 
@@ -205,26 +203,3 @@ def _mixed(old: Mapping[str, Expected], new: Mapping[str, Expected], share: floa
         name: {key: (1 - share) * old[name][key] + share * value for key, value in one.items()}
         for name, one in new.items()
     }
-
-
-def em(pair: Pair, data: Data | Mapping[str, Any] | str, iterations: int = 100, **settings: Any) -> Fitted:
-    """Train a pair by expectation maximisation and return it with its history, one row a step.
-
-    The same as ``fit(pair, data, optimizer="em", epochs=iterations)``, in double precision: all data
-    in each step, or ``batch_size`` of them with expectations averaged over the steps. A row's
-    ``loss`` is minus the training ELBO at the E step, which with an exact guide is log p(x), and
-    ``m_step`` the ELBO that the M step then reaches under the same q.
-
-    Args:
-        pair: its parameters belong to conditionals with an M step, see `Maximizable`.
-        data: from ``load_data``, or what ``load_data`` takes.
-        iterations: passes over the training data.
-        settings: any argument of ``fit``.
-
-    Raises:
-        PairError: no conditional owns a parameter, or the pair breaks its contract.
-        SettingsError: for a setting that EM has no use for.
-    """
-    from pyro_vae.training.fitting import fit
-
-    return fit(pair, data, **{"precision": "64", **settings, "optimizer": "em", "epochs": iterations})
