@@ -43,7 +43,7 @@ class Copies(TorchDistribution):
         """Return 0 where all that is seen agrees, and far below where something does not."""
         total = value.new_zeros(())
         for i, held in enumerate(self.values):
-            wrong = (value[..., i] - held).abs() > 0.5
+            wrong = (value[..., i] - held).abs() > 1e-3
             if self.seen is not None:
                 wrong = wrong & self.seen[..., i]
             total = total + IMPOSSIBLE * wrong.to(value.dtype)

@@ -3,7 +3,7 @@
 from pyro_vae.evidence.ais import anneal, sandwich
 from pyro_vae.evidence.baselines import maximum_likelihood, pca_figures
 from pyro_vae.evidence.chunks import Chunks
-from pyro_vae.evidence.estimate import MAX_ROWS, ElboTable, Evidence, elbo, log_evidence
+from pyro_vae.evidence.estimate import MAX_ROWS, ElboTable, Evidence, elbo, log_evidence, table_of
 from pyro_vae.evidence.evaluation import bound, collect, evaluate, global_sites, quick_samples
 from pyro_vae.evidence.figures import TOLERATED, Figures, baseline, believable, evidence_words, remarks, rows
 from pyro_vae.evidence.meaning import FAILURES, Meaning, meaning_of
@@ -45,5 +45,6 @@ __all__ = [
     "remarks",
     "rows",
     "sandwich",
+    "table_of",
     "tail_size",
 ]

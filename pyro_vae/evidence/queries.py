@@ -20,11 +20,13 @@ from torch import Tensor
 
 from pyro_vae.options import suggestion
 from pyro_vae.program import (
+    NEVER,
     Batch,
     Pair,
     PairError,
     data_frame,
     evaluation,
+    is_discrete,
     log_prob,
     plate_nesting,
     samples,
@@ -109,8 +111,10 @@ def query(
     one = _one_datum(pair, batch)
     with evaluation(pair, seed):
         sites = samples(poutine.trace(uncondition(pair.bound_model)).get_trace(one))
-        for condition in (*wanted, *known):
-            _require(condition, sites, pair)
+        for condition in wanted:
+            _require(condition, sites, pair, "event")
+        for condition in known:
+            _require(condition, sites, pair, "given")
         held = {c.site: _value(c, sites[c.site]) for c in known if _is_whole(c)}
         if _countable(pair, [*wanted, *known], sites):
             return _counted(pair, one, wanted, known, sites)
@@ -163,7 +167,7 @@ def _one_datum(pair: Pair, batch: Batch | None) -> dict[str, Tensor]:
     }
 
 
-def _require(condition: Condition, sites: Mapping[str, Any], pair: Pair) -> None:
+def _require(condition: Condition, sites: Mapping[str, Any], pair: Pair, what: str) -> None:
     """Refuse a condition on what the model does not have, or that has no probability."""
     if condition.site not in sites:
         near = suggestion(condition.site, sites)
@@ -182,6 +186,14 @@ def _require(condition: Condition, sites: Mapping[str, Any], pair: Pair) -> None
         raise PairError(f"{condition}: {condition.site!r} has {size} numbers, counted from 0; ask for one of these")
     if condition.index is None and not torch.is_tensor(condition.value) and size > 1 and not _is_one_hot(site):
         raise PairError(f"{condition}: {condition.site!r} has {size} numbers; say which, as {condition.site}[0]")
+    if what == "event" and condition.sign in ("=", "!=") and not is_discrete(site):
+        raise PairError(
+            f"{condition}: {condition.site!r} has a density, of which a single value has probability 0; ask with < or >"
+        )
+    if what == "given" and not _is_whole(condition) and condition.sign == "=" and not is_discrete(site):
+        raise PairError(
+            f"{condition}: {condition.site!r} has a density, and a part of it cannot be held; give all of it, or < or >"
+        )
     named = _is_one_hot(site) and condition.index is None and not torch.is_tensor(condition.value)
     if named and condition.value not in range(size):
         raise PairError(f"{condition}: {condition.site!r} is one of {size} classes, counted from 0; name one")
@@ -225,11 +237,11 @@ def _holds(condition: Condition, site: Mapping[str, Any], size: int) -> Tensor:
 
 
 def _countable(pair: Pair, conditions: Iterable[Condition], sites: Mapping[str, Any]) -> bool:
-    """Return whether the answer is a sum: equalities of latent variables, all discrete."""
+    """Return whether the answer is a sum over the latent variables that no condition names."""
     latent = {name for name, site in sites.items() if "was_observed" not in site["infer"]}
     fixed = {c.site for c in conditions if _is_whole(c)}
-    every = all(_is_whole(c) and c.site in latent for c in conditions)
-    return every and all(sites[name]["fn"].has_enumerate_support for name in latent - fixed) and bool(latent)
+    every = all(map(_is_whole, conditions))
+    return every and all(sites[name]["fn"].has_enumerate_support for name in latent - fixed)
 
 
 def _counted(
@@ -249,13 +261,13 @@ def _log_sum(pair: Pair, one: Batch, conditions: list[Condition], sites: Mapping
         value = _value(condition, sites[condition.site])
         if not torch.equal(values.setdefault(condition.site, value), value):
             return -math.inf
-    data = [name for name, site in sites.items() if "was_observed" in site["infer"]]
-    model = poutine.block(poutine.condition(pair.bound_model, data=values), hide=data)
+    data = [name for name, site in sites.items() if "was_observed" in site["infer"] and name not in values]
+    model = poutine.block(poutine.condition(uncondition(pair.bound_model), data=values), hide=data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of sites that the guide lacks
         elbo = TraceEnum_ELBO(max_plate_nesting=max(1, plate_nesting(pair, one)))
         total = -elbo.loss(config_enumerate(model), lambda batch: None, one)
-    return total if total > -1e20 else -math.inf  # a probability of 0 may be that of `IMPOSSIBLE`
+    return total if total > NEVER else -math.inf
 
 
 def _drawn(
@@ -287,7 +299,7 @@ def _drawn(
 
 def _weighted(log_w: Tensor, hits: Tensor, known: list[Condition]) -> Answer:
     """Return the self-normalised estimate and its standard error by the delta method."""
-    if not log_w.max() > -1e20:
+    if not log_w.max() > NEVER:
         raise PairError(
             f"none of {len(log_w):,} draws agrees with {_said(known)}, which has probability 0 or nearly so; give what "
             "is likelier, or more draws"

@@ -34,20 +34,18 @@ def mixture(
     variance: Literal["shared", "component", "diagonal"] | None = None,
     weights: Literal["learned", "equal"] = "learned",
     floor: Fraction = 1e-2,
-    hidden: list[Count] | None = None,
 ) -> Pair:
     """k -> x: a mixture of Gaussians, or of Bernoullis for binary x; k-means with --posterior nearest.
 
     Args:
         components: how many; they begin at random around the data's mean.
         posterior: q(k | x) exact, all on the nearest component (with --variance shared and --weights
-            equal this is k-means), or a net's.
+            equal this is k-means), or that of a net with 200 hidden units.
         variance: of Gaussians: one shared by all, one for each component (the default), or one for
             each feature of each component.
         weights: p(k), learned or equal.
         floor: smallest standard deviation, as a share of the data's, without which a likelihood is
             unbounded; of Bernoullis, how near to 0 and 1 their probabilities go.
-        hidden: widths of the hidden layers of an amortized q(k | x).
     """
     if components > spec.num_data:
         raise PairError(
@@ -55,15 +53,8 @@ def mixture(
             "would need one; lower --components"
         )
     p_k, p_x = Weights(components, learned=weights == "learned"), _components(spec, components, variance, floor)
-    if hidden is not None and posterior != "amortized":
-        raise PairError(
-            f"hidden {hidden} sets the widths of a net, and --posterior is {posterior}, which has none; leave --hidden "
-            "out, or use --posterior amortized",
-            unused="hidden",
-        )
     if posterior == "amortized":
-        net = parts.to_numbers(spec, components, hidden=tuple([200] if hidden is None else hidden))
-        encoder: nn.Module = OneHotLogits(net)
+        encoder: nn.Module = OneHotLogits(parts.to_numbers(spec, components, hidden=(200,)))
     else:
         encoder = (Responsibilities if posterior == "exact" else Nearest)(p_k, p_x)
     return Pair(MixtureModel(p_k, p_x), MixtureGuide(encoder), TraceEnum_ELBO(max_plate_nesting=1))

@@ -1,5 +1,6 @@
 """Model and guide as training runs them: scaled to nats per datum, tempered, with free bits."""
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -7,9 +8,23 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Data
-from pyro_vae.program import FreeBits, Pair, PerDatum, Tempered, Wrapped, declared
+from pyro_vae.evidence import meaning_of
+from pyro_vae.program import (
+    FreeBits,
+    Pair,
+    PairError,
+    PerDatum,
+    Tempered,
+    Wrapped,
+    declared,
+    evaluation,
+    log_weights,
+)
+from pyro_vae.training.devices import place
 from pyro_vae.training.expectation_maximization import owners_of
 from pyro_vae.training.settings import SettingsError, Training
+
+ROWS = 1000  # data of a batch that are looked at together
 
 
 def weighted_programs(
@@ -69,6 +84,7 @@ def check_settings(training: Training, pair: Pair, data: Data) -> None:
         )
     if training.optimizer == "em":
         _check_em(training, pair)
+        _require_possible(pair, data)
     name, yields = type(pair.objective).__name__, declared(pair.objective)
     for setting in ("beta", "warm_up"):
         value = getattr(training, setting)
@@ -104,3 +120,26 @@ def _check_em(training: Training, pair: Pair) -> None:
             f"precision 32 or 64; leave --{setting} out, or use --optimizer adam"
         )
     owners_of(pair)
+
+
+def _require_possible(pair: Pair, data: Data) -> None:
+    """Refuse training data that have probability 0, of which no expectation exists."""
+    kind = next((p.dtype for p in pair.named_parameters().values()), torch.float32)
+    device = next((p.device for p in pair.named_parameters().values()), torch.device("cpu"))
+    if not meaning_of(pair, place(data.batch("train", 2), device, kind)).exact:
+        return
+    with evaluation(pair, 0):
+        for number, batch in enumerate(data.batches("train", ROWS)):
+            never = log_weights(pair, place(batch, device, kind))[0] == -math.inf
+            if never.any():
+                row = int(never.nonzero()[0])
+                x = [None if not ok else round(v, 4) for v, ok in zip(*_seen(batch, row), strict=True)]
+                raise PairError(
+                    f"datum {number * ROWS + row} of the training data has log p = -inf: the model gives x = "
+                    f"{str(x)[:200]} the probability 0; correct it or leave it out, or let no table hold a 0 there"
+                )
+
+
+def _seen(batch: dict[str, Tensor], row: int) -> tuple[list[float], list[bool]]:
+    x = batch["x"][row].flatten()
+    return x.tolist(), batch["seen"][row].flatten().tolist() if "seen" in batch else [True] * len(x)

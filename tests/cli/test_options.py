@@ -48,6 +48,12 @@ OTHER: dict[str, list[Any]] = {
     "steps": [0, 1],
     "rate": [0.7],
     "noise": ["per-feature"],
+    "posterior": ["nearest", "amortized"],
+    "variance": ["shared", "diagonal"],
+    "weights": ["equal"],
+    "floor": [0.3],
+    "graph": ["star", "sprinkler"],
+    "start": ["given"],
 }
 """A value or more that is not the default, by option; a new option needs one. The first is tried beside every other option."""
 OTHER_OF = {"conditional.prior": ["learned"], "hierarchical.latent": [[3], [], [4, 2]], "grouped.items": [2, 0]}
@@ -64,7 +70,8 @@ def others(name: str, option: str) -> list[Any]:
 
 
 def described(name: str, support: str) -> Spec:
-    found = spec(support=support, **FIELDS.get(name, {}))
+    # nodes take whole numbers: real data have probability 0
+    found = spec(support="binary" if name == "bayes_net" else support, **FIELDS.get(name, {}))
     return replace(found, std=found.std * torch.linspace(0.5, 1.5, found.features))
 
 
