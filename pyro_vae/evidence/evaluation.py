@@ -133,7 +133,7 @@ def evaluate(
         table,
         evidence,
         means,
-        _rms(pair, data, split) if meaning.latent else None,
+        _rms(pair, data, split) if meaning.latent and meaning.inferred else None,
         split=split,
         num_data=data.size(split),
         samples=num_samples,
