@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from pyro import poutine
+from pyro.distributions import constraints
 
 from pyro_vae.data import SPLITS, Data
 from pyro_vae.posterior.latents import centres, latent_vectors
 from pyro_vae.posterior.usage import ACTIVE_VARIANCE
-from pyro_vae.program import Batch, Pair, PairError, evaluation
+from pyro_vae.program import Batch, Pair, PairError, evaluation, is_latent
 from pyro_vae.runs import write_whole
 
 BATCH_SIZE = 2000
@@ -41,7 +42,8 @@ def encode(
 
     Returns:
         ``x_train``, ``x_valid``, ``x_test``: ``(data, dimensions)``, the model's latent vectors
-            side by side, top level first; and the other fields by the same names.
+            side by side, top level first; and the other fields by the same names. Of a model
+            without any, the probabilities of q(k | x), or draws, of its one-hot sites.
 
     Raises:
         PairError: the model has no continuous latent vector per datum, or none of its dimensions is
@@ -49,8 +51,12 @@ def encode(
     """
     arrays: dict[str, list[np.ndarray]] = {}
     sites = list(latent_vectors(pair, data.batch("train", 2)))
+    if not sites and class_sites(pair, data.batch("train", 2)):
+        return _classes(pair, data, draws=draws, seed=seed, progress=progress)
     if not sites:
-        raise PairError("the model has no continuous latent vector per datum, so data have no code")
+        raise PairError(
+            "the model has no continuous latent vector per datum, and the guide infers no class, so data have no code"
+        )
     some = centres(pair, data.batch("train", BATCH_SIZE), seed=seed)
     kept = torch.cat([some[site].var(0) for site in sites], -1) > ACTIVE_VARIANCE
     if idle:
@@ -68,6 +74,32 @@ def encode(
             )
             for field in batch.keys() - {"x"}:
                 arrays.setdefault(f"{field}_{split}", []).append(batch[field].cpu().numpy())
+            if progress is not None:
+                progress(len(batch["x"]))
+    return {name: np.concatenate(pieces) for name, pieces in arrays.items()}
+
+
+def class_sites(pair: Pair, batch: Batch) -> list[str]:
+    """Return the guide's one-hot latent sites."""
+    with evaluation(pair, 0):
+        guide = poutine.trace(pair.bound_guide).get_trace(batch)
+    one_hot = type(constraints.one_hot)
+    return [n for n, s in guide.nodes.items() if is_latent(s) and isinstance(s["fn"].support, one_hot)]
+
+
+def _classes(
+    pair: Pair, data: Data, *, draws: bool, seed: int, progress: Callable[[int], None] | None
+) -> dict[str, np.ndarray]:
+    """Return the probabilities of the one-hot sites as ``encode`` does, or draws."""
+    arrays: dict[str, list[np.ndarray]] = {}
+    for number, split in enumerate(SPLITS):
+        for i, batch in enumerate(data.batches(split, BATCH_SIZE)):
+            with evaluation(pair, seed + 1000 * number + i):
+                nodes = poutine.trace(pair.bound_guide).get_trace(batch).nodes
+            found = [nodes[site]["value"] if draws else nodes[site]["fn"].mean for site in class_sites(pair, batch)]
+            fields = {name: field for name, field in batch.items() if name not in ("x", "seen")}
+            for name, field in {"x": torch.cat(found, -1), **fields}.items():
+                arrays.setdefault(f"{name}_{split}", []).append(field.cpu().numpy())
             if progress is not None:
                 progress(len(batch["x"]))
     return {name: np.concatenate(pieces) for name, pieces in arrays.items()}

@@ -20,7 +20,6 @@ from pyro_vae.program import (
     evaluation,
     log_weights,
 )
-from pyro_vae.training.devices import place
 from pyro_vae.training.expectation_maximization import owners_of
 from pyro_vae.training.settings import SettingsError, Training
 
@@ -84,7 +83,6 @@ def check_settings(training: Training, pair: Pair, data: Data) -> None:
         )
     if training.optimizer == "em":
         _check_em(training, pair)
-        _require_possible(pair, data)
     name, yields = type(pair.objective).__name__, declared(pair.objective)
     for setting in ("beta", "warm_up"):
         value = getattr(training, setting)
@@ -122,18 +120,25 @@ def _check_em(training: Training, pair: Pair) -> None:
     owners_of(pair)
 
 
-def _require_possible(pair: Pair, data: Data) -> None:
-    """Refuse training data that have probability 0, of which no expectation exists."""
-    kind = next((p.dtype for p in pair.named_parameters().values()), torch.float32)
-    device = next((p.device for p in pair.named_parameters().values()), torch.device("cpu"))
-    if not meaning_of(pair, place(data.batch("train", 2), device, kind)).exact:
+def require_possible(pair: Pair, data: Data, placed: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    """Refuse training data that have probability 0, where log p(x) is exact.
+
+    Args:
+        pair: in the float type and on the device of training.
+        data: whose training split is looked at.
+        placed: moves a batch to the pair.
+
+    Raises:
+        PairError: naming the first such datum.
+    """
+    if not meaning_of(pair, placed(data.batch("train", 2))).exact:
         return
     with evaluation(pair, 0):
         for number, batch in enumerate(data.batches("train", ROWS)):
-            never = log_weights(pair, place(batch, device, kind))[0] == -math.inf
+            never = log_weights(pair, placed(batch))[0] == -math.inf
             if never.any():
                 row = int(never.nonzero()[0])
-                x = [None if not ok else round(v, 4) for v, ok in zip(*_seen(batch, row), strict=True)]
+                x = [round(v, 4) if ok else None for v, ok in zip(*_seen(batch, row), strict=True)]
                 raise PairError(
                     f"datum {number * ROWS + row} of the training data has log p = -inf: the model gives x = "
                     f"{str(x)[:200]} the probability 0; correct it or leave it out, or let no table hold a 0 there"

@@ -16,7 +16,7 @@ from pyro_vae.svi import SVI, Exchange, Schedule, World
 from pyro_vae.training.devices import convert, place, resolve_device
 from pyro_vae.training.expectation_maximization import EM, owners_of
 from pyro_vae.training.interruption import SIGNALS
-from pyro_vae.training.programs import weighted_programs
+from pyro_vae.training.programs import require_possible, weighted_programs
 from pyro_vae.training.settings import SCHEDULES, Training, optimizer, optimizer_state
 from pyro_vae.training.stepper import BlockStepper, Stepper, require_stepper
 
@@ -56,6 +56,7 @@ class Trainer:
         self.exchange = self._join() if world.size > 1 else None
         make: Any = pair.stepper or SVI
         if training.optimizer == "em":
+            require_possible(pair, data, self.place)
             make = partial(EM, owners=owners_of(pair), stepwise=self.rows < data.size("train"))
         self.stepper: Stepper = make(
             *weighted_programs(pair, training, data.size("train"), self.beta, self.device),
