@@ -32,7 +32,7 @@ def components(pair: Pair, data: Data, *, count: int = 8, split: str = "test") -
         fn = poutine.trace(pair.bound_guide).get_trace(batch).nodes[site]["fn"]
         share = fn.mean.reshape(-1, number)[: len(batch["x"])].cpu()
         weights = poutine.trace(pair.bound_model).get_trace(batch).nodes[site]["fn"].mean.reshape(-1, number)[0].cpu()
-    figure = page(1.2 * (1 + len(share)) + 0.6)
+    figure = page(0.8 * (1 + len(share)) + 0.8)
     width = 3 if is_image(data.spec) else 1
     grid = figure.add_gridspec(1 + len(share), number + width)
     for k in range(number):

@@ -34,15 +34,18 @@ def tables(pair: Pair, data: Data) -> Figure:
     xs, ys = [x for x, _ in at.values()], [y for _, y in at.values()]
     figure = page(max(ys) - min(ys) + 2.2, max(5.0, max(xs) - min(xs) + 3.0))
     axes = figure.subplots()
-    for name, above in parents.items():
-        for parent in above:
-            axes.annotate(
-                "", at[name], at[parent], arrowprops={"arrowstyle": "-|>", "shrinkA": 34, "shrinkB": 34, "color": GREY}
-            )
+    boxes = {}
     for name, (x, y) in at.items():
         words = "\n".join([name, *_lines(found[name].probs, parents[name])])
         box = {"fc": "white", "ec": "black", "boxstyle": "round,pad=0.35"}
-        axes.text(x, y, words, ha="center", va="center", fontsize=SMALL - 1, family="monospace", bbox=box, zorder=3)
+        boxes[name] = axes.text(
+            x, y, words, ha="center", va="center", fontsize=SMALL - 1, family="monospace", bbox=box, zorder=3
+        )
+    for name, above in parents.items():
+        for parent in above:
+            ends = {"patchA": boxes[parent].get_bbox_patch(), "patchB": boxes[name].get_bbox_patch()}
+            arrow = {"arrowstyle": "-|>", "shrinkA": 2, "shrinkB": 2, "color": GREY, **ends}
+            axes.annotate("", at[name], at[parent], arrowprops=arrow)
     axes.set_xlim(min(xs) - 1.5, max(xs) + 1.5)
     axes.set_ylim(min(ys) - 0.9, max(ys) + 0.9)
     axes.set_axis_off()
