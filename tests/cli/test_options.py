@@ -99,6 +99,7 @@ def same(one: list[Tensor], other: list[Tensor]) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("support", ["real", "binary"])
 @pytest.mark.parametrize("name", PAIRS)
 def test_an_option_has_an_effect_or_is_refused(name: str, support: str) -> None:
@@ -265,6 +266,7 @@ def test_train_refuses_before_anything_is_written(capsys, elsewhere, argv, said)
     assert not list(elsewhere.iterdir())
 
 
+@pytest.mark.slow
 def test_a_saved_run_with_options_without_effect_still_loads(capsys, elsewhere):
     data = load_data("digits")
     pv.fit(PAIRS["latent"](data.spec, latent=2, hidden=[8], components=None), data, run="run", epochs=1, compile="off")

@@ -475,6 +475,7 @@ def test_a_damaged_history_is_named(run, capsys):
         history.write_text(text)
 
 
+@pytest.mark.slow
 def test_pictures_need_no_display_and_no_pyplot():
     code = "import sys; import pyro_vae.plots.registry; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,6 +13,7 @@ from pyro_vae.svi.svi import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Adam", "ClippedAdam", "SGD", "per_parameter", "Rprop"])
 @pytest.mark.parametrize("mode", ["off", "recorded", "on"])
 def test_many_steps_in_one_call_are_the_same_steps(name, mode, uncompiled):

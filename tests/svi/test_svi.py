@@ -9,6 +9,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 from svi_programs import FEATURES, PYRO_OPTIMIZERS, batches, everything, programs, run, values
+from tables import some
 from torch import nn
 
 from pyro_vae.svi.eager import EagerWarning
@@ -18,7 +19,7 @@ from pyro_vae.svi.svi import (
 )
 
 
-@pytest.mark.parametrize("name", PYRO_OPTIMIZERS)
+@pytest.mark.parametrize("name", some(PYRO_OPTIMIZERS, 3))
 @pytest.mark.parametrize("mode", ["off", "recorded", "on"])
 def test_same_numbers_as_pyro(name, mode, uncompiled):
     results = []
@@ -56,6 +57,7 @@ TORCH_OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "clip"), [("recorded", 5.0), ("on", None), ("on", 5.0)])
 @pytest.mark.parametrize("name", TORCH_OPTIMIZERS)
 def test_same_numbers_as_a_hand_written_loop(name, mode, clip, uncompiled):
@@ -133,6 +135,7 @@ def test_resumed_run_is_the_same_bit_for_bit(mode, uncompiled):
     interrupted_and_not(mode)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 2, 3, 5, 6, 8])
 def test_auto_changes_over_at_the_same_step_wherever_a_run_was_stopped(stop, uncompiled, monkeypatch):
     monkeypatch.setattr("pyro_vae.svi.svi.RECORDS_AT", 3)
@@ -264,6 +267,7 @@ def test_too_many_shapes_run_eagerly():
     assert svi.compiled
 
 
+@pytest.mark.slow
 def test_what_makes_no_difference_is_recorded_once():
     one = programs()
     svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
