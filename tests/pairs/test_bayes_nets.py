@@ -41,7 +41,7 @@ def brute_force(pair: pv.Pair, x: Tensor, seen: Tensor) -> Tensor:
             for name, parents in model.graph.items()
         )
         agrees = (~seen | (x == torch.tensor(state))).all(-1)
-        total = torch.where(agrees, torch.logaddexp(total, torch.tensor(p).double().log()), total)
+        total = torch.where(agrees, torch.logaddexp(total, torch.tensor(p, dtype=torch.float64).log()), total)
     return total
 
 
@@ -73,6 +73,9 @@ class Clouds(PyroModule):
             pyro.sample("cloud", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
 
 
+A, B, C = math.log(9 / 20), math.log(1 / 9), math.log(16)  # log-odds of a cloud: A + B sprinkler + C rain
+
+
 def logit(p: float) -> float:
     return math.log(p / (1 - p))
 
@@ -82,9 +85,10 @@ def logit(p: float) -> float:
     [
         (Clouds(0, 0, 0), 0.376138343),
         (Clouds(logit(0.482162), 0, 0), 0.375501577),
-        (Clouds(logit(9 / 14), logit(1 / 6) - logit(9 / 14), 0), 0.168869441),
-        (Clouds(logit(0.2), 0, logit(0.8) - logit(0.2)), 0.068279845),
-        (Clouds(math.log(9 / 20), math.log(1 / 9), math.log(16)), 0.0),
+        # the best q that does not see a node averages the log-odds over it
+        (Clouds(A + C * 41 / 70, B + C * (0.3 - 41 / 70), 0), 0.168869441),
+        (Clouds(A + B * 0.42, 0, C + B * (0.18 - 0.42)), 0.068279845),
+        (Clouds(A, B, C), 0.0),
     ],
 )
 def test_the_gap_of_each_q_is_zero_for_the_one_that_is_linear_in_the_odds(guide, gap):
