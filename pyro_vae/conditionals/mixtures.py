@@ -120,7 +120,7 @@ class NormalComponents(nn.Module):
         """Return p(x | k) for k one-hot ``(..., components)``; features not ``seen`` do not count."""
         loc, scale = k @ self.loc, k @ self.scale.expand_as(self.loc)
         if self.unit is not None:
-            loc, scale = self.unit(loc), scale * self.unit.scale
+            loc, scale = self.unit(loc), scale * self.unit.scale  # type: ignore[operator]
         return of_features(dist.Normal(loc, scale), seen)
 
     def natural(self) -> dict[str, Tensor]:

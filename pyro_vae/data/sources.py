@@ -22,7 +22,6 @@ from pyro_vae.data.sprinkler import sprinkler_days
 
 DATASETS: dict[str, str] = {
     "digits": "1,797 handwritten digits, 8x8, 17 grey levels; comes with scikit-learn, nothing to download",
-    "sprinkler": "5,000 days of cloud, sprinkler, rain and wet grass, 30% of it missing; comes with the package",
     "mnist": "70,000 handwritten digits, 28x28, binarized dynamically; 10 classes",
     "fashion_mnist": "70,000 articles of clothing, 28x28, binarized dynamically; 10 classes",
     "kmnist": "70,000 cursive Japanese characters, 28x28, binarized dynamically; 10 classes",
@@ -31,6 +30,7 @@ DATASETS: dict[str, str] = {
     "cifar10": "60,000 colour photographs, 32x32, 256 levels; 10 classes",
     "svhn": "99,289 house numbers in colour, 32x32, 256 levels; 10 classes",
     "celeba": "202,599 faces in colour, cropped and resized to 64x64, 256 levels; 40 attributes",
+    "sprinkler": "5,000 days of cloud, sprinkler, rain and wet grass, 30% of it missing; comes with the package",
 }
 """What `load_data` knows by name."""
 

@@ -47,15 +47,15 @@ Event = str | Mapping[str, Any]
 
 
 class Condition(NamedTuple):
-    """That a variable, or its number ``index``, has to a value the relation ``sign``."""
+    """That a variable, or its number ``entry``, has to a value the relation ``sign``."""
 
     site: str
-    index: int | None
+    entry: int | None
     sign: str
     value: Any
 
     def __str__(self) -> str:
-        place = "" if self.index is None else f"[{self.index}]"
+        place = "" if self.entry is None else f"[{self.entry}]"
         value = "..." if torch.is_tensor(self.value) else f"{self.value:g}"
         return f"{self.site}{place}{self.sign}{value}"
 
@@ -182,9 +182,9 @@ def _require(condition: Condition, sites: Mapping[str, Any], pair: Pair, what: s
             "ask for variables of a datum"
         )
     size = math.prod(site["value"].shape)
-    if condition.index is not None and condition.index >= size:
+    if condition.entry is not None and condition.entry >= size:
         raise PairError(f"{condition}: {condition.site!r} has {size} numbers, counted from 0; ask for one of these")
-    if condition.index is None and not torch.is_tensor(condition.value) and size > 1 and not _is_one_hot(site):
+    if condition.entry is None and not torch.is_tensor(condition.value) and size > 1 and not _is_one_hot(site):
         raise PairError(f"{condition}: {condition.site!r} has {size} numbers; say which, as {condition.site}[0]")
     if what == "event" and condition.sign in ("=", "!=") and not is_discrete(site):
         raise PairError(
@@ -194,13 +194,13 @@ def _require(condition: Condition, sites: Mapping[str, Any], pair: Pair, what: s
         raise PairError(
             f"{condition}: {condition.site!r} has a density, and a part of it cannot be held; give all of it, or < or >"
         )
-    named = _is_one_hot(site) and condition.index is None and not torch.is_tensor(condition.value)
+    named = _is_one_hot(site) and condition.entry is None and not torch.is_tensor(condition.value)
     if named and condition.value not in range(size):
         raise PairError(f"{condition}: {condition.site!r} is one of {size} classes, counted from 0; name one")
 
 
 def _is_whole(condition: Condition) -> bool:
-    return condition.index is None and condition.sign == "="
+    return condition.entry is None and condition.sign == "="
 
 
 def _is_one_hot(site: Mapping[str, Any]) -> bool:
@@ -226,12 +226,12 @@ def _value(condition: Condition, site: Mapping[str, Any]) -> Tensor:
 def _holds(condition: Condition, site: Mapping[str, Any], size: int) -> Tensor:
     """Return where draws have a property, bool ``(size,)``."""
     value = site["value"]
-    if _is_one_hot(site) and condition.index is None and not torch.is_tensor(condition.value):
+    if _is_one_hot(site) and condition.entry is None and not torch.is_tensor(condition.value):
         return _SIGNS[condition.sign](value.argmax(-1), condition.value).reshape(-1, size)[0]
     # data are at dim -1 of the batch shape: plates inside it come before, the event behind
     rows = value.movedim(value.dim() - site["fn"].event_dim - 1, 0).reshape(size, -1)
-    if condition.index is not None:
-        return _SIGNS[condition.sign](rows[:, condition.index], condition.value)
+    if condition.entry is not None:
+        return _SIGNS[condition.sign](rows[:, condition.entry], condition.value)
     wanted = torch.as_tensor(condition.value, device=rows.device).reshape(-1)
     return _SIGNS[condition.sign](rows, wanted.to(rows.dtype)).all(-1)
 

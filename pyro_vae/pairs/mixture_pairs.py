@@ -8,6 +8,7 @@ from torch import nn
 
 from pyro_vae.conditionals import (
     BernoulliComponents,
+    Covariance,
     Nearest,
     NormalComponents,
     OneHotLogits,
@@ -60,7 +61,7 @@ def mixture(
     return Pair(MixtureModel(p_k, p_x), MixtureGuide(encoder), TraceEnum_ELBO(max_plate_nesting=1))
 
 
-def _components(spec: Spec, components: int, variance: str | None, floor: float) -> nn.Module:
+def _components(spec: Spec, components: int, variance: Covariance | None, floor: float) -> nn.Module:
     """Return p(x | k), the components at random around the data's mean."""
     noise = torch.randn(components, spec.features)
     if spec.support == "binary":

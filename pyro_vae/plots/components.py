@@ -1,6 +1,5 @@
 """Mixtures: what each component looks like, which data it has, and how it came to that."""
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -75,8 +74,8 @@ def frames(pair: Pair, data: Data, *, steps: int = 6, seed: int = 0) -> Figure:
         begin.start_at(batch["x"][chosen])  # type: ignore[operator]
         weighted: Any = lambda: PerDatum(len(batch["x"]), pair.data_plate)  # noqa: E731
         optim = torch.optim.SGD(list(pair.named_parameters().values()), lr=1.0)
-        programs = (Wrapped(program, weighted) for program in (pair.bound_model, pair.bound_guide))
-        em = EM(*programs, optim, copy.copy(pair.objective), owners=owners, stepwise=False)
+        model, guide = Wrapped(pair.bound_model, weighted), Wrapped(pair.bound_guide, weighted)
+        em = EM(model, guide, optim, pair.objective, owners=owners, stepwise=False)
         for step in range(steps + 1):
             rows.append(_means(pair, data, site, number))
             labels.append(f"{step}: {-em.update(batch):.2f}")

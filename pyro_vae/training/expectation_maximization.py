@@ -58,7 +58,8 @@ def owners_of(pair: Pair) -> dict[str, nn.Module]:
     known: set[int] = set()
     for path, module in pair.modules().items():
         for name, part in module.named_modules(prefix=path):
-            if isinstance(part, Maximizable) and not any(part is other for other in owners.values()):
+            owns = isinstance(part, Maximizable)
+            if owns and not any(part is other for other in owners.values()):
                 owners[name] = part
                 known |= {id(p) for p in part.parameters()}
     for name, parameter in pair.named_parameters().items():
