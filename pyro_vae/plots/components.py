@@ -140,7 +140,7 @@ def _draw_datum(axes: Any, x: Tensor, data: Data) -> None:
     """Draw one datum in a small panel, an image as one."""
     if is_image(data.spec) and data.spec.image is not None:
         picture = x.reshape(data.spec.image).movedim(0, -1).clamp(0, 1)
-        axes.imshow(picture.squeeze(-1), cmap="gray", vmin=0, vmax=1)
+        axes.imshow(picture.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
     else:
         axes.plot(x.numpy(), color=BLUE, lw=1.2)
     axes.set(xticks=[], yticks=[])
