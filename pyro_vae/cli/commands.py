@@ -4,6 +4,7 @@ Exit status: 0 done, 2 wrong usage (one line that says what to change), 130 and 
 signal, 1 anything else.
 """
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -95,6 +96,8 @@ def _status(error: Exception) -> int | None:
     if isinstance(error, Interrupted):
         return 128 + error.signum
     if isinstance(error, (CheckpointError, DataError, PairError, RunError, SettingsError)):
+        return 2
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return 2
     return 1 if isinstance(error, (NonFinite, OSError, ProcessLost)) else None
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pyro_vae.cli.options import SPLITS, UsageError, add_run, parser_of, rebuild_best
+from pyro_vae.cli.options import UsageError, add_run, add_split, parser_of, rebuild_best
 from pyro_vae.cli.terminal import say, show_figures, show_verdicts
 from pyro_vae.options import unknown
 
@@ -15,12 +15,11 @@ def evaluate(words: Sequence[str]) -> int:
     parser = parser_of("evaluate", "ELBO by site, importance-weighted log p(x) and more, in nats per datum.")
     add_run(parser)
     parser.add_argument("--samples", type=int, default=5000, help="draws for each datum")
-    parser.add_argument("--split", type=str, default="test", help="train, valid or test")
+    add_split(parser)
     parser.add_argument(
         "--proposal", type=str, default="refined", help="where draws come from: refined for each datum, or the guide"
     )
     args = parser.parse_args(words)
-    _check_split(args.split)
     if args.samples < 1:
         raise UsageError(f"--samples must be at least 1, got {args.samples}")
     if args.proposal not in ("refined", "guide"):
@@ -29,10 +28,11 @@ def evaluate(words: Sequence[str]) -> int:
     from pyro_vae.runs import Run
     from pyro_vae.training import Counter
 
-    pair, data = rebuild_best(Run.open(args.run), args.pair)
-    with Counter(data.size(args.split), "log p(x)") as counter:
+    pair, data = rebuild_best(Run.open(args.run), args)
+    split = data.choose(args.split)
+    with Counter(data.size(split), "log p(x)") as counter:
         figures = evaluate(
-            pair, data, split=args.split, num_samples=args.samples, proposal=args.proposal, progress=counter.add
+            pair, data, split=split, num_samples=args.samples, proposal=args.proposal, progress=counter.add
         )
     if args.json:
         print(json.dumps(figures.to_dict()))
@@ -51,22 +51,23 @@ def diagnose(words: Sequence[str]) -> int:
     from pyro_vae.runs import Run
 
     run = Run.open(args.run)
-    pair, data = rebuild_best(run, args.pair)
-    guess = expected_seconds(pair, data, args.budget, args.split)
+    pair, data = rebuild_best(run, args)
+    split = data.choose(args.split)
+    guess = expected_seconds(pair, data, args.budget, split)
     length = f"{guess:.0f} s" if guess < 120 else f"{guess / 60:.0f} minutes"
     say(f"{args.budget}: about {length}", sys.stderr)
 
     def show(name: str, number: int, total: int) -> None:
         say(f"  {number + 1}/{total} {name}", sys.stderr)
 
-    result = diagnose(pair, data, budget=args.budget, split=args.split, seed=args.seed, progress=show)
+    result = diagnose(pair, data, budget=args.budget, split=split, seed=args.seed, progress=show)
     try:
-        result.tree = to_datatree(pair, data.batch(args.split, 20), num_samples=200, seed=args.seed, run_folder=run)
+        result.tree = to_datatree(pair, data.batch(split, 20), num_samples=200, seed=args.seed, run_folder=run)
     except PairError as error:
         say(f"posterior.nc is left out: {error}", sys.stderr)
     figures = result.figures()
     if figures is None:
-        figures = evaluate(pair, data, split=args.split, num_samples=quick_samples(data.size(args.split)))
+        figures = evaluate(pair, data, split=split, num_samples=quick_samples(data.size(split)))
     report = write_run_report(run, pair, data, figures, result)
     if args.json:
         print(json.dumps(result.to_json() | {"report": str(report)}))
@@ -82,15 +83,9 @@ def _diagnose_arguments(words: Sequence[str]) -> Any:
     parser = parser_of("diagnose", "Can q(z | x) be trusted, and the model? A table, report.html and posterior.nc.")
     add_run(parser)
     parser.add_argument("--budget", type=str, default="quick", help=", ".join(BUDGETS))
-    parser.add_argument("--split", type=str, default="test", help="train, valid or test")
+    add_split(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     args = parser.parse_args(words)
     if args.budget not in BUDGETS:
         raise UsageError(unknown("budget", args.budget, BUDGETS))
-    _check_split(args.split)
     return args
-
-
-def _check_split(split: str) -> None:
-    if split not in SPLITS:
-        raise UsageError(f"--split must be train, valid or test, got {split!r}")

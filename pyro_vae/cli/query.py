@@ -32,7 +32,7 @@ def query(words: Sequence[str]) -> int:
     pair, data, args = _of_run(parser, words) if Path(name).is_dir() else _of_pair(parser, words, name)
     from pyro_vae.evidence import query
 
-    answer = query(pair, args.event, args.given, batch=data.batch("test", 1), num_samples=args.samples, seed=args.seed)
+    answer = query(pair, args.event, args.given, batch=data.batch(data.choose(), 1), num_samples=args.samples, seed=args.seed)
     if args.json:
         print(json.dumps({**answer._asdict(), "ess": None if answer.exact else answer.ess}))
         return 0
@@ -48,7 +48,7 @@ def _of_run(parser: Any, words: Sequence[str]) -> tuple[Any, Any, Any]:
 
     add_run(parser)
     args = _asked(parser, words)
-    return *rebuild_best(Run.open(args.run), args["pair"]), args
+    return *rebuild_best(Run.open(args.run), args), args
 
 
 def _of_pair(parser: Any, words: Sequence[str], name: str) -> tuple[Any, Any, Any]:

@@ -1,7 +1,7 @@
 """Named data sets, readers, splits and batches."""
 
 from pyro_vae.data.binarization import key
-from pyro_vae.data.dataset import Data, Spec
+from pyro_vae.data.dataset import Data, Spec, listed_classes
 from pyro_vae.data.load import load_data
 from pyro_vae.data.readers import DataError, DataNote, read_idx
 from pyro_vae.data.sources import DATASETS
@@ -17,6 +17,7 @@ __all__ = [
     "DataNote",
     "Spec",
     "key",
+    "listed_classes",
     "load_data",
     "read_idx",
 ]

@@ -89,7 +89,7 @@ def load_data(
         "label_seed": label_seed or None,
         "missing": missing if missing == "mark" else None,
     }
-    _check_options(seed, levels, labels, label_seed)
+    _check_options(seed, levels, image, labels, label_seed)
     opened = open_source(source, data_dir=data_dir, image_size=image_size)
     opened = replace(opened, parts=mark_unknown(opened.parts, opened.name))
     if missing == "mark":
@@ -104,8 +104,12 @@ def load_data(
     return data
 
 
-def _check_options(seed: int, levels: int | None, labels: int | None, label_seed: int | None) -> None:
+def _check_options(
+    seed: int, levels: int | None, image: tuple[int, ...] | None, labels: int | None, label_seed: int | None
+) -> None:
     check_count("seed", seed, 0)
+    if image is not None and (len(image) != 3 or min(image) < 1):
+        raise DataError(f"image={tuple(image)} is not a shape: give (channels, height, width).")
     if levels is not None and not 2 <= levels <= 65536:
         raise DataError(f"levels={levels} are not possible: give 2 to 65536.")
     if label_seed is not None and labels is None:
@@ -152,6 +156,7 @@ def _described(opened: Source, splits: dict[str, Split], contents: Contents, mod
         told[0] += " (labelled ones repeated)"
     features = contents.fields["x"][0]
     kind = f"images {'x'.join(map(str, contents.image))}" if contents.image else f"data of {features} features"
+    kind += " (resized)" if opened.resized else ""
     support = "binary" if mode != "gray" else contents.support
     levels = contents.levels if support == "levels" else None
     drawn = {"gray": support, "static": "binarized once", "dynamic": "binarized anew each epoch"}[mode]

@@ -68,6 +68,7 @@ class Source:
     image: tuple[int, int, int] | None = None
     classes: int | None = None
     class_names: tuple[str, ...] | None = None  # of class 0, 1, ...
+    resized: bool = False  # images have other sizes in their files
     curated: bool = False  # a published set: copies of a datum are part of it
 
 
@@ -88,7 +89,8 @@ def open_source(source: object, *, data_dir: str | os.PathLike | None = None, im
         if path.is_dir() and not any(path.glob("*.npy")):
             parts, names = read_image_folder(path, image_size, SPLIT_NAMES)
             height, width, channels = next(iter(parts.values()))["x"].shape[1:]
-            return Source(path.name, _ordered(parts), image=(channels, height, width), class_names=names)
+            shape, resized = (channels, height, width), image_size is not None
+            return Source(path.name, _ordered(parts), image=shape, class_names=names, resized=resized)
         opened = _from_path(path, str(source))
     else:
         raise DataError(
@@ -101,6 +103,8 @@ def open_source(source: object, *, data_dir: str | os.PathLike | None = None, im
 
 
 def _path(source: str | os.PathLike) -> Path:
+    if not os.fspath(source):  # which would be this folder
+        raise DataError("The name of the data is empty: give a name such as 'digits', or a path.")
     try:
         path = Path(source).expanduser()
         path.stat()
@@ -143,7 +147,7 @@ def _array(value: object, key: str) -> np.ndarray:
             )
         value = value.data
     try:
-        return np.asarray(value)
+        return value if isinstance(value, np.memmap) else np.asarray(value)  # what lies in a file stays there
     except ValueError:
         raise DataError(f"{key} is not an array: its rows differ in length.") from None
 

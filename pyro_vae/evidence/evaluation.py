@@ -99,7 +99,7 @@ def evaluate(
     pair: Pair,
     data: Data,
     *,
-    split: str = "test",
+    split: str | None = None,
     num_samples: int = 5000,
     proposal: Proposal = "refined",
     seed: int = 0,
@@ -109,8 +109,9 @@ def evaluate(
 
     Where log p(x) is not defined (sites that all data share, a guide that is a point, an
     unnormalised model) it is None, and so is what rests on it; where nothing has to be drawn it is
-    exact, from one run.
+    exact, from one run. The split is test by default, or valid or train if that is empty.
     """
+    split = data.choose(split)
 
     def batches():  # type: ignore[no-untyped-def]
         return data.batches(split, BATCH_SIZE)

@@ -21,10 +21,11 @@ from pyro_vae.pairs import (
 )
 
 # isort: on
+from pyro_vae.pairs.own_files import file_of, source_of
 from pyro_vae.pairs.registry import MISSING, PAIRS, Builder, find, pair, recorded
 from pyro_vae.pairs.units import Units
 
-__all__ = ["MISSING", "PAIRS", "Builder", "Units", "find", "pair", "recorded"]
+__all__ = ["MISSING", "PAIRS", "Builder", "Units", "file_of", "find", "pair", "recorded", "source_of"]
 
 
 def __getattr__(name: str) -> Builder:

@@ -16,7 +16,7 @@ HIDDEN = 0.5  # grey: what is not given
 
 
 def completions(
-    pair: Pair, data: Data, *, count: int = 8, draws: int = 8, split: str = "test", seed: int = 0
+    pair: Pair, data: Data, *, count: int = 8, draws: int = 8, split: str | None = None, seed: int = 0
 ) -> Figure:
     """Draw the given part of each datum and the mean of the rest at several z ~ p(z | given part).
 
@@ -25,9 +25,10 @@ def completions(
     Args:
         count: number of data; of sequences 6 at most are drawn.
         draws: of z, for each datum.
-        split: train, valid or test.
+        split: train, valid or test; by default test, or valid or train if that is empty.
         seed: of the draws.
     """
+    split = data.choose(split)
     at_least(1, count=count, draws=draws)
     batch = data.batch(split, count)
     hidden = _hidden(pair, batch)

@@ -34,8 +34,8 @@ def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure
         seed: of the draws.
     """
     at_least(1, count=count)
-    drawn = not meaning_of(pair, data.batch("test", 2)).latent  # every mean of p(x) is the same
-    x = mean_of_x(generate(pair, repeat_batch(data.batch("test", count), count), seed=seed, draw=drawn))
+    drawn = not meaning_of(pair, data.batch(data.choose(), 2)).latent  # every mean of p(x) is the same
+    x = mean_of_x(generate(pair, repeat_batch(data.batch(data.choose(), count), count), seed=seed, draw=drawn))
     across = min(count, 16 if is_image(data.spec) else 20)
     down = math.ceil(count / across) if is_image(data.spec) else 1
     x = torch.cat([x, torch.ones(max(0, down * across - count), x.shape[1])])[: down * across]
@@ -43,14 +43,15 @@ def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure
     return sheet(x.unflatten(0, (down, across)), data, title=title)
 
 
-def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str = "test", seed: int = 0) -> Figure:
+def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str | None = None, seed: int = 0) -> Figure:
     """Draw data above their reconstructions: the mean of p(x | z) at the centre of q(z | x).
 
     Args:
         count: number of data; of tables and sequences 6 at most are drawn.
-        split: train, valid or test.
+        split: train, valid or test; by default test, or valid or train if that is empty.
         seed: of the draws, for guides without a mean.
     """
+    split = data.choose(split)
     at_least(1, count=count)
     batch = data.batch(split, count)
     if not meaning_of(pair, batch).latent:
@@ -79,7 +80,7 @@ def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: in
     """
     at_least(1, rows=rows)
     at_least(2, columns=columns)
-    few = data.batch("test", 2)
+    few = data.batch(data.choose(), 2)
     order = list(latent_vectors(pair, few))
     nodes = {node.name: node for node in structure(pair, pair.bound_model, few)}
     if len(order) < 2 or not any(set(nodes[name].parents) & set(order) for name in order):
@@ -88,7 +89,7 @@ def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: in
             f"{' and '.join(map(repr, order))}; draw `samples` or `traversal`"
         )
     row = torch.arange(rows).repeat_interleave(columns)
-    batch = {name: field[row] for name, field in repeat_batch(data.batch("test", rows), rows).items()}
+    batch = {name: field[row] for name, field in repeat_batch(data.batch(data.choose(), rows), rows).items()}
     base = draw_latents(pair, batch, {}, seed=seed)
     held = {name: base[name][row] for name in order}
     pictures, labels = [], []

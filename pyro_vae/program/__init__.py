@@ -1,5 +1,6 @@
 """What a pair is: `Pair` and its contract, sites, handlers, log-weights, and the graphical model."""
 
+from pyro_vae.program.alone import alone
 from pyro_vae.program.batches import one_batch
 from pyro_vae.program.checking import check_pair, find_problems, require_sound
 from pyro_vae.program.contract import Problem
@@ -61,6 +62,7 @@ __all__ = [
     "Terms",
     "Wrapped",
     "add_up",
+    "alone",
     "check_pair",
     "data_frame",
     "declared",

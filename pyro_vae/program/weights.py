@@ -19,6 +19,7 @@ from pyro.poutine import Trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
+from pyro_vae.program.alone import alone
 from pyro_vae.program.batches import batches
 from pyro_vae.program.checking_runs import runs
 from pyro_vae.program.contract import Look
@@ -348,6 +349,13 @@ def pieces(data: Batch | Iterable[Batch], width: int) -> Iterator[dict[str, Tens
 @contextmanager
 def evaluation(pair: Pair, seed: int) -> Iterator[None]:
     """Turn gradients off, evaluation mode on, and seed draws; everything is restored afterwards."""
-    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False), pair.evaluating(), whole_plates():
+    with (
+        alone,
+        torch.no_grad(),
+        torch.random.fork_rng(),
+        pyro.validation_enabled(False),
+        pair.evaluating(),
+        whole_plates(),
+    ):
         torch.manual_seed(seed)
         yield

@@ -4,7 +4,14 @@ from pyro_vae.training.devices import resolve_device
 from pyro_vae.training.distributed import join, launched
 from pyro_vae.training.expectation_maximization import EM, Maximizable, owners_of
 from pyro_vae.training.fitted import Fitted
-from pyro_vae.training.fitting import build_from_config, create_on_first_process, describe, em, fit
+from pyro_vae.training.fitting import (
+    build_from_config,
+    create_on_first_process,
+    describe,
+    em,
+    fit,
+    refuse_other_data,
+)
 from pyro_vae.training.interruption import Interrupted
 from pyro_vae.training.nonfinite import NonFinite
 from pyro_vae.training.programs import check_settings, weighted_programs
@@ -37,6 +44,7 @@ __all__ = [
     "launched",
     "optimizer",
     "owners_of",
+    "refuse_other_data",
     "resolve_device",
     "weighted_programs",
 ]

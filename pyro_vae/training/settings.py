@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.options import accept, checked
+from pyro_vae.runs import check_seed
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -102,8 +103,10 @@ class Training:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise SettingsError(f"{name} must be at least {least}, got {value}")
-        if not 0 <= self.seed < 2**63:
-            raise SettingsError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
+        try:
+            check_seed(self.seed)
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
         for name in ("beta", "warm_up", "free_bits", "save_every"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):

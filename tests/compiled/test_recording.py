@@ -14,9 +14,9 @@ from tables import some
 from torch import Tensor
 from zoo import ROWS
 
-from pyro_vae.compiled.guards import Watch
 from pyro_vae.compiled.recording import record, signature
 from pyro_vae.compiled.state import RecordingError
+from pyro_vae.compiled.watch import Watch
 from pyro_vae.svi import SVI, EagerWarning
 
 

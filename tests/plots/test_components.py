@@ -14,8 +14,8 @@ def test_components_and_frames_are_those_of_the_mixture_and_leave_it_as_it_was()
     shown = plots.components(pair, data, count=2)
     bars = [axes for axes in shown.axes if axes.patches]
     q = pair.guide.encoder(data.batch("test", 2)["x"]).probs
-    heights = torch.tensor([[bar.get_height() for bar in axes.patches] for axes in bars])
-    torch.testing.assert_close(heights, q.detach().double().float(), rtol=1e-5, atol=1e-6)
+    heights = torch.tensor([[bar.get_height() for bar in axes.patches] for axes in bars]).double()
+    torch.testing.assert_close(heights, q.detach().double(), rtol=1e-5, atol=1e-6)
     frames = plots.frames(pair, data, steps=2)
     elbos = [float(label.get_text().split(": ")[1]) for label in frames.axes[0].get_yticklabels()]
     assert elbos == sorted(elbos)

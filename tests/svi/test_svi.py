@@ -1,6 +1,7 @@
 """`SVI` gives Pyro's and hand-written loops' numbers, and goes on with them after a stop."""
 
 import copy
+import math
 import warnings
 
 import pyro
@@ -268,33 +269,60 @@ def test_too_many_shapes_run_eagerly():
 
 
 @pytest.mark.slow
-def test_what_makes_no_difference_is_recorded_once():
+def test_what_changes_at_every_step_is_not_recorded_again_and_again(monkeypatch):
+    """Two recordings in vain are enough; the next is made when nothing has changed for a while."""
+    monkeypatch.setattr("pyro_vae.svi.svi.PATIENCE", 5)
     one = programs()
-    svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        for step, x in enumerate(batches(MOST_RECORDINGS + 2)):
-            one.epoch = step  # such as a callback might keep
-            one.train(step % 2 == 0)
-            svi.step(x)
-            assert svi.compiled
-    (one_warning,) = (str(w.message) for w in said)
-    assert one_warning.startswith("SVI looks no more at 'epoch', which keeps changing and has made no difference")
-
-
-def test_audit_notices_what_no_check_can_foresee():
-    class Hidden:
-        scale = 1.0
-
-    one, hidden = programs(), Hidden()
 
     def model(x):
-        with pyro.poutine.scale(scale=hidden.scale):
+        with pyro.poutine.scale(scale=1.0 if one.epoch < 100 else 0.1):
+            one.model(x)
+
+    svi = SVI(model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
+    engines = []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step, x in enumerate(batches(40)):
+            one.epoch = min(step, 9)  # such as a callback might keep
+            svi.step(x)
+            engines.append(svi.engine)
+    (one_warning,) = (str(w.message) for w in said)
+    assert "'epoch' keeps changing" in one_warning
+    assert engines[:3] == ["recorded"] * 3
+    assert engines[3:12] == ["eager"] * 9
+    assert engines[-1] == "recorded"
+
+
+@pytest.mark.slow
+def test_recordings_make_room_for_one_another(monkeypatch):
+    monkeypatch.setattr("pyro_vae.svi.svi.PATIENCE", 3)
+    one = programs()
+    svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
+    x = torch.rand(30, FEATURES).round()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for size in range(1, MOST_RECORDINGS + 1):
+            svi.step(x[:size])
+        svi.step(x[:1])
+        for _ in range(12):
+            svi.step(x)
+    assert svi.compiled
+    svi.step(x[:1])
+    assert svi.compiled
+    svi.step(x[:2])  # was used least recently
+    assert not svi.compiled
+
+
+def test_audit_notices_what_no_check_can_foresee(monkeypatch):
+    one = programs()
+
+    def model(x):
+        with pyro.poutine.scale(scale=math.tau):
             one.model(x)
 
     svi = SVI(model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
     run(svi, batches(5))
-    hidden.scale = 2.0
+    monkeypatch.setattr(math, "tau", 2.0)  # a library's
     with pytest.warns(EagerWarning, match="at call 10 its recording no longer gave what eager Pyro gives"):
         run(svi, batches(6))
     assert not svi.compiled
