@@ -32,7 +32,8 @@ def query(words: Sequence[str]) -> int:
     pair, data, args = _of_run(parser, words) if Path(name).is_dir() else _of_pair(parser, words, name)
     from pyro_vae.evidence import query
 
-    answer = query(pair, args.event, args.given, batch=data.batch(data.choose(), 1), num_samples=args.samples, seed=args.seed)
+    one = data.batch(data.choose(), 1)
+    answer = query(pair, args.event, args.given, batch=one, num_samples=args.samples, seed=args.seed)
     if args.json:
         print(json.dumps({**answer._asdict(), "ess": None if answer.exact else answer.ess}))
         return 0
