@@ -19,15 +19,28 @@ Everything that programs are built from can be imported from here. To add a like
 `Head`; to add a net, write any module that maps ``(..., inputs)`` to ``(..., head.size)``.
 """
 
-from pyro_vae.conditionals import conditional, flows, gaussian, head, likelihoods, priors, quantized, scales
+from pyro_vae.conditionals import (
+    conditional,
+    flows,
+    gaussian,
+    head,
+    likelihoods,
+    mixtures,
+    priors,
+    quantized,
+    scales,
+    tables,
+)
 from pyro_vae.conditionals.conditional import *
 from pyro_vae.conditionals.flows import *
 from pyro_vae.conditionals.gaussian import *
 from pyro_vae.conditionals.head import *
 from pyro_vae.conditionals.likelihoods import *
+from pyro_vae.conditionals.mixtures import *
 from pyro_vae.conditionals.priors import *
 from pyro_vae.conditionals.quantized import *
 from pyro_vae.conditionals.scales import *
+from pyro_vae.conditionals.tables import *
 from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, OneHot, Standardize
 
 # each file names what it makes public
@@ -37,6 +50,8 @@ __all__ += flows.__all__
 __all__ += gaussian.__all__
 __all__ += head.__all__
 __all__ += likelihoods.__all__
+__all__ += mixtures.__all__
 __all__ += priors.__all__
 __all__ += quantized.__all__
 __all__ += scales.__all__
+__all__ += tables.__all__

@@ -15,14 +15,16 @@ from pyro_vae.evidence import meaning_of
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
 from pyro_vae.plots.codebook import code_map, codebook
 from pyro_vae.plots.completion import completions
+from pyro_vae.plots.components import components, frames, steps
 from pyro_vae.plots.graphical_model import graph
 from pyro_vae.plots.labels import analogies, attributes, classes
 from pyro_vae.plots.latent_space import interpolation, manifold, traversal
+from pyro_vae.plots.tables import tables
 from pyro_vae.plots.tiles import at_least, is_image, mean_of_x, sheet
 from pyro_vae.posterior import NotDrawable, decode, draw_latents, generate, latent_vectors, reconstruct, repeat_batch
 from pyro_vae.program import Pair, structure
 
-__all__ = ["PICTURES", "levels", "reconstructions", "samples"]
+__all__ = ["OF_HISTORY", "PICTURES", "levels", "reconstructions", "samples"]
 
 
 def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure:
@@ -121,12 +123,19 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "completions": completions,
     "codebook": codebook,
     "code-map": code_map,
+    "components": components,
+    "frames": frames,
     "curves": curves,
+    "steps": steps,
     "kl": kl,
     "rate-distortion": rate_distortion,
     "graph": graph,
+    "tables": tables,
 }
 """Every picture by its name on the command line.
 
 The arguments by position are "pair" and "data", "history" or "points".
 """
+
+OF_HISTORY = ("curves", "steps")
+"""Those that are drawn from a run's history alone."""

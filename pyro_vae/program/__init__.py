@@ -27,6 +27,7 @@ from pyro_vae.program.sites import (
 from pyro_vae.program.tracing import trace_of, trace_pair
 from pyro_vae.program.unconstrained import Latents, latents_of, simulate
 from pyro_vae.program.weights import (
+    NEVER,
     Terms,
     add_up,
     data_frame,
@@ -43,6 +44,7 @@ from pyro_vae.program.weights import (
 )
 
 __all__ = [
+    "NEVER",
     "PARTICLES",
     "Batch",
     "BatchProgram",

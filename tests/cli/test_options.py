@@ -54,6 +54,12 @@ OTHER: dict[str, list[Any]] = {
     "codebook": ["gradient"],
     "pull": [3.0],
     "commitment": [0.7],
+    "posterior": ["nearest", "amortized"],
+    "variance": ["shared", "diagonal"],
+    "weights": ["equal"],
+    "floor": [0.3],
+    "graph": ["star", "sprinkler"],
+    "start": ["given"],
 }
 """A value or more that is not the default, by option; a new option needs one. The first is tried beside every other option."""
 OTHER_OF = {
@@ -75,7 +81,8 @@ def others(name: str, option: str) -> list[Any]:
 
 
 def described(name: str, support: str) -> Spec:
-    found = spec(support=support, **FIELDS.get(name, {}))
+    # nodes take whole numbers: real data have probability 0
+    found = spec(support="binary" if name == "bayes_net" else support, **FIELDS.get(name, {}))
     return replace(found, std=found.std * torch.linspace(0.5, 1.5, found.features))
 
 
