@@ -1,11 +1,11 @@
-"""Nothing: the guide of a model without latent variables, or one whose latent variables are all summed over."""
+"""q of nothing: for a model without latent variables, or one whose own are all summed over."""
 
 from pyro.nn import PyroModule
 from torch import Tensor
 
 
 class Nothing(PyroModule):
-    """Draws nothing, so that the ELBO is log p(x) itself."""
+    """Draws nothing."""
 
     def forward(self, x: Tensor) -> None:
-        """Return nothing."""
+        """Do nothing with ``x``."""

@@ -111,6 +111,7 @@ def test_a_loaded_state_gives_the_same_loss(row: Row, tmp_path: Any) -> None:
     assert torch.equal(loss(other, batch), expected)
 
 
+@pytest.mark.slow
 def test_a_recorded_step_is_the_eager_step(row: Row) -> None:
     batch, reached = row.batch(), []
     for compile in ("off", "recorded"):

@@ -4,6 +4,7 @@ Exit status: 0 done, 2 wrong usage (one line that says what to change), 130 and 
 signal, 1 anything else.
 """
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -20,6 +21,7 @@ usage: pyro-vae COMMAND ...
   train    [PAIR]             train a pair (default: latent, on the bundled digits)
   resume   RUN                go on with a run that stopped
   evaluate RUN                ELBO, log p(x) and more on the test split
+  query    RUN|PAIR EVENT     P(EVENT), or P(EVENT | GIVEN) with --given: rain=1 --given wet=1
   diagnose RUN                can q(z | x) be trusted, and the model? a table and report.html
   draw     RUN WHAT           pictures: samples, reconstructions, manifold, traversal, curves, graph, ...
   encode   RUN                the codes of all data as a .npz, which --data takes
@@ -34,6 +36,7 @@ COMMANDS = {
     "train": "train.train",
     "resume": "train.resume",
     "evaluate": "evaluate.evaluate",
+    "query": "query.query",
     "diagnose": "evaluate.diagnose",
     "draw": "inspect.draw",
     "encode": "inspect.encode",
@@ -93,6 +96,8 @@ def _status(error: Exception) -> int | None:
     if isinstance(error, Interrupted):
         return 128 + error.signum
     if isinstance(error, (CheckpointError, DataError, PairError, RunError, SettingsError)):
+        return 2
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return 2
     return 1 if isinstance(error, (NonFinite, OSError, ProcessLost)) else None
 

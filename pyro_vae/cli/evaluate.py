@@ -5,9 +5,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pyro_vae.cli.options import SPLITS, UsageError, add_run, parser_of, rebuild_best
+from pyro_vae.cli.options import UsageError, add_run, add_split, parser_of, rebuild_best
 from pyro_vae.cli.terminal import say, show_figures, show_verdicts
 from pyro_vae.options import unknown
+
+CHOSEN_ON = 500  # data of the validation split that a temperature is chosen on
 
 
 def evaluate(words: Sequence[str]) -> int:
@@ -15,30 +17,68 @@ def evaluate(words: Sequence[str]) -> int:
     parser = parser_of("evaluate", "ELBO by site, importance-weighted log p(x) and more, in nats per datum.")
     add_run(parser)
     parser.add_argument("--samples", type=int, default=5000, help="draws for each datum")
-    parser.add_argument("--split", type=str, default="test", help="train, valid or test")
+    add_split(parser)
     parser.add_argument(
         "--proposal", type=str, default="refined", help="where draws come from: refined for each datum, or the guide"
     )
+    parser.add_argument(
+        "--temperature",
+        type=str | None,
+        default=None,
+        help="of a q over codes, softmax(-distance^2 / temperature): a number, or auto for the best on the validation "
+        "split (default: 0, the nearest code)",
+    )
     args = parser.parse_args(words)
-    _check_split(args.split)
     if args.samples < 1:
         raise UsageError(f"--samples must be at least 1, got {args.samples}")
     if args.proposal not in ("refined", "guide"):
         raise UsageError(unknown("proposal", args.proposal, ("refined", "guide")))
     from pyro_vae.evidence import evaluate
+    from pyro_vae.posterior import at_temperature
     from pyro_vae.runs import Run
     from pyro_vae.training import Counter
 
-    pair, data = rebuild_best(Run.open(args.run), args.pair)
-    with Counter(data.size(args.split), "log p(x)") as counter:
+    pair, data = rebuild_best(Run.open(args.run), args)
+    split = data.choose(args.split)
+    temperature = _temperature(args.temperature, pair, data)
+    with at_temperature(pair, temperature or 0.0), Counter(data.size(split), "log p(x)") as counter:
         figures = evaluate(
-            pair, data, split=args.split, num_samples=args.samples, proposal=args.proposal, progress=counter.add
+            pair, data, split=split, num_samples=args.samples, proposal=args.proposal, progress=counter.add
         )
     if args.json:
-        print(json.dumps(figures.to_dict()))
+        print(json.dumps(figures.to_dict() | ({} if temperature is None else {"temperature": temperature})))
     else:
         show_figures(figures, pair, data)
+        if temperature is not None:
+            say(f"Codes were drawn at temperature {temperature:.3g}; training takes the nearest, temperature 0.")
     return 0
+
+
+def _temperature(asked: str | None, pair: Any, data: Any) -> float | None:
+    """Return the temperature of q over codes, a number or the best on the validation split.
+
+    Raises:
+        UsageError: it is neither, or there is no validation split to choose on.
+    """
+    from pyro_vae.evidence import best_temperature
+    from pyro_vae.posterior import temperatures
+
+    if asked is None:
+        return None
+    temperatures(pair, data.batch("train", 2))  # refuses a pair without codes
+    if asked == "auto":
+        if not data.size("valid"):
+            raise UsageError(
+                "--temperature auto chooses on the validation split, and these data have none; give a number"
+            )
+        return best_temperature(pair, data.subset("valid", CHOSEN_ON)[0])
+    try:
+        value = float(asked)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"--temperature must be a number, 0 or more, or auto, got {asked!r}")
+    return value
 
 
 def diagnose(words: Sequence[str]) -> int:
@@ -51,27 +91,28 @@ def diagnose(words: Sequence[str]) -> int:
     from pyro_vae.runs import Run
 
     run = Run.open(args.run)
-    pair, data = rebuild_best(run, args.pair)
-    guess = expected_seconds(pair, data, args.budget, args.split)
+    pair, data = rebuild_best(run, args)
+    split = data.choose(args.split)
+    guess = expected_seconds(pair, data, args.budget, split)
     length = f"{guess:.0f} s" if guess < 120 else f"{guess / 60:.0f} minutes"
     say(f"{args.budget}: about {length}", sys.stderr)
 
     def show(name: str, number: int, total: int) -> None:
         say(f"  {number + 1}/{total} {name}", sys.stderr)
 
-    result = diagnose(pair, data, budget=args.budget, split=args.split, seed=args.seed, progress=show)
+    result = diagnose(pair, data, budget=args.budget, split=split, seed=args.seed, progress=show)
     try:
-        result.tree = to_datatree(pair, data.batch(args.split, 20), num_samples=200, seed=args.seed, run_folder=run)
+        result.tree = to_datatree(pair, data.batch(split, 20), num_samples=200, seed=args.seed, run_folder=run)
     except PairError as error:
         say(f"posterior.nc is left out: {error}", sys.stderr)
     figures = result.figures()
     if figures is None:
-        figures = evaluate(pair, data, split=args.split, num_samples=quick_samples(data.size(args.split)))
+        figures = evaluate(pair, data, split=split, num_samples=quick_samples(data.size(split)))
     report = write_run_report(run, pair, data, figures, result)
     if args.json:
         print(json.dumps(result.to_json() | {"report": str(report)}))
     else:
-        show_verdicts(result.verdicts, f"{result.num_data} data of the {args.split} split, nats per datum")
+        show_verdicts(result.verdicts, f"{result.num_data} data of the {split} split, nats per datum")
         say(f"{result.seconds:.0f} s; report: {report}")
     return 0
 
@@ -82,15 +123,9 @@ def _diagnose_arguments(words: Sequence[str]) -> Any:
     parser = parser_of("diagnose", "Can q(z | x) be trusted, and the model? A table, report.html and posterior.nc.")
     add_run(parser)
     parser.add_argument("--budget", type=str, default="quick", help=", ".join(BUDGETS))
-    parser.add_argument("--split", type=str, default="test", help="train, valid or test")
+    add_split(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     args = parser.parse_args(words)
     if args.budget not in BUDGETS:
         raise UsageError(unknown("budget", args.budget, BUDGETS))
-    _check_split(args.split)
     return args
-
-
-def _check_split(split: str) -> None:
-    if split not in SPLITS:
-        raise UsageError(f"--split must be train, valid or test, got {split!r}")

@@ -48,6 +48,7 @@ def list_all(words: Sequence[str]) -> int:
 
 
 def _list_runs(folder: str, *, as_json: bool) -> int:
+    from pyro_vae.data import listed_classes
     from pyro_vae.runs import runs_in
 
     rows = [run.summary() for run in runs_in(folder)]
@@ -60,6 +61,8 @@ def _list_runs(folder: str, *, as_json: bool) -> int:
         elbo = "" if row["elbo"] is None else f"{row['elbo']:10.2f}"
         epochs = f"{row['epochs']}/{row['planned']}"
         what = visible(f"{row['pair']} on {row['data']}")
+        if row["classes"]:
+            what += visible(f" (classes {listed_classes(row['classes'], most=4)})")
         say(f"{name:{width}}  {row['state']:8}  {epochs:>9}  {elbo:10}  {what}")
     say(
         f"{len(rows)} runs; epochs done and planned, best ELBO on the validation split in nats per datum "
@@ -101,7 +104,7 @@ def check(words: Sequence[str]) -> int:
 
 def draw(words: Sequence[str]) -> int:
     """Draw a picture of a run: ``pyro-vae draw RUN WHAT``."""
-    from pyro_vae.plots import PICTURES
+    from pyro_vae.plots import OF_HISTORY, PICTURES
 
     what = dict(enumerate(positionals(words))).get(1, "")
     args, options = _draw_arguments(words, what)
@@ -113,9 +116,9 @@ def draw(words: Sequence[str]) -> int:
         raise UsageError(f"--out must end in .png, .svg or .pdf, got {out}")
     given: tuple[Any, ...]
     if what == "rate-distortion":
-        given = ([_rate(Run.open(folder), args.pair) for folder in (args.run, *args.others)],)
+        given = ([_rate(Run.open(folder), args) for folder in (args.run, *args.others)],)
     else:
-        given = (run.history,) if what == "curves" else rebuild_best(run, args.pair)
+        given = (run.history,) if what in OF_HISTORY else rebuild_best(run, args)
     _save(PICTURES[what](*given, **{option: args[option] for option in options}), out)
     say(json.dumps({"figure": str(out)}) if args.json else out)
     return 0
@@ -143,13 +146,13 @@ def _draw_arguments(words: Sequence[str], what: str) -> tuple[Any, list[str]]:
     return parser.parse_args(words), options
 
 
-def _rate(run: Any, allowed: str | None) -> dict[str, float]:
+def _rate(run: Any, args: Any) -> dict[str, float]:
     """Return what a run's pair reaches on the test split at beta = 1, and its beta in training."""
     from pyro_vae.evidence import bound
     from pyro_vae.evidence.evaluation import BATCH_SIZE
 
-    pair, data = rebuild_best(run, allowed)
-    table = bound(pair, data.batches("test", BATCH_SIZE), data.size("train"))
+    pair, data = rebuild_best(run, args)
+    table = bound(pair, data.batches(data.choose(), BATCH_SIZE), data.size("train"))
     return {"beta": run.config["training"]["beta"], "kl": table.kl, "reconstruction": table.reconstruction}
 
 
@@ -181,7 +184,7 @@ def encode(words: Sequence[str]) -> int:
     out = Path(args.out) if args.out else run.folder / "codes.npz"
     if out.suffix != ".npz":
         raise UsageError(f"--out must end in .npz, got {out}")
-    pair, data = rebuild_best(run, args.pair)
+    pair, data = rebuild_best(run, args)
     total = sum(map(data.size, SPLITS))
     with Counter(total, "codes") as counter:
         arrays = encode(pair, data, draws=args.draws, idle=args.idle, seed=args.seed, progress=counter.add)

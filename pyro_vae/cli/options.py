@@ -1,6 +1,7 @@
 """Options that commands share: data, pairs and runs; and refusals in one sentence."""
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -29,7 +30,9 @@ def parser_of(command: str, description: str) -> Any:
 
         def parse_args(self, args: Any = None, **options: Any) -> Any:
             self.words = [*_with_lists(args, self.kinds)]
-            return super().parse_args(self.words, **options)
+            found = super().parse_args(self.words, **options)
+            _check_common(found)
+            return found
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             raise UsageError(_reword(message, self))
@@ -47,12 +50,14 @@ DATA_OPTIONS = {
     ),
     "binarize": (str | None, "gray: values as they are; static: one binary draw; dynamic: a fresh draw each epoch"),
     "image_size": (int | None, "height and width for folders of images, omniglot and celeba"),
+    "image": (list[int] | None, "channels,height,width of x that comes as a table, or has other channels than 1 to 4"),
     "levels": (int | None, "integer x are 0 .. levels-1"),
     "valid": (float | None, "size of the validation split, or a fraction if below 1"),
     "test": (float | None, "the same for the test split of your own data"),
     "split_by": (str | None, "field whose equal values stay in one split, such as a patient's number"),
     "labels": (int | None, "training data that keep their class, equally many per class; the others' are hidden"),
     "label_seed": (int | None, "decides which data keep theirs (default: 0)"),
+    "missing": (str | None, "refuse NaN in x, or mark them as missing (the default for pairs that take such data)"),
 }
 
 
@@ -62,13 +67,16 @@ def add_data(parser: Any) -> None:
     group.add_argument("--data", type=str, default="digits", help="a name from `pyro-vae list`, .npz, .npy or a folder")
     for name, (kind, text) in DATA_OPTIONS.items():
         group.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=kind, default=None, help=text)
+    parser.kinds["image"] = DATA_OPTIONS["image"][0]  # its numbers need no brackets
 
 
 def load(args: Any) -> Any:
     """Return the data that the options choose."""
     from pyro_vae.data import load_data
+    from pyro_vae.pairs import MISSING
 
-    return load_data(args.data, **{name: args[name] for name in DATA_OPTIONS if args[name] is not None})
+    asked = {name: args[name] for name in DATA_OPTIONS if args[name] is not None}
+    return load_data(args.data, **({"missing": "mark"} if args["pair"] in MISSING else {}) | asked)
 
 
 def add_pair(parser: Any, name: str) -> list[str]:
@@ -117,10 +125,24 @@ def add_run(parser: Any) -> None:
         default=None,
         help="file.py:function, to allow running a pair from your own file",
     )
+    parser.add_argument("--data", type=str | None, default=None, help="where the data of the run lie now")
 
 
-def rebuild(run: Any, allowed: str | None) -> tuple[Any, Any]:
-    """Build a run's pair and data anew; code from a file runs only if the command line names it."""
+def add_split(parser: Any) -> None:
+    """Add the split of data that figures are of."""
+    parser.add_argument(
+        "--split",
+        type=str | None,
+        default=None,
+        help="train, valid or test (default: test, or valid or train if that is empty)",
+    )
+
+
+def rebuild(run: Any, args: Any) -> tuple[Any, Any]:
+    """Build a run's pair and data anew; code from a file runs only if the command line names it.
+
+    ``args`` are those of `add_run`.
+    """
     from pyro_vae.data import load_data
     from pyro_vae.pairs import PAIRS, find
 
@@ -130,9 +152,8 @@ def rebuild(run: Any, allowed: str | None) -> tuple[Any, Any]:
         raise UsageError(
             f"{run} was trained from Python with a pair or data that only that script can build; evaluate it there"
         )
-    name = recipe["name"]
-    if name not in PAIRS and name != allowed:
-        raise UsageError(f"{run} was trained with {name}, whose code would be run; allow it with --pair {name}")
+    name = recipe["name"] if recipe["name"] in PAIRS else _allowed(run, recipe["name"], args.pair)
+    place = _place(run, source["name"], args.data)
     from pyro_vae.runs import seeded
     from pyro_vae.training import Training, build_from_config
 
@@ -145,7 +166,7 @@ def rebuild(run: Any, allowed: str | None) -> tuple[Any, Any]:
             return find(name)(data.spec, **options)
 
     try:
-        data = build_from_config(partial(load_data, source["name"]), source["options"])
+        data = build_from_config(partial(load_data, place), source["options"])
         return build_from_config(build, recipe["options"]), data
     except (ValueError, OSError):  # these say it themselves
         raise
@@ -156,9 +177,67 @@ def rebuild(run: Any, allowed: str | None) -> tuple[Any, Any]:
         ) from error
 
 
-def rebuild_best(run: Any, allowed: str | None) -> tuple[Any, Any]:
+def _allowed(run: Any, stored: str, named: str | None) -> str:
+    """Return the user's own pair that the command line allows to run, if it is the run's.
+
+    A file that was moved is known by its content; one that was changed in its place is said to be.
+    """
+    from pyro_vae.pairs import file_of, source_of
+    from pyro_vae.runs import RunNote
+    from pyro_vae.warning import warn
+
+    if named is None:
+        shown = _from_here(stored)
+        raise UsageError(f"{run} was trained with {shown}, whose code would be run; allow it with --pair {shown}")
+    known = run.fingerprint("pair")
+    same_place = named == stored or (file_of(named), named.rpartition(":")[2]) == (
+        file_of(stored),
+        stored.rpartition(":")[2],
+    )
+    if same_place:
+        if known is not None and source_of(named) != known:
+            warn(f"the code of {named} has changed since {run} was trained with it", RunNote)
+        return named
+    moved = known is not None and source_of(named) == known and named.rpartition(":")[2] == stored.rpartition(":")[2]
+    if not moved:
+        shown = _from_here(stored)
+        raise UsageError(f"{run} was trained with {shown}, and {named} is not the same code; give --pair {shown}")
+    return named
+
+
+def _from_here(name: str) -> str:
+    """Return the name of a user's own pair by the way from this folder, if the file is below it."""
+    from pyro_vae.pairs import file_of
+
+    path = file_of(name)
+    near = None if path is None else os.path.relpath(path, os.path.realpath(os.curdir))
+    return name if near is None or near.startswith(os.pardir) else f"{near}:{name.rpartition(':')[2]}"
+
+
+def _place(run: Any, stored: str, given: str | None) -> str:
+    """Return where the data of a run are."""
+    if given is None and os.path.isabs(stored) and not os.path.exists(stored):
+        raise UsageError(f"the data of {run} are not at {stored} any more; say where they are with --data")
+    return stored if given is None else given
+
+
+def note_other_data(run: Any, data: Any) -> None:
+    """Say it if the data are not those that a run was trained on."""
+    from pyro_vae.runs import RunNote
+    from pyro_vae.warning import warn
+
+    if run.trained_on(data.fingerprint) is False:
+        warn(
+            f"{data.spec.name} holds other data than {run} was trained on, or other splits; "
+            "some of these may have been trained on",
+            RunNote,
+        )
+
+
+def rebuild_best(run: Any, args: Any) -> tuple[Any, Any]:
     """Build a run's pair and data anew, with the parameters of its best epoch."""
-    pair, data = rebuild(run, allowed)
+    pair, data = rebuild(run, args)
+    note_other_data(run, data)
     pair.load_state_dict(run.load_best()["parameters"])
     return pair, data
 
@@ -169,6 +248,19 @@ def as_usage_error(make: Callable[[], Any]) -> Any:
         return make()
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
+
+
+def _check_common(args: Any) -> None:
+    """Refuse values that no command can use, before it does anything."""
+    from pyro_vae.runs import check_seed
+
+    if (seed := args.get("seed")) is not None:
+        as_usage_error(lambda: check_seed(seed))
+    if (split := args.get("split")) not in (None, *SPLITS):
+        raise UsageError(f"--split must be train, valid or test, got {split!r}")
+    for option in ("run", "data"):
+        if args.get(option) == "":
+            raise UsageError(f"the name of the {option} is empty; leave it out, or give one")
 
 
 def _with_lists(words: Sequence[str], kinds: dict[str, Any]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """What commands print: tables, notes on one line, and no control characters from strangers."""
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -39,7 +40,7 @@ def notes_on_stderr() -> Iterator[None]:
 
 def title_of(pair: Any) -> str:
     """Return the name that a pair was built by."""
-    return pair.recipe["name"] if pair.recipe else "pair"
+    return os.path.basename(pair.recipe["name"]) if pair.recipe else "pair"
 
 
 def show_figures(figures: Any, pair: Any, data: Any) -> None:

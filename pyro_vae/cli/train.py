@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -39,13 +40,20 @@ def train(words: Sequence[str]) -> int:
     args = parser.parse_args(words)
     from pyro_vae.program import require_sound
     from pyro_vae.runs import Run, next_folder, seeded
-    from pyro_vae.training import CHECKED_BATCH, check_settings, create_on_first_process, join, resolve_device
+    from pyro_vae.training import (
+        CHECKED_BATCH,
+        check_settings,
+        create_on_first_process,
+        describe,
+        join,
+        resolve_device,
+    )
 
     training = as_usage_error(lambda: Training(**{field: args[field] for field in Training.names()}))
     data = load(args)
     with seeded(training.seed):
         pair = build_pair(args, name, options, data.spec)
-    config = {"pair": pair.recipe, "data": data.recipe, "training": asdict(training)}
+    config = {**describe(pair, data), "training": asdict(training)}
     check_settings(training, pair, data)
     require_sound(pair, data.batch("train", CHECKED_BATCH))
     world = join(training.devices, training.device)
@@ -53,14 +61,30 @@ def train(words: Sequence[str]) -> int:
     run = create_on_first_process(
         world, lambda: Run.create(args.run if args.run is not None else next_folder(name, args.data), config)
     )
-    return _fit_and_show(pair, data, training, run, resume=False, as_json=args.json)
+    with _discarded_if_refused(run):
+        return _fit_and_show(pair, data, training, run, resume=False, as_json=args.json)
+
+
+@contextmanager
+def _discarded_if_refused(run: Any) -> Iterator[None]:
+    """Leave no folder behind if the pair is refused after all, in its precision or device."""
+    from pyro_vae.program import PairError
+    from pyro_vae.training import SettingsError
+
+    first = run.locked
+    try:
+        yield
+    except (PairError, SettingsError):
+        if first:
+            run.discard()
+        raise
 
 
 def resume(words: Sequence[str]) -> int:
     """Go on with a run: ``pyro-vae resume RUN``."""
     args = _resume_arguments(words)
     from pyro_vae.runs import Run
-    from pyro_vae.training import Training, create_on_first_process, join, resolve_device
+    from pyro_vae.training import Training, create_on_first_process, join, refuse_other_data, resolve_device
 
     def claim() -> Run:
         run = Run.open(args.run)
@@ -70,15 +94,17 @@ def resume(words: Sequence[str]) -> int:
     config = Run.open(args.run).config
     training = as_usage_error(lambda: Training.read(config["training"]))
     changes = {name: args[name] for name in ("epochs", "on_nonfinite") if args[name] is not None}
-    pair, data = rebuild(Run.open(args.run), args.pair)
+    pair, data = rebuild(Run.open(args.run), args)
+    refuse_other_data(Run.open(args.run), data)
     world = join(training.devices, training.device)
     world.first(lambda: resolve_device(training, data, world))
     run = create_on_first_process(world, claim)
-    if changes:
+    if changes or args.data is not None:
         training = as_usage_error(lambda: replace(training, **changes))
         if args.epochs is not None:
             world.first(lambda: _refuse_fewer(run, args.epochs))
-        world.first(lambda: run.update({**config, "training": asdict(training)}))
+        told = {**config, "data": {**config["data"], "name": data.recipe["name"]}, "training": asdict(training)}
+        world.first(lambda: run.update(told))
     return _fit_and_show(pair, data, training, run, resume=True, as_json=args.json)
 
 
@@ -108,13 +134,15 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
     first = run.locked  # of several processes, the one that writes and prints
     if first and not as_json:
         say(f"{title_of(pair)} on {data.spec.description}; run folder {run}", sys.stderr)
+        if data.spec.class_names:
+            say(f"classes: {data.spec.class_list}", sys.stderr)
     try:
         fitted = fit(pair, data, run=run, resume=resume, progress=True, **asdict(training))
         if not first:
             return 0
         for module in pair.modules().values():
             module.float()  # as `evaluate` has it, whose data are in single precision
-        figures = evaluate(pair, data, num_samples=quick_samples(data.size("test")))
+        figures = evaluate(pair, data, num_samples=quick_samples(data.size(data.choose())))
         report = write_run_report(run, pair, data, figures)
     except Interrupted as stop:
         if first:

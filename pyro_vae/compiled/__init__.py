@@ -3,8 +3,9 @@
 from pyro_vae.compiled._torch import private
 from pyro_vae.compiled.capture import Observe, trace
 from pyro_vae.compiled.cuda_graphs import capturable, captured
-from pyro_vae.compiled.guards import Same, Watch, of_library
-from pyro_vae.compiled.recording import Recording, rebuilt, record, signature
+from pyro_vae.compiled.guards import Held, Same
+from pyro_vae.compiled.names import of_library
+from pyro_vae.compiled.recording import Recording, rebuilt, record, refuse_written, signature
 from pyro_vae.compiled.state import (
     RecordingError,
     copies,
@@ -24,9 +25,11 @@ from pyro_vae.compiled.verify import (
     inductors_distance,
     resampled,
 )
+from pyro_vae.compiled.watch import Watch
 
 __all__ = [
     "OTHER_DRAWS",
+    "Held",
     "Observe",
     "Recording",
     "RecordingError",
@@ -48,6 +51,7 @@ __all__ = [
     "random_state",
     "rebuilt",
     "record",
+    "refuse_written",
     "resampled",
     "set_random_state",
     "signature",

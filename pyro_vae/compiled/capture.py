@@ -9,15 +9,14 @@ Nothing in torch or Pyro is patched: the modes are torch's own, hold for one thr
 """
 
 import functools
-import linecache
 import pkgutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
-import numpy as np
 import pyro
 import torch
 from torch import Tensor
@@ -29,32 +28,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_vae.compiled._torch import optional, private
-from pyro_vae.compiled.state import RecordingError, memory
+from pyro_vae.compiled.refusal import line_of_program, refuse, remembered
+from pyro_vae.compiled.state import memory
 
 _aten = torch.ops.aten
-_LIBRARIES = (
-    *(str(Path(module.__file__).parent) for module in (torch, pyro, np) if module.__file__),
-    *(str(Path(__file__).parents[1] / folder) for folder in ("compiled", "svi")),
-    "<",
-)
 _NO_FIXED_SHAPE = "it indexes by a boolean mask that depends on data or draws, so the result has no fixed shape"
 _BATCH_NORMS = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
-
-
-def _line_of_program() -> str:
-    """Return `file.py:12, in model: the line` of the innermost frame outside torch, Pyro and this engine."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
-        frame = frame.f_back  # type: ignore[assignment]
-    if frame is None:
-        return "unknown line"
-
-    code, line = frame.f_code, linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-    return f"{Path(code.co_filename).name}:{frame.f_lineno}, in {code.co_name}: {line}"
-
-
-def _refuse(what: str) -> RecordingError:
-    return RecordingError(f"{what} ({_line_of_program()})")
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -111,7 +90,7 @@ class Observe(TorchDispatchMode):
                     if all(tensor is not t for t, _ in self.saved):
                         self.saved.append((tensor, tensor.detach().clone()))
                         if any(tensor is t for t in self._given):
-                            self.given_written = _line_of_program()
+                            self.given_written = line_of_program()
         out = func(*args, **kwargs)
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor) and id(tensor) not in self._known:
@@ -165,15 +144,15 @@ class Constants(TorchDispatchMode):
                 return (args[0], self._positions(indices), *args[2:]), False
             if func is not _aten.index.Tensor and args[2].numel() == 1:
                 return args, False
-            raise _refuse(_NO_FIXED_SHAPE)
+            raise refuse(_NO_FIXED_SHAPE)
         if torch.Tag.dynamic_output_shape in func.tags:
             if constant:
                 return args, True
-            raise _refuse(f"the shape of {func.overloadpacket.__name__}'s result depends on data or draws")
+            raise refuse(f"the shape of {func.overloadpacket.__name__}'s result depends on data or draws")
         if torch.Tag.data_dependent_output in func.tags:
             if constant:
                 return args, True
-            raise _refuse("it reads the value of a tensor, which depends on parameters, data or draws")
+            raise refuse("it reads the value of a tensor, which depends on parameters, data or draws")
         return args, False
 
     def _positions(self, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -210,17 +189,24 @@ def _known() -> dict[str, Any]:
         "identical": ("pyro.distributions.util:is_identically_zero", "pyro.distributions.util:is_identically_one"),
         # drops what has no probability before a dot product
         "dot": ("pyro.infer.util:Dice.compute_expectation",),
+        "sample": ("torch.distributions:Distribution._validate_sample",),
+        "arguments": ("torch.distributions:Distribution.__init__",),
         # compares the scales of enumerated sites, which the eager run did with the same tensors
         "scales": ("pyro.infer.traceenum_elbo:_get_common_scale.__wrapped__",),
     }
     known: dict[str, Any] = {what: {_code_of(place) for place in places} - {None} for what, places in codes.items()}
-    valid = getattr(optional("validate_arguments"), "__code__", None)
-    # "are the arguments valid?" was answered in the eager run before; "is it NaN?" only warns; "are all probabilities
-    # positive?": if not, `masked_select` drops the others
-    known["bool"] = {valid: True} | dict.fromkeys(known["warns"], False) | dict.fromkeys(known["dot"], False)
+    # "is it NaN?" only warns; "are all probabilities positive?": if not, `masked_select` drops the others
+    known["bool"] = dict.fromkeys(known["warns"], False) | dict.fromkeys(known["dot"], False)
+    # "are all values valid?": yes, and whether they were is one of the recording's outputs
+    known["valid"] = {
+        *known["sample"],
+        *known["arguments"],
+        getattr(optional("validate_arguments"), "__code__", None),
+    } - {None}
     return known
 
 
+_DISTRIBUTIONS = str(Path(str(torch.distributions.__file__)).parent)
 _GO_BETWEENS = {torch.overrides.__file__, torch.Tensor.backward.__code__.co_filename}
 _LEAVE_TORCH = {
     torch.Tensor.numpy,
@@ -239,15 +225,24 @@ class _Selected:
         self.tensor, self.mask = tensor, mask
 
     def __getattr__(self, name: str) -> Any:
-        raise _refuse(_NO_FIXED_SHAPE)
+        if name.startswith("__"):  # torch asks what it is
+            raise AttributeError(name)
+        raise refuse(_NO_FIXED_SHAPE)
 
 
-def _caller() -> CodeType:
-    """Return the code that called the function which a mode is asked about."""
+def _caller() -> FrameType:
+    """Return the frame that called the function which a mode is asked about."""
     frame = sys._getframe(2)
     while frame.f_code.co_filename in _GO_BETWEENS and frame.f_back is not None:
         frame = frame.f_back
-    return frame.f_code
+    return frame
+
+
+def _asks_for_arguments(frame: FrameType) -> bool:
+    """Return whether a distribution of torch's validates its arguments, as it did in the eager run with the same ones."""
+    code, one = frame.f_code, frame.f_locals.get("self")
+    theirs = code.co_name == "__init__" and code.co_filename.startswith(_DISTRIBUTIONS)
+    return theirs and isinstance(one, torch.distributions.Distribution) and bool(one._validate_args)
 
 
 class Reads(TorchFunctionMode):
@@ -260,16 +255,27 @@ class Reads(TorchFunctionMode):
 
     Attributes:
         grads: the accumulated gradient for each of `params`, None where none has arrived.
+        valid: 0-dim bool tensors: whether values lay where torch and Pyro want them to.
     """
 
     def __init__(self, constants: Constants, params: Sequence[Tensor] = ()) -> None:
         super().__init__()
         self.constants, self.params = constants, list(params)
         self.grads: list[Tensor | None] = [None] * len(self.params)
+        self.valid: list[Tensor] = []
+        self._made: dict[int, tuple[Tensor, Any]] = {}  # masks, and what they were computed from
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        caller, known = _caller(), _known()
+        frame, known = _caller(), _known()
+        caller = frame.f_code
+        if func is torch.Tensor.__bool__ and caller in known["valid"]:
+            if caller in known["sample"] or (frame.f_back and frame.f_back.f_code in known["sample"]):
+                self.valid.append(args[0].detach())
+            return True
+        if func is torch.Tensor.__bool__ and _asks_for_arguments(frame):
+            with private("disable_current_modes")():
+                return func(*args)
         if func is torch.Tensor.item:
             return float("nan") if caller in known["identical"] else args[0].detach()
         if func is torch.Tensor.__bool__ and caller in known["bool"]:
@@ -287,14 +293,18 @@ class Reads(TorchFunctionMode):
             classes = kwargs.get("num_classes", args[1] if len(args) > 1 else -1)
             if classes >= 0:
                 labels = args[0] if args else kwargs["input"]
+                self.valid.append(((labels >= 0) & (labels < classes)).all())
                 return (labels.unsqueeze(-1) == torch.arange(classes, device=labels.device)).long()
         if func is torch.Tensor.__getitem__ and self._is_mask(args[0], args[1]):
             return _Selected(args[0], args[1])
         if func is torch.Tensor.__setitem__ and self._is_mask(args[0], args[1]):
             return self._assign(*args)
         if func in _LEAVE_TORCH and not self.constants.constant(args[0]):
-            raise _refuse("it takes the value of a tensor out of torch")
-        return func(*args, **kwargs)
+            raise refuse("it takes the value of a tensor out of torch")
+        out = func(*args, **kwargs)
+        if isinstance(out, Tensor) and out.dtype == torch.bool:
+            self._made[id(out)] = out, (func, *map(_identity, (*args, *kwargs.items())))
+        return out
 
     def _backward(self, loss: Tensor, gradient: Tensor | None = None, **_: Any) -> None:
         wanted = [i for i, p in enumerate(self.params) if p.requires_grad]  # others are frozen
@@ -316,16 +326,27 @@ class Reads(TorchFunctionMode):
             and not self.constants.constant(index)
         )
 
+    def _origin(self, mask: Tensor) -> Any:
+        """Return what a mask was computed from and how: `x == -1` is the same mask wherever it is written."""
+        return self._made.get(id(mask), (mask, id(mask)))[1] if mask._version == 0 else id(mask)
+
     def _assign(self, tensor: Tensor, mask: Tensor, value: Any) -> None:
         """`tensor[mask] = value` in a form whose shapes are fixed."""
         if isinstance(value, _Selected):
-            if value.mask is not mask:
-                raise _refuse("it assigns what one boolean mask selects at another mask")
+            if value.mask is not mask and self._origin(value.mask) != self._origin(mask):
+                raise refuse("it assigns what one boolean mask selects at another mask")
             tensor.copy_(torch.where(mask, value.tensor, tensor))
         elif not isinstance(value, Tensor) or value.numel() == 1:
             tensor.copy_(torch.where(mask, torch.as_tensor(value, dtype=tensor.dtype), tensor))
         else:
-            raise _refuse("it assigns a tensor at a boolean mask, so the value has no fixed shape")
+            raise refuse("it assigns a tensor at a boolean mask, so the value has no fixed shape")
+
+
+def _identity(value: Any) -> Any:
+    """Return what is equal for the same tensor with the same values, or the same object, throughout a recording."""
+    if isinstance(value, Tensor):
+        return id(value), value._version
+    return repr(value) if isinstance(value, int | float | bool | str | type(None)) else id(value)
 
 
 def trace(fn: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> GraphModule:
@@ -334,13 +355,21 @@ def trace(fn: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> GraphMod
     Raises:
         RecordingError: the call reads varying values, or what torch could not record, as one sentence.
     """
-    try:
+    with remembered():
         # make_fx describes each value by a fake tensor; with one mode for all it takes half the time
         fake = private("TracingContext")(private("FakeTensorMode")(allow_fallback_kernels=True))
-        with pyro.validation_enabled(False), private("tracing")(fake):
+        with _pyros_own_validation_off(), private("tracing")(fake):
             return make_fx(fn, tracing_mode="real", record_module_stack=False)(*inputs)
-    except RecordingError:
-        raise
-    except Exception as error:
-        text = str(error).strip().splitlines() or [""]
-        raise RecordingError(f"recording it raised {type(error).__name__}: {text[0][:200]}") from error
+
+
+@contextmanager
+def _pyros_own_validation_off() -> Iterator[None]:
+    """Switch off what Pyro asks of shapes and traces, which the eager run has answered, and leave that of values on."""
+    distribution = torch.distributions.Distribution
+    wanted = distribution._validate_args
+    try:
+        with pyro.validation_enabled(False):
+            distribution.set_default_validate_args(wanted)
+            yield
+    finally:
+        distribution.set_default_validate_args(wanted)

@@ -11,10 +11,17 @@ on other data and other draws. What fails raises `RecordingError` with one sente
 the line. docs/compiled.md tells the rest.
 """
 
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from dataclasses import is_dataclass
 from enum import Enum
+from functools import partial
+from pathlib import PurePath
+from types import BuiltinFunctionType, FunctionType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
@@ -34,7 +41,8 @@ from pyro_vae.compiled.verify import (
 )
 
 _SPARSE = "sparse tensor, whose number of entries is part of its shape; make it dense"
-_PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, Enum)
+_PLAIN = (int, float, complex, str, bytes, type(None), type(...), torch.dtype, torch.device, torch.Size, Enum, PurePath)
+LARGEST_ARRAY = 2**16  # bytes of a NumPy array that is compared by value
 
 
 def signature(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], list[Tensor]]:
@@ -58,33 +66,76 @@ def _describe(value: Any, key: list[Any], tensors: list[Tensor]) -> None:
             raise RecordingError(f"an argument is a {_SPARSE}")
         tensors.append(value)
         key += (value.shape, value.stride(), value.dtype, value.device, value.is_conj(), value.requires_grad)
+        return
+    key.append(type(value))
+    if isinstance(value, _PLAIN):
+        key.append(value if value == value and value else repr(value))  # NaN is NaN, and -0.0 is not 0.0
+    elif isinstance(value, np.generic | np.ndarray) and not value.dtype.hasobject and value.nbytes <= LARGEST_ARRAY:
+        key += (value.shape, value.dtype, value.tobytes())
+    elif isinstance(value, set | frozenset):
+        key.append(frozenset(map(_plain, value)))
+    elif isinstance(value, slice | range):
+        _describe((value.start, value.stop, value.step), key, tensors)
+    elif isinstance(value, partial):
+        _describe((value.func, value.args, value.keywords), key, tensors)
+    elif isinstance(value, FunctionType | BuiltinFunctionType | type):
+        key.append(value)  # what it reads is followed, as what the programs read
     elif isinstance(value, dict):
         key.append(tuple(value))
         for item in value.values():
             _describe(item, key, tensors)
     elif isinstance(value, tuple | list):
-        key += (type(value), len(value))
+        key.append(len(value))
         for item in value:
             _describe(item, key, tensors)
-    elif isinstance(value, _PLAIN):
-        key += (type(value), value)
-    else:
+    elif not _by_value(value):
         raise RecordingError(
-            f"an argument is a {type(value).__name__}, which may change without notice; "
-            "pass tensors, numbers and strings"
+            f"an argument is a {type(value).__name__}, which may change without notice; pass tensors, numbers and strings"
         )
+    if not isinstance(value, FunctionType | type) and vars_of(value):
+        _describe(vars_of(value), key, tensors)
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, _PLAIN):
+        raise RecordingError(f"an argument is a set with a {type(value).__name__}; pass a list")
+    return value
+
+
+def _by_value(value: Any) -> bool:
+    return isinstance(value, Namespace | SimpleNamespace) or (is_dataclass(value) and hasattr(value, "__dict__"))
+
+
+def vars_of(value: Any) -> dict[str, Any]:
+    """Return the attributes of an object that is compared by value."""
+    return {} if isinstance(value, (*_PLAIN, np.generic)) else getattr(value, "__dict__", {})
 
 
 def rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:
-    """Return the arguments with the next of `tensors` in place of each tensor."""
+    """Return the arguments with the next of `tensors` in place of each tensor, in containers of their own."""
     if isinstance(value, Tensor):
         return next(tensors)
+    if isinstance(value, partial):
+        func, args, keywords = rebuilt((value.func, value.args, value.keywords), tensors)
+        return partial(func, *args, **keywords)
+    new: Any
     if isinstance(value, dict):
-        return {name: rebuilt(item, tensors) for name, item in value.items()}
-    if isinstance(value, tuple | list):
+        new = copy(value)
+        for name, item in value.items():
+            new[name] = rebuilt(item, tensors)
+    elif isinstance(value, tuple):
         items = [rebuilt(item, tensors) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    return value
+        new = type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    elif isinstance(value, list):
+        new = copy(value)
+        new[:] = [rebuilt(item, tensors) for item in value]
+    elif _by_value(value) or isinstance(value, set):
+        new = copy(value)
+    else:
+        return value
+    for name, item in vars_of(value).items():
+        vars(new)[name] = rebuilt(item, tensors)
+    return new
 
 
 class Recording:
@@ -95,14 +146,19 @@ class Recording:
         outside: the tensors that the call used without being given them, by identity.
         written: those that it writes in place, like running statistics.
         present: for each leaf of what `fn` returned whether it is a tensor; if not, it is a constant.
+        checks: whether the last output of `graph` says that torch and Pyro would take all values for valid.
+        all_valid: that output of the last run.
         compiled: whether inductor's code runs in place of the graph.
     """
 
-    def __init__(self, graph: GraphModule, outside: list[Tensor], written: list[Tensor], rest: tuple[Any, Any]) -> None:
+    def __init__(
+        self, graph: GraphModule, outside: list[Tensor], written: list[Tensor], rest: tuple[Any, Any, bool]
+    ) -> None:
         self.graph = graph
+        self.all_valid = torch.tensor(True)
         self.outside, self.written = outside, written
         self._held = [t.detach() for t in outside]
-        self._leaves, self._spec = rest
+        self._leaves, self._spec, self.checks = rest
         self.present = [leaf is _TENSOR for leaf in self._leaves]
         self._run: Callable[..., Any] = graph.forward
         self.compiled = False
@@ -118,13 +174,18 @@ class Recording:
 
     def run(self, *tensors: Tensor) -> Sequence[Tensor]:
         """Return the tensors among the outputs, given the tensors among the arguments."""
-        with torch.no_grad():
-            return self._run(*self._held, *tensors)
+        return self._without_check(self._run, tensors)
 
     def recorded(self, *tensors: Tensor) -> Sequence[Tensor]:
         """Return what `run` returns, by the recorded graph also when it is compiled."""
+        return self._without_check(self.graph, tensors)
+
+    def _without_check(self, run: Callable[..., Any], tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         with torch.no_grad():
-            return self.graph(*self._held, *tensors)
+            out = run(*self._held, *tensors)
+        if self.checks:
+            *out, self.all_valid = out
+        return out  # type: ignore[no-any-return]
 
     def assemble(self, outputs: Sequence[Tensor]) -> Any:
         """Return the outputs in the structure that `fn` returned."""
@@ -188,12 +249,11 @@ def record(
     Raises:
         RecordingError: with the reason and the line.
     """
-    kwargs = kwargs or {}
+    reference, kwargs = reference or fn, kwargs or {}
     _, given = signature(args, kwargs)
     leaves = [t.detach() for t in given]  # other objects, so that f(x, x) is not taken for a function of one argument
-    reference = reference or fn
     outside, saved = _observed(reference, args, kwargs, leaves)
-    shapes: list[tuple[list[Any], Any]] = []
+    shapes: list[tuple[list[Any], Any, bool]] = []
 
     def flat(*inputs: Tensor) -> list[Tensor]:
         constants = Constants()
@@ -202,8 +262,9 @@ def record(
         with constants, reads, torch.enable_grad() if params else torch.no_grad():
             out = fn(*([reads.grads] if params else ()), *rebuilt(list(args), tensors), **rebuilt(kwargs, tensors))
             found, spec = tree_flatten(out)
-            shapes.append(([_TENSOR if isinstance(v, Tensor) else v for v in found], spec))
-            return [v.detach() for v in found if isinstance(v, Tensor)]
+            shapes.append(([_TENSOR if isinstance(v, Tensor) else v for v in found], spec, bool(reads.valid)))
+            valid = [torch.stack(reads.valid).all()] if reads.valid else []
+            return [*(v.detach() for v in found if isinstance(v, Tensor)), *valid]
 
     graphs = []
     for _ in range(2):
@@ -229,14 +290,19 @@ def _observed(
     with undisturbed(), watching:
         reference(*rebuilt(args, iter(leaves)), **rebuilt(kwargs, iter(leaves[_count(args) :])))
     put_back(watching.saved)
-    if watching.given_written is not None:
-        raise RecordingError(f"it writes into its own argument; let it write into a copy ({watching.given_written})")
+    refuse_written(watching)
     # gradients pile up on parameters that are not trained; that is no business of the recording
     piles = {id(t.grad) for t in watching.outside if t.is_leaf and t.grad is not None}
     outside = [t for t in watching.outside if not watching.made(t)]
     if any(t.layout is not torch.strided for t in outside):
         raise RecordingError(f"it uses a {_SPARSE}")
     return outside, [(t, copy) for t, copy in watching.saved if id(t) not in piles]
+
+
+def refuse_written(watching: Observe) -> None:
+    """Refuse a program that writes into what it was given."""
+    if watching.given_written is not None:
+        raise RecordingError(f"it writes into its own argument; let it write into a copy ({watching.given_written})")
 
 
 def _count(args: Any) -> int:
@@ -274,7 +340,7 @@ def _check(
         torch.manual_seed(seed)
         got = [*recording.run(*tensors), *(t.detach().clone() for t, _ in saved)]
     distance = furthest(wanted, got)
-    if distance > 1:
+    if distance > 1 or not recording.all_valid:
         raise RecordingError(
             "its recording differs from eager Pyro on other data and draws "
             f"by {distance:.0e} times what rounding explains"

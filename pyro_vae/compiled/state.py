@@ -68,7 +68,7 @@ def undisturbed(saved: Sequence[tuple[Tensor, Tensor]] = ()) -> Iterator[None]:
         yield
     finally:
         set_random_state(state)
-        numpy_drawn = not _equal(np.random.get_state(legacy=False), others[1])
+        numpy_drawn = not equal_states(np.random.get_state(legacy=False), others[1])
         python_drawn = random.getstate() != others[0]
         random.setstate(others[0])
         np.random.set_state(others[1])
@@ -80,7 +80,23 @@ def undisturbed(saved: Sequence[tuple[Tensor, Tensor]] = ()) -> Iterator[None]:
         )
 
 
-def _equal(one: Any, other: Any) -> bool:
+def generator_state(one: Any) -> Any:
+    """Return the state of a generator of random numbers: Python's, NumPy's or torch's."""
+    if isinstance(one, torch.Generator):
+        return one.get_state()
+    if isinstance(one, random.Random):
+        return one.getstate()
+    return (
+        one.get_state(legacy=False)
+        if isinstance(one, np.random.RandomState)
+        else getattr(one, "bit_generator", one).state
+    )
+
+
+def equal_states(one: Any, other: Any) -> bool:
+    """Return whether two states of one generator are the same."""
     if isinstance(one, dict):
-        return all(_equal(one[key], other[key]) for key in one)
-    return bool(np.array_equal(one, other))
+        return all(equal_states(one[key], other[key]) for key in one)
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    return bool(np.array_equal(one, other)) if isinstance(one, np.ndarray) else bool(one == other)

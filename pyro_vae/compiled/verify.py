@@ -19,6 +19,7 @@ INDUCTOR_SLACK = 100.0
 HALF_SLACK = 3.0
 _HALF = (torch.bfloat16, torch.float16)
 OTHER_DRAWS = 8_191  # a seed
+_WRAPPINGS = ("Trace Shapes:", "Param Sites:", "Sample Sites:", "The following operation failed", "Traceback of Torch")
 
 
 def resampled(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -46,8 +47,10 @@ def disagreement(distance: Callable[[int | None], float], first: int | None = No
 
 
 def in_short(error: Exception) -> str:
-    """Return an error's kind and the beginning of what it says."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+    """Return an error's kind and the beginning of what it says, without what Pyro and TorchScript put around it."""
+    lines = (line.strip() for line in str(error).splitlines())
+    said = [line for line in lines if line and not line.startswith(_WRAPPINGS)]
+    return f"{type(error).__name__}: {(said or [''])[0][:200]}"
 
 
 def inductors_distance(graph: GraphModule, wanted: Sequence[Tensor], got: Sequence[Tensor]) -> float:

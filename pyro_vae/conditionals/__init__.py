@@ -1,10 +1,11 @@
 """Conditionals: modules whose forward returns a distribution, made of a net and a head.
 
     density  () -> p(x)         `Density` of a head such as `Autoregressive`
-    prior    () -> p(z)         `StandardNormal`, `NormalPrior`, `MixturePrior`, `VampPrior`, `FlowPrior`
+    prior    () -> p(z)         `StandardNormal`, `NormalPrior`, `MixturePrior`, `VampPrior`,
+                                `FlowPrior`, `CodebookPrior`
     decoder  z -> p(x | z)      `Conditional` of a net and a likelihood's head
     encoder  x -> q(z | x)      `Conditional` of a net and `Normal`, `LowRank`, `FullCovariance`,
-                                `Flow` or `PointMass`
+                                `Flow` or `PointMass`; `Quantize`
     others   z, y -> p(x | z, y)    `Conditional` too: it takes any number of contexts
 
 >>> decoder = Conditional(MLP(10, 784), Bernoulli(784))
@@ -19,15 +20,30 @@ Everything that programs are built from can be imported from here. To add a like
 `Head`; to add a net, write any module that maps ``(..., inputs)`` to ``(..., head.size)``.
 """
 
-from pyro_vae.conditionals import autoregressive, conditional, flows, gaussian, head, likelihoods, priors, scales
+from pyro_vae.conditionals import (
+    autoregressive,
+    conditional,
+    flows,
+    gaussian,
+    head,
+    likelihoods,
+    mixtures,
+    priors,
+    quantized,
+    scales,
+    tables,
+)
 from pyro_vae.conditionals.autoregressive import *
 from pyro_vae.conditionals.conditional import *
 from pyro_vae.conditionals.flows import *
 from pyro_vae.conditionals.gaussian import *
 from pyro_vae.conditionals.head import *
 from pyro_vae.conditionals.likelihoods import *
+from pyro_vae.conditionals.mixtures import *
 from pyro_vae.conditionals.priors import *
+from pyro_vae.conditionals.quantized import *
 from pyro_vae.conditionals.scales import *
+from pyro_vae.conditionals.tables import *
 from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, OneHot, Standardize
 
 # each file names what it makes public
@@ -38,5 +54,8 @@ __all__ += flows.__all__
 __all__ += gaussian.__all__
 __all__ += head.__all__
 __all__ += likelihoods.__all__
+__all__ += mixtures.__all__
 __all__ += priors.__all__
+__all__ += quantized.__all__
 __all__ += scales.__all__
+__all__ += tables.__all__

@@ -1,5 +1,7 @@
 """Densities of the data themselves, and a head whose features are drawn one after the other."""
 
+from typing import cast
+
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
@@ -46,7 +48,7 @@ class Autoregressive(Head):
     def forward(self, parameters: Tensor) -> TorchDistribution:
         """Return the distribution over ``(..., features)`` for ``parameters``, ``(..., size)``."""
         self.check_size(parameters)
-        return distributions.Autoregressive(self.net, self.head, parameters)
+        return distributions.Autoregressive(cast(distributions.MaskedNet, self.net), self.head, parameters)
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return the parameters, ``(size,)``, of independent features with this mean and std."""

@@ -1,20 +1,23 @@
 """Named data sets, readers, splits and batches."""
 
 from pyro_vae.data.binarization import key
-from pyro_vae.data.dataset import Data, Spec
+from pyro_vae.data.dataset import Data, Spec, listed_classes
 from pyro_vae.data.load import load_data
 from pyro_vae.data.readers import DataError, DataNote, read_idx
 from pyro_vae.data.sources import DATASETS
 from pyro_vae.data.splits import SPLITS
+from pyro_vae.data.sprinkler import SPRINKLER
 
 __all__ = [
     "DATASETS",
     "SPLITS",
+    "SPRINKLER",
     "Data",
     "DataError",
     "DataNote",
     "Spec",
     "key",
+    "listed_classes",
     "load_data",
     "read_idx",
 ]

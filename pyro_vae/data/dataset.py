@@ -5,8 +5,9 @@ resumes in the middle of an epoch without saved state, and each of several proce
 share of the same global batch.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.binarization import draw, key
+from pyro_vae.data.fingerprint import fingerprint
 from pyro_vae.data.readers import DataError
 from pyro_vae.data.schema import Contents, flat
-from pyro_vae.data.splits import Split
+from pyro_vae.data.splits import SPLITS, Split
 
 __all__ = ["Batch", "Data", "Spec"]
 
@@ -57,6 +59,16 @@ class Spec:
     class_names: tuple[str, ...] | None = None
     """Of class 0, 1, ..., where the data bring names."""
 
+    def class_label(self, number: int) -> str:
+        """Return a class as pictures show it: its number and, where it has one, its name."""
+        names = self.class_names or ()
+        return f"{number} {names[number]}" if 0 <= number < len(names) else str(number)
+
+    @property
+    def class_list(self) -> str:
+        """Which class is which number, "0 cat, 1 dog"; empty where classes have no names."""
+        return listed_classes(self.class_names or ())
+
 
 class Data:
     """The training, validation and test split of one data set.
@@ -75,12 +87,32 @@ class Data:
         self._splits = splits
         self._contents = contents
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells these data, cut in these splits, from others: see `data.fingerprint`."""
+        return fingerprint(self._splits)
+
     def __repr__(self) -> str:
         return f"Data({self.spec.description})"
 
     def size(self, split: str) -> int:
         """Return the number of data in ``split``: "train", "valid" or "test"."""
         return len(self._split(split))
+
+    def choose(self, split: str | None = None) -> str:
+        """Return ``split`` if it has data; for None the first of test, valid, train that has some.
+
+        Raises:
+            DataError: no such split, or it is empty.
+        """
+        if split is None:
+            return next(name for name in reversed(SPLITS) if self.size(name))
+        if not self.size(split):
+            raise DataError(
+                f"The {split} split of {self.spec.name} is empty: choose {self.choose()}, "
+                f"or load the data with a larger {split}."
+            )
+        return split
 
     def batch(self, split: str, n: int | None = None, *, start: int = 0, device: Device = None) -> Batch:
         """Return ``n`` data of ``split`` from ``start`` on (default: the rest), as in evaluation.
@@ -109,6 +141,12 @@ class Data:
         """Whether the training split has data whose ``y`` is not known."""
         split = self._split("train")
         return "labelled" in split.arrays and not split.take("labelled", np.arange(len(split))).all()
+
+    @property
+    def has_missing(self) -> bool:
+        """Whether the training split has data of which some of ``x`` is not ``seen``."""
+        split = self._split("train")
+        return "seen" in split.arrays and not split.take("seen", np.arange(len(split))).all()
 
     def subset(self, split: str, count: int, *, device: Device = None) -> tuple[Batch, list[int]]:
         """Return ``count`` data from all over ``split``, as in evaluation, and their positions.
@@ -213,6 +251,16 @@ class Data:
         if split not in self._splits:
             raise DataError(f"There is no split {split!r}: choose train, valid or test.")
         return self._splits[split]
+
+
+def listed_classes(names: Sequence[str], most: int = 12) -> str:
+    """Return which class is which number, of ``most`` classes.
+
+    >>> listed_classes(["cat", "dog", "eel"], most=2)
+    '0 cat, 1 dog, ... 2 eel'
+    """
+    told = [f"{number} {name}" for number, name in enumerate(names)]
+    return ", ".join(told if len(told) <= most else [*told[:most], f"... {told[-1]}"])
 
 
 def _unit(x: np.ndarray, top: int | None, device: Device) -> Tensor:

@@ -79,6 +79,8 @@ def read_image_folder(folder: Path, image_size: int | None, splits: Mapping[str,
             parts[part]["y"] = np.array([number[str(label)] for _, label in listed])
     for change, count in changes.items():
         note(f"{folder}: {count:,} of {len(images):,} images {change}.")
+    if any(name.isdecimal() and int(name) != i for i, name in enumerate(names)):
+        note(f"{folder}: classes are numbered from 0, so they are not called by their folders' names.")
     return ImageSet(parts, names or None)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.dataset import Data, Spec, check_count
+from pyro_vae.data.missing import mark_missing
 from pyro_vae.data.partial_labels import hide_labels, mark_unknown
 from pyro_vae.data.readers import DataError
 from pyro_vae.data.schema import Contents, inspect
@@ -18,6 +19,7 @@ from pyro_vae.data.splits import SPLITS, Split, cut
 from pyro_vae.options import checked
 
 Binarization = Literal["gray", "static", "dynamic"]
+Missing = Literal["refuse", "mark"]
 
 
 def _refusal(message: str) -> DataError:
@@ -39,6 +41,7 @@ def load_data(
     split_by: str | None = None,
     labels: int | None = None,
     label_seed: int | None = None,
+    missing: Missing | None = None,
 ) -> Data:
     """Return a data set, split and checked.
 
@@ -66,6 +69,8 @@ def load_data(
         labels: how many training data keep their class, equally many per class; the others' are
             hidden, and a field ``labelled`` says which: see `pyro_vae.data.partial_labels`.
         label_seed: decides which; 0 by default.
+        missing: "mark": NaN in x are missing entries, and a field ``seen`` of x's shape says which
+            are not. By default NaN are refused.
 
     Raises:
         DataError: one sentence about a name, file, array or option that cannot be used.
@@ -82,10 +87,13 @@ def load_data(
         "split_by": split_by,
         "labels": labels,
         "label_seed": label_seed or None,
+        "missing": missing if missing == "mark" else None,
     }
-    _check_options(seed, levels, labels, label_seed)
+    _check_options(seed, levels, image, labels, label_seed)
     opened = open_source(source, data_dir=data_dir, image_size=image_size)
     opened = replace(opened, parts=mark_unknown(opened.parts, opened.name))
+    if missing == "mark":
+        opened = replace(opened, parts=mark_missing(opened.parts, opened.name))
     contents = _inspected(opened, image, levels)
     mode = _binarization(binarize, opened, contents)
     splits = cut(opened, contents, valid, test, seed, split_by)
@@ -96,8 +104,12 @@ def load_data(
     return data
 
 
-def _check_options(seed: int, levels: int | None, labels: int | None, label_seed: int | None) -> None:
+def _check_options(
+    seed: int, levels: int | None, image: tuple[int, ...] | None, labels: int | None, label_seed: int | None
+) -> None:
     check_count("seed", seed, 0)
+    if image is not None and (len(image) != 3 or min(image) < 1):
+        raise DataError(f"image={tuple(image)} is not a shape: give (channels, height, width).")
     if levels is not None and not 2 <= levels <= 65536:
         raise DataError(f"levels={levels} are not possible: give 2 to 65536.")
     if label_seed is not None and labels is None:
@@ -144,6 +156,7 @@ def _described(opened: Source, splits: dict[str, Split], contents: Contents, mod
         told[0] += " (labelled ones repeated)"
     features = contents.fields["x"][0]
     kind = f"images {'x'.join(map(str, contents.image))}" if contents.image else f"data of {features} features"
+    kind += " (resized)" if opened.resized else ""
     support = "binary" if mode != "gray" else contents.support
     levels = contents.levels if support == "levels" else None
     drawn = {"gray": support, "static": "binarized once", "dynamic": "binarized anew each epoch"}[mode]

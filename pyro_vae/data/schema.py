@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pyro_vae.data.readers import DataError
+from pyro_vae.data.memory_maps import MAX_PAGES, is_mapped, let_go, pages_of
+from pyro_vae.data.readers import DataError, note
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -43,8 +44,14 @@ class Contents:
 def pieces(array: np.ndarray) -> Iterator[np.ndarray]:
     """Cut ``array`` along its first dimension into views of some megabytes."""
     rows = max(1, _PIECE // max(1, array.nbytes // len(array)))
+    read = 0
     for start in range(0, len(array), rows):
         yield np.asarray(array[start : start + rows])
+        read += pages_of(rows, array)
+        if read > MAX_PAGES:
+            let_go(array)
+            read = 0
+    let_go(array)
 
 
 def inspect(
@@ -78,21 +85,35 @@ def inspect(
     support, found, top = values.support(name, first_dtype(parts))
     shape = next(iter(parts.values()))["x"].shape[1:]
     layout, channels_last = _image(shape, image, support, name)
+    if layout and support == "real" and first_dtype(parts).kind in "iu" and values.low >= 0:
+        _suggest_levels(values, name)
     fields: dict[str, tuple[int, ...]] = {"x": (math.prod(shape),)}
     kinds = {"x": "float"}
-    highest = None
+    lowest = highest = None
     for key in next(iter(parts.values())):
         if key != "x":
             columns = [arrays[key] for arrays in parts.values()]
             fields[key], kinds[key] = _kind(key, columns)
-            top_label = _check_field(key, kinds[key], columns, name)
-            highest = top_label if key == "y" else highest
+            ends = _check_field(key, kinds[key], columns, name)
+            lowest, highest = ends if key == "y" else (lowest, highest)
     if kinds.get("y") == "class":
+        assert lowest is not None
         assert highest is not None
+        numbered = classes is None  # by whoever wrote y, not by a data set that says its classes
         classes = _classes(highest, classes, sum(len(arrays["x"]) for arrays in parts.values()), name)
+        if numbered and lowest > 0:
+            empty = "class 0 has" if lowest == 1 else f"classes 0 .. {lowest - 1} have"
+            note(f"{name}: y begins with class {lowest}, so {empty} no data: number the classes from 0.")
     else:
         classes = None
     return Contents(support, found, top, values.low, values.high, layout, channels_last, fields, kinds, classes)
+
+
+def _suggest_levels(values: "Values", name: str) -> None:
+    note(
+        f"{name}: x holds whole numbers {values.low:.0f} .. {values.high:.0f} and is taken as real numbers; "
+        f"if they are grey levels, say so with levels={max(256, int(values.high) + 1)}."
+    )
 
 
 def in_memory(array: np.ndarray, key: str, contents: Contents) -> np.ndarray:
@@ -101,7 +122,7 @@ def in_memory(array: np.ndarray, key: str, contents: Contents) -> np.ndarray:
     ``x`` becomes (data, features): codes of uint8 where its values lie on at most 256 levels, else
     float32.
     """
-    if isinstance(array, np.memmap):
+    if is_mapped(array):
         return array
     kind = contents.kinds[key]
     if key != "x":
@@ -146,11 +167,21 @@ class Values:
 
     def _narrow(self, piece: np.ndarray) -> None:
         seen = np.unique(piece.reshape(-1)[:4096])  # a cheap look first: sorting all of it is needed only for a grid
-        seen = np.unique(piece) if len(seen) <= 256 else seen
+        seen = self._distinct(piece) if len(seen) <= 256 else seen
         if len(seen) > 256:
             self.tops = []
         values = seen.astype(np.float64)
         self.tops = [top for top in self.tops if np.abs(np.rint(values * top) / top - values).max() <= _GRID_ERROR]
+
+    def _distinct(self, piece: np.ndarray) -> np.ndarray:
+        """Return the values of a piece, by counting if they lie on the coarsest grid left."""
+        if piece.dtype.itemsize < 4:  # too coarse to tell a grid from another
+            return np.unique(piece)
+        top = self.tops[0]
+        codes = np.rint(piece * piece.dtype.type(top))
+        if np.abs(codes / top - piece).max() > _GRID_ERROR:
+            return np.unique(piece)
+        return np.flatnonzero(np.bincount(codes.astype(np.uint8).reshape(-1), minlength=top + 1)) / top
 
     def support(self, name: str, dtype: np.dtype) -> tuple[str, int | None, int | None]:
         """Return (support, levels, top): the narrowest set that holds every value."""
@@ -234,12 +265,15 @@ def _check_finite(piece: np.ndarray, key: str, name: str, start: int) -> None:
         return
     limit = np.finfo(np.float32).max  # what training can hold
     with np.errstate(invalid="ignore", over="ignore"):
+        if -limit <= float(piece.min()) and float(piece.max()) <= limit:  # either is NaN where one value is
+            return
         bad = ~(np.abs(piece.astype(np.float64, copy=False)) <= limit)
     if bad.any():
         row = start + int(np.flatnonzero(bad.reshape(len(piece), -1).any(1))[0])
-        raise DataError(
-            f"{name}: {key} holds NaN, infinite or too large values, the first in row {row:,}: remove or fill them."
-        )
+        change = "remove or fill them"
+        if key == "x" and bool(np.isnan(piece).any()):
+            change += ", or mark them as missing (--missing mark) for a pair that reads seen"
+        raise DataError(f"{name}: {key} holds NaN, infinite or too large values, the first in row {row:,}: {change}.")
 
 
 def _image(
@@ -264,7 +298,8 @@ def _image(
     if not first and not last:
         raise DataError(
             f"{name}: x has the shape {shape} per datum, and neither its first nor its last size is a number "
-            "of channels (1 to 4): give image=(channels, height, width), or x as (data, features)."
+            "of channels (1 to 4): give image=(channels, height, width), --image on the command line, or x as "
+            "(data, features)."
         )
     if last and (not first or shape[0] == shape[1]):  # where both could be channels, images are more often square
         return (shape[2], shape[0], shape[1]), True
@@ -284,11 +319,11 @@ def _kind(key: str, columns: list[np.ndarray]) -> tuple[tuple[int, ...], str]:
     return shape, "boolean" if kinds == {"b"} else "integer"
 
 
-def _check_field(key: str, kind: str, columns: list[np.ndarray], name: str) -> int:
-    """Return the highest value, where it is a class."""
+def _check_field(key: str, kind: str, columns: list[np.ndarray], name: str) -> tuple[int, int]:
+    """Return the lowest and the highest value, where they are classes."""
     if not key.isidentifier():
         raise DataError(f"{name}: {key!r} cannot be an argument of a program: give the field a plain name.")
-    highest = -1
+    lowest, highest = 2**63, -1
     for column in columns:
         for start, piece in _numbered(column):
             _check_finite(piece, key, name, start)
@@ -298,8 +333,8 @@ def _check_field(key: str, kind: str, columns: list[np.ndarray], name: str) -> i
                     raise DataError(
                         f"{name}: {key} holds the class {low}: number the classes from 0, or give {key} as floats."
                     )
-                highest = max(highest, int(piece.max()))
-    return highest
+                lowest, highest = min(lowest, low), max(highest, int(piece.max()))
+    return lowest, highest
 
 
 def _classes(highest: int, known: int | None, data: int, name: str) -> int:

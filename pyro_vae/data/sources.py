@@ -18,6 +18,7 @@ import numpy as np
 
 from pyro_vae.data.image_folders import progress, read_image_folder, read_images
 from pyro_vae.data.readers import DataError, brief, read_idx, read_npy, read_npy_folder, read_npz
+from pyro_vae.data.sprinkler import sprinkler_days
 
 DATASETS: dict[str, str] = {
     "digits": "1,797 handwritten digits, 8x8, 17 grey levels; comes with scikit-learn, nothing to download",
@@ -29,6 +30,7 @@ DATASETS: dict[str, str] = {
     "cifar10": "60,000 colour photographs, 32x32, 256 levels; 10 classes",
     "svhn": "99,289 house numbers in colour, 32x32, 256 levels; 10 classes",
     "celeba": "202,599 faces in colour, cropped and resized to 64x64, 256 levels; 40 attributes",
+    "sprinkler": "5,000 days of cloud, sprinkler, rain and wet grass, 30% of it missing; comes with the package",
 }
 """What `load_data` knows by name."""
 
@@ -66,6 +68,7 @@ class Source:
     image: tuple[int, int, int] | None = None
     classes: int | None = None
     class_names: tuple[str, ...] | None = None  # of class 0, 1, ...
+    resized: bool = False  # images have other sizes in their files
     curated: bool = False  # a published set: copies of a datum are part of it
 
 
@@ -86,7 +89,8 @@ def open_source(source: object, *, data_dir: str | os.PathLike | None = None, im
         if path.is_dir() and not any(path.glob("*.npy")):
             parts, names = read_image_folder(path, image_size, SPLIT_NAMES)
             height, width, channels = next(iter(parts.values()))["x"].shape[1:]
-            return Source(path.name, _ordered(parts), image=(channels, height, width), class_names=names)
+            shape, resized = (channels, height, width), image_size is not None
+            return Source(path.name, _ordered(parts), image=shape, class_names=names, resized=resized)
         opened = _from_path(path, str(source))
     else:
         raise DataError(
@@ -99,6 +103,8 @@ def open_source(source: object, *, data_dir: str | os.PathLike | None = None, im
 
 
 def _path(source: str | os.PathLike) -> Path:
+    if not os.fspath(source):  # which would be this folder
+        raise DataError("The name of the data is empty: give a name such as 'digits', or a path.")
     try:
         path = Path(source).expanduser()
         path.stat()
@@ -141,7 +147,7 @@ def _array(value: object, key: str) -> np.ndarray:
             )
         value = value.data
     try:
-        return np.asarray(value)
+        return value if isinstance(value, np.memmap) else np.asarray(value)  # what lies in a file stays there
     except ValueError:
         raise DataError(f"{key} is not an array: its rows differ in length.") from None
 
@@ -174,6 +180,8 @@ def _named(name: str, folder: Path) -> Source:
     if name == "digits":
         x, y = _bundled_digits()
         return Source(name, {"all": {"x": x, "y": y}}, levels=17, image=(1, 8, 8), classes=10)
+    if name == "sprinkler":
+        return Source(name, {"all": sprinkler_days()}, curated=True)
     if name in _IDX:
         return _idx(name, folder)
     if name == "cifar10":

@@ -5,12 +5,13 @@ They are disjoint, together hold all of the data, and never divide groups or cop
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from pyro_vae.data.binarization import Words, key, mix
+from pyro_vae.data.memory_maps import MAX_PAGES, is_mapped, let_go, pages_of, take
 from pyro_vae.data.readers import DataError
 from pyro_vae.data.schema import Contents, in_memory, pieces
 from pyro_vae.data.sources import Source
@@ -20,12 +21,13 @@ SPLITS = ("train", "valid", "test")
 _COPIES = 0.05
 
 
-@dataclass(frozen=True)
+@dataclass
 class Split:
     """Raw arrays and the rows of them that belong to a split (None: all, in order)."""
 
     arrays: Mapping[str, np.ndarray]
     rows: np.ndarray | None
+    _read: int = field(default=0, repr=False)  # bytes of pages of mapped arrays, since they were let go of
 
     def __len__(self) -> int:
         return len(self.arrays["x"]) if self.rows is None else len(self.rows)
@@ -33,7 +35,15 @@ class Split:
     def take(self, name: str, positions: np.ndarray) -> np.ndarray:
         """Return a copy of the field ``name`` of the data at ``positions`` of the split."""
         rows = positions if self.rows is None else self.rows[positions]
-        return np.asarray(self.arrays[name]).take(rows, axis=0)
+        array = self.arrays[name]
+        taken = take(array, rows)
+        if is_mapped(array):
+            self._read += pages_of(len(rows), array)
+            if self._read > MAX_PAGES:
+                for each in self.arrays.values():
+                    let_go(each)
+                self._read = 0
+        return taken
 
 
 def cut(

@@ -6,7 +6,7 @@ their reasons. A check that does not apply raises ``LeftOut`` or ``PairError``.
 
 from collections.abc import Callable, Iterable
 
-from pyro_vae.diagnostics import evidence_checks, guide_checks, latent_checks, model_checks
+from pyro_vae.diagnostics import code_checks, evidence_checks, guide_checks, latent_checks, model_checks
 from pyro_vae.diagnostics.subject import Subject, Verdict
 
 CHECKS: dict[str, Callable[[Subject], Iterable[Verdict]]] = {
@@ -15,6 +15,7 @@ CHECKS: dict[str, Callable[[Subject], Iterable[Verdict]]] = {
     "k-hat": guide_checks.pareto,
     "guide refit": guide_checks.retraining,
     "active units": latent_checks.use_of_latents,
+    "codes": code_checks.use_of_codes,
     "aggregate posterior": latent_checks.aggregate,
     "simulation-based calibration": guide_checks.calibration,
     "annealing": evidence_checks.annealed,

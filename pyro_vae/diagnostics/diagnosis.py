@@ -87,6 +87,7 @@ class Diagnosis:
             split=self.split,
             num_data=self.num_data,
             samples=subject.budget.draws,
+            codes=found.get("codes"),
         )
 
     def __str__(self) -> str:
@@ -99,7 +100,7 @@ def diagnose(
     data: Data | Mapping[str, torch.Tensor],
     *,
     budget: BudgetName = "quick",
-    split: str = "test",
+    split: str | None = None,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Diagnosis:
@@ -113,7 +114,7 @@ def diagnose(
             data.
         budget: quick is a minute or two for MNIST on two cores, standard ten times that, thorough
             about an hour.
-        split: whose data are examined.
+        split: whose data are examined: by default test, or valid or train if that is empty.
         progress: called before each check with its name, its number and the number of checks.
 
     Raises:
@@ -124,6 +125,7 @@ def diagnose(
     if budget not in BUDGETS:
         raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}")
     begun = time.monotonic()
+    split = data.choose(split) if isinstance(data, Data) else split or "test"
     size = BUDGETS[budget]
     subject = _subject(pair, data, split, size, seed)
     verdicts: list[Verdict] = []
@@ -134,11 +136,11 @@ def diagnose(
     return Diagnosis(verdicts, budget, split, size_of(subject.test), time.monotonic() - begun, subject)
 
 
-def expected_seconds(pair: Pair, data: Data, budget: BudgetName = "quick", split: str = "test") -> float:
+def expected_seconds(pair: Pair, data: Data, budget: BudgetName = "quick", split: str | None = None) -> float:
     """Guess how long ``diagnose`` takes here, from the time of a few thousand draws."""
     size = BUDGETS[budget]
     device = next((parameter.device for parameter in pair.named_parameters().values()), None)
-    batch = data.batch(split, 64, device=device)
+    batch = data.batch(data.choose(split), 64, device=device)
     with evaluation(pair, 0):
         log_weights(pair, batch, 2)
         times = []

@@ -110,6 +110,12 @@ def retraining(subject: Subject) -> Iterator[Verdict]:
 
 def calibration(subject: Subject) -> Iterator[Verdict]:
     """Is q calibrated on data that the model draws?"""
+    fixed = subject.meaning.points + subject.meaning.modes
+    if fixed:
+        raise LeftOut(
+            f"the guide is a point at {' and '.join(map(repr, fixed))}: "
+            "it claims no spread that could be right or wrong"
+        )
     simulated = subject.affordable(subject.budget.simulated, least=200)
     like = repeat_batch(subject.test, simulated)
     ranks, coverage = calibrate(subject.pair, like, seed=subject.seed)

@@ -29,6 +29,9 @@ def predictions(subject: Subject) -> Iterator[Verdict]:
 
 def pixels(subject: Subject) -> Iterator[Verdict]:
     """Are predicted probabilities of binary data right?"""
+    _require_whole(subject)
+    if not subject.meaning.inferred:
+        raise LeftOut("pixel calibration compares data with predictions from their q(z | x), and the guide has none")
     with evaluation(subject.pair, subject.seed):
         nesting = plate_nesting(subject.pair, subject.test)
         _, model = run(subject.pair, subject.test, None, nesting, enumerate_sites=False)
@@ -104,7 +107,13 @@ def samples(subject: Subject) -> Iterator[Verdict]:
         )
 
 
+def _require_whole(subject: Subject) -> None:
+    if "seen" in subject.test and not bool(subject.test["seen"].all()):
+        raise LeftOut("some entries of x are missing, and the check compares whole data; give complete data")
+
+
 def _observed(subject: Subject, count: int | None = None) -> torch.Tensor:
+    _require_whole(subject)
     if subject.x not in subject.test:
         raise LeftOut(f"needs the field {subject.x!r}, and the data have {', '.join(subject.test)}")
     if count is None or subject.data is None:

@@ -76,7 +76,7 @@ def reconstruction(x: Tensor, fitted: MaximumLikelihood) -> Tensor:
     return -0.5 * (features * math.log(2 * math.pi * noise) + square / noise)
 
 
-def pca_figures(data: "Data", latent: int, split: str = "test") -> dict[str, float] | None:
+def pca_figures(data: "Data", latent: int, split: str | None = None) -> dict[str, float] | None:
     """Return what PCA with ``latent`` components, fitted to the training split, reaches on a split.
 
     ``rms_error`` of its reconstruction and, where the data are not binary and so have a density,
@@ -87,7 +87,7 @@ def pca_figures(data: "Data", latent: int, split: str = "test") -> dict[str, flo
         fitted = maximum_likelihood(data.batch("train")["x"], latent)
     except ValueError:
         return None
-    x = data.batch(split)["x"].double()
+    x = data.batch(data.choose(split))["x"].double()
     directions = torch.linalg.qr(fitted.weight).Q
     centred = x - fitted.loc
     error = (centred - centred @ directions @ directions.T).square().mean().sqrt().item()

@@ -11,7 +11,7 @@ from pyro_vae.data import Data
 from pyro_vae.evidence.estimate import ElboTable, Evidence, Proposal, elbo, log_evidence
 from pyro_vae.evidence.figures import Figures
 from pyro_vae.evidence.meaning import Meaning, meaning_of
-from pyro_vae.posterior import active_units, posterior_means, reconstruct
+from pyro_vae.posterior import CodeUse, active_units, code_use, posterior_means, reconstruct
 from pyro_vae.program import (
     Batch,
     Pair,
@@ -27,6 +27,7 @@ from pyro_vae.program import (
     run,
     size_of,
 )
+from pyro_vae.warning import warn
 
 BATCH_SIZE = 500
 # data that decide which latent dimensions are in use: some guides take a thousand draws for each
@@ -81,7 +82,7 @@ def global_sites(pair: Pair, batch: Batch) -> list[str]:
 
     They are latent variables, factors and data that all data share.
     """
-    with torch.no_grad(), torch.random.fork_rng():
+    with evaluation(pair, 0):  # in training mode a run may move running averages
         traces = run(pair, batch, None, 0, enumerate_sites=False)
     return list(dict.fromkeys(name for trace in traces for name in _outside(pair, trace)))
 
@@ -98,7 +99,7 @@ def evaluate(
     pair: Pair,
     data: Data,
     *,
-    split: str = "test",
+    split: str | None = None,
     num_samples: int = 5000,
     proposal: Proposal = "refined",
     seed: int = 0,
@@ -108,8 +109,9 @@ def evaluate(
 
     Where log p(x) is not defined (sites that all data share, a guide that is a point, an
     unnormalised model) it is None, and so is what rests on it; where nothing has to be drawn it is
-    exact, from one run.
+    exact, from one run. The split is test by default, or valid or train if that is empty.
     """
+    split = data.choose(split)
 
     def batches():  # type: ignore[no-untyped-def]
         return data.batches(split, BATCH_SIZE)
@@ -121,15 +123,22 @@ def evaluate(
     if meaning.unweighable is None and declared(pair.objective).figure.comparable:
         draws = 1 if meaning.exact else num_samples
         evidence = log_evidence(pair, batches(), num_samples=draws, proposal=proposal, seed=seed, progress=progress)
+        never = (evidence.estimate == -math.inf).nonzero().flatten().tolist()
+        if never:
+            warn(
+                f"log p is -inf for {len(never):,} of {data.size(split):,} data of the {split} split, first for datum "
+                f"{never[0]}: the model gives what is seen of it probability 0, and so the averages are -inf"
+            )
     return collect(
         meaning,
         table,
         evidence,
         means,
-        _rms(pair, data, split) if meaning.latent else None,
+        _rms(pair, data, split) if meaning.latent and meaning.inferred else None,
         split=split,
         num_data=data.size(split),
         samples=num_samples,
+        codes=code_use(pair, batches()),
     )
 
 
@@ -143,6 +152,7 @@ def collect(
     split: str,
     num_data: int,
     samples: int,
+    codes: dict[str, CodeUse] | None = None,
 ) -> Figures:
     """Join what was computed into one record of figures."""
     means = {name: mean for name, mean in means.items() if name in meaning.real}
@@ -165,6 +175,7 @@ def collect(
         khat_share=0.0 if exact else None if unknown else evidence.khat_share,  # type: ignore[union-attr]
         proposal=None if evidence is None else "exact" if exact else evidence.proposal,
         meaning=meaning,
+        codes=codes or None,
     )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyro_vae.evidence.baselines import pca_figures
 from pyro_vae.evidence.meaning import Meaning
 from pyro_vae.evidence.psis import MAX_KHAT
+from pyro_vae.posterior import CodeUse, use_in_words
 
 if TYPE_CHECKING:
     from pyro_vae.data import Data
@@ -37,6 +38,7 @@ class Figures:
     khat_share: float | None  # share of data with k-hat above 0.7; None where there are too few draws to know
     proposal: str | None  # what was drawn from: "refined", "guide", or "exact" for nothing
     meaning: Meaning
+    codes: dict[str, CodeUse] | None = None  # how the split uses codebooks, by latent site; None without one
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as ``pyro-vae evaluate --json`` prints them.
@@ -44,6 +46,7 @@ class Figures:
         ``names`` says what ELBO and log p(x) are called for this pair.
         """
         plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "meaning"}
+        plain["codes"] = self.codes and {site: use._asdict() for site, use in self.codes.items()}
         return plain | {"names": {"elbo": self.meaning.bound, "log_evidence": self.meaning.evidence}}
 
     @property
@@ -120,12 +123,15 @@ def remarks(figures: Figures, pca: dict[str, float] | None = None) -> list[str]:
     said = []
     if meaning.unweighable and figures.log_evidence is None:
         said.append(f"No {meaning.evidence}: {meaning.unweighable}.")
+        if figures.codes:
+            said.append("`pyro-vae evaluate RUN --temperature auto` draws codes around it, whose weights give one.")
     elif figures.log_evidence is not None:
         said.append(f"{meaning.evidence} {_how(figures)}")
     if meaning.is_density:
         said.append("The data are real values: their probability is a density, whose logarithm may be positive.")
     if figures.latent:
         said.append(f"{figures.active_units} of {figures.latent} latent dimensions are active.")
+    said += [f"{use_in_words(site, use)}." for site, use in (figures.codes or {}).items()]
     if meaning.given:
         said.append(f"PCA is not shown beside it: it gives log p(x), and this is {meaning.evidence}.")
     if pca and "elbo" not in pca:

@@ -61,7 +61,7 @@ class Students:
     def sample(self, num_samples: int) -> Tensor:
         """Return draws ``(num_samples, data, size)``."""
         noise = self._noise(num_samples)
-        gamma = torch._standard_gamma(torch.full_like(noise[..., :1], self.dof / 2))
+        gamma = torch.distributions.Gamma(torch.full_like(noise[..., :1], self.dof / 2), 1.0).sample()
         return self._chosen(num_samples) + self._stretched(noise) * (self.dof / (2 * gamma)).sqrt()
 
     def log_prob(self, u: Tensor) -> Tensor:

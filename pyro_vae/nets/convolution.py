@@ -34,7 +34,7 @@ class ResidualBlock(nn.Module):
         return h + self.body(h)
 
 
-def _sizes(image: Sequence[int], halvings: int) -> list[tuple[int, int]]:
+def sizes_of(image: Sequence[int], halvings: int) -> list[tuple[int, int]]:
     """Return (height, width) after 0, 1, ..., ``halvings`` halvings, each rounded up."""
     sizes = [(int(image[1]), int(image[2]))]
     for _ in range(halvings):
@@ -43,7 +43,12 @@ def _sizes(image: Sequence[int], halvings: int) -> list[tuple[int, int]]:
     return sizes
 
 
-def _check_image(image: Sequence[int], channels: Sequence[int]) -> None:
+def check_image(image: Sequence[int], channels: Sequence[int]) -> None:
+    """Refuse what is no image's shape, and a net without convolutions.
+
+    Raises:
+        ValueError: it is either.
+    """
     if not channels:
         raise ValueError("a convolutional net needs at least one entry in channels: without convolutions use MLP.")
     if len(image) != 3 or min(image) < 1:
@@ -87,7 +92,7 @@ class ConvEncoder(nn.Module):
         dropout: Fraction = 0.0,
     ) -> None:
         super().__init__()
-        _check_image(image, channels)
+        check_image(image, channels)
         self.image, self.extra, self.outputs = tuple(image), extra, outputs
         self.inputs = prod(image) + extra
         layers: list[nn.Module] = []
@@ -97,7 +102,7 @@ class ConvEncoder(nn.Module):
             layers += [ResidualBlock(next_width, activation) for _ in range(blocks)]
             layers += [activation_named(activation)]
         self.convolutions = nn.Sequential(*layers)
-        height, width = _sizes(image, len(channels))[-1]
+        height, width = sizes_of(image, len(channels))[-1]
         self.flat = channels[-1] * height * width
         self.dense = nn.Sequential(nn.Linear(self.flat + extra, hidden), activation_named(activation))
         initialise(self.dense, activation)
@@ -161,7 +166,7 @@ class ConvDecoder(nn.Module):
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
-        _check_image(image, channels)
+        check_image(image, channels)
         pixels = prod(image)
         self.inputs, self.outputs = inputs, pixels if outputs is None else outputs
         if self.outputs % pixels or self.outputs < 1:
@@ -169,7 +174,7 @@ class ConvDecoder(nn.Module):
                 f"a decoder of images {tuple(image)} has a multiple of {pixels} outputs, not {self.outputs}: "
                 "give the size of a head built for that many features."
             )
-        self.sizes = _sizes(image, len(channels))[::-1]  # smallest first
+        self.sizes = sizes_of(image, len(channels))[::-1]  # smallest first
         self.first = channels[0]
         flat = self.first * prod(self.sizes[0])
         self.dense = nn.Sequential(

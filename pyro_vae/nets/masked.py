@@ -104,7 +104,7 @@ class MaskedMLP(nn.Module):
         )
         reads = mask(everything, everything, field, strict=True)
         self.direct = MaskedLinear(reads.repeat(kinds, 1), 0.0, bias=False)
-        self.last: nn.Module | None = None
+        self.last: MaskedLinear | None = None
         if hidden:
             reads = mask(everything, homes[-1], radii[-1], strict=False)
             self.last = MaskedLinear(reads.repeat(kinds, 1), 0.1, bias=False)
@@ -126,12 +126,13 @@ class MaskedMLP(nn.Module):
         Together the steps do the work of about one pass: a unit is computed once, when the features
         that it reads are there.
         """
-        weights = [layer.masked for layer in self.hidden]
+        hidden = [layer for layer in self.hidden if isinstance(layer, MaskedLinear)]
+        weights = [layer.masked for layer in hidden]
         direct = self.direct.masked.unflatten(0, (self.kinds, -1))  # (kinds, features, features)
         last = None if self.last is None else self.last.masked.unflatten(0, (self.kinds, -1))
         layers = [x, *(x.new_zeros(*x.shape[:-1], len(weight)) for weight in weights)]
         for place, feature in enumerate(self.order.tolist()):
-            for i, (weight, layer) in enumerate(zip(weights, self.hidden, strict=True)):
+            for i, (weight, layer) in enumerate(zip(weights, hidden, strict=True)):
                 units = slice(self._first[i][place], self._first[i][place + 1])
                 if units.start < units.stop:
                     read = F.linear(layers[i], weight[units], layer.bias[units])

@@ -86,7 +86,8 @@ class Objective(ELBO):
 
     def _guess_max_plate_nesting(self, model: Callable, guide: Callable, args: Any, kwargs: Any) -> None:
         """Count the plates as Pyro does, without changing later draws and without printing."""
-        with torch.no_grad(), torch.random.fork_rng(), poutine.block():
+        bare = [unwrapped(program) for program in (guide, model)]
+        with torch.no_grad(), torch.random.fork_rng(), poutine.block(), evaluating(bare):
             traces = self._get_trace(model, guide, args, kwargs)
         sites = [site for trace in traces for _, site in self._sites(trace)]
         dims = [-frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]

@@ -218,7 +218,7 @@ def classes(spec: Spec) -> int:
     if "labelled" not in spec.fields:
         raise PairError(
             f"this pair learns from few labels, and {spec.name} has no field 'labelled' to tell which count; "
-            f"set --labels, such as --labels {10 * spec.classes}"
+            f"set --labels, such as --labels {10 * spec.classes}, or give y = -1 where the class is unknown"
         )
     return spec.classes
 

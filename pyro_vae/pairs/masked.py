@@ -111,9 +111,9 @@ def order_of(spec: Spec, asked: Order, seed: int | None, net: str) -> Tensor:
             unused="order_seed",
         )
     if net == "pixelcnn" and asked != "raster":
-        said = asked if isinstance(asked, str) else f"of {len(asked)} numbers"
+        named = asked if isinstance(asked, str) else f"of {len(asked)} numbers"
         raise PairError(
-            f"order {said} is not that of a PixelCNN, which draws an image row by row; leave --order out, or use "
+            f"order {named} is not that of a PixelCNN, which draws an image row by row; leave --order out, or use "
             "--net made",
             unused="order",
         )

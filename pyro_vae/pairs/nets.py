@@ -124,6 +124,7 @@ def image_of(spec: Spec) -> tuple[int, int, int]:
     """
     if spec.image is None:
         raise PairError(
-            f"a convolutional net needs images, and {spec.name} has {spec.features} features without a shape; use mlp"
+            f"a convolutional net needs images, and {spec.name} has {spec.features} features without a shape; "
+            "load the data with --image channels,height,width (in Python image=), or use mlp"
         )
     return spec.image

@@ -6,25 +6,26 @@ from here.
 
 import functools
 import importlib
-import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pyro_vae.data import Spec
 from pyro_vae.options import checked, is_plain, suggestion, unknown
+from pyro_vae.pairs.own_files import file_of, load_file, source_of, with_neighbours
 from pyro_vae.program import Pair, PairError
 
 Builder = Callable[..., Pair]
 
 
 PAIRS: dict[str, Builder] = {}
+MISSING: set[str] = set()
+"""Names of the pairs whose data may have missing entries: they read ``seen``."""
 
 
-def recorded(name: str, build: Builder) -> Builder:
-    """Let the pairs that ``build`` returns record the name and options that they were built with.
+def recorded(name: str, build: Builder, source: str | None = None) -> Builder:
+    """Let the pairs that ``build`` returns record the name and options that they were built with,
+    and the ``source`` that tells their code from other code.
 
     A pair with ready-made parts records nothing: only the program that made them can build it anew.
     """
@@ -37,7 +38,10 @@ def recorded(name: str, build: Builder) -> Builder:
                 f"{name} returned {type(pair).__name__}, not a Pair; end it with `return Pair(model, guide)`"
             )
         told = not args and all(map(is_plain, options.values()))
-        return replace(pair, recipe={"name": name, "options": options}) if told else pair
+        own = pair.recipe is not None and pair.recipe["name"] == name  # written by ``build`` itself
+        pair = replace(pair, shapes=dict(spec.fields))
+        recipe = {"name": name, "options": options} | ({} if source is None else {"source": source})
+        return replace(pair, recipe=recipe) if told and not own else pair
 
     return built
 
@@ -48,6 +52,12 @@ def pair(build: Builder) -> Builder:
     """
     PAIRS[build.__name__] = checked(PairError)(recorded(build.__name__, build))
     return PAIRS[build.__name__]
+
+
+def takes_missing(build: Builder) -> Builder:
+    """Note that a pair reads ``seen``: NaN in x of its data are missing entries."""
+    MISSING.add(build.__name__)
+    return build
 
 
 def find(name: str) -> Builder:
@@ -63,28 +73,16 @@ def find(name: str) -> Builder:
         own = "" if suggestion(name, PAIRS) else "; your own is named file.py:function"
         raise PairError(unknown("pair", name, PAIRS) + own)
     place, function = name.rsplit(":", 1)
-    module = _load_file(Path(place)) if place.endswith(".py") else _import(place)
+    path = file_of(name)
+    module = _import(place) if path is None else load_file(path, place)
     build = getattr(module, function, None)
     if not callable(build):
         raise PairError(
             f"{place} has no function {function!r}; it should take the data's description and return a Pair"
         )
-    return recorded(name, build)
-
-
-def _load_file(path: Path) -> Any:
-    if not path.is_file():
-        raise PairError(f"there is no file {path}; a pair of your own is named file.py:function")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise PairError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
-    return module
+    if path is None:
+        return recorded(name, build)
+    return recorded(f"{path}:{function}", with_neighbours(build, path.parent), source_of(name))
 
 
 def _import(name: str) -> Any:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from pyro_vae.data import Data
+from pyro_vae.data import Data, Spec
 from pyro_vae.plots.tiles import BLUE, CLASSES, CLEAR, GREEN, GREY, NORMAL, ORANGE, SMALL, headline, page
 from pyro_vae.posterior import (
     ACTIVE_VARIANCE,
@@ -36,7 +36,7 @@ def scatter(
     site: str | None = None,
     method: Literal["auto", "pca", "tsne"] = "auto",
     count: int = 2000,
-    split: str = "test",
+    split: str | None = None,
     seed: int = 0,
 ) -> Figure:
     """Draw where data lie in latent space: means of q(z | x) by label, and prior draws.
@@ -47,9 +47,10 @@ def scatter(
             something) or tsne (neighbours stay neighbours; distances and empty space mean nothing).
             auto is pca.
         count: number of data at most.
-        split: train, valid or test.
+        split: train, valid or test; by default test, or valid or train if that is empty.
         seed: of the prior's draws, and of t-SNE.
     """
+    split = data.choose(split)
     if count < 10:
         raise NotDrawable(f"count must be at least 10, got {count}")
     if method not in ("auto", "pca", "tsne"):
@@ -65,7 +66,7 @@ def scatter(
         _histogram(axes, means[:, 0], prior[:, 0], site)
     else:
         how, points, background, names = _flatten(means, prior, site, method, seed)
-        _cloud(figure, axes, points, background, batch.get("y"), data.spec.classes)
+        _cloud(figure, axes, points, background, batch.get("y"), data.spec)
         axes.set_xlabel(names[0], fontsize=NORMAL)
         axes.set_ylabel(names[1], fontsize=NORMAL)
     headline(figure, f"Means of q({site} | x), {len(means):,} {split} data{how}")
@@ -83,13 +84,13 @@ def _chosen(sizes: Mapping[str, int], site: str | None) -> str:
 
 
 def _cloud(
-    figure: Figure, axes: Any, points: np.ndarray, background: np.ndarray | None, y: Tensor | None, classes: int | None
+    figure: Figure, axes: Any, points: np.ndarray, background: np.ndarray | None, y: Tensor | None, spec: Spec
 ) -> None:
     """Draw points in the plane, by label, above draws from the prior."""
     if background is not None:
         name = "draws from the prior"
         axes.scatter(background[:, 0], background[:, 1], s=12, color=GREY, alpha=0.4, lw=0, label=name)
-    mapped = _by_label(axes, points, y, classes)
+    mapped = _by_label(axes, points, y, spec)
     if mapped is not None:
         figure.colorbar(mapped, ax=axes, label="y", aspect=40, pad=0.01)
     axes.set_aspect("equal", "datalim")
@@ -111,7 +112,7 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     epoch = column["epoch"]
     figure = page(5.6)
     top, *below = figure.subplot_mosaic([["elbo", "elbo"], ["reconstruction", "kl"]], height_ratios=[3, 2]).values()
-    best = int(column["elbo"].argmax())
+    best = int(np.where(np.isfinite(column["elbo"]), column["elbo"], -np.inf).argmax())
     tempered = bool((column["beta"] != 1).any())
     name = f"- loss in training{f', beta {column["beta"][-1]:g} at the end' if tempered else ''}"
     top.plot(epoch, -column["loss"], color=ORANGE, ls="--", lw=1.4, label=name)
@@ -141,7 +142,7 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def kl(pair: Pair, data: Data, *, count: int = 2000, split: str = "test", seed: int = 0) -> Figure:
+def kl(pair: Pair, data: Data, *, count: int = 2000, split: str | None = None, seed: int = 0) -> Figure:
     """Draw the KL of each latent dimension, largest first; 0 means collapsed to the prior.
 
     Where q or p is correlated between dimensions a dimension has no KL of its own: Var_x E[z_j | x]
@@ -149,9 +150,10 @@ def kl(pair: Pair, data: Data, *, count: int = 2000, split: str = "test", seed: 
 
     Args:
         count: number of data at most.
-        split: train, valid or test.
+        split: train, valid or test; by default test, or valid or train if that is empty.
         seed: of the draws.
     """
+    split = data.choose(split)
     batch = data.batch(split, min(count, data.size(split)))
     if not latent_vectors(pair, batch):
         raise NotDrawable("the model has no continuous latent vector per datum, so there are no dimensions to compare")
@@ -269,13 +271,13 @@ def _flatten(
     )
 
 
-def _by_label(axes: Any, points: np.ndarray, y: Tensor | None, classes: int | None) -> Any:
+def _by_label(axes: Any, points: np.ndarray, y: Tensor | None, spec: Spec) -> Any:
     """Draw the points by class or by a number; return what a colour bar needs for a number."""
     if y is None or (y.dim() > 1 and y.shape[1] != 1):
         axes.scatter(points[:, 0], points[:, 1], s=12, color=BLUE, lw=0, label="data")
         return None
     y = y.reshape(len(y))
-    if not classes:
+    if not spec.classes:
         return axes.scatter(points[:, 0], points[:, 1], s=12, c=y.numpy(), cmap="viridis", lw=0, label="data")
     present = y.unique().tolist()
     if len(present) > 20:
@@ -284,9 +286,8 @@ def _by_label(axes: Any, points: np.ndarray, y: Tensor | None, classes: int | No
     for i, label in enumerate(present):
         some = points[(y == label).numpy()]
         colour, marker = CLASSES[i % len(CLASSES)], MARKERS[(i + i // len(CLASSES)) % len(MARKERS)]
-        axes.scatter(
-            some[:, 0], some[:, 1], s=20, color=colour, marker=marker, lw=0, alpha=0.75, label=f"class {label}"
-        )
+        name = f"class {spec.class_label(label)}"
+        axes.scatter(some[:, 0], some[:, 1], s=20, color=colour, marker=marker, lw=0, alpha=0.75, label=name)
         axes.text(
             *np.median(some, 0),
             str(label),

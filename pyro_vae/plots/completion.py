@@ -23,7 +23,7 @@ def completions(
     count: int = 8,
     draws: int = 8,
     given: float | None = None,
-    split: str = "test",
+    split: str | None = None,
     seed: int = 0,
 ) -> Figure:
     """Draw the given part of each datum and what may be the rest.
@@ -38,9 +38,10 @@ def completions(
         draws: of z, or of the rest, for each datum.
         given: share of x that is given, where it is drawn one feature after the other; half by
             default.
-        split: train, valid or test.
+        split: train, valid or test; by default test, or valid or train if that is empty.
         seed: of the draws.
     """
+    split = data.choose(split)
     at_least(1, count=count, draws=draws)
     batch = data.batch(split, count)
     fn, _ = distribution_of_x(pair, batch)

@@ -30,7 +30,7 @@ def graph(pair: Pair, data: Data) -> Figure:
         (title, structure(pair, program, batch), program.name)
         for title, program in (("Model p", pair.bound_model), ("Guide q", pair.bound_guide))
     ]
-    places = [_places(nodes) for _, nodes, _ in sides]
+    places = [places_of(nodes) for _, nodes, _ in sides]
     across = [
         WIDE * (max(xs, default=0.0) - min(xs, default=0.0)) + LEFT + RIGHT
         for xs in ([x for x, _ in place.values()] for place in places)
@@ -45,7 +45,7 @@ def graph(pair: Pair, data: Data) -> Figure:
     return figure
 
 
-def _places(nodes: list[Node]) -> dict[str, tuple[float, float]]:
+def places_of(nodes: list[Node]) -> dict[str, tuple[float, float]]:
     """Return (x, y) of each node, y downwards: every node lies a layer below all its parents."""
     layer: dict[str, int] = {}
     for node in nodes:

@@ -19,7 +19,7 @@ def classes(pair: Pair, data: Data, *, count: int = 12, seed: int = 0) -> Figure
     """
     at_least(1, count=count)
     number = _conditioned_on_class(pair, data)
-    batch = repeat_batch(data.batch("test", count), count)
+    batch = repeat_batch(data.batch(data.choose(), count), count)
     rows = [
         mean_of_x(decode(pair, {**batch, "y": torch.full((count,), label)}, {}, seed=seed, draw_rest=True))
         for label in range(number)
@@ -28,20 +28,21 @@ def classes(pair: Pair, data: Data, *, count: int = 12, seed: int = 0) -> Figure
         torch.stack(rows),
         data,
         title=f"Classes: {shown(pair, batch)} p(x | z, y), one z per column and one y per row",
-        rows=[str(label) for label in range(number)],
+        rows=[data.spec.class_label(label) for label in range(number)],
         ylabel="class y",
         xlabel="style z ~ p(z | y), the same random numbers in every row",
     )
 
 
-def analogies(pair: Pair, data: Data, *, count: int = 8, split: str = "test", seed: int = 0) -> Figure:
+def analogies(pair: Pair, data: Data, *, count: int = 8, split: str | None = None, seed: int = 0) -> Figure:
     """Draw data as the other classes: the code of q(z | x, y) decoded with every y.
 
     Args:
         count: number of data; of tables and sequences 6 at most are drawn.
-        split: train, valid or test.
+        split: train, valid or test; by default test, or valid or train if that is empty.
         seed: of draws, for a guide without a mean.
     """
+    split = data.choose(split)
     at_least(1, count=count)
     number = _conditioned_on_class(pair, data)
     batch = data.batch(split, count)
@@ -55,8 +56,8 @@ def analogies(pair: Pair, data: Data, *, count: int = 8, split: str = "test", se
         torch.stack(columns, 1),
         data,
         title="Analogies: each datum's style z, decoded as every class",
-        columns=["data", *map(str, range(number))],
-        rows=[str(label) for label in batch["y"].tolist()],
+        columns=["data", *map(data.spec.class_label, range(number))],
+        rows=[data.spec.class_label(label) for label in batch["y"].tolist()],
         xlabel="class y that it is decoded as",
         ylabel="class of the datum",
     )
@@ -70,7 +71,7 @@ def attributes(
     count: int = 6,
     extent: float = 2.0,
     steps: int = 7,
-    split: str = "test",
+    split: str | None = None,
     seed: int = 0,
 ) -> Figure:
     """Draw data with an attribute added and removed.
@@ -82,9 +83,11 @@ def attributes(
         count: number of data; of tables and sequences 6 at most are drawn.
         extent: from minus to plus this strength.
         steps: images per datum.
-        split: train, valid or test; the mean codes come from the training split.
+        split: train, valid or test; by default test, or valid or train if that is empty; the
+            mean codes come from the training split.
         seed: of draws, for a guide without a mean.
     """
+    split = data.choose(split)
     at_least(1, count=count)
     at_least(2, steps=steps)
     known = data.batch("train", min(5000, data.size("train")))
@@ -99,7 +102,7 @@ def attributes(
         mean_of_x(decode(pair, batch, {name: own[name] + s * d for name, d in direction.items()}, seed=seed))
         for s in strengths
     ]
-    what = f"class {attribute}" if data.spec.classes else f"attribute {attribute}"
+    what = f"class {data.spec.class_label(attribute)}" if data.spec.classes else f"attribute {attribute}"
     return sheet(
         torch.stack(columns, 1),
         data,

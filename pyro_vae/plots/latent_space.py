@@ -38,7 +38,7 @@ def manifold(pair: Pair, data: Data, *, side: int = 20, seed: int = 0) -> Figure
     """
     at_least(2, side=side)
     side = side if is_image(data.spec) else min(side, 6)  # panels of curves that fit a page
-    batch = data.batch("test", 1)
+    batch = data.batch(data.choose(), 1)
     roots = _roots(pair, batch)
     flat = [name for name, size in roots.items() if size == 2]
     if len(flat) != 1 or len(roots) != 1:
@@ -80,7 +80,7 @@ def interpolation(
     first: int = 0,
     second: int | None = None,
     steps: int = 11,
-    split: str = "test",
+    split: str | None = None,
     seed: int = 0,
 ) -> Figure:
     """Draw the way between two data in latent space, along the straight line and along the arc.
@@ -93,9 +93,10 @@ def interpolation(
         first: number of the one datum in the split.
         second: number of the other; by default the first one after it of another class.
         steps: images from end to end.
-        split: train, valid or test.
+        split: train, valid or test; by default test, or valid or train if that is empty.
         seed: of draws, for a guide or model without means.
     """
+    split = data.choose(split)
     at_least(2, steps=steps)
     ends = _two(data, first, second, split)
     sites = code_sites(pair, ends)
@@ -125,7 +126,7 @@ def traversal(
     dimensions: int = 10,
     steps: int = 11,
     extent: float = 3.0,
-    split: str = "test",
+    split: str | None = None,
     seed: int = 0,
 ) -> Figure:
     """Draw what each latent dimension does: one at a time moves, the rest stay at a datum's code.
@@ -139,9 +140,10 @@ def traversal(
         steps: images per dimension.
         extent: from minus to plus this many standard deviations of p(z), or of p(z | what stands
             above) at the datum's code.
-        split: train, valid or test.
+        split: train, valid or test; by default test, or valid or train if that is empty.
         seed: of draws, for a guide or model without means.
     """
+    split = data.choose(split)
     at_least(2, steps=steps)
     at_least(1, dimensions=dimensions)
     many = data.batch(split, min(1000, data.size(split)))

@@ -13,11 +13,14 @@ from matplotlib.figure import Figure
 from pyro_vae.data import Data
 from pyro_vae.evidence import meaning_of
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
+from pyro_vae.plots.codebook import code_map, codebook
 from pyro_vae.plots.completion import completions
+from pyro_vae.plots.components import components, frames, steps
 from pyro_vae.plots.features import growth, nats
 from pyro_vae.plots.graphical_model import graph
 from pyro_vae.plots.labels import analogies, attributes, classes
 from pyro_vae.plots.latent_space import interpolation, manifold, traversal
+from pyro_vae.plots.tables import tables
 from pyro_vae.plots.tiles import at_least, is_image, mean_of_x, sheet
 from pyro_vae.posterior import (
     NotDrawable,
@@ -31,7 +34,7 @@ from pyro_vae.posterior import (
 )
 from pyro_vae.program import Pair, structure
 
-__all__ = ["PICTURES", "levels", "reconstructions", "samples"]
+__all__ = ["OF_HISTORY", "PICTURES", "levels", "reconstructions", "samples"]
 
 
 def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure:
@@ -43,9 +46,10 @@ def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure
         seed: of the draws.
     """
     at_least(1, count=count)
-    latent, what = bool(meaning_of(pair, few := data.batch("test", 2)).latent), shown(pair, few)
+    split = data.choose()
+    latent, what = bool(meaning_of(pair, few := data.batch(split, 2)).latent), shown(pair, few)
     drawn = not latent or what == "draw from"  # every mean of p(x) is the same
-    x = mean_of_x(generate(pair, repeat_batch(data.batch("test", count), count), seed=seed, draw=drawn))
+    x = mean_of_x(generate(pair, repeat_batch(data.batch(split, count), count), seed=seed, draw=drawn))
     across = min(count, 16 if is_image(data.spec) else 20)
     down = math.ceil(count / across) if is_image(data.spec) else 1
     x = torch.cat([x, torch.ones(max(0, down * across - count), x.shape[1])])[: down * across]
@@ -53,14 +57,15 @@ def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure
     return sheet(x.unflatten(0, (down, across)), data, title=title)
 
 
-def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str = "test", seed: int = 0) -> Figure:
+def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str | None = None, seed: int = 0) -> Figure:
     """Draw data above their reconstructions: the mean of p(x | z) at the centre of q(z | x).
 
     Args:
         count: number of data; of tables and sequences 6 at most are drawn.
-        split: train, valid or test.
+        split: train, valid or test; by default test, or valid or train if that is empty.
         seed: of the draws, for guides without a mean.
     """
+    split = data.choose(split)
     at_least(1, count=count)
     batch = data.batch(split, count)
     if not meaning_of(pair, batch).latent:
@@ -89,7 +94,7 @@ def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: in
     """
     at_least(1, rows=rows)
     at_least(2, columns=columns)
-    few = data.batch("test", 2)
+    few = data.batch(data.choose(), 2)
     order = list(latent_vectors(pair, few))
     nodes = {node.name: node for node in structure(pair, pair.bound_model, few)}
     if len(order) < 2 or not any(set(nodes[name].parents) & set(order) for name in order):
@@ -98,7 +103,7 @@ def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: in
             f"{' and '.join(map(repr, order)) or 'none'}; draw `samples` or `traversal`"
         )
     row = torch.arange(rows).repeat_interleave(columns)
-    batch = {name: field[row] for name, field in repeat_batch(data.batch("test", rows), rows).items()}
+    batch = {name: field[row] for name, field in repeat_batch(data.batch(data.choose(), rows), rows).items()}
     base = draw_latents(pair, batch, {}, seed=seed)
     held = {name: base[name][row] for name in order}
     pictures, labels = [], []
@@ -131,12 +136,21 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "completions": completions,
     "growth": growth,
     "nats": nats,
+    "codebook": codebook,
+    "code-map": code_map,
+    "components": components,
+    "frames": frames,
     "curves": curves,
+    "steps": steps,
     "kl": kl,
     "rate-distortion": rate_distortion,
     "graph": graph,
+    "tables": tables,
 }
 """Every picture by its name on the command line.
 
 The arguments by position are "pair" and "data", "history" or "points".
 """
+
+OF_HISTORY = ("curves", "steps")
+"""Those that are drawn from a run's history alone."""

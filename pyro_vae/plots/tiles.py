@@ -165,7 +165,7 @@ def _add_colour_bar(figure: Figure, panels: Any, columns: Sequence[str], xlabel:
 
 def shade_range(axes: Any, data: Data, label: str | None) -> None:
     """Shade where 90 % of the test data lie, feature by feature."""
-    known = data.batch("test")["x"]
+    known = data.batch(data.choose())["x"]
     low, high = known.quantile(0.05, 0), known.quantile(0.95, 0)
     axes.fill_between(range(data.spec.features), low.numpy(), high.numpy(), color=GREY, alpha=0.25, lw=0, label=label)
 

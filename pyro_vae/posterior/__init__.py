@@ -22,13 +22,26 @@ from pyro_vae.posterior.predictive import (
     shown,
 )
 from pyro_vae.posterior.usage import ACTIVE_VARIANCE, active_units, posterior_means
+from pyro_vae.posterior.words import (
+    CodeUse,
+    at_temperature,
+    code_use,
+    codebooks,
+    temperatures,
+    use_in_words,
+    words,
+)
 
 __all__ = [
     "ACTIVE_VARIANCE",
+    "CodeUse",
     "NotDrawable",
     "active_units",
+    "at_temperature",
     "centres",
     "code_sites",
+    "code_use",
+    "codebooks",
     "decode",
     "dimensions_of_prior",
     "distribution_of_x",
@@ -43,6 +56,9 @@ __all__ = [
     "reconstruct",
     "repeat_batch",
     "shown",
+    "temperatures",
+    "use_in_words",
     "variance_of_means",
+    "words",
     "write_codes",
 ]

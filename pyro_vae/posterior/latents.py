@@ -13,7 +13,7 @@ from torch.distributions import kl_divergence
 
 from pyro_vae.posterior.predictive import AtMean, mean_of, observed_sites
 from pyro_vae.posterior.usage import posterior_means
-from pyro_vae.program import Batch, Pair, PairError, evaluation, is_latent, uncondition
+from pyro_vae.program import Batch, Pair, PairError, evaluation, is_discrete, is_latent, uncondition
 
 
 class NotDrawable(PairError):
@@ -28,6 +28,7 @@ def latent_vectors(pair: Pair, batch: Batch) -> dict[str, int]:
         name: site["fn"].event_shape[0]
         for name, site in model.nodes.items()
         if is_latent(site)
+        and not is_discrete(site)
         and site["value"].is_floating_point()
         and len(site["fn"].event_shape) == 1
         and {frame.name for frame in site["cond_indep_stack"]} == {pair.data_plate}

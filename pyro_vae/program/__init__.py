@@ -1,5 +1,6 @@
 """What a pair is: `Pair` and its contract, sites, handlers, log-weights, and the graphical model."""
 
+from pyro_vae.program.alone import alone
 from pyro_vae.program.batches import one_batch
 from pyro_vae.program.checking import check_pair, find_problems, require_sound
 from pyro_vae.program.contract import Problem
@@ -28,6 +29,7 @@ from pyro_vae.program.sites import (
 from pyro_vae.program.tracing import trace_of, trace_pair
 from pyro_vae.program.unconstrained import Latents, latents_of, simulate
 from pyro_vae.program.weights import (
+    NEVER,
     Terms,
     add_up,
     data_frame,
@@ -45,6 +47,7 @@ from pyro_vae.program.weights import (
 
 __all__ = [
     "MANY_PASSES",
+    "NEVER",
     "PARTICLES",
     "Batch",
     "BatchProgram",
@@ -62,6 +65,7 @@ __all__ = [
     "Terms",
     "Wrapped",
     "add_up",
+    "alone",
     "check_pair",
     "data_frame",
     "declared",

@@ -10,6 +10,7 @@ import torch
 from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor
 
+from pyro_vae.program.alone import alone
 from pyro_vae.program.checking_runs import arguments, runs
 from pyro_vae.program.checking_values import finite, gradients, supports, validates
 from pyro_vae.program.contract import Look, Problem, first_line
@@ -54,7 +55,7 @@ def find_problems(pair: Pair, batch: Batch) -> list[Problem]:
 
     Later checks rest on earlier ones, so only the first kind of mistake found is listed.
     """
-    with seeded(0), _without_warnings(), pair.evaluating():
+    with alone, seeded(0), _without_warnings(), pair.evaluating():
         problems = list(arguments(pair, batch))
         if problems:
             return problems

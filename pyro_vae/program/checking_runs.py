@@ -11,7 +11,6 @@ from pyro.distributions import Independent
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyro_vae.program.contract import Look, Problem, first_line
@@ -19,6 +18,8 @@ from pyro_vae.program.pair import Batch, BatchProgram, Pair
 from pyro_vae.program.sites import innermost, samples
 from pyro_vae.program.tracing import trace_of
 from pyro_vae.runs import seeded
+
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 def arguments(pair: Pair, batch: Any) -> Iterator[Problem]:
@@ -106,7 +107,7 @@ class _Names(Messenger):
 
 def _has_state(module: nn.Module) -> bool:
     held = [*module.parameters(), *module.buffers()]
-    return bool(held) or any(isinstance(part, _DropoutNd) for part in module.modules())
+    return bool(held) or any(isinstance(part, DROPOUTS) for part in module.modules())
 
 
 def _density(bound: BatchProgram, batch: Batch) -> None:

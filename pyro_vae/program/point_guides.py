@@ -20,7 +20,7 @@ def points(pair: Pair, batch: Batch) -> dict[str, bool]:
     A ``Delta`` that hands on what auxiliary sites drew, as Pyro's autoguides do, is none: its value
     changes from run to run.
     """
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), torch.random.fork_rng(), pair.evaluating():
         guide, model = trace_pair(pair.bound_guide, pair.bound_model, batch)
         other = trace_of(pair.bound_guide, batch)
     auxiliary = any(is_site(site) and site["infer"].get("is_auxiliary") for site in guide.nodes.values())

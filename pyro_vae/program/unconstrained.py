@@ -169,7 +169,7 @@ def latents_of(pair: Pair, batch: Batch, *, marginal: bool = False) -> Latents:
             "particles on the left of its "
             "plates, which this method needs; let it take any leading dimensions and count from the right, dim=-1"
         )
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), torch.random.fork_rng(), pair.evaluating():
         guide, model = trace_pair(*(particles(p, 2, nesting) for p in (pair.bound_guide, pair.bound_model)), batch)
     sites = {}
     summed = set()

@@ -19,6 +19,7 @@ from pyro.poutine import Trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
+from pyro_vae.program.alone import alone
 from pyro_vae.program.batches import batches
 from pyro_vae.program.checking_runs import runs
 from pyro_vae.program.contract import Look
@@ -27,6 +28,9 @@ from pyro_vae.program.pair import Batch, Pair, PairError, size_of
 from pyro_vae.program.particle_plate import PARTICLES, particles, stacking, warn_of_left
 from pyro_vae.program.sites import innermost, is_deterministic, is_latent, is_site
 from pyro_vae.program.tracing import trace_pair
+
+NEVER = -1e20
+"""A log-probability below it stands for that of 0: some programs write it as a large finite number."""
 
 
 class Terms(NamedTuple):
@@ -59,7 +63,8 @@ def log_weights(pair: Pair, batch: Batch, num_samples: int = 1) -> Tensor:
 def weigh(pair: Pair, batch: Batch, num_samples: int | None, nesting: int) -> Tensor:
     """Return log-weights ``(num_samples or 1, batch)`` from one run of the programs."""
     parts = terms(pair, batch, num_samples, nesting).sites
-    return torch.stack(torch.broadcast_tensors(*parts.values())).sum(0)
+    total = torch.stack(torch.broadcast_tensors(*parts.values())).sum(0)
+    return torch.where(total < NEVER, -torch.inf, total)
 
 
 def plate_nesting(pair: Pair, batch: Batch) -> int:
@@ -68,7 +73,7 @@ def plate_nesting(pair: Pair, batch: Batch) -> int:
     Raises:
         PairError: a program does not run on the batch, or on a subsample of its data only.
     """
-    with torch.no_grad(), poutine.block(), torch.random.fork_rng():
+    with torch.no_grad(), poutine.block(), torch.random.fork_rng(), pair.evaluating():
         try:
             traces = run(pair, batch, None, 0, enumerate_sites=False)
         except Exception as error:
@@ -118,7 +123,7 @@ def takes_particles(pair: Pair, batch: Batch, nesting: int) -> bool:
     Some reshape by hand and fail; some count dimensions from the left and come out otherwise, of
     which a warning tells.
     """
-    with torch.no_grad(), poutine.block(), torch.random.fork_rng():
+    with torch.no_grad(), poutine.block(), torch.random.fork_rng(), pair.evaluating():
         found = stacking(lambda n: run(pair, batch, n, nesting), nesting)
     if found.program is not None and not found.own_randomness:
         bound = (pair.bound_guide, pair.bound_model)[found.program]
@@ -344,6 +349,13 @@ def pieces(data: Batch | Iterable[Batch], width: int) -> Iterator[dict[str, Tens
 @contextmanager
 def evaluation(pair: Pair, seed: int) -> Iterator[None]:
     """Turn gradients off, evaluation mode on, and seed draws; everything is restored afterwards."""
-    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False), pair.evaluating(), whole_plates():
+    with (
+        alone,
+        torch.no_grad(),
+        torch.random.fork_rng(),
+        pyro.validation_enabled(False),
+        pair.evaluating(),
+        whole_plates(),
+    ):
         torch.manual_seed(seed)
         yield

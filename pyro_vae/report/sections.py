@@ -7,6 +7,7 @@ whatever it is given.
 import base64
 import inspect
 import io
+import math
 import platform
 import shlex
 from collections.abc import Iterable, Mapping
@@ -35,7 +36,7 @@ class Drawn(NamedTuple):
 
 def draw_all(run: Run, pair: Pair, data: Data) -> Drawn:
     """Draw everything that can be drawn of one run."""
-    from pyro_vae.plots import PICTURES
+    from pyro_vae.plots import OF_HISTORY, PICTURES
     from pyro_vae.posterior import NotDrawable
 
     drawn = Drawn({}, {})
@@ -43,7 +44,7 @@ def draw_all(run: Run, pair: Pair, data: Data) -> Drawn:
         if name == "rate-distortion":  # compares runs
             continue
         try:
-            drawn.pictures[name] = png(draw(run.history) if name == "curves" else draw(pair, data))
+            drawn.pictures[name] = png(draw(run.history) if name in OF_HISTORY else draw(pair, data))
         except NotDrawable as reason:
             drawn.left_out[name] = str(reason)
         except (
@@ -78,6 +79,7 @@ def summary(run: Run, pair: Pair, data: Data, figures: Figures) -> dict[str, Any
         ("pair", recipe["name"] + (f" ({options})" if options else "")),
         ("programs", f"{short(pair.bound_model)} and {short(pair.bound_guide)}, {count:,} parameters"),
         ("data", data.spec.description),
+        *([("classes", data.spec.class_list)] if data.spec.class_names else []),
         ("training", _training(run, figures.meaning.bound)),
     ]
     pca = baseline(figures, data)
@@ -116,8 +118,11 @@ def _training(run: Run, bound: str) -> str:
     history = run.history
     if not history:
         return "no finished epoch"
-    best = max(history, key=lambda row: row["elbo"])
     epochs = f"{len(history)} epoch{'s' if len(history) > 1 else ''}, {int(history[-1]['step']):,} steps"
+    finite = [row for row in history if math.isfinite(row["elbo"])]
+    if not finite:
+        return f"{epochs}; no epoch's validation {bound} is finite, and the last parameters are kept"
+    best = max(finite, key=lambda row: row["elbo"])
     kept = f"epoch {int(best['epoch'])} are kept, whose validation {bound} {best['elbo']:.2f} is the best"
     return f"{epochs}; the parameters of {kept}"
 

@@ -199,8 +199,23 @@ def set_random_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
 
 
+def check_seed(seed: int) -> None:
+    """Refuse what cannot seed all generators.
+
+    Raises:
+        ValueError: it is negative or too large.
+    """
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be from 0 to 2^63 - 1, got {seed}")
+
+
 def seed_all(seed: int) -> None:
-    """Seed torch's, NumPy's and Python's generators."""
+    """Seed torch's, NumPy's and Python's generators.
+
+    Raises:
+        ValueError: the seed is negative or too large.
+    """
+    check_seed(seed)
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)

@@ -1,8 +1,10 @@
 """A run folder: what was trained, on what, how, and what came out."""
 
+import contextlib
 import csv
 import errno
 import io
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -14,19 +16,18 @@ import yaml
 from pyro_vae import __version__
 from pyro_vae.runs import checkpoint
 from pyro_vae.runs.checkpoint import CheckpointError, open_regular
+from pyro_vae.runs.errors import RunError, RunNote
 from pyro_vae.runs.lock import Lock, taken
+from pyro_vae.runs.plain_yaml import as_yaml, parse_yaml
+from pyro_vae.warning import warn
 
 FORMAT = 1
 MAX_CONFIG = 1_000_000  # bytes; a real one has hundreds
 MAX_HISTORY = 100_000_000  # bytes; a real one has about a hundred per epoch
-MAX_DEPTH = 20  # levels; a real one has four
 _SECTIONS = {"pair": {"name": str, "options": dict}, "data": {"name": str, "options": dict}}
+_COLUMNS = frozenset(["epoch", "step", "loss", "elbo", "reconstruction", "kl", "beta", "lr"])
 _TEMPORARY = re.compile(r"\.lock|\.previous\.ckpt|\.(config\.yaml|history\.csv|report\.html|\w+\.(ckpt|pt|npz|nc))-\w+")
 _NO_LINKS = frozenset([errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV])
-
-
-class RunError(ValueError):
-    """A run folder that cannot be used; the message says why and what to do."""
 
 
 class Run:
@@ -61,7 +62,7 @@ class Run:
         run = cls(path)
         run._refuse_used()
         config = {"format": FORMAT, "version": __version__, **config}
-        _as_yaml(config)  # refused before there is a folder
+        as_yaml(config)  # refused before there is a folder
         try:
             path.mkdir(parents=True, exist_ok=True)
             run.lock()
@@ -134,6 +135,15 @@ class Run:
         """Let others write."""
         self._lock.release()
 
+    def discard(self) -> None:
+        """Remove a run that was refused before its first checkpoint: its name is free again."""
+        if self.begun:
+            return
+        for name in ("config.yaml", ".lock"):
+            (self.folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something else lies there
+            self.folder.rmdir()
+
     # --- contents ---
 
     @property
@@ -166,9 +176,20 @@ class Run:
             raise RunError(f"{path} does not say how to train; restore it or train anew")
         return config
 
+    def fingerprint(self, what: str) -> str | None:
+        """Return what tells the ``pair`` or the ``data`` from others; None in older runs."""
+        prints = self.config.get("fingerprints")
+        found = prints.get(what) if isinstance(prints, dict) else None
+        return found if isinstance(found, str) else None
+
+    def trained_on(self, data: str) -> bool | None:
+        """Return whether these are the data trained on, by fingerprint; None if it is not known."""
+        known = self.fingerprint("data")
+        return None if known is None else known == data
+
     def update(self, config: dict[str, Any]) -> None:
         """Write ``config.yaml`` anew."""
-        checkpoint.write_whole(self.folder / "config.yaml", _as_yaml(config).encode())
+        checkpoint.write_whole(self.folder / "config.yaml", as_yaml(config).encode())
 
     @property
     def begun(self) -> bool:
@@ -214,7 +235,16 @@ class Run:
         checkpoint.save(self.folder / "best.ckpt", state)
 
     def load_best(self) -> dict[str, Any]:
-        """Return what ``save_best`` wrote."""
+        """Return what ``save_best`` wrote; the last parameters where no epoch was the best.
+
+        Raises:
+            CheckpointError: it is missing or cannot be read.
+        """
+        if self.begun and not os.path.lexists(self.folder / "best.ckpt"):
+            state, _ = self.load()
+            if state["history"] and not any(math.isfinite(row["elbo"]) for row in state["history"]):
+                warn(f"no epoch of {self} has a finite ELBO on the validation split; its last one is taken", RunNote)
+                return {"parameters": state["parameters"], "epoch": state["epoch"], "elbo": math.nan}
         return checkpoint.load(self.folder / "best.ckpt")
 
     @property
@@ -228,7 +258,10 @@ class Run:
         if not os.path.lexists(path):
             return []
         try:
-            return [{name: float(value) for name, value in row.items()} for row in _read_csv(path)]
+            rows = [{name: float(value) for name, value in row.items()} for row in _read_csv(path)]
+            if any(_COLUMNS - row.keys() for row in rows):
+                raise ValueError(f"it lacks columns; a history has {', '.join(sorted(_COLUMNS))}")
+            return rows
         except (OSError, ValueError, TypeError, csv.Error) as error:
             raise RunError(f"{path} cannot be read: {error}; `pyro-vae resume {self.folder}` writes it anew") from None
 
@@ -246,17 +279,20 @@ class Run:
         """Return one line's worth of the run, from ``config.yaml`` and ``history.csv`` alone.
 
         ``run, pair, data, state ("running", "finished", "stopped" or "damaged"), epochs, planned,
-        elbo`` (the best on the validation split, nats per datum).
+        elbo`` (the best on the validation split, nats per datum) and ``classes`` (their names, of
+        class 0, 1, ..., where they have some).
         """
         row: dict[str, Any] = {"run": str(self), "pair": None, "data": None, "state": "damaged"}
-        row |= {"epochs": 0, "planned": None, "elbo": None}
+        row |= {"epochs": 0, "planned": None, "elbo": None, "classes": None}
         try:
             config = self.config
-            elbos = [float(line["elbo"]) for line in _read_csv(self.folder / "history.csv")]
+            elbos = [_or_least(float(line["elbo"])) for line in _read_csv(self.folder / "history.csv")]
         except FileNotFoundError:
             elbos = []
         except (RunError, OSError, ValueError, KeyError, TypeError, csv.Error):
             return row
+        names = config.get("classes")
+        row["classes"] = [*map(str, names)] if isinstance(names, list) else None
         planned = config["training"].get("epochs")
         row |= {section: (config[section] or {}).get("name") for section in _SECTIONS}
         patience = config["training"].get("patience")
@@ -265,7 +301,12 @@ class Run:
             isinstance(patience, int) and waited >= patience
         )
         row["state"] = "running" if taken(self._lock.path) else "finished" if finished else "stopped"
-        return row | {"epochs": len(elbos), "planned": planned, "elbo": max(elbos, default=None)}
+        best = max(elbos, default=-math.inf)
+        return row | {"epochs": len(elbos), "planned": planned, "elbo": best if math.isfinite(best) else None}
+
+
+def _or_least(elbo: float) -> float:
+    return elbo if math.isfinite(elbo) else -math.inf
 
 
 def runs_in(root: str | os.PathLike) -> Iterator[Run]:
@@ -304,52 +345,6 @@ def next_folder(pair: str, data: str, root: Path = Path("runs")) -> Path:
     return root / name
 
 
-def _as_yaml(config: dict[str, Any]) -> str:
-    """Return the text of ``config.yaml``.
-
-    Raises:
-        RunError: for what could not be read back, such as a file name that is not UTF-8.
-    """
-    text = yaml.dump(config, Dumper=_Plain, sort_keys=False, allow_unicode=True)
-    try:
-        text.encode()
-        _parse_yaml(text)
-    except (ValueError, yaml.YAMLError):
-        odd = next((value for value in _strings(config) if not _storable(value)), None)
-        what = f"{odd!r} is not valid Unicode text, so it" if odd is not None else "what describes this run"
-        raise RunError(f"{what} cannot be stored in config.yaml; rename the file or option") from None
-    return text
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _strings(name)
-            yield from _strings(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _strings(inner)
-
-
-def _storable(text: str) -> bool:
-    try:
-        text.encode()
-        return bool(_parse_yaml(yaml.dump(text, allow_unicode=True)) == text)
-    except (ValueError, yaml.YAMLError):
-        return False
-
-
-class _Plain(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:
-        """Write what occurs twice twice, since aliases are refused on reading."""
-        return True
-
-
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
 def _read_yaml(path: Path) -> Any:
     """Read a small YAML file of plain values.
 
@@ -357,7 +352,7 @@ def _read_yaml(path: Path) -> Any:
         ValueError: for what could take memory or stack out of proportion: a large file, deep
             nesting, aliases.
     """
-    return _parse_yaml(_read_text(path, MAX_CONFIG))
+    return parse_yaml(_read_text(path, MAX_CONFIG))
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
@@ -370,14 +365,3 @@ def _read_text(path: Path, limit: int) -> str:
     if len(content) > limit:
         raise ValueError(f"it has more than {limit:,} bytes")
     return content.decode()
-
-
-def _parse_yaml(text: str) -> Any:
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError("it has an alias (*name); write the value out")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
-    return yaml.load(text, Loader=_Loader)

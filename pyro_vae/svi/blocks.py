@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_vae.compiled import rebuilt, signature
+from pyro_vae.svi.eager import InvalidData
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +108,12 @@ def take(svi: Steps, args: Any, kwargs: Any, schedule: Schedule, until: Callable
         finite.append(svi.finite)
         ahead = 0 if stop() else svi.ahead(len(slices) - len(losses), tensors)
         if ahead:
-            losses += svi.run_on(slices[len(losses) : len(losses) + ahead], prepare, stop)
+            try:
+                losses += svi.run_on(slices[len(losses) : len(losses) + ahead], prepare, stop)
+            except InvalidData as invalid:
+                one = iter(slices[len(losses) + invalid.step])
+                svi.update(*rebuilt(args, one), **rebuilt(kwargs, one))  # raises what Pyro raises
+                raise
             finite.append(svi.finite)
     svi.finite = torch.stack(finite).all()
     if isinstance(losses[0], tuple):

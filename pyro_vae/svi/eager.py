@@ -1,13 +1,13 @@
-"""One gradient step as Pyro takes it: loss, gradients, and the optimizer's update if the loss is finite."""
+"""One gradient step as Pyro takes it: loss, gradients, and the optimizer's update."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import ELBO
+from pyro.infer import ELBO, JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
@@ -16,12 +16,25 @@ from pyro_vae.compiled import Observe, put_back, random_state, set_random_state
 from pyro_vae.svi.exchange import Exchange
 from pyro_vae.warning import warn
 
+JITS = (JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO)  # record the step themselves
+
 
 class EagerWarning(UserWarning):
     """A program that could not be recorded, or not compiled, runs without."""
 
 
-class EagerSVI:
+class InvalidData(Exception):
+    """A value lies where torch or Pyro would raise an error; nothing was updated.
+
+    Args:
+        step: which of the steps in one call.
+    """
+
+    def __init__(self, step: int = 0) -> None:
+        self.step = step
+
+
+class EagerSVI(pyro.infer.SVI):  # type: ignore[misc]  # Pyro is untyped
     """Takes steps eagerly; `SVI`, which replays them, falls back on it.
 
     Takes `SVI`'s arguments.
@@ -39,6 +52,8 @@ class EagerSVI:
         clip: float | None,
         exchange: Exchange | None,
         loss_and_grads: Callable[..., Any] | None,
+        num_samples: int,
+        num_steps: int,
     ) -> None:
         if not isinstance(optim, PyroOptim | Optimizer):
             raise TypeError(
@@ -47,44 +62,50 @@ class EagerSVI:
             )
         if clip is not None and isinstance(optim, PyroOptim):
             raise ValueError("clip needs a torch optimizer, and optim is a Pyro one; give it clip_args instead")
-        self.model, self.guide, self.optim, self.clip = model, guide, optim, clip
-        self.exchange = exchange
+        pyros = optim if isinstance(optim, PyroOptim) else pyro.optim.Adam({})  # it takes no other
+        super().__init__(model, guide, pyros, loss, loss_and_grads, num_samples, num_steps)
+        self.optim, self.clip, self.exchange = optim, clip, exchange
         self.objective = loss
-        if isinstance(loss, ELBO):
-            self.loss, self._loss_and_grads = loss.loss, loss.loss_and_grads
-        else:
-            self.loss, self._loss_and_grads = loss, loss_and_grads or _differentiate(loss)
         self._announced: bool | None = None  # whether parameters announce themselves to Pyro; known after a step
+        self._watchable = not isinstance(loss, JITS)
         self.finite = torch.tensor(True)
 
     def loss_of(self, args: Any, kwargs: Any) -> Any:
         """Run the ELBO, which calls `backward`; return its loss."""
-        return self._loss_and_grads(self.model, self.guide, *args, **kwargs)
+        return self.loss_and_grads(self.model, self.guide, *args, **kwargs)
 
     def gradients(self, args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:
         """Run the ELBO as Pyro does; return its loss and the parameters to train, whose `grad` is filled."""
         if isinstance(self.optim, Optimizer):
             self.optim.zero_grad()
         first = isinstance(self.optim, Optimizer) and self._announced is None
-        state = random_state() if first else []
-        with poutine.trace(param_only=True) as capture, Observe() if first else nullcontext() as watching:
-            loss = self.loss_of(args, kwargs)
+        state, watching = random_state() if first else [], Observe() if first and self._watchable else None
+        try:
+            with poutine.trace(param_only=True) as capture, watching or nullcontext():
+                loss = self.loss_of(args, kwargs)
+        except Exception:
+            if watching is None:
+                raise
+            self._watchable = False  # if it is the program's own error, it comes again
+            set_random_state(state)
+            put_back(watching.saved)
+            return self.gradients(args, kwargs)
         if isinstance(self.optim, PyroOptim):
             sites = map(_unconstrained, capture.trace.nodes.values())
             return loss, list({id(p): p for p in sites}.values())
         params = [p for group in self.optim.param_groups for p in group["params"]]
-        if first and watching is not None:
+        if first:
             self._announced = bool(capture.trace.nodes) or any(p.grad is not None for p in params)
             if not self._announced and hasattr(self.objective, "differentiable_loss"):
                 # Pyro's ELBOs take no gradient where no parameter announces itself, as in plain modules: once more
                 set_random_state(state)
-                put_back(watching.saved)
-                self._loss_and_grads = _differentiate(self.objective.differentiable_loss)
+                put_back(watching.saved if watching is not None else ())
+                self.loss_and_grads = _differentiate(self.objective.differentiable_loss)
                 return self.gradients(args, kwargs)
         return loss, params
 
     def finish(self, loss: Any, params: list[Tensor]) -> Any:
-        """Take the update from the parameters' `grad` if the loss is finite; return the loss as a tensor."""
+        """Take the update from the parameters' `grad`, with a torch optimizer if the loss is finite; return the loss as a tensor."""
         if self.exchange is not None:
             loss = self.exchange.add_up(loss, params).to(loss.dtype).reshape(loss.shape)
         finite = torch.stack([part.isfinite().all() for part in parts(loss)]).all()
@@ -92,12 +113,11 @@ class EagerSVI:
             norm = torch.nn.utils.clip_grad_norm_([p for p in params if p.grad is not None], self.clip)
             finite = finite & norm.isfinite()
         self.finite = finite
-        if finite and isinstance(self.optim, Optimizer):
-            self.optim.step()
-        elif finite:
-            cast(PyroOptim, self.optim)(params)
-        if isinstance(self.optim, PyroOptim):
+        if isinstance(self.optim, PyroOptim):  # which Pyro calls whatever the loss
+            self.optim(params)
             pyro.infer.util.zero_grads(params)
+        elif finite:
+            self.optim.step()
         return loss
 
     @staticmethod

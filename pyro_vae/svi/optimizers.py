@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer
 from torch.optim import optimizer as torch_optimizer
 
-from pyro_vae.compiled import Same
+from pyro_vae.compiled import Held, Same
 
 _ROW = struct.Struct("4d")  # packed, and not assigned, because NumPy takes several times as long before each step
 _FEATURES_LEFT_TO_TORCH = ("amsgrad", "maximize", "capturable", "differentiable")
@@ -122,13 +122,13 @@ class Update:
         optimizers = list({id(o): o for _, o, _ in self._owned}.values())
         for optimizer in optimizers:
             optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules ask whether a step was taken
-        entries: list[tuple[Any, Any, Any]] = [(vars(o), "state", o.state) for o in optimizers]  # load_state_dict's
-        entries += [(o.state[p], "step", o.state[p]["step"]) for p, o, _ in self._owned if _has_count(o.state[p])]
+        held = [Held(vars(o), ("state",)) for o in optimizers]  # load_state_dict's
+        held += [Held(o.state[p], ("step",)) for p, o, _ in self._owned if _has_count(o.state[p])]
         names = (*_HYPERPARAMETERS, *_FEATURES_LEFT_TO_TORCH)
-        groups = {id(g): g for _, _, g in self._owned}.values()
-        entries += [(group, name, group[name]) for group in groups for name in names if name in group]
+        held += [Held(group, names) for group in {id(g): g for _, _, g in self._owned}.values()]
+        held += map(Held, (*also, *(o.state for o in optimizers)))
         hooks = {id(hooks): hooks for o in optimizers for hooks in _hooks(o)}.values()
-        self._same = Same(entries, whole=[*also, *(o.state for o in optimizers)], hooks=hooks)
+        self._same = Same(held, hooks)
         self._counts_itself = any(isinstance(o, ClippedAdam) for o in optimizers)
         self._rates_in_tensors = True  # which may change in place; found out when they are looked at
 
@@ -188,6 +188,17 @@ class Update:
         if self.numbers is not self._host:
             self.numbers.copy_(self._host, non_blocking=True)
 
+    def undo(self) -> None:
+        """Take back a `prepare` whose step was not made."""
+        self._counts -= 1
+        for cohort in self._cohorts:
+            if cohort.kind is ClippedAdam:
+                for group in cohort.groups:
+                    group["lr"] /= group["lrd"]
+                for parameter, optimizer, _ in cohort.members:
+                    optimizer.state[parameter]["step"] -= 1
+        self._counted = self._counts.tobytes()
+
     def apply(
         self,
         params: Sequence[Tensor],
@@ -195,8 +206,13 @@ class Update:
         state: Sequence[Tensor],
         numbers: Tensor,
         loss: Tensor,
+        valid: Tensor | None,
+        guarded: bool,
     ) -> Tensor:
-        """Write parameters and state in place if the loss (and clipped norm) is finite; return whether."""
+        """Write parameters and state in place; return whether the loss (and clipped norm) is finite.
+
+        Nothing is written where the data are not ``valid`` and, if ``guarded``, where the loss is not finite.
+        """
         finite = loss.isfinite().all()
         grads = [grad.detach() for grad in grads]
         if self.clip is not None:
@@ -204,6 +220,7 @@ class Update:
             finite = finite & norm.isfinite()
             factor = (self.clip / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
             grads = [grad * factor for grad in grads]
+        make = finite & valid if guarded and valid is not None else finite if guarded else valid
         slots = iter(state)
         for parameter, grad, row, names, (_, optimizer, group) in zip(
             params, grads, self._rows_of, self._slots, self._owned, strict=True
@@ -211,7 +228,7 @@ class Update:
             old = [next(slots) for _ in names]
             new = _RULES[type(optimizer)](parameter, grad, old, numbers[row].to(parameter.dtype), group)
             for tensor, value in zip([parameter, *old], new, strict=True):
-                tensor.copy_(torch.where(finite, value, tensor))
+                tensor.copy_(value if make is None else torch.where(make, value, tensor))
         return finite
 
 

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from pyro_vae.compiled import (
     OTHER_DRAWS,
+    Held,
     RecordingError,
     Same,
     Watch,
@@ -27,12 +28,15 @@ from pyro_vae.compiled import (
     resampled,
     undisturbed,
 )
-from pyro_vae.svi.eager import EagerSVI, as_tensors, parts
+from pyro_vae.svi.eager import EagerSVI, InvalidData, as_tensors, parts
+from pyro_vae.svi.first import RUNNING_AVERAGE
 from pyro_vae.svi.whole_step import UpdateCode, whole_step
 
 AUDITS = frozenset([2, 10, 100, 1_000])  # calls replayed eagerly and compared, then every AUDIT_EVERY-th
 AUDIT_EVERY = 5_000  # one takes as long as a hundred of the smallest steps
-MOST_STATES = 8  # Python states in which one recording was found to hold, before what differs is looked at no more
+MOST_STATES = (
+    8  # Python states in which one recording is known to hold, and settings of an optimizer that it is compiled for
+)
 
 # what decides whether a gradient arrives, and as what
 _NEEDS = operator.attrgetter("requires_grad")
@@ -58,6 +62,7 @@ class StepGraph:
     Attributes:
         engine: "recorded" or "inductor".
         calls: how often it was run.
+        used: the count of its SVI's steps when it was run last.
         tried: whether inductor was tried on it.
 
     Raises:
@@ -68,6 +73,7 @@ class StepGraph:
         self._svi, self.watches, self._params, self.name = svi, [watch], params, name
         self._options = svi.clip, svi.exchange
         self.calls, self.engine, self.tried = 0, "recorded", False
+        self.used = 0
         self._whole: UpdateCode | None = None
         self._renewed = 0
 
@@ -75,7 +81,6 @@ class StepGraph:
             return as_tensors(svi.loss_of(args, kwargs)), list(grads)
 
         self._recording = record(loss_and_grads, args, kwargs, reference=self._eager, params=params)
-        watch.settle()
         present = self._recording.present
         self._reached = present[len(present) - len(params) :]
         self._losses = sum(present[: len(present) - len(params)])
@@ -105,7 +110,7 @@ class StepGraph:
         )
 
     def _hold_store(self, store: dict[str, Tensor]) -> None:
-        self._store, self._in_store = store, Same((store, name, p) for name, p in self._stored.items())
+        self._store, self._in_store = store, Same([Held(store, [*self._stored], self._stored)])
 
     def _hands_on_the_same(self) -> bool:
         """Return whether the same tensors need a gradient, and have the same hooks; a new one has taken a new handle."""
@@ -117,16 +122,9 @@ class StepGraph:
             self._handles = RemovableHandle.next_id
         return bool(self._hooks)
 
-    def also(self, watch: Watch) -> str | None:
-        """Hold in another Python state too; of too many, return the name of a value that will be looked at no more."""
-        self.watches.insert(0, watch)
-        if len(self.watches) <= MOST_STATES:
-            return None
-        first = self.watches[-1]
-        name = first.changed()
-        first.settle()
-        self.watches = [first]
-        return name
+    def also(self, watch: Watch) -> None:
+        """Hold in another Python state too, in place of the oldest of many."""
+        self.watches = [watch, *self.watches[: MOST_STATES - 1]]
 
     def _trains_the_same(self) -> bool:
         """Return whether optimizer, clipping and exchange are the same, and (Pyro's take what is announced) has the same parameters."""
@@ -149,18 +147,27 @@ class StepGraph:
         return tensors if self._memories.isdisjoint(map(memory, tensors)) else list(map(like, tensors))
 
     def run(self, tensors: Sequence[Tensor]) -> Any:
-        """Take the step; return the loss."""
+        """Take the step; return the loss.
+
+        Raises:
+            InvalidData: for data that are not valid; on a GPU compiled code says so in `svi.valid` instead, without waiting.
+        """
         if self._whole is not None:
             if not self._whole.update.valid():
                 self._renew(tensors, self._whole)
             if self._whole is not None:
                 out = self._whole(tensors)
-                self._svi.finite = out[self._losses]
+                self._svi.finite, self._svi.valid = out[self._losses :]
+                if not self._svi.valid.is_cuda and not self._svi.valid:
+                    self._whole.update.undo()
+                    raise InvalidData
                 if isinstance(self._optim, Optimizer):
                     for p in self._params:
                         p.grad = None  # none leaves the graph; what a step before left would be taken for it
                 return self._loss(out)
         out = self._recording.run(*tensors)
+        if self._recording.checks and not self._recording.all_valid:
+            raise InvalidData
         pyros = isinstance(self._svi.optim, PyroOptim)
         for p, grad in zip(self._params, self._scatter(out[self._losses :]), strict=True):
             if grad is not None:  # laid out as autograd lays it, which optimizers take for granted
@@ -198,7 +205,10 @@ class StepGraph:
         assert self._whole is not None
         outs = self._whole.run_on(slices, prepare, until)
         self.calls += len(outs)
-        self._svi.finite = torch.stack([out[self._losses] for out in outs]).all()
+        finite, valid = (torch.stack([out[self._losses + i] for out in outs]) for i in (0, 1))
+        if not valid.all():
+            raise InvalidData(int(valid.logical_not().nonzero()[0]))
+        self._svi.finite = finite.all()
         return [self._loss(out) for out in outs]
 
     def audit(self, args: Any, kwargs: Any, tensors: Sequence[Tensor]) -> str | None:
@@ -261,9 +271,7 @@ class StepGraph:
             p.grad = None
         loss, params = self._svi.gradients(args, kwargs)
         if len(params) != len(self._params) or any(p is not q for p, q in zip(params, self._params, strict=True)):
-            raise RecordingError(
-                "its parameters are not the same tensors at every step, like a running average in the store"
-            )
+            raise RecordingError(RUNNING_AVERAGE)
         grads = [p.grad for p in params]
         for p, grad in zip(params, before, strict=True):
             p.grad = grad

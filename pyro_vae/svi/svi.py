@@ -1,10 +1,10 @@
 """Stochastic variational inference with pyro.infer.SVI's signature, compiled where that changes no number."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import hashlib
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import pyro
 import torch
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
@@ -12,32 +12,28 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.compiled import (
-    Observe,
-    RecordingError,
-    Watch,
-    in_short,
-    put_back,
-    random_state,
-    set_random_state,
-    signature,
-)
+from pyro_vae.compiled import RecordingError, Watch, in_short, random_state, set_random_state, signature
 from pyro_vae.svi.blocks import Schedule, never, take
-from pyro_vae.svi.eager import EagerSVI, as_tensors
+from pyro_vae.svi.eager import JITS, EagerSVI, InvalidData, as_tensors
 from pyro_vae.svi.exchange import Exchange
+from pyro_vae.svi.first import FirstStep, store_kept
 from pyro_vae.svi.replay import StepGraph, audited
 
 __all__ = ["SVI", "Mode"]
 
 Mode = Literal["auto", "on", "off", "recorded"]
 
-RECORDS_AT = 50  # call at which "auto" records when it does not know how many steps are planned
-WORTH_RECORDING = 100  # steps after which recording has paid for itself, about
+RECORDS_AT = 101  # call at which "auto" records when it does not know how many steps are planned
+WORTH_RECORDING = 200  # steps after which recording has paid for itself, about
 WORTH_COMPILING = 10_000  # the same for inductor with a cold cache, on a small VAE
 COMPILES_AT = 5_000  # call at which "auto" compiles when it does not know how many steps are planned
 PLANNED_COMPILES_AT = 100  # the same when they are many: the first losses come before the compiler takes its time
 OTHER_SHAPES_COMPILE_AT = 50  # calls of a second signature before it is compiled too: a last, smaller batch is not
 MOST_RECORDINGS = 8
+PATIENCE = 50  # calls in one state that earn a recording once others have come in vain
+MOST_COUNTS = 256  # signatures whose calls are counted
+
+_TRUE = torch.tensor(True)
 
 
 class SVI(EagerSVI):
@@ -62,12 +58,14 @@ class SVI(EagerSVI):
         steps: how many steps are planned, which "auto" goes by.
         exchange: adds up loss and gradients of several processes, each of which takes every step with its share of the batch.
         loss_and_grads: as in Pyro, for a `loss` that is a function.
+        num_samples: as in Pyro, which deprecates it: traces that `run` draws.
+        num_steps: the same: steps that `run` takes.
 
     Attributes:
         engine: "eager", "recorded" or "inductor": what ran the last step.
         why_not: why the last step ran eagerly, or None.
-        finite: whether the last step's loss (and clipped norm) was finite, a 0-dim bool tensor. If not, no
-            parameter was changed.
+        finite: whether the last step's loss (and clipped norm) was finite, a 0-dim bool tensor. If not, a torch optimizer
+            was not called; a Pyro one was, as Pyro does.
         count: steps taken, part of `state_dict`.
     """
 
@@ -77,14 +75,16 @@ class SVI(EagerSVI):
         guide: Callable[..., Any],
         optim: PyroOptim | Optimizer,
         loss: ELBO | Callable[..., Any],
+        loss_and_grads: Callable[..., Any] | None = None,
+        num_samples: int = 0,
+        num_steps: int = 0,
         *,
         compile: Mode = "auto",
         clip: float | None = None,
         steps: int | None = None,
         exchange: Exchange | None = None,
-        loss_and_grads: Callable[..., Any] | None = None,
     ) -> None:
-        super().__init__(model, guide, optim, loss, clip, exchange, loss_and_grads)
+        super().__init__(model, guide, optim, loss, clip, exchange, loss_and_grads, num_samples, num_steps)
         if compile not in ("auto", "on", "off", "recorded"):
             raise ValueError(f"compile is {compile!r}; give 'auto', 'on', 'off' or 'recorded'")
         self.mode: Mode = compile
@@ -92,14 +92,28 @@ class SVI(EagerSVI):
         self.count = 0
         self.engine = "eager"
         self.why_not: str | None = None
+        self.valid = _TRUE  # whether the last step's data were valid, as torch and Pyro see it
         self._calls: dict[str, int] = {}
         self._graphs: dict[tuple[Any, ...], list[StepGraph]] = {}
-        self._made_at = -1  # count of the last step that created parameters
+        self._changed_at = -1  # count of the last step that changed something for good, such as created parameters
+        self._recorded, self._recorded_at, self._in_vain = 0, (-1, ""), 0
+        self._waiting: Watch | None = None  # the Python state since when `_still` counts
+        self._still: dict[str, int] = {}
+        self._patience = PATIENCE
+        self._arguments: dict[Any, Any] = {}
         self._last: StepGraph | None = None  # what took the last replayed step
-        self._warned = False
-        self._given_up: str | None = "compile is 'off'" if compile == "off" else None
-        if compile == "auto" and steps is not None and steps < WORTH_RECORDING:
-            self._given_up = f"{steps} steps are too few to earn a recording"
+        self._doubtful = False  # the last loss was not finite
+        self._said: set[str] = set()
+        self._given_up = self._why_never()
+
+    def _why_never(self) -> str | None:
+        if self.mode == "off":
+            return "compile is 'off'"
+        if self.mode == "auto" and self.planned is not None and self.planned < WORTH_RECORDING:
+            return f"{self.planned} steps are too few to earn a recording"
+        if isinstance(self.objective, JITS):
+            return f"{type(self.objective).__name__} records its step itself; its sibling without Jit is faster"
+        return None
 
     @property
     def compiled(self) -> bool:
@@ -108,7 +122,16 @@ class SVI(EagerSVI):
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """Take a gradient step; return the loss as a number (a tuple of them where the ELBO returns one)."""
-        return _numbers(self.update(*args, **kwargs))
+        loss = _numbers(self.update(*args, **kwargs))
+        if not self.valid:  # known without waiting by now, since the loss is
+            return _numbers(self._again(args, kwargs))
+        self._doubtful = not all(map(math.isfinite, loss if isinstance(loss, tuple) else (loss,)))
+        if self._doubtful:
+            done = (
+                "no parameter was changed" if isinstance(self.optim, Optimizer) else "the step was taken, as Pyro does"
+            )
+            self._say("finite", f"the loss of step {self.count} is not finite ({loss}); {done}.")
+        return loss
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Return the loss as a number, without a step."""
@@ -118,14 +141,15 @@ class SVI(EagerSVI):
     def update(self, *args: Any, **kwargs: Any) -> Any:
         """Take a gradient step; return the loss as a detached tensor, without waiting for the device."""
         self.count += 1
-        if self._given_up is None and not _PYRO_STACK and torch.is_grad_enabled():
-            try:
-                return self._replay(args, kwargs)
-            except RecordingError as refusal:
-                self._give_up(str(refusal))
-        self.engine = "eager"
-        self.why_not = self._given_up or "the step was called inside a Pyro handler"
-        return self._eager(args, kwargs)
+        self.valid = _TRUE
+        if self._given_up is not None:
+            return self._step_eagerly(self._given_up, args, kwargs)
+        if _PYRO_STACK or not torch.is_grad_enabled():
+            return self._step_eagerly("the step was called inside a Pyro handler", args, kwargs)
+        if self._doubtful and torch.distributions.Distribution._validate_args:
+            self._doubtful = False
+            return self._step_eagerly("the last loss was not finite, so Pyro is to validate this one", args, kwargs)
+        return self._replay(args, kwargs)
 
     @property
     def settled(self) -> bool:
@@ -164,7 +188,7 @@ class SVI(EagerSVI):
         assert self._last is not None
         losses = self._last.run_on(slices, prepare, until)
         self.count += len(losses)
-        self._calls[self._last.name] += len(losses)
+        self._calls[self._last.name] = self._calls.get(self._last.name, 0) + len(losses)
         return losses
 
     def state_dict(self) -> dict[str, Any]:
@@ -178,40 +202,60 @@ class SVI(EagerSVI):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies record anew: a recording is of the tensors themselves."""
-        return {**vars(self), "_graphs": {}, "_last": None}
-
-    def _eager(self, args: Any, kwargs: Any) -> Any:
-        loss, params = self.gradients(args, kwargs)
-        return self.finish(as_tensors(loss), params)
+        return {**vars(self), "_graphs": {}, "_last": None, "_waiting": None}
 
     def _replay(self, args: Any, kwargs: Any) -> Any:
-        key, tensors = signature(args, kwargs)
-        casts = [torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) for kind in ("cpu", "cuda")]
-        key = *key, torch.get_default_dtype(), *casts
-        graph = next((graph for graph in self._graphs.get(key, ()) if graph.valid()), None)
-        name = graph.name if graph is not None else repr(key)
-        calls = self._calls[name] = self._calls.get(name, 0) + 1
-        if graph is None:
-            if self.mode == "auto" and self.planned is None and calls < RECORDS_AT:
-                return self._step_eagerly(
-                    f"shapes are recorded at their call {RECORDS_AT}, to be sure that it pays", args, kwargs
-                )
-            if any(t.requires_grad for t in tensors):
+        try:
+            key, tensors = signature(args, kwargs)
+            casts = [torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) for kind in ("cpu", "cuda")]
+            validate = torch.distributions.Distribution._validate_args
+            key = *key, torch.get_default_dtype(), *casts, validate
+            graph = next((graph for graph in self._graphs.get(key, ()) if graph.valid()), None)
+            name = graph.name if graph is not None else _name(key)
+            calls = self._count(name)
+            wait = self._why_wait(key, name, calls, args, kwargs) if graph is None else None
+            if any(t.requires_grad for t in tensors) and wait is None:
                 raise RecordingError("an argument requires a gradient, which would not get through; detach it")
-            if sum(map(len, self._graphs.values())) >= MOST_RECORDINGS:
-                return self._step_eagerly(self._why_no_more(key), args, kwargs, warn=True)
+        except Exception as error:  # of what cannot be compared
+            return self._give_up(error, self._step_eagerly("", args, kwargs))
+        if wait is not None:
+            return self._step_eagerly(wait, args, kwargs)
+        if graph is None:
             graph, loss = self._record(key, args, kwargs, name)
             if graph is None:
                 return loss
-        graph.calls += 1
-        tensors = graph.apart(tensors)
-        said = graph.audit(args, kwargs, tensors) if audited(graph.calls) else None
-        if not graph.tried and self._worth_compiling(name, calls):
-            said = graph.compile(tensors)
-        if said:
-            self.warn(f"SVI {said}.")
-        self.engine, self.why_not, self._last = graph.engine, None, graph
-        return graph.run(tensors)
+        return self._run(graph, calls, args, kwargs, tensors)
+
+    def _run(self, graph: StepGraph, calls: int, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
+        """Take a step by its graph; what goes wrong in it, Pyro takes."""
+        state = random_state()[:1]  # a GPU's would take longer than the smallest steps
+        try:
+            graph.calls, graph.used = graph.calls + 1, self.count
+            tensors = graph.apart(tensors)
+            said = graph.audit(args, kwargs, tensors) if audited(graph.calls) else None
+            if not graph.tried and self._worth_compiling(graph.name, calls):
+                said = graph.compile(tensors)
+            if said:
+                self.warn(f"SVI {said}.")
+            self.engine, self.why_not, self._last = graph.engine, None, graph
+            return graph.run(tensors)
+        except InvalidData:
+            set_random_state(state)
+            return self._again(args, kwargs)
+        except Exception as error:  # the program's own, such as an index out of range, comes from Pyro again
+            set_random_state(state)
+            return self._give_up(error, self._step_eagerly("", args, kwargs))
+
+    def _again(self, args: Any, kwargs: Any) -> Any:
+        """Take a step that was not taken, its data being invalid: Pyro says where, or takes it."""
+        self.valid = _TRUE
+        return self._step_eagerly("a value lies outside the support of its distribution", args, kwargs)
+
+    def _count(self, name: str) -> int:
+        if name not in self._calls and len(self._calls) >= MOST_COUNTS:
+            del self._calls[min(self._calls, key=self._calls.__getitem__)]
+        self._calls[name] = self._calls.get(name, 0) + 1
+        return self._calls[name]
 
     def _worth_compiling(self, name: str, calls: int) -> bool:
         """Return whether compiling pays by now: by counts alone, so that a resumed run, and each of several processes, decides alike."""
@@ -221,83 +265,118 @@ class SVI(EagerSVI):
             return self.planned >= WORTH_COMPILING and calls >= PLANNED_COMPILES_AT
         return self.mode == "auto" and calls >= COMPILES_AT
 
-    def _record(self, key: tuple[Any, ...], args: Any, kwargs: Any, name: str) -> tuple[StepGraph | None, Any]:
-        """Return the graph of such a step, or None and the loss of a first step that had to be taken eagerly."""
-        watch = Watch(self.model, self.guide, self.objective, self._loss_and_grads)
-        known = [*pyro.get_param_store()._params.values(), *(p for m in watch.modules for p in m.parameters(False))]
-        existed = {id(p) for p in known} if isinstance(self.optim, PyroOptim) else None
-        state = random_state()
-        with Observe() as watching:
-            loss, params = self.gradients(args, kwargs)
-        watch.keep(vars(self), "model", "guide", "_loss_and_grads")
-        made = any(watching.made(p) or (existed is not None and id(p) not in existed) for p in params)
-        again, self._made_at = self._made_at == self.count - 1, self.count if made else -1
-        if (key not in self._graphs and watch.changed()) or (made and not again):
-            # It drew initial values, or settled something else once for all: taken again it would be another step.
-            self._graphs.setdefault(key, [])
-            self.engine, self.why_not = "eager", "the first step creates parameters"
-            return None, self.finish(as_tensors(loss), params)
-        if isinstance(self.optim, PyroOptim):
-            pyro.infer.util.zero_grads(params)  # as after a step
-        for p in params if isinstance(self.optim, Optimizer) else ():
-            p.grad = None
-        set_random_state(state)
-        put_back(watching.saved)
-        try:
-            with _store_kept():
-                recorded = StepGraph(self, args, kwargs, params, watch, name)
-        except RecordingError:
-            watch.put_back()
-            raise
-        except Exception as error:  # the eager step above raised none
-            watch.put_back()
-            raise RecordingError(f"recording it raised {in_short(error)}") from error
-        return self._one_of(self._graphs.setdefault(key, []), recorded, watch), None
+    def _why_wait(self, key: tuple[Any, ...], name: str, calls: int, args: Any, kwargs: Any) -> str | None:
+        """Say why a step is not recorded yet, or None if it is to be.
 
-    def _one_of(self, graphs: list[StepGraph], recorded: StepGraph, watch: Watch) -> StepGraph:
-        """Return the graph among `graphs` that does the same as the recorded one, or that one, as a new one of them."""
-        for graph in graphs:
+        As many recordings as there is room for are made at once; then, and where each came in vain, one is made when its
+        signature has come often enough while no Python value changed.
+        """
+        changing = self._changing(key, args, kwargs)
+        if self.mode == "auto" and self.planned is None and calls < RECORDS_AT:
+            if changing is not None and len(self._calls) > 4 * MOST_RECORDINGS:
+                self._say("eager", f"SVI runs eagerly: {changing}.")
+            return f"shapes are recorded at their call {RECORDS_AT}, to be sure that it pays"
+        if not self._restless:
+            return None
+        if self._waiting is None:
+            self._waiting = Watch(self.model, self.guide, self.objective, self.loss_and_grads)
+        if self._waiting.changed():
+            self._waiting.renew()
+            self._still.clear()
+        self._still[name] = self._still.get(name, 0) + 1
+        if self._still[name] >= self._patience:
+            return None
+        reason = f"there are {self._recorded} recordings already, and {changing or 'another shape has come; pad it'}"
+        self._say("eager", f"SVI runs eagerly: {reason}.")
+        return reason
+
+    @property
+    def _restless(self) -> bool:
+        """Whether recordings have come in vain, or as many as there is room for."""
+        return self._recorded >= MOST_RECORDINGS or self._in_vain >= 2
+
+    def _changing(self, key: tuple[Any, ...], args: Any, kwargs: Any) -> str | None:
+        """Return what differs from the last call, if it is a Python value."""
+        last, self._arguments = self._arguments, {}
+        for name, value in (*enumerate(args, 1), *kwargs.items()):
+            described, tensors = signature((value,), {})
+            self._arguments[name] = described, bool(tensors)
+        for name, now in self._arguments.items():
+            if now != last.get(name, now) and not now[1]:
+                return f"argument {name!r} keeps changing; pass a tensor"
+        changed = [name for graph in self._graphs.get(key, ()) if (name := graph.watches[0].changed())]
+        return (
+            f"{changed[0]!r} keeps changing; keep it in one tensor that is written into, or pass it"
+            if changed
+            else None
+        )
+
+    def _record(self, key: tuple[Any, ...], args: Any, kwargs: Any, name: str) -> tuple[StepGraph | None, Any]:
+        """Return the graph of such a step, or None and the loss of the step that was taken eagerly."""
+        try:
+            first = FirstStep(self, args, kwargs)
+        except RecordingError as refusal:  # nothing has been taken
+            return None, self._give_up(refusal, self._step_eagerly("", args, kwargs))
+        try:
+            changed = first.changed()
+            again, self._changed_at = self._changed_at == self.count - 1, -1 if changed is None else self.count
+            if changed is not None and again:
+                raise RecordingError(f"it changes {changed!r} itself at every step, which a recording would not repeat")
+            if changed is not None:  # drew initial values, or settled something else once for all
+                self.engine, self.why_not = "eager", f"the step made or changed {changed!r}"
+                return None, first.finish()
+            first.rewind()
+            with store_kept():
+                graph = StepGraph(self, args, kwargs, first.params, first.watch, name)
+        except Exception as error:
+            return None, self._give_up(error, first.finish())
+        return self._one_of(key, graph, first.watch), None
+
+    def _one_of(self, key: tuple[Any, ...], recorded: StepGraph, watch: Watch) -> StepGraph:
+        """Return the graph that does the same as the recorded one, or that one, as a new one in place of the least used."""
+        at, name = self._recorded_at
+        if self._restless:
+            self._patience = 2 * self._patience if self.count - at < 2 * self._patience else PATIENCE
+        self._in_vain = self._in_vain + 1 if at == self.count - 1 and name == recorded.name else 0
+        self._recorded, self._recorded_at = self._recorded + 1, (self.count, recorded.name)
+        for graph in self._graphs.get(key, ()):
             if graph.same(recorded):  # what has changed makes no difference
-                idle = graph.also(watch)
-                if idle:
-                    self.warn(
-                        f"SVI looks no more at {idle!r}, which keeps changing and has made no difference; "
-                        "if it will make one later, make it a tensor."
-                    )
+                graph.also(watch)
                 return graph
-        graphs.append(recorded)
+        if sum(map(len, self._graphs.values())) >= MOST_RECORDINGS:
+            graphs = min(self._graphs.values(), key=lambda graphs: min(graph.used for graph in graphs))
+            graphs.remove(min(graphs, key=lambda graph: graph.used))
+            self._graphs = {key: graphs for key, graphs in self._graphs.items() if graphs}
+        self._graphs.setdefault(key, []).append(recorded)
         return recorded
 
-    def _step_eagerly(self, reason: str, args: Any, kwargs: Any, warn: bool = False) -> Any:
-        if warn and not self._warned:
-            self._warned = True
-            self.warn(f"SVI runs eagerly: {reason}.")
+    def _step_eagerly(self, reason: str, args: Any, kwargs: Any) -> Any:
         self.engine, self.why_not = "eager", reason
-        return self._eager(args, kwargs)
+        loss, params = self.gradients(args, kwargs)
+        return self.finish(as_tensors(loss), params)
 
-    def _why_no_more(self, key: tuple[Any, ...]) -> str:
-        changed = [name for graph in self._graphs.get(key, ()) if (name := graph.watches[0].changed())]
-        cause = f"{changed[-1]!r} has changed again; make it a tensor" if changed else "another shape has come; pad it"
-        return f"there are {MOST_RECORDINGS} recordings already, and {cause}"
+    def _say(self, what: str, message: str) -> None:
+        """Warn, once of each kind."""
+        if what not in self._said:
+            self._said.add(what)
+            self.warn(message)
 
-    def _give_up(self, reason: str) -> None:
-        self._given_up = reason
+    def _give_up(self, error: Exception, loss: Any) -> Any:
+        """Take every step eagerly from now on; return the loss of this one, which was taken so."""
+        reason = (
+            str(error) if isinstance(error, RecordingError) else f"recording or replaying it raised {in_short(error)}"
+        )
+        self._given_up = self.why_not = reason
+        self.engine = "eager"
         self._graphs.clear()
+        self._waiting = self._last = None
         self.warn(f"SVI runs eagerly: {reason}.")
+        return loss
 
 
-@contextmanager
-def _store_kept() -> Iterator[None]:
-    """Refuse programs that replace tensors in Pyro's parameter store, and put the old ones back."""
-    store = pyro.get_param_store()
-    kept = dict(store._params)
-    try:
-        yield
-    finally:
-        replaced = [name for name, p in kept.items() if store._params.get(name) is not p]
-        for name in replaced:
-            store._params[name] = kept[name]
-            store._param_to_name[kept[name]] = name
+def _name(key: tuple[Any, ...]) -> str:
+    """Return what stands for a signature among the counts."""
+    return hashlib.blake2b(repr(key).encode(), digest_size=8).hexdigest()
 
 
 def _numbers(loss: Any) -> Any:

@@ -39,8 +39,8 @@ class UpdateCode:
     """Inductor's code for what ends in an update of parameters.
 
     Args:
-        step: what it does: takes `outside`, the optimizer's tensors and numbers, then `tensors`; the last tensor that it returns says
-            whether the update was made.
+        step: what it does: takes `outside`, the optimizer's tensors and numbers, then `tensors`; the last two tensors that it returns
+            say whether the loss was finite, and whether all values were valid.
         update: the update that is part of it.
         outside: tensors that it reads or writes where they are.
         written: those of them that it writes besides parameters.
@@ -176,10 +176,14 @@ def whole_step(
 
     def step(*inputs: Tensor) -> list[Tensor]:
         out = recording.graph(*inputs[:n], *inputs[n + s + 1 :])
-        grads = [grad for grad, here in zip(out[losses:], chosen, strict=True) if here]
+        valid = out[-1] if recording.checks else None
+        grads = [grad for grad, here in zip(out[losses:], chosen, strict=False) if here]
         loss = torch.stack([part.reshape(()) for part in out[:losses]])
-        finite = update.apply([inputs[i] for i in places], grads, inputs[n : n + s], inputs[n + s], loss)
-        return [*out[:losses], finite]
+        guarded = isinstance(optim, Optimizer)  # Pyro's take their step whatever the loss
+        finite = update.apply(
+            [inputs[i] for i in places], grads, inputs[n : n + s], inputs[n + s], loss, valid, guarded
+        )
+        return [*out[:losses], finite, torch.ones_like(finite) if valid is None else valid]
 
     return UpdateCode(step, update, recording.outside, recording.written, places, tensors)
 

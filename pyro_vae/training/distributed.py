@@ -19,6 +19,7 @@ import torch.distributed.nn  # imported later, its functions would hold the grou
 from pyro_vae.svi import World
 from pyro_vae.training.settings import SettingsError
 
+MOST_ON_CPU = 8  # processes, on a machine with fewer cores: enough to try out what several do
 PATIENCE = datetime.timedelta(minutes=10)  # how long a process waits for another before it takes it for dead
 
 
@@ -35,10 +36,28 @@ def join(devices: int, device: str) -> World:
     """
     if dist.is_available() and dist.is_initialized():
         return World(dist.get_rank(), dist.get_world_size(), _device)
-    here, machines = launched() or (devices, 1)
+    found = launched()
+    if found is None and devices > 1:
+        _refuse_too_many(devices, device)
+    here, machines = found or (devices, 1)
     if here * machines == 1:
         return World()
     return _start(here, machines, device)
+
+
+def _refuse_too_many(devices: int, device: str) -> None:
+    """Refuse to start more processes than this machine has devices, before the first is started."""
+    cuda = _on_cuda(device)
+    most = torch.cuda.device_count() if cuda else max(MOST_ON_CPU, os.cpu_count() or 1)
+    if devices > most:
+        raise SettingsError(
+            f"devices is {devices}, and this machine can use {most} {'GPUs' if cuda else 'processes on its CPUs'}; "
+            "lower --devices"
+        )
+
+
+def _on_cuda(device: str) -> bool:
+    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
 
 
 def launched() -> tuple[int, int] | None:
@@ -70,7 +89,7 @@ def _start(here: int, machines: int, device: str) -> World:
 
         for name in ("lightning_fabric", "lightning.fabric", "lightning_fabric.utilities.rank_zero"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+        cuda = _on_cuda(device)
         try:
             fabric = Fabric(
                 accelerator="cuda" if cuda else "cpu",

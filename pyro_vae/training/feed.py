@@ -57,8 +57,13 @@ class Feed:
             self._next = self._thread.submit(self._read)
         return {name: values[self._place :] for name, values in self._block.items()}
 
+    @property
+    def place(self) -> int:
+        """How many batches of the present block are behind."""
+        return self._place
+
     def advance(self, steps: int) -> None:
-        """Move past this many batches."""
+        """Move past this many batches; back, within the block, if negative."""
         self._place += steps
 
     def _read(self) -> "list[_Field] | None":

@@ -9,17 +9,19 @@ from typing import Any
 
 from pyro_vae.data import Data, DataError, load_data
 from pyro_vae.options import misspelled
-from pyro_vae.program import Pair, PairError
-from pyro_vae.runs import Run, checkpoint
+from pyro_vae.program import Pair, PairError, alone
+from pyro_vae.runs import Run, RunError, checkpoint
 from pyro_vae.svi import World
+from pyro_vae.training.devices import unconverted_on_failure
 from pyro_vae.training.distributed import join
 from pyro_vae.training.fitted import Fitted
 from pyro_vae.training.loop import Loop
 from pyro_vae.training.programs import check_settings
 from pyro_vae.training.progress import Progress, Silent
 from pyro_vae.training.settings import SettingsError, Training
+from pyro_vae.training.trainer import Trainer
 
-__all__ = ["build_from_config", "create_on_first_process", "describe", "fit"]
+__all__ = ["build_from_config", "create_on_first_process", "describe", "em", "fit", "refuse_other_data"]
 
 
 def fit(
@@ -37,7 +39,7 @@ def fit(
     The pair is checked first (see ``check_pair``). Every random number follows from ``seed``; the
     global random states are left as they were. Draws, data order and schedules do not depend on
     when checkpoints are written, so a resumed run ends with the same bits as one that was never
-    stopped.
+    stopped. Of several threads that call it, one trains at a time: Pyro has one stack of handlers.
 
     Args:
         pair: model and guide; trained in place, and left in evaluation mode.
@@ -61,27 +63,78 @@ def fit(
     for name in settings.keys() - set(Training.names()):
         raise SettingsError(misspelled("fit", name, [*Training.names(), *own]))
     training = Training(**settings)
-    data = data if isinstance(data, Data) else load_data(data)
+    data = data if isinstance(data, Data) else load_data(data, missing="mark" if "seen" in pair.fields else None)
     if not resume:  # older runs may hold such settings
         check_settings(training, pair, data)
     world = join(training.devices, training.device)
-    held = isinstance(run, Run) and run.locked  # by a caller who goes on writing
-    if run is not None and not isinstance(run, Run):
-        told = {**(config or describe(pair, data)), "training": asdict(training)}
-        run = create_on_first_process(world, partial(Run.open, run) if resume else partial(Run.create, run, told))
-    observer = (
-        progress
-        if isinstance(progress, Progress)
-        else (_shown(pair, data) if progress and not world.rank else Silent())
-    )
-    try:
-        if run is not None:
-            world.first(run.lock)
-        with checkpoint.seeded(training.seed):
-            return Loop(pair, data, training, run, observer, world).train(resume)
-    finally:
-        if run is not None and not held:
-            run.release()
+    with alone, checkpoint.seeded(training.seed), unconverted_on_failure(pair):
+        trainer = Trainer(pair, data, training, world)  # refuses what cannot be trained before there is a folder
+        held = isinstance(run, Run) and run.locked  # by a caller who goes on writing
+        if run is not None and not isinstance(run, Run):
+            run = create_on_first_process(world, partial(_open_or_create, run, resume, pair, data, training, config))
+        try:
+            if run is not None:
+                world.first(run.lock)
+            if run is not None and resume:
+                world.first(partial(refuse_other_data, run, data))
+            return Loop(trainer, data, run, _observer(progress, pair, data, world)).train(resume)
+        finally:
+            if run is not None and not held:
+                run.release()
+
+
+def _open_or_create(
+    folder: str | os.PathLike,
+    resume: bool,
+    pair: Pair,
+    data: Data,
+    training: Training,
+    config: Mapping[str, Any] | None,
+) -> Run:
+    if resume:
+        return Run.open(folder)
+    return Run.create(folder, {**describe(pair, data), **(config or {}), "training": asdict(training)})
+
+
+def refuse_other_data(run: Run, data: Data) -> None:
+    """Refuse to go on with other data than a run was trained on: its splits are cut anew.
+
+    Raises:
+        RunError: they are others.
+    """
+    if run.trained_on(data.fingerprint) is False:
+        raise RunError(
+            f"{run} was trained on other data than {data.spec.name} holds now, and data that it was trained on "
+            "may lie in the test split; restore them, or say where they are with --data; or train anew. To go on with "
+            f"these all the same, remove the line `data` below `fingerprints` in {run}/config.yaml"
+        )
+
+
+def _observer(progress: Progress | bool, pair: Pair, data: Data, world: World) -> Progress:
+    if isinstance(progress, Progress):
+        return progress
+    return _shown(pair, data) if progress and not world.rank else Silent()
+
+
+def em(pair: Pair, data: Data | Mapping[str, Any] | str, iterations: int = 100, **settings: Any) -> Fitted:
+    """Train a pair by expectation maximisation and return it with its history, one row a step.
+
+    The same as ``fit(pair, data, optimizer="em", epochs=iterations)``, in double precision: all data
+    in each step, or ``batch_size`` of them with expectations averaged over the steps. A row's
+    ``loss`` is minus the training ELBO at the E step, which with an exact guide is log p(x), and
+    ``m_step`` the ELBO that the M step then reaches under the same q.
+
+    Args:
+        pair: its parameters belong to conditionals with an M step, see `Maximizable`.
+        data: from ``load_data``, or what ``load_data`` takes.
+        iterations: passes over the training data.
+        settings: any argument of ``fit``.
+
+    Raises:
+        PairError: no conditional owns a parameter, or the pair breaks its contract.
+        SettingsError: for a setting that EM has no use for.
+    """
+    return fit(pair, data, **{"precision": "64", **settings, "optimizer": "em", "epochs": iterations})
 
 
 def _shown(pair: Pair, data: Data) -> Progress:
@@ -123,5 +176,12 @@ def build_from_config(build: Callable[..., Any], options: Mapping[str, Any]) -> 
 
 
 def describe(pair: Pair, data: Data) -> dict[str, Any]:
-    """Return what rebuilds the pair and the data, for ``config.yaml``."""
-    return {"pair": pair.recipe, "data": data.recipe}
+    """Return what rebuilds the pair and the data, for ``config.yaml``, and what tells them from
+    others.
+    """
+    recipe = dict(pair.recipe) if pair.recipe else None
+    source = recipe.pop("source", None) if recipe else None
+    told: dict[str, Any] = {"pair": recipe, "data": data.recipe}
+    if data.spec.class_names:
+        told["classes"] = list(data.spec.class_names)
+    return {**told, "fingerprints": {"pair": source, "data": data.fingerprint}}

@@ -8,17 +8,17 @@ import pyro
 from torch import Tensor
 
 from pyro_vae.data import Data, key
-from pyro_vae.program import Pair, declared
+from pyro_vae.program import declared
 from pyro_vae.runs import Run, checkpoint
-from pyro_vae.svi import World
 from pyro_vae.training.feed import Feed
 from pyro_vae.training.fitted import Fitted
 from pyro_vae.training.interruption import SIGNALS, Interrupted, StopRequest
+from pyro_vae.training.nonfinite import parameters
 from pyro_vae.training.progress import Progress
 from pyro_vae.training.recovery import Recovery, RolledBack
 from pyro_vae.training.run_state import Best, Keeper, State
-from pyro_vae.training.settings import Training
 from pyro_vae.training.trainer import Trainer
+from pyro_vae.training.undo import Undo
 from pyro_vae.training.validation import Validation
 
 MAX_SECONDS = 1.0  # that many steps in one call take, before progress is shown
@@ -27,18 +27,16 @@ MAX_SECONDS = 1.0  # that many steps in one call take, before progress is shown
 class Loop:
     """One training run."""
 
-    def __init__(
-        self, pair: Pair, data: Data, training: Training, run: Run | None, observer: Progress, world: World
-    ) -> None:
-        self.pair, self.data, self.training, self.run, self.observer = pair, data, training, run, observer
-        self.world = world
-        self.trainer = Trainer(pair, data, training, world)
+    def __init__(self, trainer: Trainer, data: Data, run: Run | None, observer: Progress) -> None:
+        self.trainer, self.data, self.run, self.observer = trainer, data, run, observer
+        self.pair, self.training, self.world = trainer.pair, trainer.training, trainer.world
         self.state = State()
         self.keeper = Keeper(self.trainer, self.state, run, self._note)
         self.recovery = Recovery(self.keeper)
+        self.undo = Undo(self.trainer, self.state)
         self.validation = Validation(self.trainer, data)
         self.request = StopRequest()
-        self.yields = declared(pair.objective)
+        self.yields = declared(self.pair.objective)
         observer.figure = self.yields.shown
 
     def train(self, resume: bool) -> Fitted:
@@ -84,7 +82,7 @@ class Loop:
             self.keeper.mark()
         batches = self.data.epoch(
             state.epoch,
-            self.training.batch_size,
+            self.trainer.rows,
             seed=self.training.seed,
             start=state.position,
             rank=self.world.rank,
@@ -93,11 +91,11 @@ class Loop:
         try:
             with Feed(batches, self.trainer.device, self.trainer.dtype) as feed:
                 while ready := feed.peek():
-                    if self.trainer.in_blocks:
+                    if self.trainer.in_blocks and not self.undo.steps_singly:
                         feed.advance(self._many_steps(ready))
                     else:
-                        self._one_step({name: values[0] for name, values in ready.items()})
-                        feed.advance(1)
+                        self.undo.prepare(begins=feed.place == 0)
+                        feed.advance(self._one_step({name: values[0] for name, values in ready.items()}))
                     self._save_or_stop()
         except RolledBack:
             return
@@ -107,23 +105,21 @@ class Loop:
             self._save_or_stop()
 
     def _many_steps(self, batches: dict[str, Tensor]) -> int:
-        """Take steps on a block of batches until it ends or something else is due; return how many."""
+        """Take steps on a block of batches until it ends or something else is due; return how many.
+
+        If one of them comes to nothing that is none, and they are to be taken one by one.
+        """
         state = self.state
         late = time.monotonic() + MAX_SECONDS
         until = lambda: self._wanted() or time.monotonic() > late  # noqa: E731
         losses = self.trainer.steps(batches, state.step, state.rollbacks, until)
-        for loss in losses or ():
+        if losses is None:
+            self.undo.step_singly(len(next(iter(batches.values()))))
+            return 0
+        for loss in losses:
             self._enter(loss)
-        return len(losses) if losses is not None else self._one_by_one(batches)
-
-    def _one_by_one(self, batches: dict[str, Tensor]) -> int:
-        """Take steps up to one that is skipped, or until something else is due; return how many."""
-        skipped, count = self.state.skipped, len(next(iter(batches.values())))
-        for i in range(count):
-            self._one_step({name: values[i] for name, values in batches.items()})
-            if self.state.skipped > skipped or self._wanted():
-                return i + 1
-        return count
+        self.undo.forget()
+        return len(losses)
 
     def _wanted(self) -> bool:
         """Return whether to stop, or to save, now."""
@@ -138,21 +134,27 @@ class Loop:
         state.step += 1
         state.position += 1
 
-    def _one_step(self, batch: dict[str, Tensor]) -> None:
-        state, stepper, exchange = self.state, self.trainer.stepper, self.trainer.exchange
+    def _one_step(self, batch: dict[str, Tensor]) -> int:
+        """Take a step; return by how many batches to advance, fewer than none if it was undone."""
+        state, exchange = self.state, self.trainer.exchange
         if exchange is not None:
             exchange.weight = len(batch["x"])
             asks = [self.world.rank == 0 and self.keeper.due(), *(self.request.signum == s for s in SIGNALS)]
             exchange.votes = list(map(float, asks))
         before = self.recovery.before()
-        loss = self.trainer.step(batch, state.step, state.rollbacks)
-        if not math.isfinite(loss) or not stepper.finite:
-            self.recovery.recover(batch, loss, before)
-            state.step += 1
-            state.position += 1
-        else:
-            self._enter(loss)
-        self.recovery.settle(before)
+        taken = self.trainer.step(batch, state.step, state.rollbacks)
+        if taken.finite and taken.sound:
+            self._enter(taken.loss)
+            self.recovery.settle(before)
+            return 1
+        overflow = parameters(self.trainer.watched) if taken.finite else None
+        if taken.finite and (back := self.undo.undo()):
+            return -back
+        self.undo.forget()
+        self.recovery.recover(batch, taken.loss, before, overflow)
+        state.step += 1
+        state.position += 1
+        return 1
 
     def _save_or_stop(self) -> None:
         """Save if it is time, and stop if asked to; several processes do either after the same
@@ -183,6 +185,8 @@ class Loop:
             "kl": kl,
             "beta": self.trainer.beta.item(),
             "lr": self.trainer.optimizer.param_groups[0]["lr"],
+            **self.validation.codes(),
+            **getattr(self.trainer.stepper, "figures", {}),
         }
         state.history.append(row)
         if not math.isfinite(elbo):
@@ -192,7 +196,7 @@ class Loop:
                 "this epoch is not the best"
             )
         better = math.isfinite(elbo) and (elbo > state.best.elbo or not self.yields.figure.comparable)
-        if better or not state.best.parameters:
+        if better:
             parameters = {name: tensor.cpu().clone() for name, tensor in self.pair.state_dict().items()}
-            state.best = Best(elbo if math.isfinite(elbo) else -math.inf, epoch, parameters)
+            state.best = Best(elbo, epoch, parameters)
         self.observer.epoch(row)

@@ -75,7 +75,8 @@ class Progress:
             name = self.meaning.bound
             if not self.meaning.latent:
                 name, parts = self.meaning.evidence, ""
-        return f"{name} {row['elbo']:.2f}{parts} nats"
+        codes = f", {row['codes_used']:.0f} codes in use" if "codes_used" in row else ""
+        return f"{name} {row['elbo']:.2f}{parts} nats{codes}"
 
     def note(self, text: str) -> None:
         """Say something once."""

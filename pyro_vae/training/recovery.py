@@ -63,17 +63,22 @@ class Recovery:
             self._buffers = [b for b, old in pairs if not torch.equal(b, old)]
             self._settled = True
 
-    def recover(self, batch: Batch, loss: float, before: Before) -> None:
-        """Follow the policy after a step with a non-finite loss or gradient.
+    def recover(self, batch: Batch, loss: float, before: Before, overflow: str | None = None) -> None:
+        """Follow the policy after a step with a non-finite loss or gradient, or a non-finite update.
+
+        Args:
+            batch: of the step.
+            loss: of the step.
+            before: what the step began with.
+            overflow: which parameter the update made non-finite, in words; it has been undone.
 
         Raises:
             NonFinite: the policy is to stop, or skipping or going back did not help.
             RolledBack: the state is that of the epoch's beginning.
         """
-        drawn = generators(self.trainer.device)
-        cause = self._explain(batch, before)
-        set_generators(self.trainer.device, drawn)
+        cause = self._cause(batch, before, overflow)
         what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+        what = "the update is not finite" if overflow else what
         state, world = self.state, self.trainer.world
         where = f"at step {state.step} (epoch {state.epoch + 1}, batch {state.position + 1})"
         where += f" in process {cause.rank}" if world.size > 1 else ""
@@ -116,6 +121,15 @@ class Recovery:
             found = {"site": cause.site, "reason": cause.reason, "batch": cause.batch}
             checkpoint.save(path, {**facts, **found, "parameters": parameters, "random": before.random})
         return f" (kept in {path})"
+
+    def _cause(self, batch: Batch, before: Before, overflow: str | None) -> Cause:
+        if overflow is not None:
+            mine = {name: value.cpu() for name, value in batch.items()}
+            return Cause(None, f"after it, {overflow}", mine, self.trainer.world.rank)
+        drawn = generators(self.trainer.device)
+        cause = self._explain(batch, before)
+        set_generators(self.trainer.device, drawn)
+        return cause
 
     def _explain(self, batch: Batch, before: Before) -> Cause:
         """Recompute the step with the same draws, and find where it becomes non-finite."""

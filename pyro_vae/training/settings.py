@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from pyro_vae.options import accept, checked
+from pyro_vae.runs import check_seed
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "adamax": torch.optim.Adamax,
     "sgd": torch.optim.SGD,
+    "em": torch.optim.SGD,  # holds the parameters; the M step moves them
 }
 
 
@@ -53,12 +55,13 @@ class Training:
 
     Args:
         epochs: passes over the training data.
-        batch_size: data per step.
+        batch_size: data per step: 128 by default, and all of them with the optimizer em.
         lr: learning rate at its peak.
         schedule: ``inverse-time`` is lr / (1 + step / 3000), which does not look ahead, so k epochs
             and then k more are the same as 2 k; ``one-cycle`` (linear up over a tenth, cosine down)
             and ``cosine`` plan for ``epochs``.
-        optimizer: from torch.optim.
+        optimizer: from torch.optim; or em, expectation maximisation, for pairs whose parameters have
+            an M step.
         clip: largest norm of the gradient.
         beta: weight of the KL in training; figures are always at beta = 1.
         warm_up: epochs over which beta rises linearly from 0.
@@ -78,10 +81,10 @@ class Training:
     """
 
     epochs: int = 100
-    batch_size: int = 128
+    batch_size: int | None = None
     lr: float = 2e-3
     schedule: Literal["inverse-time", "constant", "cosine", "one-cycle"] = "inverse-time"
-    optimizer: Literal["adam", "adamw", "adamax", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "adamax", "sgd", "em"] = "adam"
     clip: float | None = None
     beta: float = 1.0
     warm_up: float = 0.0
@@ -100,8 +103,10 @@ class Training:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise SettingsError(f"{name} must be at least {least}, got {value}")
-        if not 0 <= self.seed < 2**63:
-            raise SettingsError(f"seed must be from 0 to 2^63 - 1, got {self.seed}")
+        try:
+            check_seed(self.seed)
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
         for name in ("beta", "warm_up", "free_bits", "save_every"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -110,6 +115,12 @@ class Training:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise SettingsError(f"{name} must be a finite number above 0, got {value}")
+
+    def rows(self, num_data: int) -> int:
+        """Return how many of ``num_data`` training data a step takes, before it is cut to them."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return num_data if self.optimizer == "em" else 128
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> "Training":

@@ -3,7 +3,8 @@
 import copy
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,12 +14,25 @@ from pyro_vae.program import Pair, require_sound
 from pyro_vae.runs import checkpoint
 from pyro_vae.svi import SVI, Exchange, Schedule, World
 from pyro_vae.training.devices import convert, place, resolve_device
+from pyro_vae.training.expectation_maximization import EM, owners_of
 from pyro_vae.training.interruption import SIGNALS
-from pyro_vae.training.programs import weighted_programs
+from pyro_vae.training.programs import require_possible, weighted_programs
 from pyro_vae.training.settings import SCHEDULES, Training, optimizer, optimizer_state
+from pyro_vae.training.starting import SEEN, start_from_data
 from pyro_vae.training.stepper import BlockStepper, Stepper, require_stepper
 
 CHECKED_BATCH = 16  # data that the pair is tried on before the first step
+
+
+class Taken(NamedTuple):
+    """How a step went."""
+
+    loss: float
+    """In nats per datum."""
+    finite: bool
+    """Whether loss and gradient were; the step has changed nothing if not."""
+    sound: bool
+    """Whether parameters and buffers are finite after it."""
 
 
 class Trainer:
@@ -31,9 +45,12 @@ class Trainer:
         world: the processes of the job; they begin with process 0's parameters.
 
     Attributes:
+        rows: data of a batch, all processes together.
         steps_per_epoch: how many batches an epoch has.
         exchange: what connects several processes, or None.
         stepper: what takes the steps.
+        watched: parameters and buffers that steps must leave finite; one that was not from the
+            start, such as a mask of -inf, is none of them.
 
     Raises:
         PairError: when the pair breaks its contract.
@@ -46,11 +63,16 @@ class Trainer:
         self.dtype = torch.float64 if training.precision == "64" else torch.float32
         convert(pair, self.device, self.dtype)
         require_sound(pair, self.place(data.batch("train", CHECKED_BATCH)))
-        self.steps_per_epoch = data.num_batches(training.batch_size)
+        start_from_data(pair, self.place(data.subset("train", SEEN)[0]))
+        self.rows = training.rows(data.size("train"))
+        self.steps_per_epoch = data.num_batches(self.rows)
         self.beta = torch.tensor(training.beta, dtype=self.dtype, device=self.device)
         self.optimizer = optimizer(training.optimizer, list(pair.named_parameters().values()), training.lr)
         self.exchange = self._join() if world.size > 1 else None
         make: Any = pair.stepper or SVI
+        if training.optimizer == "em":
+            require_possible(pair, data, self.place)
+            make = partial(EM, owners=owners_of(pair), stepwise=self.rows < data.size("train"))
         self.stepper: Stepper = make(
             *weighted_programs(pair, training, data.size("train"), self.beta, self.device),
             self.optimizer,
@@ -61,6 +83,9 @@ class Trainer:
             exchange=self.exchange,
         )
         require_stepper(self.stepper)
+        tensors = pair.named_parameters() | pair.named_buffers()
+        floats = {name: t for name, t in tensors.items() if t.is_floating_point() and t.numel()}
+        self.watched = {name: t for name, t in floats.items() if t.isfinite().all()}
         self._takes_blocks = isinstance(self.stepper, BlockStepper)
 
     def _join(self) -> Exchange:
@@ -74,20 +99,35 @@ class Trainer:
     def rate(self, step: int, rollbacks: int) -> float:
         """Return the learning rate of a step, counted from 0; each going back has halved it."""
         t = self.training
-        return t.lr * SCHEDULES[t.schedule](step, t.epochs * self.steps_per_epoch) * 0.5**rollbacks
+        rate = t.lr * SCHEDULES[t.schedule](step, t.epochs * self.steps_per_epoch) * 0.5**rollbacks
+        # torch refuses a number too large for its type, and takes infinity
+        return rate if rate < torch.finfo(self.dtype).max / 100 else math.inf
 
     def weight(self, step: int) -> float:
         """Return the KL's weight at a step, counted from 0."""
         t = self.training
         return t.beta * min(1.0, step / (t.warm_up * self.steps_per_epoch)) if t.warm_up else t.beta
 
-    def step(self, batch: Mapping[str, Tensor], step: int, rollbacks: int) -> float:
-        """Take a step on a batch that is placed; return its loss."""
+    def step(self, batch: Mapping[str, Tensor], step: int, rollbacks: int) -> Taken:
+        """Take a step on a batch that is placed; what it gave is read from the device at once."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step, rollbacks)
         if self.training.warm_up:
             self.beta.fill_(self.weight(step))
-        return self.stepper.update(batch).item()
+        loss = self.stepper.update(batch)
+        found, finite, sound = self._read(loss.reshape(1))
+        return Taken(found, math.isfinite(found) and bool(finite), bool(sound))
+
+    def _read(self, losses: Tensor) -> list[float]:
+        """Return losses, whether they and the gradients were finite, and whether the parameters are."""
+        with torch.no_grad():
+            sums = [tensor.sum(dtype=self.dtype) for tensor in self.watched.values()]
+        told = (losses, self.stepper.finite.reshape(1), *(each.reshape(1) for each in sums))
+        read = torch.cat([each.to(self.device, torch.float64) for each in told]).tolist()
+        count = len(losses) + 1
+        # a sum is finite only if all its terms are; where it is not, it may still be large for its type alone
+        sound = all(map(math.isfinite, read[count:])) or all(t.isfinite().all() for t in self.watched.values())
+        return [*read[:count], sound]
 
     @property
     def in_blocks(self) -> bool:
@@ -99,11 +139,11 @@ class Trainer:
     ) -> list[float] | None:
         """Take a step on each slice of placed data until told to stop; return the losses.
 
-        They are read from the device at the end, once. If one of them or its gradient is not
-        finite, the result is None and everything is as it was before the first.
+        They are read from the device at the end, once. If one of them, its gradient or a parameter
+        is not finite, the result is None and everything is as it was before the first.
         """
         assert isinstance(self.stepper, BlockStepper)
-        before = self._snapshot()
+        before = self.snapshot()
         numbers = range(step, step + len(next(iter(batches.values()))))
         weights = torch.tensor([self.weight(i) for i in numbers], dtype=self.dtype).to(self.device, non_blocking=True)
         schedule = Schedule(
@@ -111,13 +151,13 @@ class Trainer:
             [(self.beta, weights)] if self.training.warm_up else (),
         )
         losses = self.stepper.steps(batches, schedule=schedule, until=until)
-        *found, finite = torch.cat([losses.double(), self.stepper.finite.double().reshape(1)]).tolist()
-        if finite and all(map(math.isfinite, found)):
+        *found, finite, sound = self._read(losses)
+        if finite and sound and all(map(math.isfinite, found)):
             return found
         self.load_state_dict(before)
         return None
 
-    def _snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """Return a copy of the state, on the device."""
         state = self._state({name: tensor.clone() for name, tensor in self.pair.state_dict().items()})
         return {**state, "optimizer": copy.deepcopy(state["optimizer"]), "svi": copy.deepcopy(state["svi"])}

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pyro_vae.data import Data
 from pyro_vae.evidence import MAX_ROWS as WIDTH
-from pyro_vae.evidence import bound, global_sites
+from pyro_vae.evidence import bound, global_sites, table_of
+from pyro_vae.posterior import code_use
 from pyro_vae.program import (
     PerDatum,
     Terms,
@@ -54,6 +55,7 @@ class Validation:
         self._trainer, self._data = trainer, data
         self.split = "valid" if data.size("valid") else "train"
         self._layouts: dict[Any, tuple[int, bool]] = {}
+        self._worded: bool | None = None  # whether there is a codebook
         self._shared: bool | None = None  # whether some latent sites lie outside the data plate
 
     def measure(self) -> Figures:
@@ -63,6 +65,19 @@ class Validation:
             return figures
         *sums, total = self._trainer.world.add([*(value * count for value in figures), count])
         return Figures(*(value / total for value in sums))
+
+    def codes(self) -> dict[str, float]:
+        """Return how many codes the split uses, and their perplexity; empty without a codebook.
+
+        Of several processes each looks at the whole split.
+        """
+        if self._worded is not False:
+            total = self._data.size(self.split)
+            found = code_use(self._trainer.pair, self._batches(range(0, total, ROWS), min(ROWS, total)))
+            self._worded = bool(found)
+            for use in found.values():
+                return {"codes_used": float(use.used), "perplexity": use.perplexity}
+        return {}
 
     def _mine(self) -> tuple[Figures, int]:
         """Return the figures of this process's share, and of how many data they are."""
@@ -97,9 +112,8 @@ class Validation:
                 totals = torch.stack([parts.sites[name].double().sum() for name in names]).tolist()
                 for name, total in zip(names, totals, strict=True):
                     sums[name] = sums.get(name, 0.0) + total
-        reconstruction = math.fsum(value / count for name, value in sums.items() if name in observed)
-        elbo = math.fsum(value / count for value in sums.values())
-        return Figures(elbo, reconstruction, reconstruction - elbo)
+        table = table_of({name: value / count for name, value in sums.items()}, observed)
+        return Figures(table.elbo, table.reconstruction, table.kl)
 
     def _terms(self, piece: Batch) -> Terms:
         pair = self._trainer.pair

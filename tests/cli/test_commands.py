@@ -177,6 +177,7 @@ def test_draw_writes_the_picture_that_is_asked_for(capsys, run, suffix):
     assert "must end in .png" in refusal(capsys, "draw", str(run), "samples", "--out", "x.bmp")
 
 
+@pytest.mark.slow
 def test_a_pair_of_ones_own_trains_from_the_command_line(capsys, tmp_path):
     Path("my_pair.py").write_text(OWN_PAIR)
     name = "my_pair.py:mine"
@@ -290,9 +291,9 @@ def bad_files(tmp_path):
 
 @pytest.mark.parametrize(("argv", "said"), BAD, ids=lambda v: "_".join(v) if isinstance(v, list) else "")
 def test_bad_input_gets_one_clear_sentence(capsys, bad_files, argv, said):
-    before = sorted(os.listdir("."))
+    before = set(os.listdir("."))
     assert said in refusal(capsys, *argv)
-    assert sorted(os.listdir(".")) == before, "something was half written"
+    assert set(os.listdir(".")) - {"__pycache__"} == before, "something was half written"
 
 
 def test_a_used_run_folder_is_refused_and_left_as_it_was(capsys, run):
@@ -338,6 +339,7 @@ def test_a_run_of_another_version_is_named(capsys, run):
     assert "stored parameter" in refusal(capsys, "evaluate", str(run))
 
 
+@pytest.mark.slow
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(capsys, run):
     assert main(["resume", str(run), "--epochs", "3", "--json"]) == 0
     capsys.readouterr()

@@ -79,6 +79,7 @@ def test_a_replayed_step_is_the_step(stand_in: list[Tensor]) -> None:
     torch.testing.assert_close(found, train("recorded")[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault", ["nothing happens", "nothing comes back", "nothing is written", "data stand still", "no capture"]
 )

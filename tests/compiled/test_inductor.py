@@ -15,6 +15,7 @@ def several_draws(x, w):
     return [torch.tanh(first @ w @ w @ w @ w + x), second @ w, third + second]
 
 
+@pytest.mark.slow
 def test_draws_stay_in_their_order():
     x, w = torch.randn(40, 40), torch.randn(40, 40) / 7
     code = compile_graph(trace(several_draws, [x, w]), [x, w])
@@ -26,6 +27,7 @@ def test_draws_stay_in_their_order():
             torch.testing.assert_close(got, value, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_code_writes_it_writes_once_and_lets_autograd_know():
     def step(p, x):
         p.add_(x * torch.tensor([1.0, 2.0, 3.0]))
@@ -41,6 +43,7 @@ def test_what_code_writes_it_writes_once_and_lets_autograd_know():
         assert total.item() == 6 * i
 
 
+@pytest.mark.slow
 def test_what_is_stacked_alone_can_be_viewed_as_in_torch():
     x = torch.randn(12, 4, 3)
     recording = record(lambda x: torch.stack([x.transpose(0, 1).exp()], -2).view(48, 3) + 1, (x,))

@@ -16,6 +16,8 @@ from pyro_vae.svi import SVI, EagerWarning
 
 @pytest.mark.parametrize("name", _torch.NAMES)
 def test_the_installed_torch_has_it(name):
+    if name == "validate_arguments" and torch.__version__ < "2.15":
+        pytest.skip("torch asks in other places")
     assert _torch.private(name) is not None
 
 

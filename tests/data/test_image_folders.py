@@ -178,6 +178,7 @@ def test_classes_that_are_numbers_are_in_their_order(tmp_path):
     assert ((batch["x"][:, 0] * 25.5).round().long() == batch["y"]).all()
 
 
+@pytest.mark.filterwarnings("ignore:.*whole numbers 0:pyro_vae.data.DataNote")
 @pytest.mark.parametrize(
     ("x", "image"),
     [

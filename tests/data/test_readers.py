@@ -120,6 +120,7 @@ def test_fuzzed_idx(tmp_path):
         outcome(lambda: read_idx(path, dims=3))
 
 
+@pytest.mark.slow
 def test_fuzzed_images(tmp_path):
     folder, rng = tmp_path / "images", random.Random("images")
     write_images(folder)
@@ -222,6 +223,7 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
     tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_a_large_file_is_read_in_pieces(tmp_path):
     path = tmp_path / "x.npy"
     n = 300_000  # 294 MB, sparse on disk

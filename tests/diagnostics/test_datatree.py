@@ -191,6 +191,7 @@ def regression(x, y):
         pyro.sample("y", dist.Normal(x @ weight, scale), obs=y)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto")
 def test_a_plain_regression_with_an_autoguide_goes_through_arviz(tmp_path):
     """Trained by Pyro's own SVI; every plot and figure works on the tree as it is, also after it was saved."""

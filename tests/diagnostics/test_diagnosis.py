@@ -148,6 +148,7 @@ def test_discrete_latents_leave_out_only_the_continuous_methods():
     assert math.isfinite(next(v.value for v in diagnosis.verdicts if v.check == "log p(x)"))
 
 
+@pytest.mark.slow
 def test_too_few_draws_leave_out_the_pareto_shape(monkeypatch):
     monkeypatch.setitem(BUDGETS, "quick", replace(SMALL, draws=10))
     model, batch = linear_data()
@@ -200,6 +201,7 @@ def test_progress_and_estimate(data):
     assert seen[-1][1:] == (len(CHECKS) - 1, len(CHECKS))
 
 
+@pytest.mark.slow
 def test_the_report_stands_alone(data, tmp_path):
     diagnosis = diagnose(pairs.latent(data.spec, latent=2, hidden=[8]), data)
     diagnosis.tree = to_datatree(diagnosis.subject.pair, data.batch("test", 3), num_samples=5)
@@ -212,6 +214,7 @@ def test_the_report_stands_alone(data, tmp_path):
     assert (tmp_path / "posterior.nc").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_table_or_json(tmp_path, capsys):
     run = str(tmp_path / "run")
     assert (
@@ -251,6 +254,7 @@ def test_data_are_taken_from_all_over_a_split(data, count):
         assert max(b - a for a, b in pairwise([0, *positions, size])) <= size // 40
 
 
+@pytest.mark.slow
 def test_the_advice_names_the_part_of_the_guide_that_loses_most(monkeypatch):
     """Right family and wrong encoder; then the right encoder of too narrow a family."""
     monkeypatch.setitem(BUDGETS, "quick", replace(SMALL, data=100, draws=200, refined=20, steps=100, temperatures=0))
@@ -270,6 +274,7 @@ def test_the_advice_names_the_part_of_the_guide_that_loses_most(monkeypatch):
     assert "the family is the larger part of it" in advice(pv.Pair(model, factorised))
 
 
+@pytest.mark.slow
 def test_a_guide_far_from_the_posterior_comes_before_the_prior(monkeypatch):
     monkeypatch.setitem(BUDGETS, "quick", replace(SMALL, data=200, draws=200, refined=20, steps=100, temperatures=0))
     model = linear()

@@ -45,6 +45,7 @@ def test_a_diagonal_guide_has_the_approximation_gap_of_theory(model):
     assert result.amortization > 0.1  # the marginal scale is wider than the best mean-field one
 
 
+@pytest.mark.slow
 def test_the_gaps_of_a_neural_pair_add_up_to_what_the_grid_says():
     pair, batch = neural(), {"x": (rand(30, 8, seed=13) > 0).double()}
     result = gaps(pair, batch, steps=150, num_samples=1000)
@@ -56,6 +57,7 @@ def test_the_gaps_of_a_neural_pair_add_up_to_what_the_grid_says():
     assert result.amortization > 5 * result.approximation > 0  # the encoder is bad, and a Gaussian nearly right
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["shift", "correlation", "collapse"])
 def test_the_amortization_gap_of_a_damaged_guide_is_its_kl_from_the_posterior(model, how):
     """Every damage here leaves the family, Gaussians of any covariance: refinement finds the posterior again."""
@@ -70,6 +72,7 @@ def test_the_amortization_gap_of_a_damaged_guide_is_its_kl_from_the_posterior(mo
     assert abs(result.approximation) < 0.05
 
 
+@pytest.mark.slow
 def test_data_in_another_order_have_the_same_gaps(model):
     batch = data(model, 10)
     order = torch.arange(9, -1, -1)

@@ -31,6 +31,7 @@ def test_annealing_agrees_with_the_closed_form_and_the_bounds_hold_it(model):
     assert bounds.gap < 0.6
 
 
+@pytest.mark.slow
 def test_annealing_agrees_with_the_grid_of_a_neural_pair():
     pair, x = neural(), (rand(8, 8, seed=13) > 0).double()
     exact = grid_evidence(pair, x)
@@ -47,12 +48,14 @@ def test_annealing_agrees_with_the_grid_of_a_neural_pair():
     assert bounds.upper.mean() > truth.mean() - 0.02
 
 
+@pytest.mark.slow
 def test_more_temperatures_bring_the_bounds_together(model):
     pair, batch = damaged(model, "none"), data(model, 6)
     few, many = (sandwich(pair, batch, temperatures=n, chains=8, leapfrog=3).gap for n in (2, 30))
     assert many < 0.5 * few
 
 
+@pytest.mark.slow
 def test_data_in_another_order_give_the_same_estimate(model):
     pair, batch = damaged(model, "none"), data(model, 6)
     order = torch.tensor([5, 3, 1, 0, 2, 4])

@@ -95,6 +95,7 @@ def uncompiled(monkeypatch):
     monkeypatch.setattr("pyro_vae.compiled.inductor.compile_graph", lambda graph, inputs: graph)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proposal", ["refined", "guide"])
 @pytest.mark.parametrize("mode", ["on", "auto"])
 @pytest.mark.parametrize("nets", [Nets, Mixed, Stubborn])

@@ -280,6 +280,7 @@ def test_what_is_summed_over_is_exact(data):
 # --- no latent variable -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_density_alone_goes_through_every_command(tmp_path, monkeypatch, capsys, small_budget, data):
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(DENSITY)

@@ -138,6 +138,7 @@ def mixture() -> Truth:
 TRUTHS = {"ppca": ppca, "factor": factor_analysis, "grid": on_a_grid, "levels": two_levels, "mixture": mixture}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRUTHS)
 def test_the_truth_is_within_three_errors_where_k_hat_is_good(name):
     """Of the data with each of the poor guides together: 1 % of 100 would be a single one."""
@@ -166,6 +167,7 @@ def test_a_guide_that_is_far_off_is_believed_after_refinement_and_not_before():
     assert shares["guide"] > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [1, 2, 3, 20])
 def test_the_weight_is_unbiased_with_ever_so_few_draws(num_samples):
     """E exp(estimate) = p(x): many copies of one datum, each with a fit and draws of its own."""

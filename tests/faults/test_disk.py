@@ -21,6 +21,7 @@ def whole(driver, tmp_path):
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO], ids=errno.errorcode.get)
 def test_a_disk_that_fails_at_any_call_costs_nothing(driver, whole, tmp_path, tally, kills, number):
     chosen = random.Random(number).sample(range(4, whole.ops - 6), min(kills, whole.ops - 10))
@@ -41,6 +42,7 @@ def test_a_disk_that_fails_at_any_call_costs_nothing(driver, whole, tmp_path, ta
     tally(f"disk fails with {errno.errorcode[number]}", len(chosen))
 
 
+@pytest.mark.slow
 def test_a_file_that_may_grow_no_further(driver, whole, tmp_path, tally):
     """The system's own refusal, not an imitation: a limit on file sizes between config.yaml's and a checkpoint's."""
     limit = os.path.getsize(tmp_path / "whole" / "last.ckpt") // 2
@@ -69,6 +71,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_really_full(driver, whole, tmp_path, small_disk, tally):
     failed = driver("train", *SMALL, "--save_every", "0", "--run", "disk/run", cwd=tmp_path)
     assert failed.status == [1]
@@ -84,6 +87,7 @@ def test_a_disk_that_is_really_full(driver, whole, tmp_path, small_disk, tally):
     tally("full, then read-only tmpfs", 2)
 
 
+@pytest.mark.slow
 def test_the_folder_vanishes_while_training(driver, tmp_path: Path, tally):
     argv = [*SMALL[:5], "--epochs", "500", "--compile", "off", "--save_every", "0"]
     (tmp_path / "gone.py").write_text(

@@ -270,6 +270,7 @@ DATA: dict[str, tuple[str, Callable[[Path], object]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DATA)
 def test_damaged_data(tmp_path, tally, kind):
     name, load = DATA[kind]
@@ -285,6 +286,7 @@ def test_damaged_data(tmp_path, tally, kind):
     tally(f"damaged {kind}", CASES)
 
 
+@pytest.mark.slow
 def test_the_command_line_shows_no_traceback(tmp_path, tally, capsys, monkeypatch):
     """The same files through `evaluate`, `resume` and `list`, as a user meets them."""
     monkeypatch.chdir(tmp_path)

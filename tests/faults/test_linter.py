@@ -125,12 +125,14 @@ def problems(graph: Graph, mistake: str | None, victim: int):
     return pv.find_problems(pair, {"x": torch.randn(BATCH, FEATURES)})
 
 
+@pytest.mark.slow
 @given(graph=graphs())
 @QUICK
 def test_sound_graphs_pass(graph):
     assert problems(graph, None, -1) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 @given(graph=graphs(), data=st.data())
 @QUICK

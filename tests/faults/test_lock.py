@@ -28,6 +28,7 @@ def test_a_second_writer_is_refused_and_told_who_writes(tmp_path):
     assert not (tmp_path / "run" / ".lock").exists()
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_while_the_first_trains(driver, tmp_path, tally):
     """In both orders of commands; the first run is not disturbed."""
     (tmp_path / "slow.py").write_text(
@@ -47,6 +48,7 @@ def test_a_second_process_is_refused_while_the_first_trains(driver, tmp_path, ta
     tally("second writer refused", 1)
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_process_is_stale(tmp_path, tally):
     Run.create(tmp_path / "run", CONFIG).release()
     read_end, write_end = os.pipe()
@@ -121,6 +123,7 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path):
     assert os.listdir(tmp_path / "unborn") == ["config.yaml"]
 
 
+@pytest.mark.slow
 def test_hundreds_of_runs_are_listed_quickly_and_damaged_ones_named(tmp_path, capsys):
     training = {"epochs": 50, "patience": None}
     config = {

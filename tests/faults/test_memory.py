@@ -51,6 +51,7 @@ def test_memory_is_flat_over_ten_thousand_steps(tmp_path, tally, compile):
     tally(f"10,000 steps, {compile}: memory flat", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads memory in use from /proc")
 @pytest.mark.parametrize(("fits", "compile"), [(30, "off"), pytest.param(300, "off", marks=pytest.mark.slow),
                                                pytest.param(100, "recorded", marks=pytest.mark.slow)])  # fmt: skip

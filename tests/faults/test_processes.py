@@ -106,6 +106,7 @@ def place(tmp_path):
 TRAIN = ["train", "two.py:given", "--data", "data.npz", "--epochs", "3", "--json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch", "compile"),
     [("7", "off"), ("40", "auto"), ("1000", "off")],
@@ -142,6 +143,7 @@ def test_two_processes_take_the_steps_of_one(driver, place, tally, batch, compil
     tally("two processes beside one", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("compile", "epochs"), [("off", "3"), ("auto", "10")], ids=["eager", "recorded"])
 def test_two_processes_killed_go_on_with_the_same_bits(driver, place, tally, kills, compile, epochs):
     argv = ["train", "latent", "--latent", "3", "--hidden", "[16]", "--binarize", "dynamic", "--save_every", "0"]
@@ -166,6 +168,7 @@ def test_two_processes_killed_go_on_with_the_same_bits(driver, place, tally, kil
     tally(f"SIGKILL of one of two processes, {'recorded' if compile == 'auto' else 'eager'}", hit)
 
 
+@pytest.mark.slow
 def test_a_signal_to_either_stops_both_after_the_same_step(driver, place, tally):
     argv = ["train", "two.py:given", "--data", "data.npz", "--epochs", "3000", "--batch_size", "20", "--compile", "off"]
     for victim in (0, 1):
@@ -177,6 +180,7 @@ def test_a_signal_to_either_stops_both_after_the_same_step(driver, place, tally)
     tally("SIGTERM to one of two processes", 2)
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_ends_the_job_with_its_message(driver, place, tally):
     argv = [word.replace("given", "fails") for word in TRAIN]
     failed = driver(*argv, "--batch_size", "20", "--run", "run", cwd=place, processes=2)
@@ -201,6 +205,7 @@ def test_what_cannot_be_is_refused_once(driver, place):
     assert refused.err[1] == ""
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_alone_and_says_that_draws_differ(driver, place):
     assert driver(*TRAIN, "--batch_size", "20", "--run", "run", cwd=place, processes=2).status == [0, 0]
     alone = driver("resume", "run", "--pair", "two.py:given", "--epochs", "4", cwd=place)

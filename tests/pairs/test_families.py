@@ -153,6 +153,7 @@ def test_attributes_of_another_width_are_refused() -> None:
         pair.bound_model({**batch, "y": batch["y"][:, :1].repeat(1, 3)})
 
 
+@pytest.mark.slow
 def test_the_autoencoder_with_linear_nets_is_pca() -> None:
     torch.manual_seed(0)
     x = (torch.randn(400, 3) * torch.tensor([3.0, 2.0, 1.0])) @ torch.randn(3, FEATURES) + 0.1 * torch.randn(

@@ -107,6 +107,7 @@ def test_the_gap_has_the_golden_values_averaged_over_rotations(digits):
         assert (gaps.mean() - golden).abs() < 3 * gaps.std()
 
 
+@pytest.mark.slow
 def test_svi_reaches_the_closed_form_from_below_and_finds_the_principal_subspace(digits):
     """A linear guide with full covariance can be exact, so the ELBO can reach the maximum likelihood."""
     latent = 5

@@ -101,7 +101,7 @@ def test_a_draw_is_not_called_a_mean(decoder):
     ["reconstructions", "manifold", "scatter", "interpolation", "traversal", "analogies", "attributes", "levels", "kl"],
 )
 def test_what_needs_a_code_is_left_out_of_a_density(name):
-    with pytest.raises(plots.NotDrawable, match="latent v|reads no field y"):
+    with pytest.raises(plots.NotDrawable, match=r"latent v|reads no field y"):
         plots.PICTURES[name](density(), IMAGES)
 
 

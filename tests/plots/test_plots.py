@@ -88,6 +88,7 @@ HISTORY = [
     for e in range(1, 9)
 ]
 POINTS = [{"beta": b, "kl": 12 / b, "reconstruction": -80 - 9 * b} for b in (0.5, 1, 4)]
+OTHERS = ("curves", "rate-distortion", "completions", "codebook", "code-map")
 IMAGES, TABLE = table(16, image=(1, 4, 4)), table()
 
 
@@ -109,6 +110,9 @@ def drawn(figure: Figure) -> Figure:
     return figure
 
 
+OF_TABLES = ("components", "frames", "steps", "tables")  # of mixtures and graphs of tables
+
+
 @pytest.mark.parametrize("data", [IMAGES, TABLE], ids=["images", "table"])
 @pytest.mark.parametrize(
     "what",
@@ -119,13 +123,24 @@ def test_pictures_of_one_level(what, data):
 
 
 @pytest.mark.parametrize("data", [IMAGES, TABLE], ids=["images", "table"])
-@pytest.mark.parametrize(
-    "what", [w for w in plots.PICTURES if w not in ("curves", "rate-distortion", "completions", "growth")]
-)
+@pytest.mark.parametrize("what", [w for w in plots.PICTURES if w not in (*OTHERS, *OF_TABLES, "growth")])
 def test_pictures_of_two_levels_told_the_class(what, data):
     if what == "nats" and data is TABLE:
         pytest.skip("nats are a picture of images")
     drawn(plots.PICTURES[what](two_levels(data), data))
+
+
+def test_pictures_of_a_codebook():
+    for data in (IMAGES, TABLE):
+        pair = pv.pairs.quantized(data.spec, codes=5, places=3, size=2, hidden=[8]).train(False)
+        for what in ("codebook", "samples", "reconstructions"):
+            drawn(plots.PICTURES[what](pair, data))
+        for what in ("scatter", "traversal", "interpolation", "kl", "manifold"):
+            with pytest.raises(plots.NotDrawable):
+                plots.PICTURES[what](pair, data)
+    with pytest.raises(plots.NotDrawable, match="these data are none"):
+        plots.PICTURES["code-map"](pair, TABLE)
+    drawn(plots.PICTURES["code-map"](pv.pairs.quantized(IMAGES.spec, codes=5, size=2, net="conv"), IMAGES))
 
 
 def test_pictures_of_numbers():
@@ -446,7 +461,8 @@ def test_draw_every_picture_of_a_run(run, capsys, tmp_path):
         argv = ["draw", str(run), what, "--out", str(tmp_path / f"{what}.png"), "--json"]
         if what == "rate-distortion":
             argv += ["--others", f"[{run.parent / 'four'}]"]
-        applies = what not in ("classes", "analogies", "levels", "completions", "growth")
+        others = ("classes", "analogies", "levels", "completions", "growth", "codebook", "code-map", *OF_TABLES)
+        applies = what not in others
         assert main(argv) == (0 if applies else 2), what
         said = capsys.readouterr()
         if applies:
@@ -479,6 +495,7 @@ def test_a_damaged_history_is_named(run, capsys):
         history.write_text(text)
 
 
+@pytest.mark.slow
 def test_pictures_need_no_display_and_no_pyplot():
     code = "import sys; import pyro_vae.plots.registry; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

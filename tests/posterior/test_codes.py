@@ -69,6 +69,7 @@ def test_levels_stand_side_by_side_from_the_top(data):
     torch.testing.assert_close(torch.tensor(codes), torch.cat([found["z2"], found["z1"]], -1))
 
 
+@pytest.mark.slow
 def test_a_second_pair_trains_on_the_codes_of_a_first(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "latent", "--latent", "3", "--hidden", "[8]", "--epochs", "1", "--run", "one", "--json"]) == 0

@@ -79,6 +79,7 @@ def test_the_figures_are_those_of_evaluate(run, data, pair):
     assert html.escape(f">= {figures.log_evidence:.1f} (too few draws for k-hat)") in text
 
 
+@pytest.mark.slow
 def test_a_diagnosis_becomes_part_of_the_same_report(run, data, pair):
     diagnosis = diagnose(pair, data)
     report = write_run_report(run, pair, data, evaluate(pair, data, num_samples=20), diagnosis)

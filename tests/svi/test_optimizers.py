@@ -118,6 +118,7 @@ def test_pyros_optimizers_go_on_moving_what_a_step_does_not_reach(mode, first, u
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.slow
 def test_settings_that_never_stand_still_are_not_compiled_again_and_again(uncompiled):
     found = []
     for mode in ("off", "on"):
@@ -136,6 +137,7 @@ def test_settings_that_never_stand_still_are_not_compiled_again_and_again(uncomp
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_betas_or_momentum_that_move_are_left_to_the_optimizer(uncompiled):
     """As OneCycleLR moves them: one warning, no code compiled again, and torch's numbers."""
     for make in (torch.optim.Adam, torch.optim.Adamax, lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9)):

@@ -1,6 +1,7 @@
 """`SVI` gives Pyro's and hand-written loops' numbers, and goes on with them after a stop."""
 
 import copy
+import math
 import warnings
 
 import pyro
@@ -9,6 +10,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 from svi_programs import FEATURES, PYRO_OPTIMIZERS, batches, everything, programs, run, values
+from tables import some
 from torch import nn
 
 from pyro_vae.svi.eager import EagerWarning
@@ -18,7 +20,7 @@ from pyro_vae.svi.svi import (
 )
 
 
-@pytest.mark.parametrize("name", PYRO_OPTIMIZERS)
+@pytest.mark.parametrize("name", some(PYRO_OPTIMIZERS, 3))
 @pytest.mark.parametrize("mode", ["off", "recorded", "on"])
 def test_same_numbers_as_pyro(name, mode, uncompiled):
     results = []
@@ -56,6 +58,7 @@ TORCH_OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "clip"), [("recorded", 5.0), ("on", None), ("on", 5.0)])
 @pytest.mark.parametrize("name", TORCH_OPTIMIZERS)
 def test_same_numbers_as_a_hand_written_loop(name, mode, clip, uncompiled):
@@ -133,6 +136,7 @@ def test_resumed_run_is_the_same_bit_for_bit(mode, uncompiled):
     interrupted_and_not(mode)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 2, 3, 5, 6, 8])
 def test_auto_changes_over_at_the_same_step_wherever_a_run_was_stopped(stop, uncompiled, monkeypatch):
     monkeypatch.setattr("pyro_vae.svi.svi.RECORDS_AT", 3)
@@ -264,33 +268,61 @@ def test_too_many_shapes_run_eagerly():
     assert svi.compiled
 
 
-def test_what_makes_no_difference_is_recorded_once():
+@pytest.mark.slow
+def test_what_changes_at_every_step_is_not_recorded_again_and_again(monkeypatch):
+    """Two recordings in vain are enough; the next is made when nothing has changed for a while."""
+    monkeypatch.setattr("pyro_vae.svi.svi.PATIENCE", 5)
     one = programs()
-    svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        for step, x in enumerate(batches(MOST_RECORDINGS + 2)):
-            one.epoch = step  # such as a callback might keep
-            one.train(step % 2 == 0)
-            svi.step(x)
-            assert svi.compiled
-    (one_warning,) = (str(w.message) for w in said)
-    assert one_warning.startswith("SVI looks no more at 'epoch', which keeps changing and has made no difference")
-
-
-def test_audit_notices_what_no_check_can_foresee():
-    class Hidden:
-        scale = 1.0
-
-    one, hidden = programs(), Hidden()
 
     def model(x):
-        with pyro.poutine.scale(scale=hidden.scale):
+        with pyro.poutine.scale(scale=1.0 if one.epoch < 100 else 0.1):
+            one.model(x)
+
+    svi = SVI(model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
+    engines = []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step, x in enumerate(batches(40)):
+            one.epoch = min(step, 9)  # such as a callback might keep
+            svi.step(x)
+            engines.append(svi.engine)
+    (one_warning,) = (str(w.message) for w in said)
+    assert "'epoch' keeps changing" in one_warning
+    assert engines[:3] == ["recorded"] * 3
+    assert engines[3:12] == ["eager"] * 9
+    assert engines[-1] == "recorded"
+
+
+@pytest.mark.slow
+def test_recordings_make_room_for_one_another(monkeypatch):
+    monkeypatch.setattr("pyro_vae.svi.svi.PATIENCE", 3)
+    one = programs()
+    svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
+    x = torch.rand(30, FEATURES).round()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for size in range(1, MOST_RECORDINGS + 1):
+            svi.step(x[:size])
+        svi.step(x[:1])
+        for _ in range(12):
+            svi.step(x)
+    assert svi.compiled
+    svi.step(x[:1])
+    assert svi.compiled
+    svi.step(x[:2])  # was used least recently
+    assert not svi.compiled
+
+
+def test_audit_notices_what_no_check_can_foresee(monkeypatch):
+    one = programs()
+
+    def model(x):
+        with pyro.poutine.scale(scale=math.tau):
             one.model(x)
 
     svi = SVI(model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")
     run(svi, batches(5))
-    hidden.scale = 2.0
+    monkeypatch.setattr(math, "tau", 2.0)  # a library's
     with pytest.warns(EagerWarning, match="at call 10 its recording no longer gave what eager Pyro gives"):
         run(svi, batches(6))
     assert not svi.compiled

@@ -58,6 +58,7 @@ def test_fit_learns_and_keeps_the_best(digits, unchanged_random_state):
     assert not fitted.pair.training
 
 
+@pytest.mark.slow
 def test_the_linear_pair_reaches_its_closed_form(digits):
     """From random weights to maximum likelihood by SVI with the exact guide."""
     pair = pv.pairs.PAIRS["linear"](digits.spec, latent=5)
@@ -109,6 +110,7 @@ def test_k_epochs_and_k_more_are_2k(digits, tmp_path):
     assert more.history == whole.history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_resuming_gives_the_same_bits_while_auto_changes_over(tmp_path, digits, stop, monkeypatch):
     monkeypatch.setattr(
@@ -126,6 +128,7 @@ def test_resuming_gives_the_same_bits_while_auto_changes_over(tmp_path, digits, 
     assert equal(state(more.pair), state(whole.pair))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
 def test_a_checked_pair_records_its_very_first_step(row):
     """So does a resumed run: were its first step eager, it would not be the uninterrupted run's."""
@@ -203,6 +206,7 @@ def test_a_loss_that_is_no_number_stops_before_it_reaches_the_parameters(digits)
     )
 
 
+@pytest.mark.slow
 def test_beta_0_is_the_autoencoders_limit_and_its_figures_are_at_beta_1(digits):
     plain = pv.fit(small(digits), digits, epochs=40, compile="off")
     free = pv.fit(small(digits), digits, epochs=40, beta=0.0, compile="off")
@@ -354,7 +358,7 @@ def test_a_run_folder_rebuilds_the_pair(digits, tmp_path):
         ({"lr": -1.0}, "lr must be a finite number above 0"),
         ({"beta": math.nan}, "beta must be a finite number"),
         ({"schedule": "linear"}, "schedule must be one of inverse-time"),
-        ({"device": "tpu9"}, "use --device cpu or auto"),
+        ({"device": "tpu9"}, "device must be auto, cpu, cuda, mps, or one of several"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(digits, settings, said):

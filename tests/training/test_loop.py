@@ -95,6 +95,7 @@ def test_progress_sees_every_step_of_a_block(digits, uncompiled):
     assert fitted.history[1]["loss"] == sum(losses) / len(losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save_every", [1e9, 0.0], ids=["seldom", "every step"])
 @pytest.mark.parametrize("at", [2, 7, 16])
 def test_a_signal_inside_a_block_stops_after_its_step_and_resumes_to_the_bit(
