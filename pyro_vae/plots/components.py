@@ -16,16 +16,16 @@ from pyro_vae.program import Pair, PairError, PerDatum, Wrapped, evaluation, is_
 from pyro_vae.training import EM, owners_of
 
 
-def components(pair: Pair, data: Data, *, count: int = 8, split: str = "test") -> Figure:
+def components(pair: Pair, data: Data, *, count: int = 8, split: str | None = None) -> Figure:
     """Draw the mean of p(x | k) for every k, and q(k | x) of some data as bars.
 
     Args:
         count: number of data.
-        split: train, valid or test.
+        split: train, valid or test; by default test, or valid or train if that is empty.
     """
     at_least(1, count=count)
     site, number = _component_site(pair, data)
-    batch = data.batch(split, count)
+    batch = data.batch(data.choose(split), count)
     means = _means(pair, data, site, number)
     with evaluation(pair, 0):
         fn = poutine.trace(pair.bound_guide).get_trace(batch).nodes[site]["fn"]

@@ -26,7 +26,7 @@ def growth(pair: Pair, data: Data, *, count: int = 8, steps: int = 9, seed: int 
     """
     at_least(1, count=count)
     at_least(2, steps=steps)
-    batch = repeat_batch(data.batch("test", count), count)
+    batch = repeat_batch(data.batch(data.choose(), count), count)
     order = autoregressive_of(pair, batch).net.order.tolist()
     if not is_image(data.spec):
         raise NotDrawable(f"growth is a picture of images, and x of {data.spec.name} is none; draw `samples`")
@@ -43,7 +43,7 @@ def growth(pair: Pair, data: Data, *, count: int = 8, steps: int = 9, seed: int 
     )
 
 
-def nats(pair: Pair, data: Data, *, count: int = 8, split: str = "test", seed: int = 0) -> Figure:
+def nats(pair: Pair, data: Data, *, count: int = 8, split: str | None = None, seed: int = 0) -> Figure:
     """Draw data above what each pixel costs in nats, -log p: surprising ones are bright.
 
     A pixel's p is that given z ~ q(z | x), where there is a z, and given the pixels before it,
@@ -51,12 +51,13 @@ def nats(pair: Pair, data: Data, *, count: int = 8, split: str = "test", seed: i
 
     Args:
         count: number of data.
-        split: train, valid or test.
+        split: train, valid or test; by default test, or valid or train if that is empty.
         seed: of the draws of z.
     """
     at_least(1, count=count)
     if not is_image(data.spec):
         raise NotDrawable(f"nats are drawn of images, and x of {data.spec.name} is none; `pyro-vae evaluate` sums them")
+    split = data.choose(split)
     batch = data.batch(split, count)
     fn, value = distribution_of_x(pair, batch, seed=seed)
     with torch.no_grad():
