@@ -2,6 +2,7 @@
 
 import threading
 
+import pytest
 import torch
 
 import pyro_vae as pv
