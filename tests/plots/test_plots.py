@@ -89,6 +89,7 @@ HISTORY = [
 ]
 POINTS = [{"beta": b, "kl": 12 / b, "reconstruction": -80 - 9 * b} for b in (0.5, 1, 4)]
 OTHERS = ("curves", "rate-distortion", "completions", "codebook", "code-map")
+OF_TABLES = ("components", "frames", "steps", "tables")  # of mixtures and graphs of tables
 IMAGES, TABLE = table(16, image=(1, 4, 4)), table()
 
 
@@ -108,9 +109,6 @@ def drawn(figure: Figure) -> Figure:
                 assert within or (text in axes.get_xticklabels() + axes.get_yticklabels() and hidden_tick), text
     assert figure.get_suptitle()
     return figure
-
-
-OF_TABLES = ("components", "frames", "steps", "tables")  # of mixtures and graphs of tables
 
 
 @pytest.mark.parametrize("data", [IMAGES, TABLE], ids=["images", "table"])
