@@ -77,7 +77,7 @@ def fit(
                 world.first(run.lock)
             if run is not None and resume:
                 world.first(partial(refuse_other_data, run, data))
-            return Loop(trainer, data, run, _observer(progress, pair, data, world)).train(resume)
+            return Loop(trainer, data, run, _observer(progress, trainer, data, world)).train(resume)
         finally:
             if run is not None and not held:
                 run.release()
@@ -110,10 +110,10 @@ def refuse_other_data(run: Run, data: Data) -> None:
         )
 
 
-def _observer(progress: Progress | bool, pair: Pair, data: Data, world: World) -> Progress:
+def _observer(progress: Progress | bool, trainer: Trainer, data: Data, world: World) -> Progress:
     if isinstance(progress, Progress):
         return progress
-    return _shown(pair, data) if progress and not world.rank else Silent()
+    return _shown(trainer, data) if progress and not world.rank else Silent()
 
 
 def em(pair: Pair, data: Data | Mapping[str, Any] | str, iterations: int = 100, **settings: Any) -> Fitted:
@@ -137,12 +137,12 @@ def em(pair: Pair, data: Data | Mapping[str, Any] | str, iterations: int = 100, 
     return fit(pair, data, **{"precision": "64", **settings, "optimizer": "em", "epochs": iterations})
 
 
-def _shown(pair: Pair, data: Data) -> Progress:
+def _shown(trainer: Trainer, data: Data) -> Progress:
     """Return a progress display whose figures are named after what the pair models."""
     from pyro_vae.evidence import FAILURES, meaning_of
 
     try:
-        return Progress(meaning_of(pair, data.batch("train", 2)))
+        return Progress(meaning_of(trainer.pair, trainer.place(data.batch("train", 2))))
     except FAILURES:  # of a pair that cannot be run, which training says in its own words
         return Progress()
 
