@@ -108,6 +108,7 @@ ROWS: dict[str, Row] = {
     "autoencoder": Row(pairs.autoencoder, SMALL),
     "quantized": Row(pairs.quantized, {**WORDS, "codebook": "gradient"}),
     "quantized-averages": Row(pairs.quantized, {**WORDS, "places": 2}, BINARY),
+    "quantized-autoregressive": Row(pairs.quantized, {**WORDS, "prior": "autoregressive"}, BINARY),
     "quantized-conv": Row(pairs.quantized, {"codes": 5, "size": 2, "net": "conv"}, BINARY),
     "conditional": Row(pairs.conditional, SMALL, LABELS),
     "conditional-learned": Row(pairs.conditional, {**SMALL, "prior": "learned"}, LABELS),

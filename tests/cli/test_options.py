@@ -67,7 +67,7 @@ OTHER: dict[str, list[Any]] = {
 }
 """A value or more that is not the default, by option; a new option needs one. The first is tried beside every other option."""
 OTHER_OF = {
-    "quantized.prior": ["uniform"],
+    "quantized.prior": ["uniform", "autoregressive"],
     "conditional.prior": ["learned"],
     "hierarchical.latent": [[3], [], [4, 2]],
     "grouped.items": [2, 0],
