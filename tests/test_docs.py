@@ -83,6 +83,19 @@ def test_the_start_runs(tmp_path, monkeypatch):
     assert names["evidence"].mean_stderr > 0
 
 
+def test_a_trained_pair_is_used_as_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = pv.load_data("digits")
+    torch.manual_seed(0)
+    pair = pv.pairs.latent(data.spec, latent=8, hidden=[16])
+    pv.fit(pair, data, epochs=1, compile="off", run="runs/latent-digits")
+    names: dict = {}
+    for code in code_of("howto/use-a-trained-pair.md"):
+        exec(code.replace("range(5)", "range(1)").replace("num_samples=500", "num_samples=20"), names)
+    assert pv.load("runs/mine").encode(names["x"]).equal(names["z"])
+    assert torch.allclose(names["exported"].module()(names["z"]), names["fitted"].decode(names["z"]), atol=1e-6)
+
+
 def test_the_reference_holds_every_module():
     pages = "".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
     named = set(re.findall(r"^::: pyro_vae\.(\S+)", pages, re.MULTILINE))

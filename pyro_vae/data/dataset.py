@@ -5,6 +5,7 @@ resumes in the middle of an epoch without saved state, and each of several proce
 share of the same global batch.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -147,6 +148,20 @@ class Data:
         """Whether the training split has data of which some of ``x`` is not ``seen``."""
         split = self._split("train")
         return "seen" in split.arrays and not split.take("seen", np.arange(len(split))).all()
+
+    def read(self, x: np.ndarray) -> Tensor:
+        """Return other ``x`` as batches hold it, ``(data, features)``: scaled and laid out like the
+        source's own. Nothing is binarized.
+
+        Raises:
+            DataError: its shape is another.
+        """
+        wanted = self.spec.features
+        if x.ndim == 0 or math.prod(x.shape[1:]) != wanted:
+            raise DataError(
+                f"x has shape {x.shape}, and {self.spec.name} has {wanted} features: give one row per datum."
+            )
+        return _unit(flat(x, self._contents), None if x.dtype.kind == "f" else self._contents.top, None)
 
     def subset(self, split: str, count: int, *, device: Device = None) -> tuple[Batch, list[int]]:
         """Return ``count`` data from all over ``split``, as in evaluation, and their positions.

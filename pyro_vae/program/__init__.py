@@ -28,6 +28,7 @@ from pyro_vae.program.sites import (
 )
 from pyro_vae.program.tracing import trace_of, trace_pair
 from pyro_vae.program.unconstrained import Latents, latents_of, simulate
+from pyro_vae.program.verbs import Verbs
 from pyro_vae.program.weights import (
     NEVER,
     Terms,
@@ -63,6 +64,7 @@ __all__ = [
     "Runs",
     "Tempered",
     "Terms",
+    "Verbs",
     "Wrapped",
     "add_up",
     "alone",

@@ -1,26 +1,45 @@
 """What training returns."""
 
+import math
 from dataclasses import dataclass
 
 from pyro_vae.data import Data
-from pyro_vae.program import Pair
+from pyro_vae.program import Pair, Verbs, declared
 from pyro_vae.runs import Run
+from pyro_vae.training.settings import Training
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A trained pair.
+class Fitted(Verbs):
+    """A trained pair; its methods are the pair's, and know the data.
 
     Its parameters are those with the best ELBO (beta = 1) on the validation split; those of the
     last epoch where the objective yields an unnormalised figure, which is comparable with no other.
     """
 
     pair: Pair
+    """Model and guide, in evaluation mode."""
     data: Data
+    """What it was trained on."""
     history: list[dict[str, float]]
     """A row per epoch: loss in training; elbo, reconstruction and kl on the validation split."""
     epochs: int
+    """Epochs trained in all."""
     steps: int
+    """Steps taken in all."""
     seconds: float
+    """How long training took; NaN for a run that `pyro_vae.load` opened."""
     compiled: bool
+    """Whether the steps were compiled; False for a run that `pyro_vae.load` opened."""
     run: Run | None
+    """The run folder, where there is one."""
+    training: Training
+    """The settings."""
+
+    @property
+    def best(self) -> dict[str, float] | None:
+        """The row of ``history`` whose parameters the pair has; None where there is none."""
+        finite = [row for row in self.history if math.isfinite(row["elbo"])]
+        if not declared(self.pair.objective).figure.comparable:
+            return finite[-1] if finite else None
+        return max(finite, key=lambda row: row["elbo"], default=None)

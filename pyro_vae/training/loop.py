@@ -61,7 +61,8 @@ class Loop:
         if best:
             self.pair.load_state_dict(best)
         seconds, compiled = time.monotonic() - begun, self.trainer.stepper.compiled
-        return Fitted(self.pair, self.data, state.history, state.epoch, state.step, seconds, compiled, self.run)
+        counts = (state.epoch, state.step, seconds, compiled)
+        return Fitted(self.pair, self.data, state.history, *counts, self.run, self.training)
 
     def _seed(self) -> None:
         """Seed each process differently; the first draws what a single process would."""
