@@ -28,7 +28,7 @@ Device = torch.device | str | None
 STRETCHES = 50  # parts of a split that `Data.subset` takes data from
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Spec:
     """What a pair needs to know of its data."""
 
@@ -59,6 +59,9 @@ class Spec:
     description: str
     class_names: tuple[str, ...] | None = None
     """Of class 0, 1, ..., where the data bring names."""
+
+    def __repr__(self) -> str:
+        return f"Spec({self.description})"
 
     def class_label(self, number: int) -> str:
         """Return a class as pictures show it: its number and, where it has one, its name."""

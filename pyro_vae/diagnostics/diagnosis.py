@@ -6,6 +6,7 @@ Everything that applies to a pair, at a budget, with a verdict and advice a line
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -43,7 +44,7 @@ BUDGETS: dict[str, Budget] = {
 }
 
 
-@dataclass
+@dataclass(repr=False)
 class Diagnosis:
     """The table, the figures behind it and the material of pictures.
 
@@ -89,6 +90,16 @@ class Diagnosis:
             samples=subject.budget.draws,
             codes=found.get("codes"),
         )
+
+    def __repr__(self) -> str:
+        counts = {name: sum(v.verdict == name for v in self.verdicts) for name in ("good", "fair", "bad")}
+        told = ", ".join(f"{count} {name}" for name, count in counts.items())
+        return f"Diagnosis({self.num_data:,} data of the {self.split} split: {told}; print it for the table)"
+
+    def _repr_html_(self) -> str:
+        cells = ((escape(v.check), escape(v.verdict), escape(v.advice)) for v in self.verdicts)
+        rows = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in cells)
+        return f"<table><tr><th>check</th><th>verdict</th><th>what it means</th></tr>{rows}</table>"
 
     def __str__(self) -> str:
         width = max(len(v.check) for v in self.verdicts)

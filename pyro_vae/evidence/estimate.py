@@ -54,6 +54,13 @@ class Evidence(NamedTuple):
     elbo: Tensor  # mean log-weight of the guide's draws among them, enumerated sites summed out
     proposal: str  # "refined" or "guide", where the draws came from; "exact" where nothing had to be drawn
 
+    def __repr__(self) -> str:
+        number = f"{len(self.estimate):,} {'datum' if len(self.estimate) == 1 else 'data'}"
+        if self.proposal == "exact":
+            return f"Evidence({number}: {self.mean:.2f} nats per datum, exact)"
+        trust = f"k-hat > {MAX_KHAT} for {100 * self.khat_share:.0f} %"
+        return f"Evidence({number}: {self.mean:.2f} ± {self.mean_stderr:.2f} nats per datum, {trust})"
+
     @property
     def mean(self) -> float:
         """Mean estimate over the data."""

@@ -44,7 +44,7 @@ class PairError(ValueError):
         self.unused = unused
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pair(Verbs):
     """A model p and a guide q, with the objective that trains them.
 
@@ -77,6 +77,12 @@ class Pair(Verbs):
     pending: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """A state that was loaded before the first run, which makes the parameters that it belongs to.
     """
+
+    def __repr__(self) -> str:
+        name = f"{self.recipe['name']}: " if self.recipe else ""
+        count = sum(0 if is_lazy(p) else p.numel() for p in self.named_parameters().values())
+        programs = f"{self.bound_model.name}, {self.bound_guide.name}"
+        return f"Pair({name}{programs}, {type(self.objective).__name__}, {count:,} parameters)"
 
     @functools.cached_property
     def bound_model(self) -> "BatchProgram":

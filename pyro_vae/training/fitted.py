@@ -1,15 +1,20 @@
 """What training returns."""
 
 import math
+import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pyro_vae.data import Data
 from pyro_vae.program import Pair, Verbs, declared
 from pyro_vae.runs import Run
 from pyro_vae.training.settings import Training
 
+if TYPE_CHECKING:
+    import pandas
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Fitted(Verbs):
     """A trained pair; its methods are the pair's, and know the data.
 
@@ -35,6 +40,22 @@ class Fitted(Verbs):
     """The run folder, where there is one."""
     training: Training
     """The settings."""
+
+    def __repr__(self) -> str:
+        name = os.path.basename(self.pair.recipe["name"]) if self.pair.recipe else "pair"
+        took = "" if math.isnan(self.seconds) else f" in {self.seconds:.0f} s"
+        kept = ""
+        if self.best is not None:
+            figure = declared(self.pair.objective).shown
+            kept = f", kept epoch {self.best['epoch']:.0f}, validation {figure} {self.best['elbo']:.2f}"
+        epochs = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
+        return f"Fitted({name} on {self.data.spec.name}: {epochs}{took}{kept})"
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return the history as a DataFrame, a row per epoch."""
+        import pandas
+
+        return pandas.DataFrame(self.history)
 
     @property
     def best(self) -> dict[str, float] | None:
