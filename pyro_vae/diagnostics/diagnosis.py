@@ -15,7 +15,7 @@ from pyro_vae.data import Data
 from pyro_vae.diagnostics.subject import Budget, LeftOut, Subject, Verdict
 from pyro_vae.evidence import Figures, collect
 from pyro_vae.posterior import reconstruct
-from pyro_vae.program import Pair, PairError, evaluation, log_weights, size_of
+from pyro_vae.program import Pair, PairError, Verbs, evaluation, log_weights, pair_and_data, size_of
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -107,8 +107,8 @@ class Diagnosis:
 
 
 def diagnose(
-    pair: Pair,
-    data: Data | Mapping[str, torch.Tensor],
+    pair: Verbs,
+    data: Data | Mapping[str, torch.Tensor] | torch.Tensor | None = None,
     *,
     budget: BudgetName = "quick",
     split: str | None = None,
@@ -121,6 +121,7 @@ def diagnose(
     computed. The pair, its parameters and the global random states are left as they were.
 
     Args:
+        pair: the pair, or what ``fit`` or ``load`` returned, which has data of its own.
         data: from ``load_data``; or one batch, without which nothing is compared with training
             data.
         budget: quick is a minute or two for MNIST on two cores, standard ten times that, thorough
@@ -136,6 +137,8 @@ def diagnose(
     if budget not in BUDGETS:
         raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}")
     begun = time.monotonic()
+    pair, data = pair_and_data(pair, data)
+    data = {"x": data} if isinstance(data, torch.Tensor) else data
     split = data.choose(split) if isinstance(data, Data) else split or "test"
     size = BUDGETS[budget]
     subject = _subject(pair, data, split, size, seed)

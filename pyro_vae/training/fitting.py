@@ -36,8 +36,9 @@ def fit(
 ) -> Fitted:
     """Train a pair by stochastic variational inference and return it with its history.
 
-    The pair is checked first (see ``check_pair``). Every random number follows from ``seed``; the
-    global random states are left as they were. Draws, data order and schedules do not depend on
+    The pair is checked first (see ``check_pair``). Every random number of training follows from
+    ``seed``; those that the pair begins with were drawn when it was built, from torch's generator.
+    The global random states are left as they were. Draws, data order and schedules do not depend on
     when checkpoints are written, so a resumed run ends with the same bits as one that was never
     stopped. Of several threads that call it, one trains at a time: Pyro has one stack of handlers.
 

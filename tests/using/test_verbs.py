@@ -195,7 +195,7 @@ def test_what_is_given_has_to_be_given(digits):
     structured = built("structured", digits, latent=2, hidden=[8])
     with pytest.raises(PairError, match="sample needs x"):
         structured.sample(3)
-    assert structured.sample(3, x=digits.batch("test", 3)["x"]).shape == (3, 32)
+    assert structured.sample(3, x=digits.batch("test", 3)["x"]).shape == (3, 48)
 
 
 def test_grey_values_have_no_binary_density_but_codes():
