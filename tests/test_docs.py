@@ -2,7 +2,9 @@
 
 import json
 import re
+import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -94,6 +96,21 @@ def test_a_trained_pair_is_used_as_told(tmp_path, monkeypatch):
         exec(code.replace("range(5)", "range(1)").replace("num_samples=500", "num_samples=20"), names)
     assert pv.load("runs/mine").encode(names["x"]).equal(names["z"])
     assert torch.allclose(names["exported"].module()(names["z"]), names["fitted"].decode(names["z"]), atol=1e-6)
+
+
+def test_training_is_logged_as_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    board, weights = MagicMock(), MagicMock()
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
+    monkeypatch.setitem(sys.modules, "wandb", weights)
+    names: dict = {}
+    for code in code_of("howto/log-training.md"):
+        exec(code.replace("epochs=5", "epochs=2, compile='off'").replace("latent=8", "latent=2, hidden=[8]"), names)
+    written = board.SummaryWriter.return_value
+    assert [call.args[2] for call in written.add_scalar.call_args_list if call.args[0] == "elbo"] == [1, 2]
+    assert written.add_images.call_args.args[1].shape == (16, 1, 8, 8)
+    rows = [call.args[0] for call in weights.init.return_value.log.call_args_list]
+    assert [row["epoch"] for row in rows] == [1, 2]
 
 
 def test_the_reference_holds_every_module():
