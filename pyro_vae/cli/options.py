@@ -202,7 +202,7 @@ def _with_hyphens(text: str) -> str:
     return re.sub(r"--[a-z]+(_[a-z]+)+", lambda option: option[0].replace("_", "-"), text)
 
 
-def _with_lists(words: Sequence[str], kinds: dict[str, Any]) -> Iterator[str]:
+def _with_lists(words: Iterable[str], kinds: dict[str, Any]) -> Iterator[str]:
     """Return the words with brackets around lists of numbers: --hidden 200,100 as --hidden
     [200,100]."""
     option = ""

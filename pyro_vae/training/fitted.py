@@ -3,15 +3,12 @@
 import math
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pyro_vae.data import Data
 from pyro_vae.program import Pair, Verbs, declared
 from pyro_vae.runs import Run
 from pyro_vae.training.settings import Training
-
-if TYPE_CHECKING:
-    import pandas
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,7 +48,7 @@ class Fitted(Verbs):
         epochs = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
         return f"Fitted({name} on {self.data.spec.name}: {epochs}{took}{kept})"
 
-    def to_pandas(self) -> "pandas.DataFrame":
+    def to_pandas(self) -> Any:
         """Return the history as a DataFrame, a row per epoch."""
         import pandas
 

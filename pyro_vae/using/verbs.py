@@ -32,7 +32,7 @@ def decode(used: Verbs, z: Any, *, site: str | None = None, draw: bool = False, 
     codes = {name: read.array(name, value) for name, value in (z if isinstance(z, Mapping) else {"": z}).items()}
     batch = _given(read, len(next(iter(codes.values()))), fields, "decode")
     values = as_sites(read, batch, codes)
-    return _from_model(read.pair, batch | values, site, mean=not draw, centre=True, seed=seed)
+    return _from_model(read.pair, {**batch, **values}, site, mean=not draw, centre=True, seed=seed)
 
 
 def sample(
@@ -111,7 +111,7 @@ def _given(read: Used, size: int, fields: Mapping[str, Any], verb: str) -> Batch
             known = ", ".join(map(repr, dict.fromkeys((*pair.fields, *sites))))
             raise PairError(f"the pair has neither a field nor a site {name!r}; it has {known}")
     values = given_sites(read, batch, {name: value for name, value in fields.items() if name in sites})
-    return batch | values
+    return {**batch, **values}
 
 
 def require_given(read: Used, batch: Batch, fields: Mapping[str, Any], verb: str) -> Meaning:
@@ -160,7 +160,7 @@ def _shared(pair: Pair, batch: Batch, model: poutine.Trace) -> dict[str, Tensor]
 
 def _chosen(by_site: Mapping[str, Any], site: str | None) -> Any:
     """Return what belongs to an observed site: x, unless another one is asked for."""
-    name = site or ("x" if "x" in by_site else next(reversed(by_site), ""))
+    name = site or ("x" if "x" in by_site else next(reversed([*by_site]), ""))
     if name not in by_site:
         raise PairError(f"the model observes no {site!r}; it observes {', '.join(map(repr, by_site)) or 'nothing'}")
     return by_site[name]
