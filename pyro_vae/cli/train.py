@@ -140,8 +140,8 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
         fitted = fit(pair, data, run=run, resume=resume, progress=True, **asdict(training))
         if not first:
             return 0
-        for module in pair.modules().values():
-            module.float()  # as `evaluate` has it, whose data are in single precision
+        for module in pair.to("cpu").modules().values():
+            module.float()  # where `evaluate` has it, whose data are there and in single precision
         figures = evaluate(pair, data, num_samples=quick_samples(data.size(data.choose())))
         report = write_run_report(run, pair, data, figures)
     except Interrupted as stop:

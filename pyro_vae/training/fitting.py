@@ -81,7 +81,7 @@ def fit(
                 world.first(run.lock)
             if run is not None and resume:
                 world.first(partial(refuse_other_data, run, data))
-            return Loop(trainer, data, run, _observer(progress, pair, data, world), callbacks).train(resume)
+            return Loop(trainer, data, run, _observer(progress, trainer, data, world), callbacks).train(resume)
         finally:
             if run is not None and not held:
                 run.release()
@@ -114,7 +114,7 @@ def refuse_other_data(run: Run, data: Data) -> None:
         )
 
 
-def _observer(progress: Observer | bool, pair: Pair, data: Data, world: World) -> Observer:
+def _observer(progress: Observer | bool, trainer: Trainer, data: Data, world: World) -> Observer:
     if not isinstance(progress, bool):
         lacking = [name for name in ("start", "step", "epoch", "note", "stop") if not hasattr(progress, name)]
         if lacking:
@@ -122,7 +122,7 @@ def _observer(progress: Observer | bool, pair: Pair, data: Data, world: World) -
                 f"progress is True, False or an object with the methods of Observer, and lacks {lacking[0]}"
             )
         return progress
-    return _shown(pair, data) if progress and not world.rank else Silent()
+    return _shown(trainer, data) if progress and not world.rank else Silent()
 
 
 def em(pair: Pair, data: Data | Mapping[str, Any] | str, iterations: int = 100, **settings: Any) -> Fitted:
@@ -146,12 +146,12 @@ def em(pair: Pair, data: Data | Mapping[str, Any] | str, iterations: int = 100, 
     return fit(pair, data, **{"precision": "64", **settings, "optimizer": "em", "epochs": iterations})
 
 
-def _shown(pair: Pair, data: Data) -> Progress:
+def _shown(trainer: Trainer, data: Data) -> Progress:
     """Return a progress display whose figures are named after what the pair models."""
     from pyro_vae.evidence import FAILURES, meaning_of
 
     try:
-        return Progress(meaning_of(pair, data.batch("train", 2)))
+        return Progress(meaning_of(trainer.pair, trainer.place(data.batch("train", 2))))
     except FAILURES:  # of a pair that cannot be run, which training says in its own words
         return Progress()
 
