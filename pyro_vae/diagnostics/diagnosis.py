@@ -6,6 +6,7 @@ Everything that applies to a pair, at a budget, with a verdict and advice a line
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from pyro_vae.data import Data
 from pyro_vae.diagnostics.subject import Budget, LeftOut, Subject, Verdict
 from pyro_vae.evidence import Figures, collect
 from pyro_vae.posterior import reconstruct
-from pyro_vae.program import Pair, PairError, evaluation, log_weights, size_of
+from pyro_vae.program import Pair, PairError, Verbs, evaluation, log_weights, pair_and_data, size_of
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -43,7 +44,7 @@ BUDGETS: dict[str, Budget] = {
 }
 
 
-@dataclass
+@dataclass(repr=False)
 class Diagnosis:
     """The table, the figures behind it and the material of pictures.
 
@@ -90,14 +91,24 @@ class Diagnosis:
             codes=found.get("codes"),
         )
 
+    def __repr__(self) -> str:
+        counts = {name: sum(v.verdict == name for v in self.verdicts) for name in ("good", "fair", "bad")}
+        told = ", ".join(f"{count} {name}" for name, count in counts.items())
+        return f"Diagnosis({self.num_data:,} data of the {self.split} split: {told}; print it for the table)"
+
+    def _repr_html_(self) -> str:
+        cells = ((escape(v.check), escape(v.verdict), escape(v.advice)) for v in self.verdicts)
+        rows = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in cells)
+        return f"<table><tr><th>check</th><th>verdict</th><th>what it means</th></tr>{rows}</table>"
+
     def __str__(self) -> str:
         width = max(len(v.check) for v in self.verdicts)
         return "\n".join(f"{v.check:{width}}  {v.verdict:8}  {v.advice}" for v in self.verdicts)
 
 
 def diagnose(
-    pair: Pair,
-    data: Data | Mapping[str, torch.Tensor],
+    pair: Verbs,
+    data: Data | Mapping[str, torch.Tensor] | torch.Tensor | None = None,
     *,
     budget: BudgetName = "quick",
     split: str | None = None,
@@ -110,6 +121,7 @@ def diagnose(
     computed. The pair, its parameters and the global random states are left as they were.
 
     Args:
+        pair: the pair, or what ``fit`` or ``load`` returned, which has data of its own.
         data: from ``load_data``; or one batch, without which nothing is compared with training
             data.
         budget: quick is a minute or two for MNIST on two cores, standard ten times that, thorough
@@ -125,6 +137,8 @@ def diagnose(
     if budget not in BUDGETS:
         raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}")
     begun = time.monotonic()
+    pair, data = pair_and_data(pair, data)
+    data = {"x": data} if isinstance(data, torch.Tensor) else data
     split = data.choose(split) if isinstance(data, Data) else split or "test"
     size = BUDGETS[budget]
     subject = _subject(pair, data, split, size, seed)

@@ -63,7 +63,7 @@ def generate(pair: Pair, batch: Batch, *, seed: int = 0, draw: bool = False) -> 
         names = observed_sites(pair, batch)
         model = poutine.trace(uncondition(pair.bound_model)).get_trace(batch)
     if draw:
-        return {name: _a_row_a_datum(model.nodes[name], model.nodes[name]["value"]) for name in names}
+        return {name: row_per_datum(model.nodes[name], model.nodes[name]["value"]) for name in names}
     return {name: mean_of(model.nodes[name]) for name in names}
 
 
@@ -91,10 +91,10 @@ def mean_of(site: Any) -> Tensor:
         value = site["fn"].mean
     except NotImplementedError:
         value = site["fn"].sample() if site["is_observed"] else site["value"]
-    return _a_row_a_datum(site, value)
+    return row_per_datum(site, value)
 
 
-def _a_row_a_datum(site: Any, value: Tensor) -> Tensor:
+def row_per_datum(site: Any, value: Tensor) -> Tensor:
     """Return values ``(batch, numbers)``, those of plates inside the data's side by side."""
     data = value.dim() - len(site["fn"].event_shape) - 1
     return value.movedim(data, 0).flatten(1) if data > 0 else value

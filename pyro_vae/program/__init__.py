@@ -1,7 +1,7 @@
 """What a pair is: `Pair` and its contract, sites, handlers, log-weights, and the graphical model."""
 
 from pyro_vae.program.alone import alone
-from pyro_vae.program.batches import one_batch
+from pyro_vae.program.batches import one_batch, pair_and_data
 from pyro_vae.program.checking import check_pair, find_problems, require_sound
 from pyro_vae.program.contract import Problem
 from pyro_vae.program.declaration import Declaration, Figure, declared
@@ -28,6 +28,7 @@ from pyro_vae.program.sites import (
 )
 from pyro_vae.program.tracing import trace_of, trace_pair
 from pyro_vae.program.unconstrained import Latents, latents_of, simulate
+from pyro_vae.program.verbs import Verbs
 from pyro_vae.program.weights import (
     NEVER,
     Terms,
@@ -63,6 +64,7 @@ __all__ = [
     "Runs",
     "Tempered",
     "Terms",
+    "Verbs",
     "Wrapped",
     "add_up",
     "alone",
@@ -88,6 +90,7 @@ __all__ = [
     "log_prob",
     "log_weights",
     "one_batch",
+    "pair_and_data",
     "particles",
     "passes_of",
     "per_datum",

@@ -3,6 +3,7 @@
 import math
 import time
 import warnings
+from collections.abc import Sequence
 
 import pyro
 from torch import Tensor
@@ -14,7 +15,7 @@ from pyro_vae.training.feed import Feed
 from pyro_vae.training.fitted import Fitted
 from pyro_vae.training.interruption import SIGNALS, Interrupted, StopRequest
 from pyro_vae.training.nonfinite import parameters
-from pyro_vae.training.progress import Progress
+from pyro_vae.training.progress import Callback, Observer
 from pyro_vae.training.recovery import Recovery, RolledBack
 from pyro_vae.training.run_state import Best, Keeper, State
 from pyro_vae.training.trainer import Trainer
@@ -27,8 +28,11 @@ MAX_SECONDS = 1.0  # that many steps in one call take, before progress is shown
 class Loop:
     """One training run."""
 
-    def __init__(self, trainer: Trainer, data: Data, run: Run | None, observer: Progress) -> None:
+    def __init__(
+        self, trainer: Trainer, data: Data, run: Run | None, observer: Observer, callbacks: Sequence[Callback] = ()
+    ) -> None:
         self.trainer, self.data, self.run, self.observer = trainer, data, run, observer
+        self.callbacks = callbacks
         self.pair, self.training, self.world = trainer.pair, trainer.training, trainer.world
         self.state = State()
         self.keeper = Keeper(self.trainer, self.state, run, self._note)
@@ -61,7 +65,8 @@ class Loop:
         if best:
             self.pair.load_state_dict(best)
         seconds, compiled = time.monotonic() - begun, self.trainer.stepper.compiled
-        return Fitted(self.pair, self.data, state.history, state.epoch, state.step, seconds, compiled, self.run)
+        counts = (state.epoch, state.step, seconds, compiled)
+        return Fitted(self.pair, self.data, state.history, *counts, self.run, self.training)
 
     def _seed(self) -> None:
         """Seed each process differently; the first draws what a single process would."""
@@ -200,3 +205,7 @@ class Loop:
             parameters = {name: tensor.cpu().clone() for name, tensor in self.pair.state_dict().items()}
             state.best = Best(elbo, epoch, parameters)
         self.observer.epoch(row)
+        if self.world.rank == 0:
+            for callback in self.callbacks:
+                with checkpoint.seeded(self.training.seed), self.pair.evaluating():
+                    callback(dict(row), self.pair)

@@ -89,12 +89,12 @@ def check_settings(training: Training, pair: Pair, data: Data) -> None:
         if not yields.has_kl and value != getattr(Training, setting):
             raise SettingsError(
                 f"{setting} {value} weights the KL, and {name} has none; "
-                f"leave --{setting} out, or use another objective"
+                f"leave --{setting.replace('_', '-')} out, or use another objective"
             )
     if training.free_bits and yields.per_datum:
         raise SettingsError(
             f"free_bits {training.free_bits} are of the KL over the batch, and {name} weights each datum by itself; "
-            "leave --free_bits out, or use the objective elbo or analytic-kl"
+            "leave --free-bits out, or use the objective elbo or analytic-kl"
         )
     if training.patience is not None and not yields.figure.comparable:
         raise SettingsError(
@@ -109,13 +109,13 @@ def _check_em(training: Training, pair: Pair) -> None:
         if getattr(training, setting) != getattr(Training, setting):
             raise SettingsError(
                 f"{setting} {getattr(training, setting)} has no effect on the optimizer em, whose M step is exact; "
-                f"leave --{setting} out, or use --optimizer adam"
+                f"leave --{setting.replace('_', '-')} out, or use --optimizer adam"
             )
     if training.compile not in ("auto", "off") or training.precision == "bf16-mixed":
         setting = "compile" if training.compile not in ("auto", "off") else "precision"
         raise SettingsError(
             f"{setting} {getattr(training, setting)} is not for the optimizer em, whose steps run in Python at "
-            f"precision 32 or 64; leave --{setting} out, or use --optimizer adam"
+            f"precision 32 or 64; leave --{setting.replace('_', '-')} out, or use --optimizer adam"
         )
     owners_of(pair)
 
