@@ -26,6 +26,8 @@ class LinearSmoother(nn.Module):
         emission: the model's.
     """
 
+    parts: tuple[LinearMove, LinearEmission]
+
     def __init__(self, transition: LinearMove, emission: LinearEmission) -> None:
         super().__init__()
         self.__dict__["parts"] = (transition, emission)  # past registration: they are the model's
@@ -81,6 +83,8 @@ class TableSmoother(nn.Module):
         transition: the model's.
         emission: the model's ``z_t -> p(x_t | z_t)``.
     """
+
+    parts: tuple[TableMove, nn.Module]
 
     def __init__(self, transition: TableMove, emission: nn.Module) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Sequences: steps of features, padded to one length, with a ``mask`` that says which are there.
 
-A field ``lengths`` beside ``x`` of shape (data, steps) or (data, steps, features) makes sequences of
-them; chorales and drawings are read from files, pendulums are drawn here.
+A field ``lengths`` beside ``x`` of shape (data, steps) or (data, steps, features) makes sequences
+of them; chorales and drawings are read from files, pendulums are drawn here.
 """
 
 import hashlib
@@ -76,7 +76,9 @@ def _mask(arrays: Arrays, name: str) -> np.ndarray:
 
 
 def padded(sequences: Iterable[np.ndarray], steps: int) -> dict[str, np.ndarray]:
-    """Return sequences, each (its length, features), as ``x`` (data, steps, features) and ``lengths``."""
+    """Return sequences, each (its length, features), as ``x`` (data, steps, features) and
+    ``lengths``.
+    """
     sequences = list(sequences)
     x = np.zeros((len(sequences), steps, *sequences[0].shape[1:]), sequences[0].dtype)
     for row, one in zip(x, sequences, strict=True):
@@ -126,8 +128,8 @@ def read_strokes(path: Path) -> dict[str, dict[str, np.ndarray]]:
     """Return the drawings of a .npz file: points one after the other, each (dx, dy, pen up).
 
     The file has for each split SPLIT_strokes, (points, 3), all drawings joined, and SPLIT_lengths,
-    the points of each. ``x`` is float32 (drawings, points, 3) with moves in units of their deviation
-    in training.
+    the points of each. ``x`` is float32 (drawings, points, 3) with moves in units of their
+    deviation in training.
 
     Raises:
         DataError: the file is no such file, or its strokes are none.
@@ -218,7 +220,7 @@ def _download(name: str, address: str, sha256: str, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
-            urllib.request.urlopen(address, timeout=30) as answer,  # noqa: S310 (an address from FILES)
+            urllib.request.urlopen(address, timeout=30) as answer,
             partial.open("wb") as out,
             Progress(console=Console(stderr=True), transient=True) as bar,
         ):

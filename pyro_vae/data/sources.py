@@ -103,8 +103,8 @@ def open_source(source: object, *, data_dir: str | os.PathLike | None = None, im
             f"Data cannot be loaded from {type(source).__name__}: give a name such as 'digits', a path, "
             "or a mapping such as {'x': array}."
         )
-    parts, sequence = mark_lengths(opened.parts, opened.name)
-    opened = replace(opened, parts=parts, sequence=sequence or opened.sequence)
+    marked, sequence = mark_lengths(opened.parts, opened.name)
+    opened = replace(opened, parts=marked, sequence=sequence or opened.sequence)
     if image_size is not None:
         raise DataError(f"image_size={image_size} resizes folders of images, omniglot and celeba, not {opened.name}.")
     return opened

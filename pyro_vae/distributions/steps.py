@@ -7,6 +7,7 @@ padding.
 from collections.abc import Callable
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
@@ -186,7 +187,16 @@ class Recurrent(_Sequence):
         """Return what each step adds to log q, ``(..., steps)``."""
         z = self.apart(value)
         previous = torch.cat([torch.zeros_like(z[..., :1, :]), z[..., :-1, :]], -2)
-        return torch.distributions.Normal(self.gate * previous + self.loc, self.scale).log_prob(z).sum(-1)
+        return self.step(previous, slice(None)).log_prob(z)
+
+    @property
+    def first(self) -> Any:
+        """q(z_1), event shape ``(size,)``."""
+        return _normal(self.loc[..., 0, :], self.scale[..., 0, :])
+
+    def step(self, previous: Tensor, where: slice) -> Any:
+        """Return q(z_t | z_(t-1)) of the steps ``where``, for ``previous``, ``(..., n, size)``."""
+        return _normal(self.gate[..., where, :] * previous + self.loc[..., where, :], self.scale[..., where, :])
 
     @property
     def mean(self) -> Tensor:
@@ -209,3 +219,7 @@ class Recurrent(_Sequence):
         """Return draws, without gradients."""
         with torch.no_grad():
             return self.rsample(sample_shape)
+
+
+def _normal(loc: Tensor, scale: Tensor) -> Any:
+    return dist.Normal(loc, scale).to_event(1)
