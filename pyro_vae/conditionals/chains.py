@@ -31,7 +31,24 @@ __all__ = [
 ]
 
 
-class GatedMove(nn.Module):
+class _Gaussian(nn.Module):
+    """What moves of real states share: a Normal p(z_1), learned, and the padding."""
+
+    def __init__(self, latent: int) -> None:
+        super().__init__()
+        self.latent = latent
+        self.first_loc, self.first_raw_scale = (nn.Parameter(torch.zeros(latent)) for _ in range(2))
+
+    def idle(self) -> TorchDistribution:
+        """Return what padded states are drawn from: N(0, I)."""
+        return dist.Normal(torch.zeros_like(self.first_loc), 1.0).to_event(1)
+
+    def first(self) -> TorchDistribution:
+        """Return p(z_1), event shape ``(latent,)``."""
+        return dist.Normal(self.first_loc, to_scale(self.first_raw_scale)).to_event(1)
+
+
+class GatedMove(_Gaussian):
     """p(z_t | z_(t-1)) of a deep Markov model: a gate chooses, dimension by dimension, between a
     linear move and one by a net.
 
@@ -44,22 +61,12 @@ class GatedMove(nn.Module):
 
     @checked()
     def __init__(self, latent: Count, hidden: Count = 64) -> None:
-        super().__init__()
-        self.latent = latent
+        super().__init__(latent)
         self.gate, self.move = MLP(latent, latent, (hidden,)), MLP(latent, latent, (hidden,))
         self.linear, self.raw_scale = nn.Linear(latent, latent), MLP(latent, latent, (hidden,))
-        self.first_loc, self.first_raw_scale = (nn.Parameter(torch.zeros(latent)) for _ in range(2))
         with torch.no_grad():
             self.linear.weight.copy_(torch.eye(latent))
             self.linear.bias.zero_()
-
-    def idle(self) -> TorchDistribution:
-        """Return what padded states are drawn from: N(0, I)."""
-        return dist.Normal(torch.zeros_like(self.first_loc), 1.0).to_event(1)
-
-    def first(self) -> TorchDistribution:
-        """Return p(z_1), event shape ``(latent,)``."""
-        return dist.Normal(self.first_loc, to_scale(self.first_raw_scale)).to_event(1)
 
     def forward(self, previous: Tensor) -> TorchDistribution:
         """Return p(z_t | z_(t-1)) for ``previous``, ``(..., latent)``."""
@@ -68,7 +75,7 @@ class GatedMove(nn.Module):
         return dist.Normal(loc, to_scale(self.raw_scale(previous) - 0.7)).to_event(1)
 
 
-class LinearMove(nn.Module):
+class LinearMove(_Gaussian):
     """p(z_t | z_(t-1)) = Normal(A z_(t-1), diag(scale)^2), and p(z_1) a Normal of its own.
 
     It begins with A = .9 I.
@@ -79,13 +86,9 @@ class LinearMove(nn.Module):
 
     @checked()
     def __init__(self, latent: Count) -> None:
-        super().__init__()
-        self.latent = latent
+        super().__init__(latent)
         self.matrix = nn.Parameter(0.9 * torch.eye(latent))
         self.raw_scale = nn.Parameter(from_scale(torch.full((latent,), 0.5)))
-        self.first_loc, self.first_raw_scale = (nn.Parameter(torch.zeros(latent)) for _ in range(2))
-
-    idle, first = GatedMove.idle, GatedMove.first
 
     @property
     def scale(self) -> Tensor:
