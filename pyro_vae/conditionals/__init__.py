@@ -6,6 +6,7 @@
     decoder  z -> p(x | z)      `Conditional` of a net and a likelihood's head
     encoder  x -> q(z | x)      `Conditional` of a net and `Normal`, `LowRank`, `FullCovariance`,
                                 `Flow` or `PointMass`; `Quantize`
+    sequences  `Chain`, `EachStep`, `PathEncoder`: see `pyro_vae.conditionals.chains`
     others   z, y -> p(x | z, y)    `Conditional` too: it takes any number of contexts
 
 >>> decoder = Conditional(MLP(10, 784), Bernoulli(784))
@@ -22,6 +23,7 @@ Everything that programs are built from can be imported from here. To add a like
 
 from pyro_vae.conditionals import (
     autoregressive,
+    chains,
     conditional,
     flows,
     gaussian,
@@ -31,9 +33,11 @@ from pyro_vae.conditionals import (
     priors,
     quantized,
     scales,
+    smoothers,
     tables,
 )
 from pyro_vae.conditionals.autoregressive import *
+from pyro_vae.conditionals.chains import *
 from pyro_vae.conditionals.conditional import *
 from pyro_vae.conditionals.flows import *
 from pyro_vae.conditionals.gaussian import *
@@ -43,12 +47,14 @@ from pyro_vae.conditionals.mixtures import *
 from pyro_vae.conditionals.priors import *
 from pyro_vae.conditionals.quantized import *
 from pyro_vae.conditionals.scales import *
+from pyro_vae.conditionals.smoothers import *
 from pyro_vae.conditionals.tables import *
 from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, OneHot, Standardize
 
 # each file names what it makes public
 __all__ = ["MLP", "ConvDecoder", "ConvEncoder", "OneHot", "Standardize"]
 __all__ += autoregressive.__all__
+__all__ += chains.__all__
 __all__ += conditional.__all__
 __all__ += flows.__all__
 __all__ += gaussian.__all__
@@ -58,4 +64,5 @@ __all__ += mixtures.__all__
 __all__ += priors.__all__
 __all__ += quantized.__all__
 __all__ += scales.__all__
+__all__ += smoothers.__all__
 __all__ += tables.__all__

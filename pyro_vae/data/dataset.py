@@ -57,6 +57,8 @@ class Spec:
     binarize: str
     """"gray" (values as they are), "static" or "dynamic"."""
     description: str
+    sequence: tuple[int, int] | None = None
+    """(steps, features of a step) where ``x`` is a sequence, its steps side by side."""
     class_names: tuple[str, ...] | None = None
     """Of class 0, 1, ..., where the data bring names."""
 

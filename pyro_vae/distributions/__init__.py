@@ -7,6 +7,7 @@ from pyro_vae.distributions.copies import IMPOSSIBLE, Copies
 from pyro_vae.distributions.levels import STD_OF_LOGISTIC, CategoricalLevels, DiscretizedLogistic, Levels
 from pyro_vae.distributions.rescaled import Rescaled
 from pyro_vae.distributions.splines import BOX, ConditionalSplineAutoregressive, ConditionalSplineCoupling, spline
+from pyro_vae.distributions.steps import Path, Recurrent, Steps
 from pyro_vae.distributions.tilted import Tilted
 
 __all__ = [
@@ -23,7 +24,10 @@ __all__ = [
     "DiscretizedLogistic",
     "Levels",
     "MaskedNet",
+    "Path",
+    "Recurrent",
     "Rescaled",
+    "Steps",
     "Tilted",
     "by_feature",
     "distances",

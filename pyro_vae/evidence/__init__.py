@@ -7,6 +7,7 @@ from pyro_vae.evidence.estimate import MAX_ROWS, ElboTable, Evidence, elbo, log_
 from pyro_vae.evidence.evaluation import bound, collect, evaluate, global_sites, quick_samples
 from pyro_vae.evidence.figures import TOLERATED, Figures, baseline, believable, evidence_words, remarks, rows
 from pyro_vae.evidence.meaning import FAILURES, Meaning, meaning_of
+from pyro_vae.evidence.particle_filter import filtered_evidence
 from pyro_vae.evidence.psis import khat_of_tail, tail_size
 from pyro_vae.evidence.queries import Answer, query
 from pyro_vae.evidence.temperature import best_temperature
@@ -34,6 +35,7 @@ __all__ = [
     "elbo",
     "evaluate",
     "evidence_words",
+    "filtered_evidence",
     "global_sites",
     "khat_of_tail",
     "log_evidence",

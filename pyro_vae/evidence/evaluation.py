@@ -138,6 +138,7 @@ def evaluate(
         split=split,
         num_data=data.size(split),
         samples=num_samples,
+        steps=_steps(data, split),
         codes=code_use(pair, batches()),
     )
 
@@ -152,6 +153,7 @@ def collect(
     split: str,
     num_data: int,
     samples: int,
+    steps: float | None = None,
     codes: dict[str, CodeUse] | None = None,
 ) -> Figures:
     """Join what was computed into one record of figures."""
@@ -175,6 +177,7 @@ def collect(
         khat_share=0.0 if exact else None if unknown else evidence.khat_share,  # type: ignore[union-attr]
         proposal=None if evidence is None else "exact" if exact else evidence.proposal,
         meaning=meaning,
+        steps=steps,
         codes=codes or None,
     )
 
@@ -182,6 +185,13 @@ def collect(
 def quick_samples(num_data: int) -> int:
     """Return a number of draws per datum that keeps an evaluation to seconds."""
     return max(100, min(1000, 1_000_000 // num_data))
+
+
+def _steps(data: Data, split: str) -> float | None:
+    """Return the mean number of steps of sequences, padding not counted; None for other data."""
+    if data.spec.sequence is None:
+        return None
+    return sum(int(batch["mask"].sum()) for batch in data.batches(split, BATCH_SIZE)) / data.size(split)
 
 
 def _rms(pair: Pair, data: Data, split: str) -> float | None:

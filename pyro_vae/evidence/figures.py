@@ -39,6 +39,7 @@ class Figures:
     khat_share: float | None  # share of data with k-hat above 0.7; None where there are too few draws to know
     proposal: str | None  # what was drawn from: "refined", "guide", or "exact" for nothing
     meaning: Meaning
+    steps: float | None = None  # mean number of steps of sequences, padding not counted
     codes: dict[str, CodeUse] | None = None  # how the split uses codebooks, by latent site; None without one
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,6 +114,10 @@ def rows(figures: Figures, pca: dict[str, float] | None = None) -> list[Row]:
         found.append(row("kl", f"  {meaning.divergence}", f"{figures.kl:.2f}"))
     if figures.log_evidence is not None:
         found.append(row("log_evidence", meaning.evidence, figures.evidence, figures.doubtful))
+    if figures.steps:
+        best = figures.elbo if figures.log_evidence is None or figures.doubtful else figures.log_evidence
+        name = meaning.bound if best == figures.elbo else meaning.evidence
+        found.append(Row(f"{name} per step", f"{best / figures.steps:.3f}", "-", False))
     if figures.rms_error is not None:
         found.append(row("rms_error", "RMS error per feature", f"{figures.rms_error:.4f}", decimals=4))
     return found
@@ -137,6 +142,8 @@ def remarks(figures: Figures, pca: dict[str, float] | None = None) -> list[str]:
                 f"The KL is {figures.kl:.2f} nats: z says little of x, however many dimensions are active; "
                 "a warm-up or free bits wake it."
             )
+    if figures.steps:
+        said.append(f"A sequence has {figures.steps:.1f} steps on average; per step means all nats over all steps.")
     said += [f"{use_in_words(site, use)}." for site, use in (figures.codes or {}).items()]
     if meaning.given:
         said.append(f"PCA is not shown beside it: it gives log p(x), and this is {meaning.evidence}.")

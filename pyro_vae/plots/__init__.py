@@ -8,6 +8,7 @@ from pyro_vae.plots.graphical_model import graph
 from pyro_vae.plots.labels import analogies, attributes, classes
 from pyro_vae.plots.latent_space import interpolation, manifold, traversal
 from pyro_vae.plots.registry import OF_HISTORY, PICTURES, levels, reconstructions, samples
+from pyro_vae.plots.sequences import rolls, states
 from pyro_vae.plots.tables import tables
 from pyro_vae.plots.tiles import BLUE, GREY, NORMAL, ORANGE, SMALL, page, sheet
 from pyro_vae.posterior import NotDrawable
@@ -38,9 +39,11 @@ __all__ = [
     "page",
     "rate_distortion",
     "reconstructions",
+    "rolls",
     "samples",
     "scatter",
     "sheet",
+    "states",
     "steps",
     "tables",
     "traversal",

@@ -20,6 +20,7 @@ from pyro_vae.plots.features import growth, nats
 from pyro_vae.plots.graphical_model import graph
 from pyro_vae.plots.labels import analogies, attributes, classes
 from pyro_vae.plots.latent_space import interpolation, manifold, traversal
+from pyro_vae.plots.sequences import rolls, states
 from pyro_vae.plots.tables import tables
 from pyro_vae.plots.tiles import at_least, is_image, mean_of_x, sheet
 from pyro_vae.posterior import (
@@ -138,6 +139,8 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "nats": nats,
     "codebook": codebook,
     "code-map": code_map,
+    "rolls": rolls,
+    "states": states,
     "components": components,
     "frames": frames,
     "curves": curves,

@@ -64,6 +64,7 @@ OTHER: dict[str, list[Any]] = {
     "floor": [0.3],
     "graph": ["star", "sprinkler"],
     "start": ["given"],
+    "transition": ["linear", "table"],
 }
 """A value or more that is not the default, by option; a new option needs one. The first is tried beside every other option."""
 OTHER_OF = {
@@ -75,12 +76,15 @@ OTHER_OF = {
     "autoregressive.likelihood": ["normal-per-feature"],
     "autoregressive.net": ["pixelcnn"],
     "autoregressive.activation": ["silu"],
+    "markov.posterior": ["filter", "mean-field", "exact"],
+    "markov.hidden": [7],
 }
 FIELDS: dict[str, dict[str, Any]] = {
     "conditional": {"classes": 3, "y": ()},
     "attribute": {"classes": 3, "y": ()},
     "semi_supervised": {"classes": 3, "y": (), "labelled": ()},
     "grouped": {"mask": (4,)},
+    "markov": {"mask": (4,), "sequence": (4, 4)},
 }
 
 
