@@ -146,6 +146,7 @@ ROWS: dict[str, Row] = {
     "autoregressive": Row(pairs.autoregressive, {"hidden": [8, 7], "order": "random"}),
     "autoregressive-made": Row(pairs.autoregressive, {"hidden": [8]}, BINARY, exact=True),
     "autoregressive-pixelcnn": Row(pairs.autoregressive, {"net": "pixelcnn", "hidden": [4, 4]}, BINARY, exact=True),
+    "boltzmann": Row(pairs.boltzmann, {"units": 5}, BINARY, exact=True),
     "linear": Row(pairs.linear, {"latent": 3}, exact=True),
     "mixture": Row(pairs.mixture, {"components": 3, "variance": "diagonal"}, exact=True),
     "mixture-missing": Row(pairs.mixture, {"components": 3}, UNSEEN, exact=True),

@@ -13,7 +13,7 @@ import torch
 
 from pyro_vae.data import Data
 from pyro_vae.diagnostics.subject import Budget, LeftOut, Subject, Verdict
-from pyro_vae.evidence import Figures, collect
+from pyro_vae.evidence import Figures, collect, normalized
 from pyro_vae.posterior import reconstruct
 from pyro_vae.program import Pair, PairError, Verbs, evaluation, log_weights, pair_and_data, size_of
 
@@ -89,6 +89,7 @@ class Diagnosis:
             num_data=self.num_data,
             samples=subject.budget.draws,
             codes=found.get("codes"),
+            log_z=found.get("log_z"),
         )
 
     def __repr__(self) -> str:
@@ -143,10 +144,11 @@ def diagnose(
     size = BUDGETS[budget]
     subject = _subject(pair, data, split, size, seed)
     verdicts: list[Verdict] = []
-    for number, (name, check) in enumerate(CHECKS.items()):
-        if progress is not None:
-            progress(name, number, len(CHECKS))
-        verdicts += _examine(name, check, subject)
+    with normalized(pair, seed=seed) as subject.found["log_z"]:
+        for number, (name, check) in enumerate(CHECKS.items()):
+            if progress is not None:
+                progress(name, number, len(CHECKS))
+            verdicts += _examine(name, check, subject)
     return Diagnosis(verdicts, budget, split, size_of(subject.test), time.monotonic() - begun, subject)
 
 
@@ -155,7 +157,7 @@ def expected_seconds(pair: Pair, data: Data, budget: BudgetName = "quick", split
     size = BUDGETS[budget]
     device = next((parameter.device for parameter in pair.named_parameters().values()), None)
     batch = data.batch(data.choose(split), 64, device=device)
-    with evaluation(pair, 0):
+    with normalized(pair, temperatures=1), evaluation(pair, 0):
         log_weights(pair, batch, 2)
         times = []
         for _ in range(3):  # the least: others may use the machine too

@@ -19,6 +19,7 @@ from torch import Tensor
 from pyro_vae.program import (
     Batch,
     Pair,
+    declared,
     evaluation,
     is_deterministic,
     is_discrete,
@@ -30,6 +31,7 @@ from pyro_vae.program import (
     points,
     size_of,
     structure,
+    unnormalized,
 )
 
 FAILURES = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
@@ -50,6 +52,7 @@ class Meaning:
     shared: tuple[str, ...]  # sites of either program outside the data plate, factors too: what all data share
     numbers: int  # continuous latent numbers per datum: the size of a PCA to compare with
     is_density: bool  # of real values, so that its logarithm may be positive; else probabilities
+    normalised: bool  # whether log p is known, or can be, and not only up to a constant that training moves
     whole: bool  # p is of x, all of it and nothing else, given nothing: what PCA has a density of, too
     where: Mapping[str, str] = field(default_factory=dict)  # observed sites and the fields that say what of them counts
 
@@ -61,6 +64,8 @@ class Meaning:
     @property
     def bound(self) -> str:
         """Name of the ELBO: of the joint density at a point where the guide is one."""
+        if not self.normalised:
+            return "unnormalised ELBO"
         return f"{self._log_p(self.observed + self.points)} at the point" if self.points else "ELBO"
 
     @property
@@ -131,6 +136,7 @@ def meaning_of(pair: Pair, batch: Batch) -> Meaning:
         _outside(pair, guide, model),
         sum(_numbers(latent[name], pair, batch) for name in real),
         any(not is_discrete(site) for site in observed.values()),
+        declared(pair.objective).figure.comparable or any(True for _ in unnormalized(pair)),
         whole and seen["value"].numel() == batch["x"].numel(),
         where,
     )

@@ -7,7 +7,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_vae.program import Batch, Pair, evaluation, is_data, is_latent, uncondition
+from pyro_vae.program import Batch, Pair, PairError, evaluation, innermost, is_data, is_latent, uncondition
 
 
 def reconstruct(pair: Pair, batch: Batch, *, seed: int = 0, draw: bool = True) -> dict[str, Tensor]:
@@ -58,9 +58,16 @@ def generate(pair: Pair, batch: Batch, *, seed: int = 0, draw: bool = False) -> 
     Args:
         batch: gives the number of data and the fields that the model is conditioned on.
         draw: values drawn from p(x | z) in place of its mean.
+
+    Raises:
+        PairError: draws are none of the model's, such as those of chains that were never trained.
     """
     with evaluation(pair, seed):
-        names = observed_sites(pair, batch)
+        observed = poutine.trace(pair.bound_model).get_trace(batch).nodes
+        names = [name for name, site in observed.items() if is_data(site)]
+        for name in names:  # before anything is drawn
+            if refusal := getattr(innermost(observed[name]["fn"]), "refusal", None):
+                raise PairError(refusal)
         model = poutine.trace(uncondition(pair.bound_model)).get_trace(batch)
     if draw:
         return {name: row_per_datum(model.nodes[name], model.nodes[name]["value"]) for name in names}

@@ -7,6 +7,7 @@ from pyro_vae.program.contract import Problem
 from pyro_vae.program.declaration import Declaration, Figure, declared
 from pyro_vae.program.graphical_model import Node, descendants, structure
 from pyro_vae.program.handlers import FreeBits, PerDatum, Tempered, Wrapped, uncondition, unwrapped, whole_plates
+from pyro_vae.program.normalizers import Unnormalized, require_normalized, unnormalized
 from pyro_vae.program.pair import Batch, BatchProgram, Pair, PairError, evaluating, program_name, size_of
 from pyro_vae.program.particle_plate import PARTICLES, Runs, particles, stacking, warn_of_left
 from pyro_vae.program.point_guides import point_sites, points
@@ -64,6 +65,7 @@ __all__ = [
     "Runs",
     "Tempered",
     "Terms",
+    "Unnormalized",
     "Verbs",
     "Wrapped",
     "add_up",
@@ -99,6 +101,7 @@ __all__ = [
     "point_sites",
     "points",
     "program_name",
+    "require_normalized",
     "require_sound",
     "run",
     "samples",
@@ -111,6 +114,7 @@ __all__ = [
     "trace_of",
     "trace_pair",
     "uncondition",
+    "unnormalized",
     "unwrapped",
     "warn_of_left",
     "weigh",

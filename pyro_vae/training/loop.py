@@ -180,30 +180,31 @@ class Loop:
     def _validate(self) -> None:
         """Enter the epoch's figures into the history, and its parameters as the best if they are."""
         state, epoch = self.state, self.state.epoch
-        elbo, reconstruction, kl = self.validation.measure()
+        value, reconstruction, kl = self.validation.measure()
         row = {
             "epoch": epoch + 1,
             "step": state.step,
             "loss": state.loss_sum / max(1, state.position - state.skipped),
-            "elbo": elbo,
+            "elbo": value if self.yields.is_elbo else math.nan,
             "reconstruction": reconstruction,
             "kl": kl,
             "beta": self.trainer.beta.item(),
             "lr": self.trainer.optimizer.param_groups[0]["lr"],
+            **({} if self.yields.is_elbo else {"figure": value}),
             **self.validation.codes(),
             **getattr(self.trainer.stepper, "figures", {}),
         }
         state.history.append(row)
-        if not math.isfinite(elbo):
+        if not math.isfinite(value):
             split = self.validation.split
             self._note(
-                f"the {self.yields.shown} on the {split} split is {elbo} after epoch {epoch + 1}; "
+                f"the {self.yields.shown} on the {split} split is {value} after epoch {epoch + 1}; "
                 "this epoch is not the best"
             )
-        better = math.isfinite(elbo) and (elbo > state.best.elbo or not self.yields.figure.comparable)
+        better = math.isfinite(value) and (value > state.best.elbo or not self.yields.figure.comparable)
         if better:
             parameters = {name: tensor.cpu().clone() for name, tensor in self.pair.state_dict().items()}
-            state.best = Best(elbo, epoch, parameters)
+            state.best = Best(value, epoch, parameters)
         self.observer.epoch(row)
         if self.world.rank == 0:
             for callback in self.callbacks:

@@ -108,7 +108,7 @@ class Progress:
             if not self.meaning.latent:
                 name, parts = self.meaning.evidence, ""
         codes = f", {row['codes_used']:.0f} codes in use" if "codes_used" in row else ""
-        return f"{name} {row['elbo']:.2f}{parts} nats{codes}"
+        return f"{name} {row.get('figure', row['elbo']):.2f}{parts} nats{codes}"
 
     def note(self, text: str) -> None:
         """Say something once."""

@@ -62,6 +62,10 @@ OTHER: dict[str, list[Any]] = {
     "variance": ["shared", "diagonal"],
     "weights": ["equal"],
     "floor": [0.3],
+    "units": [5],
+    "gradient": ["divergence"],
+    "gibbs": [2],
+    "chains": [3],
     "graph": ["star", "sprinkler"],
     "start": ["given"],
     "transition": ["linear", "table"],
@@ -93,8 +97,8 @@ def others(name: str, option: str) -> list[Any]:
 
 
 def described(name: str, support: str) -> Spec:
-    # nodes take whole numbers: real data have probability 0
-    found = spec(support="binary" if name == "bayes_net" else support, **FIELDS.get(name, {}))
+    # nodes take whole numbers: real data have probability 0; units are binary
+    found = spec(support="binary" if name in ("bayes_net", "boltzmann") else support, **FIELDS.get(name, {}))
     return replace(found, std=found.std * torch.linspace(0.5, 1.5, found.features))
 
 
