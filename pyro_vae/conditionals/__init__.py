@@ -5,6 +5,7 @@
     decoder  z -> p(x | z)      `Conditional` of a net and a likelihood's head
     encoder  x -> q(z | x)      `Conditional` of a net and `Normal`, `LowRank`, `FullCovariance`,
                                 `Flow` or `PointMass`; `Quantize`
+    noising  zl -> q(zl+1 | zl)  `Noising`, without parameters, and back: `Reverse` of a denoiser
     others   z, y -> p(x | z, y)    `Conditional` too: it takes any number of contexts
 
 >>> decoder = Conditional(MLP(10, 784), Bernoulli(784))
@@ -19,12 +20,25 @@ Everything that programs are built from can be imported from here. To add a like
 `Head`; to add a net, write any module that maps ``(..., inputs)`` to ``(..., head.size)``.
 """
 
-from pyro_vae.conditionals import conditional, flows, gaussian, head, likelihoods, priors, quantized, scales
+from pyro_vae.conditionals import (
+    conditional,
+    denoising,
+    flows,
+    gaussian,
+    head,
+    likelihoods,
+    noise,
+    priors,
+    quantized,
+    scales,
+)
 from pyro_vae.conditionals.conditional import *
+from pyro_vae.conditionals.denoising import *
 from pyro_vae.conditionals.flows import *
 from pyro_vae.conditionals.gaussian import *
 from pyro_vae.conditionals.head import *
 from pyro_vae.conditionals.likelihoods import *
+from pyro_vae.conditionals.noise import *
 from pyro_vae.conditionals.priors import *
 from pyro_vae.conditionals.quantized import *
 from pyro_vae.conditionals.scales import *
@@ -33,10 +47,12 @@ from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, OneHot, Standardize
 # each file names what it makes public
 __all__ = ["MLP", "ConvDecoder", "ConvEncoder", "OneHot", "Standardize"]
 __all__ += conditional.__all__
+__all__ += denoising.__all__
 __all__ += flows.__all__
 __all__ += gaussian.__all__
 __all__ += head.__all__
 __all__ += likelihoods.__all__
+__all__ += noise.__all__
 __all__ += priors.__all__
 __all__ += quantized.__all__
 __all__ += scales.__all__

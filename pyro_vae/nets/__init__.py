@@ -11,6 +11,7 @@ from pyro_vae.nets.convolution import ConvDecoder, ConvEncoder, ResidualBlock
 from pyro_vae.nets.grid import GridDecoder, GridEncoder, grid_of
 from pyro_vae.nets.layers import ACTIVATIONS, Activation, OneHot, Standardize, activation_named, start_at
 from pyro_vae.nets.mlp import MLP
+from pyro_vae.nets.timed import TimedMLP
 
 __all__ = [
     "ACTIVATIONS",
@@ -23,6 +24,7 @@ __all__ = [
     "OneHot",
     "ResidualBlock",
     "Standardize",
+    "TimedMLP",
     "activation_named",
     "grid_of",
     "start_at",

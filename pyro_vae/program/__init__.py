@@ -6,7 +6,16 @@ from pyro_vae.program.checking import check_pair, find_problems, require_sound
 from pyro_vae.program.contract import Problem
 from pyro_vae.program.declaration import Declaration, Figure, declared
 from pyro_vae.program.graphical_model import Node, descendants, structure
-from pyro_vae.program.handlers import FreeBits, PerDatum, Tempered, Wrapped, uncondition, unwrapped, whole_plates
+from pyro_vae.program.handlers import (
+    FreeBits,
+    PerDatum,
+    Tempered,
+    Wrapped,
+    rewrapped,
+    uncondition,
+    unwrapped,
+    whole_plates,
+)
 from pyro_vae.program.pair import Batch, BatchProgram, Pair, PairError, evaluating, program_name, size_of
 from pyro_vae.program.particle_plate import PARTICLES, Runs, particles, stacking, warn_of_left
 from pyro_vae.program.point_guides import point_sites, points
@@ -91,6 +100,7 @@ __all__ = [
     "points",
     "program_name",
     "require_sound",
+    "rewrapped",
     "run",
     "samples",
     "simulate",

@@ -1,0 +1,92 @@
+"""The ELBO of a chain of many levels, estimated at one of them per datum."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyro_vae.objectives.objective import Objective
+from pyro_vae.options import Count, checked
+from pyro_vae.program import Figure, PairError, program_name, rewrapped, trace_of, unwrapped
+
+METHODS = {"guide": ("jump", "back", "levels"), "model": ("step", "prior", "decoder")}
+
+
+class OneLevel(Objective):
+    """E log p(x | z1) - KL(q(zT | x) || p(zT)) - (T - 1) KL(q(zl-1 | zl, x) || p(zl-1 | zl)).
+
+    Its mean over l, uniform in 2 ... T, is the ELBO; the levels are spread evenly over the batch and
+    its particles, with one random shift. It needs the methods of a chain (see `docs/design.md`). A
+    datum's value is no log-weight: a log-mean-exp of such values bounds nothing.
+
+    *Variational Diffusion Models (Kingma et al., 2021)*, arXiv 2107.00630, appendix I.1, for the
+    spread levels.
+
+    Args:
+        num_particles: levels per datum.
+        data_plate: the plate at dim -1.
+    """
+
+    figure = Figure("ELBO at one level per datum", "bound")
+    has_kl = False
+    per_datum = True
+    validates = True
+
+    @checked()
+    def __init__(self, num_particles: Count = 1, *, data_plate: str = "data") -> None:
+        super().__init__(num_particles, data_plate=data_plate)
+
+    def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
+        """Return minus the estimate, summed over the data as the programs scale them.
+
+        Raises:
+            PairError: the pair is no chain.
+        """
+        p, x = _chain("model", model, args)
+        q, _ = _chain("guide", guide, args)
+        gain = self.per_level(p, q, x).mean(0)
+
+        def scaled(*_: Any, **__: Any) -> None:
+            with pyro.plate(self.data_plate, len(x)):
+                pyro.factor("one_level", gain)
+
+        site = trace_of(rewrapped(model, scaled), *args, **kwargs).nodes["one_level"]
+        return -(site["scale"] * gain).sum()
+
+    def per_level(self, model: Any, guide: Any, x: Tensor) -> Tensor:
+        """Return the estimates ``(particles, batch)``, each at a level of its own."""
+        top = len(guide.levels)
+        x = x.expand(self.num_particles, *x.shape)
+        gain = model.decoder(guide.jump(x, 1).rsample()).log_prob(x) - kl_divergence(guide.jump(x, top), model.prior())
+        if top == 1:
+            return gain
+        level = self._levels(top, x)
+        z = guide.jump(x, level).rsample()
+        return gain - (top - 1) * kl_divergence(guide.back(z, x, level), model.step(z, level))
+
+    def _levels(self, top: int, x: Tensor) -> Tensor:
+        """Return levels 2 ... ``top``, long ``(particles, batch)``, evenly spread."""
+        count = x.shape[0] * x.shape[1]
+        even = torch.arange(count, device=x.device) / count + torch.rand(1, device=x.device)
+        levels = 2 + (even % 1 * (top - 1)).long().clamp(max=top - 2)
+        return levels.reshape(x.shape[1], x.shape[0]).T
+
+
+def _chain(role: str, program: Callable, args: tuple[Any, ...]) -> tuple[Any, Tensor]:
+    """Return the program of a chain and its data.
+
+    Raises:
+        PairError: it lacks a method.
+    """
+    bare: Any = unwrapped(program)
+    inner = getattr(bare, "program", bare)
+    for method in METHODS[role]:
+        if not hasattr(inner, method):
+            raise PairError(
+                f"OneLevel takes one level of a chain per datum, and the {role} {program_name(inner)} has no "
+                f"'{method}'; use the pair diffusion, or the objective elbo"
+            )
+    return inner, args[0]["x"] if isinstance(args[0], Mapping) else args[0]
