@@ -80,7 +80,7 @@ class Row:
 
 SMALL = {"latent": 3, "hidden": [8]}
 WORDS = {"codes": 5, "places": 3, "size": 2, "hidden": [8]}
-STEPS = {"levels": 4, "width": 8, "blocks": 1}
+STEPS = {"steps": 4, "width": 8, "blocks": 1}
 BINARY = spec(support="binary")
 LABELS = spec(classes=3, y=())
 FEW_LABELS = spec(classes=3, y=(), labelled=())
@@ -118,8 +118,8 @@ ROWS: dict[str, Row] = {
         pairs.hierarchical, {"latent": [3, 2], "hidden": [8], "objective": "dreg", "particles": 3}
     ),
     "diffusion": Row(pairs.diffusion, STEPS),
-    "diffusion-binary": Row(pairs.diffusion, {**STEPS, "levels": 6, "spread": "posterior"}, BINARY),
-    "diffusion-cosine": Row(pairs.diffusion, {**STEPS, "schedule": "cosine", "spread": "forward", "objective": "elbo"}),
+    "diffusion-binary": Row(pairs.diffusion, {**STEPS, "steps": 6, "spread": "posterior"}, BINARY),
+    "diffusion-cosine": Row(pairs.diffusion, {**STEPS, "noise": "cosine", "spread": "forward", "objective": "elbo"}),
     "semi_supervised": Row(pairs.semi_supervised, SMALL, FEW_LABELS),
     "semi_supervised-conv": Row(
         pairs.semi_supervised, {**SMALL, "classifier": "conv", "dropout": 0.2, "scaling": "common"}, FEW_LABELS

@@ -4,6 +4,7 @@ A denoiser says the mean and the variance of s given zl, and begins where they a
 independent features of the data's mean and spread: the net adds what features know of each other.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import pyro.distributions as dist
@@ -107,7 +108,7 @@ class Reverse(nn.Module):
     """
 
     @checked()
-    def __init__(self, denoiser: nn.Module, noise: nn.Module, spread: Spread = "matched") -> None:
+    def __init__(self, denoiser: Callable[..., Moments], noise: nn.Module, spread: Spread = "matched") -> None:
         super().__init__()
         self.denoiser, self.noise, self.spread = denoiser, noise, spread
 

@@ -6,6 +6,7 @@ from pyro_vae.evidence.chunks import Chunks
 from pyro_vae.evidence.estimate import MAX_ROWS, ElboTable, Evidence, elbo, log_evidence
 from pyro_vae.evidence.evaluation import bound, collect, evaluate, global_sites, quick_samples
 from pyro_vae.evidence.figures import TOLERATED, Figures, baseline, believable, evidence_words, remarks, rows
+from pyro_vae.evidence.many_levels import FEW, draws_for, folded, latent_sites
 from pyro_vae.evidence.meaning import FAILURES, Meaning, meaning_of
 from pyro_vae.evidence.psis import khat_of_tail, tail_size
 from pyro_vae.evidence.temperature import best_temperature
@@ -15,6 +16,7 @@ from pyro_vae.program import log_weights
 __all__ = [
     "ACTIVE_VARIANCE",
     "FAILURES",
+    "FEW",
     "MAX_ROWS",
     "TOLERATED",
     "Chunks",
@@ -29,11 +31,14 @@ __all__ = [
     "best_temperature",
     "bound",
     "collect",
+    "draws_for",
     "elbo",
     "evaluate",
     "evidence_words",
+    "folded",
     "global_sites",
     "khat_of_tail",
+    "latent_sites",
     "log_evidence",
     "log_weights",
     "maximum_likelihood",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evidence.chunks import Chunks, Compile
+from pyro_vae.evidence.many_levels import in_pieces
 from pyro_vae.evidence.proposal import refinable, refine
 from pyro_vae.evidence.psis import MAX_KHAT, khat_of_tail, tail_size
 from pyro_vae.program import (
@@ -25,7 +26,6 @@ from pyro_vae.program import (
     is_factor,
     is_latent,
     is_site,
-    pieces,
     plate_nesting,
     points,
     run,
@@ -103,8 +103,8 @@ def log_evidence(
     Args:
         data: one batch, or an iterable of batches such as ``data.batches("test", 500)``.
         proposal: "guide" draws from the guide alone. So does "refined" where no proposal can be
-            refined: with discrete latents that the guide draws, auxiliary sites, angles, or
-            programs that take no particles. ``Evidence.proposal`` says which was used.
+            refined: with more than eight latent sites, discrete latents that the guide
+            draws, auxiliary sites, angles, or programs that take no particles. ``Evidence.proposal`` says which was used.
         seed: of the draws; the global random state is left as it was.
         compile: "auto" compiles where there are enough chunks to pay for it; "on" always does,
             "off" never. The draws are the same, and the figures agree to rounding.
@@ -122,7 +122,7 @@ def log_evidence(
     done: list[Evidence] = []
     chunks = Chunks(compile)
     with evaluation(pair, seed):
-        for part in pieces(data, max(1, rows // min(max(num_samples, MIN_TOGETHER), 64))):
+        for part in in_pieces(pair, data, max(1, rows // min(max(num_samples, MIN_TOGETHER), 64))):
             done.append(_estimate(pair, chunks, part, num_samples, proposal, rows))
             if progress is not None:
                 progress(size_of(part))
@@ -145,7 +145,7 @@ def elbo(pair: Pair, data: Batch | Iterable[Batch], *, num_samples: int = 1, see
     observed: set[str] = set()
     count = 0
     with evaluation(pair, seed):
-        for batch in pieces(data, max(1, MAX_ROWS // num_samples)):
+        for batch in in_pieces(pair, data, max(1, MAX_ROWS // num_samples)):
             nesting = plate_nesting(pair, batch)
             vectorized = takes_particles(pair, batch, nesting)
             for _ in range(1 if vectorized else num_samples):

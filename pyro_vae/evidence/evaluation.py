@@ -10,6 +10,7 @@ from pyro.poutine import Trace
 from pyro_vae.data import Data
 from pyro_vae.evidence.estimate import ElboTable, Evidence, Proposal, elbo, log_evidence
 from pyro_vae.evidence.figures import Figures
+from pyro_vae.evidence.many_levels import draws_for
 from pyro_vae.evidence.meaning import Meaning, meaning_of
 from pyro_vae.posterior import CodeUse, active_units, code_use, posterior_means, reconstruct
 from pyro_vae.program import (
@@ -99,12 +100,13 @@ def evaluate(
     data: Data,
     *,
     split: str | None = None,
-    num_samples: int = 5000,
+    num_samples: int | None = None,
     proposal: Proposal = "refined",
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Figures:
-    """Return the figures of a pair on one split, with ``num_samples`` draws per datum for log p(x).
+    """Return the figures of a pair on one split, with ``num_samples`` draws per datum for log p(x):
+    5000 by default; with more than eight latent sites, 5000 by their number, but 50 at least.
 
     Where log p(x) is not defined (sites that all data share, a guide that is a point, an
     unnormalised model) it is None, and so is what rests on it; where nothing has to be drawn it is
@@ -116,7 +118,10 @@ def evaluate(
         return data.batches(split, BATCH_SIZE)
 
     meaning = meaning_of(pair, data.batch(split, 2))
-    table = bound(pair, batches(), data.size("train"), num_samples=1 if meaning.exact else 16, seed=seed)
+    sites = len(meaning.latent)
+    num_samples = draws_for(sites, 5000, 50) if num_samples is None else num_samples
+    looks = 1 if meaning.exact else draws_for(sites, 16)
+    table = bound(pair, batches(), data.size("train"), num_samples=looks, seed=seed)
     means = {} if meaning.shared else posterior_means(pair, data.subset(split, MAX_EXAMINED)[0], seed=seed)
     evidence = None
     if meaning.unweighable is None and declared(pair.objective).figure.comparable:
@@ -172,9 +177,11 @@ def collect(
     )
 
 
-def quick_samples(num_data: int) -> int:
-    """Return a number of draws per datum that keeps an evaluation to seconds."""
-    return max(100, min(1000, 1_000_000 // num_data))
+def quick_samples(num_data: int, sites: int = 1) -> int:
+    """Return a number of draws per datum, of so many latent sites, that keeps an evaluation to
+    seconds.
+    """
+    return draws_for(sites, max(100, min(1000, 1_000_000 // num_data)))
 
 
 def _rms(pair: Pair, data: Data, split: str) -> float | None:

@@ -71,8 +71,7 @@ class OneLevel(Objective):
         """Return levels 2 ... ``top``, long ``(particles, batch)``, evenly spread."""
         count = x.shape[0] * x.shape[1]
         even = torch.arange(count, device=x.device) / count + torch.rand(1, device=x.device)
-        levels = 2 + (even % 1 * (top - 1)).long().clamp(max=top - 2)
-        return levels.reshape(x.shape[1], x.shape[0]).T
+        return 2 + (even % 1 * (top - 1)).long().clamp(max=top - 2).reshape(x.shape[:2])
 
 
 def _chain(role: str, program: Callable, args: tuple[Any, ...]) -> tuple[Any, Tensor]:

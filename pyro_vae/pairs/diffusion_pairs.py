@@ -39,8 +39,8 @@ EDGE = 1e-3  # how near to 0 or 1 a pixel's frequency is taken to be
 def diffusion(
     spec: Spec,
     *,
-    levels: Count = 100,
-    schedule: Literal["even", "linear", "cosine"] = "even",
+    steps: Count = 100,
+    noise: Literal["even", "linear", "cosine"] = "even",
     first: float | None = None,
     last: float | None = None,
     spread: Literal["matched", "forward", "posterior"] = "matched",
@@ -53,10 +53,9 @@ def diffusion(
     diffusion.
 
     Args:
-        levels: T, the number of levels; more of them come closer to log p(x) and take longer to
-            draw.
-        schedule: how the log signal-to-noise ratio falls from level to level: in even steps, or as
-            in DDPM's linear and cosine schedules.
+        steps: T, the number of levels; more of them come closer to log p(x) and take longer to draw.
+        noise: how the log signal-to-noise ratio falls from level to level: in even steps, or as
+            in DDPM's linear schedule and the cosine one.
         first: log SNR of z1 in even steps; 3 for binary data, 8 for real, and what tells neighbours
             apart for levels.
         last: log SNR of zT in even steps, -9 by default.
@@ -67,54 +66,54 @@ def diffusion(
         objective: what training maximises; one-level takes a level per datum, elbo all of them.
         particles: draws per datum that the objective takes: levels, for one-level.
     """
-    noise = Noise(_log_snr(spec, levels, schedule, first, last))
+    chain = Noise(_log_snr(spec, steps, noise, first, last))
     loc, unit, mean, std = _in_units(spec)
     shape = {"width": width, "blocks": blocks}
     denoiser: nn.Module
     decoder: nn.Module
     if spec.support == "binary":
         base = torch.logit(spec.mean.clamp(EDGE, 1 - EDGE)) / 2
-        denoiser = BinaryDenoiser(TimedMLP(spec.features, spec.features, **shape), noise, base)
-        decoder = BinaryDecoder(noise, base)
+        denoiser = BinaryDenoiser(TimedMLP(spec.features, spec.features, **shape), chain, base)
+        decoder = BinaryDecoder(chain, base)
     else:
         outputs = spec.features * (2 if spread == "matched" else 1)
-        denoiser = GaussianDenoiser(TimedMLP(spec.features, outputs, **shape), noise, mean, std)
+        denoiser = GaussianDenoiser(TimedMLP(spec.features, outputs, **shape), chain, mean, std)
         decoder = (
-            GaussianDecoder(noise, mean, std, loc, unit, spread)
+            GaussianDecoder(chain, mean, std, loc, unit, spread)
             if spec.levels is None
-            else LevelsDecoder(noise, spec.levels)
+            else LevelsDecoder(chain, spec.levels)
         )
     units = Standardize(loc, unit, floor=0.0)
-    step = Reverse(denoiser, noise, spread)
-    p_z = [AtLevel(step, level) for level in range(levels, 1, -1)]
-    q_z = [Noising(noise, level) for level in range(1, levels + 1)]
-    model = DiffusionModel(StandardNormal(spec.features), p_z, decoder, step)
-    guide = NoisingGuide([nn.Sequential(units, q_z[0]), *q_z[1:]], noise, units)
+    reverse = Reverse(denoiser, chain, spread)
+    p_z = [AtLevel(reverse, level) for level in range(steps, 1, -1)]
+    q_z = [Noising(chain, level) for level in range(1, steps + 1)]
+    model = DiffusionModel(StandardNormal(spec.features), p_z, decoder, reverse)
+    guide = NoisingGuide([nn.Sequential(units, q_z[0]), *q_z[1:]], chain, units)
     return Pair(model, guide, parts.objective(spec, objective, particles))
 
 
-def _log_snr(spec: Spec, levels: int, schedule: str, first: float | None, last: float | None) -> Tensor:
+def _log_snr(spec: Spec, steps: int, noise: str, first: float | None, last: float | None) -> Tensor:
     """Return the log SNR of each level.
 
     Raises:
-        PairError: an end is given to a schedule that has its own, or the ends do not fall.
+        PairError: an end is given to noise that has its own, or the ends do not fall.
     """
     for name, value in (("first", first), ("last", last)):
-        if value is not None and schedule != "even":
+        if value is not None and noise != "even":
             raise PairError(
-                f"{name} {value:g} is a log signal-to-noise ratio of even steps, and --schedule is {schedule}, which "
-                f"has its own; leave --{name} out, or use --schedule even",
+                f"{name} {value:g} is a log signal-to-noise ratio of even steps, and --noise is {noise}, which "
+                f"has its own; leave --{name} out, or use --noise even",
                 unused=name,
             )
-    if schedule != "even":
-        return {"linear": linear_snr, "cosine": cosine_snr}[schedule](levels)
+    if noise != "even":
+        return {"linear": linear_snr, "cosine": cosine_snr}[noise](steps)
     top, bottom = _first(spec) if first is None else first, LAST if last is None else last
     if not (math.isfinite(top) and math.isfinite(bottom) and bottom < top):
         raise PairError(
             f"the log signal-to-noise ratio falls from first to last, and they are {top:g} and {bottom:g}; "
             "give a first above the last, such as --first 3 --last -9"
         )
-    return even_snr(levels, top, bottom)
+    return even_snr(steps, top, bottom)
 
 
 def _first(spec: Spec) -> float:

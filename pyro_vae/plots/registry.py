@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from pyro_vae.data import Data
 from pyro_vae.evidence import meaning_of
+from pyro_vae.plots.chains import denoising, few_steps, noising, step_nats
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
 from pyro_vae.plots.codebook import code_map, codebook
 from pyro_vae.plots.completion import completions
@@ -121,6 +122,10 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "completions": completions,
     "codebook": codebook,
     "code-map": code_map,
+    "noising": noising,
+    "denoising": denoising,
+    "few-steps": few_steps,
+    "step-nats": step_nats,
     "curves": curves,
     "kl": kl,
     "rate-distortion": rate_distortion,
