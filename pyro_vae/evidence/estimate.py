@@ -104,7 +104,8 @@ def log_evidence(
         data: one batch, or an iterable of batches such as ``data.batches("test", 500)``.
         proposal: "guide" draws from the guide alone. So does "refined" where no proposal can be
             refined: with more than eight latent sites, discrete latents that the guide
-            draws, auxiliary sites, angles, or programs that take no particles. ``Evidence.proposal`` says which was used.
+            draws, auxiliary sites, angles, or programs that take no particles.
+            ``Evidence.proposal`` says which was used.
         seed: of the draws; the global random state is left as it was.
         compile: "auto" compiles where there are enough chunks to pay for it; "on" always does,
             "off" never. The draws are the same, and the figures agree to rounding.

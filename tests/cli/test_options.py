@@ -54,11 +54,19 @@ OTHER: dict[str, list[Any]] = {
     "codebook": ["gradient"],
     "pull": [3.0],
     "commitment": [0.7],
+    "first": [2.0],
+    "last": [-7.0],
+    "spread": ["forward", "posterior"],
+    "width": [5],
+    "blocks": [1],
 }
 """A value or more that is not the default, by option; a new option needs one. The first is tried beside every other option."""
 OTHER_OF = {
     "quantized.prior": ["uniform"],
     "conditional.prior": ["learned"],
+    "diffusion.noise": ["cosine", "linear"],
+    "diffusion.steps": [3],
+    "diffusion.objective": ["elbo"],
     "hierarchical.latent": [[3], [], [4, 2]],
     "grouped.items": [2, 0],
 }

@@ -27,6 +27,7 @@ from pyro_vae.conditionals import (
 from pyro_vae.guides.diffusion import NoisingGuide
 from pyro_vae.models.diffusion import DiffusionModel
 from pyro_vae.objectives import OneLevel
+from pyro_vae.program import PerDatum, Wrapped
 
 SIZE = 3
 
@@ -200,6 +201,16 @@ def test_a_log_mean_exp_at_one_level_is_no_bound() -> None:
         chain = log_weights(pair, {"x": x}, 50)
         one = OneLevel(50).per_level(pair.model, pair.guide, x)
     assert (one.logsumexp(0) > chain.logsumexp(0) + 20).all()
+
+
+def test_losses_are_in_nats_per_datum_when_the_programs_are_scaled_so() -> None:
+    row = ROWS["diffusion"]
+    pair, batch = row.build(), row.batch()
+    torch.manual_seed(1)
+    total = pair.objective.differentiable_loss(pair.bound_model, pair.bound_guide, batch)
+    scaled = [Wrapped(program, lambda: PerDatum(1000)) for program in (pair.bound_model, pair.bound_guide)]
+    torch.manual_seed(1)
+    torch.testing.assert_close(pair.objective.differentiable_loss(*scaled, batch), total / len(batch["x"]))
 
 
 def test_levels_are_spread_over_the_batch() -> None:

@@ -88,7 +88,8 @@ HISTORY = [
     for e in range(1, 9)
 ]
 POINTS = [{"beta": b, "kl": 12 / b, "reconstruction": -80 - 9 * b} for b in (0.5, 1, 4)]
-OTHERS = ("curves", "rate-distortion", "completions", "codebook", "code-map")
+CHAINS = ("noising", "denoising", "few-steps", "step-nats")
+OTHERS = ("curves", "rate-distortion", "completions", "codebook", "code-map", *CHAINS)
 IMAGES, TABLE = table(16, image=(1, 4, 4)), table()
 
 
@@ -123,6 +124,15 @@ def test_pictures_of_one_level(what, data):
 @pytest.mark.parametrize("what", [w for w in plots.PICTURES if w not in OTHERS])
 def test_pictures_of_two_levels_told_the_class(what, data):
     drawn(plots.PICTURES[what](two_levels(data), data))
+
+
+def test_pictures_of_a_chain():
+    for data in (IMAGES, TABLE):
+        pair = pv.pairs.diffusion(data.spec, steps=12, width=8, blocks=1).train(False)
+        for what in (*CHAINS, "samples", "reconstructions"):
+            drawn(plots.PICTURES[what](pair, data))
+    with pytest.raises(plots.NotDrawable, match="no denoiser"):
+        plots.PICTURES["noising"](one_level(TABLE), TABLE)
 
 
 def test_pictures_of_a_codebook():
@@ -456,7 +466,7 @@ def test_draw_every_picture_of_a_run(run, capsys, tmp_path):
         argv = ["draw", str(run), what, "--out", str(tmp_path / f"{what}.png"), "--json"]
         if what == "rate-distortion":
             argv += ["--others", f"[{run.parent / 'four'}]"]
-        applies = what not in ("classes", "analogies", "levels", "completions", "codebook", "code-map")
+        applies = what not in ("classes", "analogies", "levels", "completions", "codebook", "code-map", *CHAINS)
         assert main(argv) == (0 if applies else 2), what
         said = capsys.readouterr()
         if applies:
