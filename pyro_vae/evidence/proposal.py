@@ -102,7 +102,8 @@ def refinable(pair: Pair, batch: Batch, nesting: int) -> Latents | None:
 
     It needs few latent sites, of continuous variables (what the guide enumerates is summed out)
     that are neither angles nor masked, of supports that other latent variables do not move,
-    programs that take particles, a guide without auxiliary sites, and densities that are the same at given values as when the programs draw these values themselves.
+    programs that take particles, a guide without auxiliary sites, and densities
+    that are the same at given values as when the programs draw these values themselves.
     """
     try:
         if latent_sites(pair, batch) > FEW:
