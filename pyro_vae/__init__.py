@@ -23,9 +23,11 @@ _PACKAGE_OF = {
     "Fitted": "training",
     "fit": "training",
     "diagnose": "diagnostics",
+    "em": "training",
     "elbo": "evidence",
     "log_evidence": "evidence",
     "log_weights": "program",
+    "query": "evidence",
     "to_datatree": "diagnostics",
 }
 _MODULES = {
@@ -66,21 +68,23 @@ __all__ = [
     "check_pair",
     "diagnose",
     "elbo",
+    "em",
     "find_problems",
     "fit",
     "load_data",
     "log_evidence",
     "log_weights",
+    "query",
     "to_datatree",
 ]
 
 if TYPE_CHECKING:
     from pyro_vae.data import Data, DataError, Spec, load_data
     from pyro_vae.diagnostics import diagnose, to_datatree
-    from pyro_vae.evidence import elbo, log_evidence
+    from pyro_vae.evidence import elbo, log_evidence, query
     from pyro_vae.program import Pair, PairError, Problem, check_pair, find_problems, log_weights
     from pyro_vae.svi import SVI
-    from pyro_vae.training import Fitted, fit
+    from pyro_vae.training import Fitted, em, fit
 
 
 def __getattr__(name: str) -> Any:

@@ -15,17 +15,19 @@ BATCH = 12
 FEATURES = 16
 
 
-def spec(*, support: str = "real", classes: int | None = None, **fields: tuple[int, ...]) -> Spec:
+def spec(
+    *, support: str = "real", classes: int | None = None, features: int = FEATURES, **fields: tuple[int, ...]
+) -> Spec:
     """Describe data that only a test has: ``FEATURES`` numbers, a 4x4 image; ``fields`` besides x by event shape."""
-    mean, std = (torch.full((FEATURES,), value) for value in ((0.4, 0.5) if support == "binary" else (0.1, 1.2)))
+    mean, std = (torch.full((features,), value) for value in ((0.4, 0.5) if support == "binary" else (0.1, 1.2)))
     return Spec(
         name="test",
-        features=FEATURES,
-        image=(1, 4, 4),
+        features=features,
+        image=(1, 4, 4) if features == FEATURES else None,
         support=support,
         levels=None,
         classes=classes,
-        fields={"x": (FEATURES,), **fields},
+        fields={"x": (features,), **fields},
         mean=mean,
         std=std,
         num_data=1000,
@@ -42,7 +44,7 @@ def batch(spec: Spec, size: int = BATCH) -> dict[str, Tensor]:
         drawn[name] = torch.randn(size, *shape, generator=generator, dtype=torch.float64)
         if name == "x" and spec.support == "binary":
             drawn[name] = (drawn[name] > 0).double()
-        if name in ("mask", "labelled"):
+        if name in ("mask", "labelled", "seen"):
             drawn[name] = drawn[name] > -0.5
             drawn[name].reshape(size, -1)[:, 0] |= shape != ()  # no group without an item
         if name == "y" and spec.classes is not None:
@@ -86,11 +88,14 @@ LABELS = spec(classes=3, y=())
 FEW_LABELS = spec(classes=3, y=(), labelled=())
 GROUPS = spec(mask=(4,))
 ATTRIBUTES = spec(support="binary", y=(2,))
+UNSEEN = spec(seen=(FEATURES,))
+NODES = spec(support="binary", features=4, seen=(4,))
 
 ROWS: dict[str, Row] = {
     "latent": Row(pairs.latent, SMALL),
     "latent-bernoulli": Row(pairs.latent, SMALL, BINARY),
     "latent-conv": Row(pairs.latent, {"latent": 3, "net": "conv"}, BINARY),
+    "latent-autoregressive": Row(pairs.latent, {**SMALL, "decoder": "autoregressive", "field": 2}, BINARY),
     "latent-full": Row(pairs.latent, {**SMALL, "covariance": "full"}),
     "latent-low-rank": Row(pairs.latent, {**SMALL, "covariance": "low-rank"}),
     **{f"latent-{p}": Row(pairs.latent, {**SMALL, "prior": p, "components": 4}) for p in ("mixture", "vamp")},
@@ -131,6 +136,15 @@ ROWS: dict[str, Row] = {
     "grouped-items": Row(pairs.grouped, {"items": 2, "group_latent": 2, **SMALL}),
     "grouped-iwae": Row(pairs.grouped, {"group_latent": 2, **SMALL, "objective": "iwae", "particles": 3}, GROUPS),
     "semi_amortized": Row(pairs.semi_amortized, SMALL, BINARY),
+    "autoregressive": Row(pairs.autoregressive, {"hidden": [8, 7], "order": "random"}),
+    "autoregressive-made": Row(pairs.autoregressive, {"hidden": [8]}, BINARY, exact=True),
+    "autoregressive-pixelcnn": Row(pairs.autoregressive, {"net": "pixelcnn", "hidden": [4, 4]}, BINARY, exact=True),
     "linear": Row(pairs.linear, {"latent": 3}, exact=True),
+    "mixture": Row(pairs.mixture, {"components": 3, "variance": "diagonal"}, exact=True),
+    "mixture-missing": Row(pairs.mixture, {"components": 3}, UNSEEN, exact=True),
+    "mixture-bernoulli": Row(pairs.mixture, {"components": 3}, BINARY, exact=True),
+    "mixture-nearest": Row(pairs.mixture, {"components": 3, "posterior": "nearest"}),
+    "mixture-amortized": Row(pairs.mixture, {"components": 3, "posterior": "amortized"}),
+    "bayes_net": Row(pairs.bayes_net, {"graph": "sprinkler", "start": "random"}, NODES, exact=True),
     "linear-per-feature": Row(pairs.linear, {"latent": 3, "noise": "per-feature"}, exact=True),
 }

@@ -21,6 +21,7 @@ usage: pyro-vae COMMAND ...
   train    [PAIR]             train a pair (default: latent, on the bundled digits)
   resume   RUN                go on with a run that stopped
   evaluate RUN                ELBO, log p(x) and more on the test split
+  query    RUN|PAIR EVENT     P(EVENT), or P(EVENT | GIVEN) with --given: rain=1 --given wet=1
   diagnose RUN                can q(z | x) be trusted, and the model? a table and report.html
   draw     RUN WHAT           pictures: samples, reconstructions, manifold, traversal, curves, graph, ...
   encode   RUN                the codes of all data as a .npz, which --data takes
@@ -35,6 +36,7 @@ COMMANDS = {
     "train": "train.train",
     "resume": "train.resume",
     "evaluate": "evaluate.evaluate",
+    "query": "query.query",
     "diagnose": "evaluate.diagnose",
     "draw": "inspect.draw",
     "encode": "inspect.encode",

@@ -115,7 +115,7 @@ def diagnose(words: Sequence[str]) -> int:
     if args.json:
         print(json.dumps(result.to_json() | {"report": str(report)}))
     else:
-        show_verdicts(result.verdicts, f"{result.num_data} data of the {args.split} split, nats per datum")
+        show_verdicts(result.verdicts, f"{result.num_data} data of the {split} split, nats per datum")
         say(f"{result.seconds:.0f} s; report: {report}")
     return 0
 

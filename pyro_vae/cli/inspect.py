@@ -104,7 +104,7 @@ def check(words: Sequence[str]) -> int:
 
 def draw(words: Sequence[str]) -> int:
     """Draw a picture of a run: ``pyro-vae draw RUN WHAT``."""
-    from pyro_vae.plots import PICTURES
+    from pyro_vae.plots import OF_HISTORY, PICTURES
 
     what = dict(enumerate(positionals(words))).get(1, "")
     args, options = _draw_arguments(words, what)
@@ -118,7 +118,7 @@ def draw(words: Sequence[str]) -> int:
     if what == "rate-distortion":
         given = ([_rate(Run.open(folder), args) for folder in (args.run, *args.others)],)
     else:
-        given = (run.history,) if what == "curves" else rebuild_best(run, args)
+        given = (run.history,) if what in OF_HISTORY else rebuild_best(run, args)
     _save(PICTURES[what](*given, **{option: args[option] for option in options}), out)
     say(json.dumps({"figure": str(out)}) if args.json else out)
     return 0

@@ -57,6 +57,7 @@ DATA_OPTIONS = {
     "split_by": (str | None, "field whose equal values stay in one split, such as a patient's number"),
     "labels": (int | None, "training data that keep their class, equally many per class; the others' are hidden"),
     "label_seed": (int | None, "decides which data keep theirs (default: 0)"),
+    "missing": (str | None, "refuse NaN in x, or mark them as missing (the default for pairs that take such data)"),
 }
 
 
@@ -72,8 +73,10 @@ def add_data(parser: Any) -> None:
 def load(args: Any) -> Any:
     """Return the data that the options choose."""
     from pyro_vae.data import load_data
+    from pyro_vae.pairs import MISSING
 
-    return load_data(args.data, **{name: args[name] for name in DATA_OPTIONS if args[name] is not None})
+    asked = {name: args[name] for name in DATA_OPTIONS if args[name] is not None}
+    return load_data(args.data, **({"missing": "mark"} if args["pair"] in MISSING else {}) | asked)
 
 
 def add_pair(parser: Any, name: str) -> list[str]:

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
@@ -294,12 +295,12 @@ class Watch:
         return None
 
     def _kept_by_library(self, held: Held, name: Any, new: Any) -> bool:
-        """Return whether a library's own code keeps a result there, such as a weight that is normalised at each call."""
+        """Return whether a library's own code keeps a result there: a weight normalised at each call, an autoguide's plates."""
         names = self._caching.get(id(held.holder), frozenset())
         if names is not None and (name not in names or name in self._names):
             return False
-        values = new if isinstance(new, tuple) else (new,)
-        return all(value is None or isinstance(value, Tensor) for value in values)
+        values = new if isinstance(new, tuple) else new.values() if isinstance(new, dict) else (new,)
+        return all(value is None or isinstance(value, Tensor | Messenger) for value in values)
 
     def renew(self) -> None:
         """Take what is there now for what must be there."""

@@ -1,5 +1,6 @@
 """Conditionals: modules whose forward returns a distribution, made of a net and a head.
 
+    density  () -> p(x)         `Density` of a head such as `Autoregressive`
     prior    () -> p(z)         `StandardNormal`, `NormalPrior`, `MixturePrior`, `VampPrior`,
                                 `FlowPrior`, `CodebookPrior`
     decoder  z -> p(x | z)      `Conditional` of a net and a likelihood's head
@@ -21,31 +22,38 @@ Everything that programs are built from can be imported from here. To add a like
 """
 
 from pyro_vae.conditionals import (
+    autoregressive,
     conditional,
     denoising,
     flows,
     gaussian,
     head,
     likelihoods,
+    mixtures,
     noise,
     priors,
     quantized,
     scales,
+    tables,
 )
+from pyro_vae.conditionals.autoregressive import *
 from pyro_vae.conditionals.conditional import *
 from pyro_vae.conditionals.denoising import *
 from pyro_vae.conditionals.flows import *
 from pyro_vae.conditionals.gaussian import *
 from pyro_vae.conditionals.head import *
 from pyro_vae.conditionals.likelihoods import *
+from pyro_vae.conditionals.mixtures import *
 from pyro_vae.conditionals.noise import *
 from pyro_vae.conditionals.priors import *
 from pyro_vae.conditionals.quantized import *
 from pyro_vae.conditionals.scales import *
+from pyro_vae.conditionals.tables import *
 from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, OneHot, Standardize
 
 # each file names what it makes public
 __all__ = ["MLP", "ConvDecoder", "ConvEncoder", "OneHot", "Standardize"]
+__all__ += autoregressive.__all__
 __all__ += conditional.__all__
 __all__ += denoising.__all__
 __all__ += flows.__all__
@@ -53,6 +61,8 @@ __all__ += gaussian.__all__
 __all__ += head.__all__
 __all__ += likelihoods.__all__
 __all__ += noise.__all__
+__all__ += mixtures.__all__
 __all__ += priors.__all__
 __all__ += quantized.__all__
 __all__ += scales.__all__
+__all__ += tables.__all__

@@ -9,6 +9,7 @@ out as kinds.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -46,6 +47,15 @@ class Head(nn.Module, ABC):
         It is itself where `start` sets its scale.
         """
         return self
+
+    def part(self, keep: Sequence[int]) -> "Head":
+        """Return this head for some of its features, which share nothing, as it is now: for draws
+        of one feature after the other.
+
+        Raises:
+            NotImplementedError: the head does not say what it is for a part of its features.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no part(keep), the head for some of its features")
 
     def kinds(self, parameters: Tensor) -> Tensor:
         """Return ``parameters``, ``(..., size)``, as ``(..., size // features, features)``."""

@@ -6,7 +6,7 @@ also a head for posteriors and conditional priors of z, as are those of
 `pyro_vae.conditionals.gaussian` and `pyro_vae.conditionals.flows`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import pyro.distributions as dist
@@ -52,6 +52,10 @@ class Bernoulli(Head):
         """Return the distribution over ``(..., features)`` for logits ``(..., features)``."""
         return dist.Bernoulli(logits=self.kinds(parameters).squeeze(-2)).to_event(1)
 
+    def part(self, keep: Sequence[int]) -> "Bernoulli":
+        """Return this head for the features ``keep``."""
+        return Bernoulli(len(keep))
+
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return logits, ``(features,)``, of ``mean`` brought inside (0, 1); ``std`` is not used."""
         return torch.logit(inside(mean)).to(mean)
@@ -67,6 +71,10 @@ class ContinuousBernoulli(Head):
     def forward(self, parameters: Tensor) -> TorchDistribution:
         """Return the distribution over ``(..., features)`` for logits ``(..., features)``."""
         return distributions.ContinuousBernoulli(self.kinds(parameters).squeeze(-2)).to_event(1)
+
+    def part(self, keep: Sequence[int]) -> "ContinuousBernoulli":
+        """Return this head for the features ``keep``."""
+        return ContinuousBernoulli(len(keep))
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return logits, ``(features,)``, of ``mean`` brought inside (0, 1); ``std`` is not used."""
@@ -102,6 +110,10 @@ class DiscretizedLogistic(Head):
         return distributions.DiscretizedLogistic(
             self._LOC + self._UNIT * raw_loc, self._UNIT * to_scale(raw_scale), self.levels
         )
+
+    def part(self, keep: Sequence[int]) -> "DiscretizedLogistic":
+        """Return this head for the features ``keep``."""
+        return DiscretizedLogistic(len(keep), self.levels)
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return the parameters, ``(size,)``, of ``mean`` brought inside (0, 1); its logistic, of
@@ -141,6 +153,10 @@ class DiscretizedLogisticMixture(DiscretizedLogistic):
 
     def _mixture(self, logits: Tensor, raw_loc: Tensor, raw_scale: Tensor) -> TorchDistribution:
         return dist.MixtureSameFamily(dist.Categorical(logits=logits), self._logistic(raw_loc, raw_scale))
+
+    def part(self, keep: Sequence[int]) -> "DiscretizedLogisticMixture":
+        """Return this head for the features ``keep``."""
+        return DiscretizedLogisticMixture(len(keep), self.levels, self.components)
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return the parameters, ``(size,)``, of ``mean``; equal components side by side over
@@ -187,6 +203,10 @@ class Categorical(Head):
         """Return the distribution over ``(..., features)`` for ``parameters``, ``(..., size)``."""
         logits = self.kinds(parameters).transpose(-1, -2)  # (..., features, levels)
         return distributions.CategoricalLevels(logits, self.highest).to_event(1)
+
+    def part(self, keep: Sequence[int]) -> "Categorical":
+        """Return this head for the features ``keep``."""
+        return Categorical(len(keep), self.levels, self.highest)
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return logits, ``(size,)``: a bell of about ``std`` (flat without), tilted to have
@@ -261,6 +281,18 @@ class Normal(Head):
         (loc,) = self.kinds(parameters).unbind(-2)
         scale = self.value if self.scale == "fixed" else self.value * to_scale(self.raw_scale, self.positive)
         return dist.Normal(loc, scale).to_event(1)
+
+    def part(self, keep: Sequence[int]) -> "Normal":
+        """Return this head for the features ``keep``; a learned scale is fixed where it is."""
+        scale: float | Tensor = self.value
+        if self.scale in ("learned", "per_feature"):
+            scale = (self.value * to_scale(self.raw_scale, self.positive)).detach()
+        if isinstance(scale, Tensor) and scale.dim():
+            scale = scale[list(keep)]
+        part = Normal(len(keep), "predicted" if self.scale == "predicted" else "fixed", positive=self.positive)
+        del part.value
+        part.register_buffer("value", torch.as_tensor(scale))
+        return part
 
     def start(self, mean: Tensor, std: Tensor | None = None) -> Tensor:
         """Return the parameters, ``(size,)``, of ``mean`` and ``std``.

@@ -6,10 +6,12 @@ from pyro_vae.data.load import load_data
 from pyro_vae.data.readers import DataError, DataNote, read_idx
 from pyro_vae.data.sources import DATASETS
 from pyro_vae.data.splits import SPLITS
+from pyro_vae.data.sprinkler import SPRINKLER
 
 __all__ = [
     "DATASETS",
     "SPLITS",
+    "SPRINKLER",
     "Data",
     "DataError",
     "DataNote",

@@ -142,6 +142,12 @@ class Data:
         split = self._split("train")
         return "labelled" in split.arrays and not split.take("labelled", np.arange(len(split))).all()
 
+    @property
+    def has_missing(self) -> bool:
+        """Whether the training split has data of which some of ``x`` is not ``seen``."""
+        split = self._split("train")
+        return "seen" in split.arrays and not split.take("seen", np.arange(len(split))).all()
+
     def subset(self, split: str, count: int, *, device: Device = None) -> tuple[Batch, list[int]]:
         """Return ``count`` data from all over ``split``, as in evaluation, and their positions.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.dataset import Data, Spec, check_count
+from pyro_vae.data.missing import mark_missing
 from pyro_vae.data.partial_labels import hide_labels, mark_unknown
 from pyro_vae.data.readers import DataError
 from pyro_vae.data.schema import Contents, inspect
@@ -18,6 +19,7 @@ from pyro_vae.data.splits import SPLITS, Split, cut
 from pyro_vae.options import checked
 
 Binarization = Literal["gray", "static", "dynamic"]
+Missing = Literal["refuse", "mark"]
 
 
 def _refusal(message: str) -> DataError:
@@ -39,6 +41,7 @@ def load_data(
     split_by: str | None = None,
     labels: int | None = None,
     label_seed: int | None = None,
+    missing: Missing | None = None,
 ) -> Data:
     """Return a data set, split and checked.
 
@@ -66,6 +69,8 @@ def load_data(
         labels: how many training data keep their class, equally many per class; the others' are
             hidden, and a field ``labelled`` says which: see `pyro_vae.data.partial_labels`.
         label_seed: decides which; 0 by default.
+        missing: "mark": NaN in x are missing entries, and a field ``seen`` of x's shape says which
+            are not. By default NaN are refused.
 
     Raises:
         DataError: one sentence about a name, file, array or option that cannot be used.
@@ -82,10 +87,13 @@ def load_data(
         "split_by": split_by,
         "labels": labels,
         "label_seed": label_seed or None,
+        "missing": missing if missing == "mark" else None,
     }
     _check_options(seed, levels, image, labels, label_seed)
     opened = open_source(source, data_dir=data_dir, image_size=image_size)
     opened = replace(opened, parts=mark_unknown(opened.parts, opened.name))
+    if missing == "mark":
+        opened = replace(opened, parts=mark_missing(opened.parts, opened.name))
     contents = _inspected(opened, image, levels)
     mode = _binarization(binarize, opened, contents)
     splits = cut(opened, contents, valid, test, seed, split_by)

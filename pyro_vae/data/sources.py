@@ -18,6 +18,7 @@ import numpy as np
 
 from pyro_vae.data.image_folders import progress, read_image_folder, read_images
 from pyro_vae.data.readers import DataError, brief, read_idx, read_npy, read_npy_folder, read_npz
+from pyro_vae.data.sprinkler import sprinkler_days
 
 DATASETS: dict[str, str] = {
     "digits": "1,797 handwritten digits, 8x8, 17 grey levels; comes with scikit-learn, nothing to download",
@@ -29,6 +30,7 @@ DATASETS: dict[str, str] = {
     "cifar10": "60,000 colour photographs, 32x32, 256 levels; 10 classes",
     "svhn": "99,289 house numbers in colour, 32x32, 256 levels; 10 classes",
     "celeba": "202,599 faces in colour, cropped and resized to 64x64, 256 levels; 40 attributes",
+    "sprinkler": "5,000 days of cloud, sprinkler, rain and wet grass, 30% of it missing; comes with the package",
 }
 """What `load_data` knows by name."""
 
@@ -178,6 +180,8 @@ def _named(name: str, folder: Path) -> Source:
     if name == "digits":
         x, y = _bundled_digits()
         return Source(name, {"all": {"x": x, "y": y}}, levels=17, image=(1, 8, 8), classes=10)
+    if name == "sprinkler":
+        return Source(name, {"all": sprinkler_days()}, curated=True)
     if name in _IDX:
         return _idx(name, folder)
     if name == "cifar10":

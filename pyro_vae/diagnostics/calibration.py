@@ -24,6 +24,7 @@ from pyro_vae.program import (
     add_up,
     data_frame,
     evaluation,
+    is_latent,
     pieces,
     plate_nesting,
     run,
@@ -120,6 +121,8 @@ def calibrate(
     fractions = []
     with evaluation(pair, seed):
         for batch in pieces(data, max(1, 20_000 // num_samples)):
+            if not ranks:
+                _require_latents(pair, batch)
             drawn, latent = simulate(pair, batch)
             truth, draws = _compared(pair, drawn, latent, num_samples)
             if truth.keys() == {DENSITY}:
@@ -154,6 +157,8 @@ def averaged(pair: Pair, data: Batch | Iterable[Batch], *, seed: int = 0) -> Two
     theirs: list[Tensor] = []
     with evaluation(pair, seed):
         for batch in pieces(data, 2000):
+            if not ours:
+                _require_latents(pair, batch)
             drawn, _ = simulate(pair, batch)
             _, prior = simulate(pair, batch)
             nodes = poutine.trace(pair.bound_guide).get_trace(drawn).nodes
@@ -164,6 +169,14 @@ def averaged(pair: Pair, data: Batch | Iterable[Batch], *, seed: int = 0) -> Two
                 parts = [_numbers(values[name][None], nodes[name], pair)[0] for name in known]
                 columns.append(torch.cat([part.double() for part in parts], -1))
     return two_sample(torch.cat(ours), torch.cat(theirs), seed=seed)
+
+
+def _require_latents(pair: Pair, batch: Batch) -> None:
+    """Refuse a pair without latent sites, before any data are drawn."""
+    with torch.random.fork_rng():
+        model = poutine.trace(pair.bound_model).get_trace(batch)
+    if not any(is_latent(site) for site in model.nodes.values()):
+        raise _nothing(pair)
 
 
 def _nothing(pair: Pair) -> PairError:

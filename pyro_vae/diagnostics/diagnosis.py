@@ -74,7 +74,7 @@ class Diagnosis:
         if "evidence" not in found:
             return None
         x = subject.test.get(subject.x)
-        again = reconstruct(subject.pair, subject.test).get(subject.x) if subject.meaning.latent else None
+        again = reconstruct(subject.pair, subject.test, draw=False).get(subject.x) if subject.meaning.latent else None
         error = None
         if x is not None and again is not None and again.shape == x.shape:
             error = (again - x).square().mean().sqrt().item()

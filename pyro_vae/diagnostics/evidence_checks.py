@@ -35,7 +35,8 @@ def evidence(subject: Subject) -> Iterator[Verdict]:
     kl = max(table.kl, 1e-9)
     level: Level = "good" if below < 0.1 * kl else "fair" if below < 0.3 * kl else "bad"
     least = "" if meaning.exact or believable(result.khat_share) else "at least "
-    said = f"the ELBO is {least}{below:.2f} nats below {meaning.evidence}, {percent(below / kl)} of the KL"
+    shown = 0.0 if abs(below) < 0.005 else below  # not -0.00
+    said = f"the ELBO is {least}{shown:.2f} nats below {meaning.evidence}, {percent(shown / kl)} of the KL"
     yield Verdict(gap, below, level, said)
 
 

@@ -116,11 +116,12 @@ def calibration(subject: Subject) -> Iterator[Verdict]:
             f"the guide is a point at {' and '.join(map(repr, fixed))}: "
             "it claims no spread that could be right or wrong"
         )
-    like = repeat_batch(subject.test, subject.budget.simulated)
+    simulated = subject.affordable(subject.budget.simulated, least=200)
+    like = repeat_batch(subject.test, simulated)
     ranks, coverage = calibrate(subject.pair, like, seed=subject.seed)
     subject.found["calibration"], subject.found["coverage"] = ranks, coverage
     level: Level = "good" if ranks.pvalue > RARE else "bad"
-    said = f"ranks of {len(ranks.ranks)} quantities over {subject.budget.simulated} simulated data: "
+    said = f"ranks of {len(ranks.ranks)} quantities over {simulated} simulated data: "
     said += pvalue_words(ranks.pvalue)
     wrong = f", worst for {ranks.worst}, where {ranks.fault(ranks.worst)}; "
     wrong += "q is not the posterior of this model: see the plot of ranks"
@@ -141,7 +142,7 @@ def calibration(subject: Subject) -> Iterator[Verdict]:
         f"90 % regions hold the truth {percent(inside)} of the time ({pvalue_words(coverage.pvalue)})"
         + ("" if level == "good" else f"; {tone}"),
     )
-    test = averaged(subject.pair, repeat_batch(subject.test, 4 * subject.budget.simulated), seed=subject.seed)
+    test = averaged(subject.pair, repeat_batch(subject.test, 4 * simulated), seed=subject.seed)
     level = "good" if test.pvalue > RARE else "fair" if test.accuracy < 0.6 else "bad"
     said = "a classifier tells draws of q averaged over simulated data from the prior "
     said += f"with accuracy {test.accuracy:.2f} ({pvalue_words(test.pvalue)})"

@@ -6,6 +6,7 @@ import torch
 
 from pyro_vae.diagnostics import criticism
 from pyro_vae.diagnostics.subject import LeftOut, Level, Subject, Verdict, evenly, percent
+from pyro_vae.distributions import Autoregressive
 from pyro_vae.posterior import observed_sites, repeat_batch
 from pyro_vae.program import evaluation, pieces, plate_nesting, run, simulate
 
@@ -13,8 +14,7 @@ from pyro_vae.program import evaluation, pieces, plate_nesting, run, simulate
 def predictions(subject: Subject) -> Iterator[Verdict]:
     """Do data sets that the model draws look like the data?"""
     x = _observed(subject)
-    size = min(len(x), 300)
-    sets = 40
+    sets, size = 40, subject.affordable(min(len(x), 300), least=10)
     drawn = _samples(subject, sets * size).reshape(sets, size, -1)
     checks = criticism.predictive_checks(evenly({"x": x}, size)["x"], drawn)
     subject.found["predictive"] = checks
@@ -29,6 +29,9 @@ def predictions(subject: Subject) -> Iterator[Verdict]:
 
 def pixels(subject: Subject) -> Iterator[Verdict]:
     """Are predicted probabilities of binary data right?"""
+    _require_whole(subject)
+    if not subject.meaning.inferred:
+        raise LeftOut("pixel calibration compares data with predictions from their q(z | x), and the guide has none")
     with evaluation(subject.pair, subject.seed):
         nesting = plate_nesting(subject.pair, subject.test)
         _, model = run(subject.pair, subject.test, None, nesting, enumerate_sites=False)
@@ -37,8 +40,9 @@ def pixels(subject: Subject) -> Iterator[Verdict]:
     if not ((x == 0) | (x == 1)).all():
         raise LeftOut("pixel calibration needs binary data, and these are not")
     fn = model.nodes[name]["fn"]
+    before = isinstance(fn, Autoregressive)  # a pixel is predicted from those before it
     try:
-        result = criticism.pixel_calibration(fn.mean, x)
+        result = criticism.pixel_calibration((fn.conditionals(x) if before else fn).mean, x)
     except NotImplementedError:  # draws stand for the mean: one half sorts the pixels, the other predicts them
         result = criticism.pixel_calibration(_mean_draw(fn), x, sorted_by=_mean_draw(fn))
     subject.found["pixels"] = result
@@ -47,7 +51,8 @@ def pixels(subject: Subject) -> Iterator[Verdict]:
         "pixel calibration",
         result.error,
         level,
-        f"predicted probabilities and frequencies differ by {result.error:.4f} per pixel"
+        f"predicted probabilities{' given the pixels before' if before else ''} and frequencies differ by "
+        f"{result.error:.4f} per pixel"
         + ("" if level == "good" else "; the decoder is too sure of itself, or overfits"),
     )
 
@@ -62,7 +67,7 @@ def _mean_draw(fn: torch.distributions.Distribution, count: int = 50) -> torch.T
 
 def samples(subject: Subject) -> Iterator[Verdict]:
     """Can samples be told from held-out data; are they copies of training data?"""
-    x = _observed(subject, subject.budget.samples)
+    x = _observed(subject, subject.affordable(subject.budget.samples, least=50))
     drawn = _samples(subject, len(x))
     subject.found["samples"] = drawn
     test = criticism.two_sample(drawn, x, seed=subject.seed)
@@ -102,7 +107,13 @@ def samples(subject: Subject) -> Iterator[Verdict]:
         )
 
 
+def _require_whole(subject: Subject) -> None:
+    if "seen" in subject.test and not bool(subject.test["seen"].all()):
+        raise LeftOut("some entries of x are missing, and the check compares whole data; give complete data")
+
+
 def _observed(subject: Subject, count: int | None = None) -> torch.Tensor:
+    _require_whole(subject)
     if subject.x not in subject.test:
         raise LeftOut(f"needs the field {subject.x!r}, and the data have {', '.join(subject.test)}")
     if count is None or subject.data is None:

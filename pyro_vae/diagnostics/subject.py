@@ -10,7 +10,8 @@ import torch
 
 from pyro_vae.data import Data
 from pyro_vae.evidence import FEW, Meaning, meaning_of
-from pyro_vae.program import Batch, Pair, size_of
+from pyro_vae.posterior import distribution_of_x
+from pyro_vae.program import MANY_PASSES, Batch, Pair, passes_of, size_of
 
 Level = Literal["good", "fair", "bad", "note", "left out"]
 
@@ -72,6 +73,18 @@ class Subject:
     def meaning(self) -> Meaning:
         """What the figures of the pair are of."""
         return meaning_of(self.pair, self.part(2))
+
+    @cached_property
+    def passes(self) -> int:
+        """How many passes of a net a draw of x from the model costs."""
+        fn, _ = distribution_of_x(self.pair, self.part(2))
+        return 1 if fn is None else passes_of(fn)
+
+    def affordable(self, count: int, *, least: int) -> int:
+        """Return how many draws from the model to make in place of ``count``: fewer where each
+        costs many passes.
+        """
+        return min(count, max(least, count * MANY_PASSES // self.passes))
 
     def part(self, count: int) -> dict[str, torch.Tensor]:
         """Return some of the test data, from all over them."""

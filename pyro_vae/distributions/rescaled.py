@@ -49,6 +49,10 @@ class Rescaled(TorchDistribution):
         with torch.no_grad():
             return self.loc + self.scale * self.base_dist.sample(sample_shape)
 
+    def complete(self, value: Tensor, known: int) -> Tensor:
+        """Return ``value`` with the rest drawn anew, where the base is `Autoregressive`: see there."""
+        return self.loc + self.scale * self.base_dist.complete((value - self.loc) / self.scale, known)
+
     @property
     def mean(self) -> Tensor:
         """The mean, ``(..., features)``."""

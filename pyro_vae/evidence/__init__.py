@@ -3,12 +3,13 @@
 from pyro_vae.evidence.ais import anneal, sandwich
 from pyro_vae.evidence.baselines import maximum_likelihood, pca_figures
 from pyro_vae.evidence.chunks import Chunks
-from pyro_vae.evidence.estimate import MAX_ROWS, ElboTable, Evidence, elbo, log_evidence
+from pyro_vae.evidence.estimate import MAX_ROWS, ElboTable, Evidence, elbo, log_evidence, table_of
 from pyro_vae.evidence.evaluation import bound, collect, evaluate, global_sites, quick_samples
 from pyro_vae.evidence.figures import TOLERATED, Figures, baseline, believable, evidence_words, remarks, rows
 from pyro_vae.evidence.many_levels import FEW, draws_for, folded, latent_sites
 from pyro_vae.evidence.meaning import FAILURES, Meaning, meaning_of
 from pyro_vae.evidence.psis import khat_of_tail, tail_size
+from pyro_vae.evidence.queries import Answer, query
 from pyro_vae.evidence.temperature import best_temperature
 from pyro_vae.posterior import ACTIVE_VARIANCE, active_units, posterior_means
 from pyro_vae.program import log_weights
@@ -19,6 +20,7 @@ __all__ = [
     "FEW",
     "MAX_ROWS",
     "TOLERATED",
+    "Answer",
     "Chunks",
     "ElboTable",
     "Evidence",
@@ -45,9 +47,11 @@ __all__ = [
     "meaning_of",
     "pca_figures",
     "posterior_means",
+    "query",
     "quick_samples",
     "remarks",
     "rows",
     "sandwich",
+    "table_of",
     "tail_size",
 ]

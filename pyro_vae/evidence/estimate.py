@@ -18,6 +18,7 @@ from pyro_vae.evidence.many_levels import in_pieces
 from pyro_vae.evidence.proposal import refinable, refine
 from pyro_vae.evidence.psis import MAX_KHAT, khat_of_tail, tail_size
 from pyro_vae.program import (
+    NEVER,
     Batch,
     Latents,
     Pair,
@@ -156,10 +157,16 @@ def elbo(pair: Pair, data: Batch | Iterable[Batch], *, num_samples: int = 1, see
                     share = term.double().sum().item() / (num_samples if not vectorized else term.shape[0])
                     sums[name] = sums.get(name, 0.0) + share
             count += size_of(batch)
-    sites = {name: value / count for name, value in sums.items()}
+    return table_of({name: value / count for name, value in sums.items()}, observed)
+
+
+def table_of(sites: dict[str, float], observed: set[str]) -> ElboTable:
+    """Return the table of what each site adds, -inf where some datum has probability 0."""
+    sites = {name: value if value > NEVER else -math.inf for name, value in sites.items()}
     reconstruction = math.fsum(value for name, value in sites.items() if name in observed)
     total = math.fsum(sites.values())
-    return ElboTable(total, reconstruction, reconstruction - total, sites)
+    kl = 0.0 - math.fsum(value for name, value in sites.items() if name not in observed)
+    return ElboTable(total, reconstruction, kl, sites)
 
 
 def _estimate(pair: Pair, chunks: Chunks, batch: Batch, num_samples: int, proposal: Proposal, rows: int) -> Evidence:

@@ -28,6 +28,7 @@ from pyro_vae.program import (
     run,
     size_of,
 )
+from pyro_vae.warning import warn
 
 BATCH_SIZE = 500
 # data that decide which latent dimensions are in use: some guides take a thousand draws for each
@@ -127,12 +128,18 @@ def evaluate(
     if meaning.unweighable is None and declared(pair.objective).figure.comparable:
         draws = 1 if meaning.exact else num_samples
         evidence = log_evidence(pair, batches(), num_samples=draws, proposal=proposal, seed=seed, progress=progress)
+        never = (evidence.estimate == -math.inf).nonzero().flatten().tolist()
+        if never:
+            warn(
+                f"log p is -inf for {len(never):,} of {data.size(split):,} data of the {split} split, first for datum "
+                f"{never[0]}: the model gives what is seen of it probability 0, and so the averages are -inf"
+            )
     return collect(
         meaning,
         table,
         evidence,
         means,
-        _rms(pair, data, split) if meaning.latent else None,
+        _rms(pair, data, split) if meaning.latent and meaning.inferred else None,
         split=split,
         num_data=data.size(split),
         samples=num_samples,
@@ -187,7 +194,7 @@ def quick_samples(num_data: int, sites: int = 1) -> int:
 def _rms(pair: Pair, data: Data, split: str) -> float | None:
     total, count = 0.0, 0
     for batch in data.batches(split, BATCH_SIZE):
-        means = reconstruct(pair, batch)
+        means = reconstruct(pair, batch, draw=False)  # the error of a draw is not the model's
         if "x" not in means or means["x"].shape != batch["x"].shape:
             return None
         total += (means["x"] - batch["x"]).double().square().sum().item()

@@ -43,6 +43,7 @@ class Meaning:
     latent: tuple[str, ...]  # the model's latent sites
     real: tuple[str, ...]  # those of real values: no class, no code word
     drawn: tuple[str, ...]  # sites that have to be drawn: not observed, not summed over
+    inferred: bool  # whether the guide has every latent site, so that data have reconstructions
     points: tuple[str, ...]  # sites whose guide is a point where their prior is a density
     modes: tuple[str, ...]  # sites whose guide is a point where their prior is a mass function
     shared: tuple[str, ...]  # sites of either program outside the data plate, factors too: what all data share
@@ -118,6 +119,7 @@ def meaning_of(pair: Pair, batch: Batch) -> Meaning:
         tuple(latent),
         real,
         tuple(name for name in dict.fromkeys([*latent, *proposed]) if name not in summed),
+        latent.keys() <= proposed.keys(),
         tuple(name for name, density in fixed.items() if density),
         tuple(name for name, density in fixed.items() if not density),
         _outside(pair, guide, model),

@@ -10,6 +10,8 @@ chosen output has ``start_at(bias)``; one that can describe a datum by its last 
 from pyro_vae.nets.convolution import ConvDecoder, ConvEncoder, ResidualBlock
 from pyro_vae.nets.grid import GridDecoder, GridEncoder, grid_of
 from pyro_vae.nets.layers import ACTIVATIONS, Activation, OneHot, Standardize, activation_named, start_at
+from pyro_vae.nets.masked import MaskedMLP, pixel_distance, raster
+from pyro_vae.nets.masked_convolution import PixelCNN
 from pyro_vae.nets.mlp import MLP
 from pyro_vae.nets.timed import TimedMLP
 
@@ -21,11 +23,15 @@ __all__ = [
     "ConvEncoder",
     "GridDecoder",
     "GridEncoder",
+    "MaskedMLP",
     "OneHot",
+    "PixelCNN",
     "ResidualBlock",
     "Standardize",
     "TimedMLP",
     "activation_named",
     "grid_of",
+    "pixel_distance",
+    "raster",
     "start_at",
 ]

@@ -7,7 +7,7 @@ holds what may be chosen by name. Annotations that are understood: int, float, b
 """
 
 from pyro_vae.options.kinds import Count, Fraction, Positive, Weight, Whole, Within, accept
-from pyro_vae.options.names import misspelled, suggestion, unknown
+from pyro_vae.options.names import misspelled, one_of, quoted, suggestion, unknown
 from pyro_vae.options.registry import Registry
 from pyro_vae.options.signatures import checked, is_plain, kinds_of, plain, registries, shown
 
@@ -24,7 +24,9 @@ __all__ = [
     "is_plain",
     "kinds_of",
     "misspelled",
+    "one_of",
     "plain",
+    "quoted",
     "registries",
     "shown",
     "suggestion",

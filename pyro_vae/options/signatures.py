@@ -56,10 +56,12 @@ def checked(error: Callable[[str], Exception] | None = None) -> Callable[[Functi
 
 def is_plain(value: Any) -> bool:
     """Return whether ``value`` can be written down in a configuration: numbers, words, None, and
-    lists of them.
+    lists of them, and dictionaries by name.
     """
     if isinstance(value, list):
         return all(map(is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(is_plain, value.values()))
     return value is None or isinstance(value, bool | int | float | str)
 
 

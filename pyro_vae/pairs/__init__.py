@@ -18,14 +18,17 @@ from pyro_vae.pairs import (
     grouped_pairs as grouped_pairs,
     semi_amortized_pairs as semi_amortized_pairs,
     linear_pairs as linear_pairs,
+    density_pairs as density_pairs,
+    mixture_pairs as mixture_pairs,
+    bayes_net_pairs as bayes_net_pairs,
 )
 
 # isort: on
 from pyro_vae.pairs.own_files import file_of, source_of
-from pyro_vae.pairs.registry import PAIRS, Builder, find, pair, recorded
+from pyro_vae.pairs.registry import MISSING, PAIRS, Builder, find, pair, recorded
 from pyro_vae.pairs.units import Units
 
-__all__ = ["PAIRS", "Builder", "Units", "file_of", "find", "pair", "recorded", "source_of"]
+__all__ = ["MISSING", "PAIRS", "Builder", "Units", "file_of", "find", "pair", "recorded", "source_of"]
 
 
 def __getattr__(name: str) -> Builder:

@@ -1,6 +1,6 @@
 """Pairs of one latent vector per datum: z -> x."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pyro_vae.conditionals import Flow, Kind, PointMass, StandardNormal
 from pyro_vae.data import Spec
@@ -9,6 +9,7 @@ from pyro_vae.models.latent import LatentModel
 from pyro_vae.nets import Activation
 from pyro_vae.options import Count
 from pyro_vae.pairs import factory as parts
+from pyro_vae.pairs import masked
 from pyro_vae.pairs.likelihoods import Likelihood
 from pyro_vae.pairs.likelihoods import likelihood as likelihood_of
 from pyro_vae.pairs.nets import Net
@@ -28,6 +29,8 @@ def latent(
     net: Net = "mlp",
     hidden: list[Count] | None = None,
     activation: Activation | None = None,
+    decoder: Literal["independent", "autoregressive"] = "independent",
+    field: Count | None = None,
     objective: parts.Objective = "elbo",
     particles: Count = 1,
 ) -> Pair:
@@ -43,14 +46,24 @@ def latent(
         net: multilayer perceptrons, or convolutions for images.
         hidden: widths of the perceptrons' hidden layers, [500, 500] by default; the decoder has
             them in reverse.
-        activation: of the nets; silu by default.
+        activation: of the nets; silu by default, relu in masked ones.
+        decoder: features of x independent given z, or each given z and those before it (PixelVAE;
+            masked perceptrons, or a PixelCNN with --net conv). Its likelihood auto is that of the
+            pair autoregressive. Such a decoder can do without z: see --field and --free_bits.
+        field: how far before itself a feature of an autoregressive decoder sees, in pixels or
+            places; what lies farther is for z to say. By default as in the pair autoregressive.
         objective: what training maximises; see pyro_vae.objectives.registry.
         particles: draws per datum that the objective takes.
     """
     size = parts.latent_size(spec, latent)
     widths = parts.widths(hidden, net)
     nets: dict[str, Any] = {"net": net, "activation": parts.activation(activation, net, widths)}
-    p_x = parts.decoder(spec, size, likelihood_of(spec, likelihood), hidden=widths[::-1], **nets)
+    if decoder == "autoregressive":
+        head = masked.given_codes(spec, likelihood, net, hidden, activation, field)
+    else:
+        head = likelihood_of(spec, likelihood)
+        masked.refuse_field(field)
+    p_x = parts.decoder(spec, size, head, hidden=widths[::-1], **nets)
     q_z = parts.encoder(spec, parts.posterior_head(size, covariance), hidden=widths, **nets)
     p_z = parts.prior(spec, prior, size, q_z, components)
     return Pair(LatentModel(p_z, p_x), LatentGuide(q_z), parts.objective(spec, objective, particles))

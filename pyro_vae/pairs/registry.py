@@ -19,6 +19,8 @@ Builder = Callable[..., Pair]
 
 
 PAIRS: dict[str, Builder] = {}
+MISSING: set[str] = set()
+"""Names of the pairs whose data may have missing entries: they read ``seen``."""
 
 
 def recorded(name: str, build: Builder, source: str | None = None) -> Builder:
@@ -36,8 +38,10 @@ def recorded(name: str, build: Builder, source: str | None = None) -> Builder:
                 f"{name} returned {type(pair).__name__}, not a Pair; end it with `return Pair(model, guide)`"
             )
         told = not args and all(map(is_plain, options.values()))
+        own = pair.recipe is not None and pair.recipe["name"] == name  # written by ``build`` itself
+        pair = replace(pair, shapes=dict(spec.fields))
         recipe = {"name": name, "options": options} | ({} if source is None else {"source": source})
-        return replace(pair, recipe=recipe) if told else pair
+        return replace(pair, recipe=recipe) if told and not own else pair
 
     return built
 
@@ -48,6 +52,12 @@ def pair(build: Builder) -> Builder:
     """
     PAIRS[build.__name__] = checked(PairError)(recorded(build.__name__, build))
     return PAIRS[build.__name__]
+
+
+def takes_missing(build: Builder) -> Builder:
+    """Note that a pair reads ``seen``: NaN in x of its data are missing entries."""
+    MISSING.add(build.__name__)
+    return build
 
 
 def find(name: str) -> Builder:

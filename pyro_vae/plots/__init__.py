@@ -2,10 +2,13 @@
 
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
 from pyro_vae.plots.completion import completions
+from pyro_vae.plots.components import components, frames, steps
+from pyro_vae.plots.features import growth, nats
 from pyro_vae.plots.graphical_model import graph
 from pyro_vae.plots.labels import analogies, attributes, classes
 from pyro_vae.plots.latent_space import interpolation, manifold, traversal
-from pyro_vae.plots.registry import PICTURES, levels, reconstructions, samples
+from pyro_vae.plots.registry import OF_HISTORY, PICTURES, levels, reconstructions, samples
+from pyro_vae.plots.tables import tables
 from pyro_vae.plots.tiles import BLUE, GREY, NORMAL, ORANGE, SMALL, page, sheet
 from pyro_vae.posterior import NotDrawable
 
@@ -13,6 +16,7 @@ __all__ = [
     "BLUE",
     "GREY",
     "NORMAL",
+    "OF_HISTORY",
     "ORANGE",
     "PICTURES",
     "SMALL",
@@ -21,17 +25,23 @@ __all__ = [
     "attributes",
     "classes",
     "completions",
+    "components",
     "curves",
+    "frames",
     "graph",
+    "growth",
     "interpolation",
     "kl",
     "levels",
     "manifold",
+    "nats",
     "page",
     "rate_distortion",
     "reconstructions",
     "samples",
     "scatter",
     "sheet",
+    "steps",
+    "tables",
     "traversal",
 ]

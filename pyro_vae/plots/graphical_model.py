@@ -30,10 +30,10 @@ def graph(pair: Pair, data: Data) -> Figure:
         (title, structure(pair, program, batch), program.name)
         for title, program in (("Model p", pair.bound_model), ("Guide q", pair.bound_guide))
     ]
-    places = [_places(nodes) for _, nodes, _ in sides]
+    places = [places_of(nodes) for _, nodes, _ in sides]
     across = [
-        WIDE * (max(x for x, _ in place.values()) - min(x for x, _ in place.values())) + LEFT + RIGHT
-        for place in places
+        WIDE * (max(xs, default=0.0) - min(xs, default=0.0)) + LEFT + RIGHT
+        for xs in ([x for x, _ in place.values()] for place in places)
     ]
     down = HIGH * max(y for place in places for _, y in place.values()) + ABOVE + BELOW
     figure = page(down + 0.9, sum(across) + 0.3)
@@ -45,7 +45,7 @@ def graph(pair: Pair, data: Data) -> Figure:
     return figure
 
 
-def _places(nodes: list[Node]) -> dict[str, tuple[float, float]]:
+def places_of(nodes: list[Node]) -> dict[str, tuple[float, float]]:
     """Return (x, y) of each node, y downwards: every node lies a layer below all its parents."""
     layer: dict[str, int] = {}
     for node in nodes:
@@ -78,6 +78,8 @@ def _places(nodes: list[Node]) -> dict[str, tuple[float, float]]:
 
 def _draw(axes: Any, nodes: list[Node], place: dict[str, tuple[float, float]], data_plate: str) -> None:
     at = {name: (x * WIDE, -y * HIGH) for name, (x, y) in place.items()}
+    if not nodes:
+        axes.text(0.5, 0.5, "draws nothing", ha="center", va="center", fontsize=NORMAL, transform=axes.transAxes)
     for node in nodes:
         for parent in node.parents:
             axes.add_patch(_arrow(at[parent], at[node.name]))
@@ -108,7 +110,7 @@ def _draw(axes: Any, nodes: list[Node], place: dict[str, tuple[float, float]], d
         )
         label = "each datum" if plate == data_plate else f"each of {plate}"
         axes.text(right - 0.07, low + 0.05, label, ha="right", va="bottom", fontsize=SMALL, color=BLUE)
-    xs, ys = [x for x, _ in at.values()], [y for _, y in at.values()]
+    xs, ys = zip(*(at.values() or [(0.0, 0.0)]), strict=True)
     axes.set_xlim(min(xs) - LEFT, max(xs) + RIGHT)
     axes.set_ylim(min(ys) - BELOW, max(ys) + ABOVE)
     axes.set_aspect("equal")

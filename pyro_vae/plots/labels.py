@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pyro_vae.data import Data
 from pyro_vae.plots.tiles import at_least, mean_of_x, numbers, sheet
-from pyro_vae.posterior import NotDrawable, centres, code_sites, decode, repeat_batch
+from pyro_vae.posterior import NotDrawable, centres, code_sites, decode, repeat_batch, shown
 from pyro_vae.program import Batch, Pair
 
 
@@ -27,7 +27,7 @@ def classes(pair: Pair, data: Data, *, count: int = 12, seed: int = 0) -> Figure
     return sheet(
         torch.stack(rows),
         data,
-        title="Classes: mean of p(x | z, y), one z per column and one y per row",
+        title=f"Classes: {shown(pair, batch)} p(x | z, y), one z per column and one y per row",
         rows=[data.spec.class_label(label) for label in range(number)],
         ylabel="class y",
         xlabel="style z ~ p(z | y), the same random numbers in every row",
@@ -46,7 +46,8 @@ def analogies(pair: Pair, data: Data, *, count: int = 8, split: str | None = Non
     at_least(1, count=count)
     number = _conditioned_on_class(pair, data)
     batch = data.batch(split, count)
-    code = {name: z for name, z in centres(pair, batch, seed=seed).items() if name in code_sites(pair, batch)}
+    sites = code_sites(pair, batch)
+    code = {name: z for name, z in centres(pair, batch, seed=seed).items() if name in sites}
     columns = [batch["x"]] + [
         mean_of_x(decode(pair, {**batch, "y": torch.full((len(batch["x"]),), label)}, code, seed=seed))
         for label in range(number)
@@ -91,7 +92,8 @@ def attributes(
     at_least(2, steps=steps)
     known = data.batch("train", min(5000, data.size("train")))
     has = _has_attribute(pair, data, known, attribute)
-    code = {name: z for name, z in centres(pair, known, seed=seed).items() if name in code_sites(pair, known)}
+    sites = code_sites(pair, known)
+    code = {name: z for name, z in centres(pair, known, seed=seed).items() if name in sites}
     direction = {name: z[has].mean(0) - z[~has].mean(0) for name, z in code.items()}
     batch = data.batch(split, count)
     own = centres(pair, batch, seed=seed)

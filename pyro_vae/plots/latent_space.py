@@ -19,6 +19,7 @@ from pyro_vae.posterior import (
     kl_by_dimension,
     prior_moments,
     repeat_batch,
+    shown,
     variance_of_means,
 )
 from pyro_vae.program import Batch, Pair, descendants, structure
@@ -60,7 +61,7 @@ def manifold(pair: Pair, data: Data, *, side: int = 20, seed: int = 0) -> Figure
     ticks = [
         text if i % max(1, side // 8) == 0 else "" for i, text in enumerate(numbers(Normal(0.0, 1.0).icdf(levels)))
     ]
-    title = f"Manifold: mean of p(x | {site}) at equally likely values of {site}"
+    title = f"Manifold: {shown(pair, batch)} p(x | {site}) at equally likely values of {site}"
     return sheet(
         x.unflatten(0, (side, side)),
         data,
@@ -98,7 +99,8 @@ def interpolation(
     split = data.choose(split)
     at_least(2, steps=steps)
     ends = _two(data, first, second, split)
-    codes = {name: z for name, z in centres(pair, ends, seed=seed).items() if name in code_sites(pair, ends)}
+    sites = code_sites(pair, ends)
+    codes = {name: z for name, z in centres(pair, ends, seed=seed).items() if name in sites}
     t = torch.linspace(0, 1, steps)[:, None]
     batch = {name: field[(t[:, 0] > 0.5).long()] for name, field in ends.items()}
     rows = []
@@ -109,7 +111,7 @@ def interpolation(
     return sheet(
         torch.stack(rows),
         data,
-        title="Interpolation: mean of p(x | z) between the codes of two data",
+        title=f"Interpolation: {shown(pair, ends)} p(x | z) between the codes of two data",
         rows=["linear", "spherical"],
         columns=ticks,
         xlabel="share of the second datum's code",
@@ -162,7 +164,7 @@ def traversal(
     return sheet(
         torch.stack(rows),
         data,
-        title=f"Traversal: mean of p(x | z) as one dimension moves, from {split} datum {datum}",
+        title=f"Traversal: {shown(pair, batch)} p(x | z) as one dimension moves, from {split} datum {datum}",
         rows=labels,
         columns=numbers(line),
         xlabel="the dimension that moves, in sd of p(z)",

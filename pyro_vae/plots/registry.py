@@ -16,30 +16,45 @@ from pyro_vae.plots.chains import denoising, few_steps, noising, step_nats
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
 from pyro_vae.plots.codebook import code_map, codebook
 from pyro_vae.plots.completion import completions
+from pyro_vae.plots.components import components, frames, steps
+from pyro_vae.plots.features import growth, nats
 from pyro_vae.plots.graphical_model import graph
 from pyro_vae.plots.labels import analogies, attributes, classes
 from pyro_vae.plots.latent_space import interpolation, manifold, traversal
+from pyro_vae.plots.tables import tables
 from pyro_vae.plots.tiles import at_least, is_image, mean_of_x, sheet
-from pyro_vae.posterior import NotDrawable, decode, draw_latents, generate, latent_vectors, reconstruct, repeat_batch
+from pyro_vae.posterior import (
+    NotDrawable,
+    decode,
+    draw_latents,
+    generate,
+    latent_vectors,
+    reconstruct,
+    repeat_batch,
+    shown,
+)
 from pyro_vae.program import Pair, structure
 
-__all__ = ["PICTURES", "levels", "reconstructions", "samples"]
+__all__ = ["OF_HISTORY", "PICTURES", "levels", "reconstructions", "samples"]
 
 
 def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure:
-    """Draw new data from the model: the mean of p(x | z) at z ~ p(z), or x itself without a z.
+    """Draw new data from the model: the mean of p(x | z) at z ~ p(z), or x itself where there is no
+    z or no mean.
 
     Args:
         count: number of draws; of tables and sequences 20 at most are drawn.
         seed: of the draws.
     """
     at_least(1, count=count)
-    drawn = not meaning_of(pair, data.batch(data.choose(), 2)).latent  # every mean of p(x) is the same
-    x = mean_of_x(generate(pair, repeat_batch(data.batch(data.choose(), count), count), seed=seed, draw=drawn))
+    split = data.choose()
+    latent, what = bool(meaning_of(pair, few := data.batch(split, 2)).latent), shown(pair, few)
+    drawn = not latent or what == "draw from"  # every mean of p(x) is the same
+    x = mean_of_x(generate(pair, repeat_batch(data.batch(split, count), count), seed=seed, draw=drawn))
     across = min(count, 16 if is_image(data.spec) else 20)
     down = math.ceil(count / across) if is_image(data.spec) else 1
     x = torch.cat([x, torch.ones(max(0, down * across - count), x.shape[1])])[: down * across]
-    title = "Samples: draws from p(x)" if drawn else "Samples: mean of p(x | z) at z ~ p(z)"
+    title = f"Samples: {what} p(x | z) at z ~ p(z)" if latent else "Samples: draws from p(x)"
     return sheet(x.unflatten(0, (down, across)), data, title=title)
 
 
@@ -57,7 +72,7 @@ def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str | Non
     if not meaning_of(pair, batch).latent:
         raise NotDrawable("the model has no latent variable, so there is no code to reconstruct from; draw `samples`")
     x, mean = batch["x"], mean_of_x(reconstruct(pair, batch, seed=seed))
-    title = f"Data ({split} split) and reconstructions: mean of p(x | z) at the centre of q(z | x)"
+    title = f"Data ({split} split) and reconstructions: {shown(pair, batch)} p(x | z) at the centre of q(z | x)"
     if not is_image(data.spec):
         both = torch.stack([x, mean], 1)[:6]
         return sheet(both, data, title=title, columns=["data", "reconstruction"])
@@ -65,7 +80,7 @@ def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str | Non
     rows = [
         part for start in range(0, len(x) - across + 1, across) for part in (x[start:][:across], mean[start:][:across])
     ]
-    return sheet(torch.stack(rows), data, title=title, rows=["data", "mean"] * (len(rows) // 2))
+    return sheet(torch.stack(rows), data, title=title, rows=["data", shown(pair, batch).split()[0]] * (len(rows) // 2))
 
 
 def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: int = 0) -> Figure:
@@ -85,8 +100,8 @@ def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: in
     nodes = {node.name: node for node in structure(pair, pair.bound_model, few)}
     if len(order) < 2 or not any(set(nodes[name].parents) & set(order) for name in order):
         raise NotDrawable(
-            f"levels need a latent vector that depends on another, and here there {'is' if len(order) == 1 else 'are'} "
-            f"{' and '.join(map(repr, order))}; draw `samples` or `traversal`"
+            f"levels need a latent vector that depends on another, and here there {'are' if len(order) > 1 else 'is'} "
+            f"{' and '.join(map(repr, order)) or 'none'}; draw `samples` or `traversal`"
         )
     row = torch.arange(rows).repeat_interleave(columns)
     batch = {name: field[row] for name, field in repeat_batch(data.batch(data.choose(), rows), rows).items()}
@@ -120,18 +135,27 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "attributes": attributes,
     "levels": levels,
     "completions": completions,
+    "growth": growth,
+    "nats": nats,
     "codebook": codebook,
     "code-map": code_map,
     "noising": noising,
     "denoising": denoising,
     "few-steps": few_steps,
     "step-nats": step_nats,
+    "components": components,
+    "frames": frames,
     "curves": curves,
+    "steps": steps,
     "kl": kl,
     "rate-distortion": rate_distortion,
     "graph": graph,
+    "tables": tables,
 }
 """Every picture by its name on the command line.
 
 The arguments by position are "pair" and "data", "history" or "points".
 """
+
+OF_HISTORY = ("curves", "steps")
+"""Those that are drawn from a run's history alone."""

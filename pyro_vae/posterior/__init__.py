@@ -13,7 +13,14 @@ from pyro_vae.posterior.latents import (
     prior_moments,
     variance_of_means,
 )
-from pyro_vae.posterior.predictive import generate, observed_sites, reconstruct, repeat_batch
+from pyro_vae.posterior.predictive import (
+    distribution_of_x,
+    generate,
+    observed_sites,
+    reconstruct,
+    repeat_batch,
+    shown,
+)
 from pyro_vae.posterior.usage import ACTIVE_VARIANCE, active_units, posterior_means
 from pyro_vae.posterior.words import (
     CodeUse,
@@ -37,6 +44,7 @@ __all__ = [
     "codebooks",
     "decode",
     "dimensions_of_prior",
+    "distribution_of_x",
     "draw_latents",
     "encode",
     "generate",
@@ -47,6 +55,7 @@ __all__ = [
     "prior_moments",
     "reconstruct",
     "repeat_batch",
+    "shown",
     "temperatures",
     "use_in_words",
     "variance_of_means",

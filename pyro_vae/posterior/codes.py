@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from pyro import poutine
+from pyro.distributions import constraints
 
 from pyro_vae.data import SPLITS, Data
 from pyro_vae.posterior.latents import centres, latent_vectors
 from pyro_vae.posterior.usage import ACTIVE_VARIANCE
 from pyro_vae.posterior.words import words
-from pyro_vae.program import Batch, Pair, PairError, evaluation
+from pyro_vae.program import Batch, Pair, PairError, evaluation, is_latent
 from pyro_vae.runs import write_whole
 
 BATCH_SIZE = 2000
@@ -43,17 +44,20 @@ def encode(
     Returns:
         ``x_train``, ``x_valid``, ``x_test``: ``(data, dimensions)``, the model's latent vectors
             side by side, top level first, or ``(data, places)`` whole numbers where they are words
-            of a codebook; and the other fields by the same names.
+            of a codebook; and the other fields by the same names. Of a model with neither, the
+            probabilities of q(k | x), or draws, of its one-hot sites.
 
     Raises:
         PairError: the model has neither a continuous latent vector nor a word of codes per datum,
-            none of the vector's dimensions is in use, or an option has no effect on words.
+            and the guide infers no class; none of the vector's dimensions is in use; or an option
+            has no effect on words.
     """
     few = data.batch("train", 2)
     sites = list(latent_vectors(pair, few))
+    if not sites and (classes := class_sites(pair, few)):
+        return _arrays(data, lambda batch, number: _classes(pair, batch, classes, draws, seed + number), progress)
     if not sites:
         _require_words(pair, few, draws=draws, idle=idle)
-
         return _arrays(data, lambda batch, number: torch.cat([*words(pair, batch).values()], -1), progress)
     some = centres(pair, data.batch("train", BATCH_SIZE), seed=seed)
     kept = torch.cat([some[site].var(0) for site in sites], -1) > ACTIVE_VARIANCE
@@ -75,7 +79,9 @@ def encode(
 def _require_words(pair: Pair, few: Batch, *, draws: bool, idle: bool) -> None:
     """Refuse a pair that has no codes at all, and options that its codes leave no choice for."""
     if not words(pair, few):
-        raise PairError("the model has no continuous latent vector per datum, so data have no code")
+        raise PairError(
+            "the model has no continuous latent vector per datum, and the guide infers no class, so data have no code"
+        )
     for name, given in (("draws", draws), ("idle", idle)):
         if given:
             raise PairError(f"{name} is for continuous codes, and these are the numbers of vectors; leave {name} out")
@@ -91,11 +97,26 @@ def _arrays(
     for number, split in enumerate(SPLITS):
         for i, batch in enumerate(data.batches(split, BATCH_SIZE)):
             arrays.setdefault(f"x_{split}", []).append(code(batch, 1000 * number + i).cpu().numpy())
-            for field in batch.keys() - {"x"}:
+            for field in batch.keys() - {"x", "seen"}:  # codes have no entry that is missing
                 arrays.setdefault(f"{field}_{split}", []).append(batch[field].cpu().numpy())
             if progress is not None:
                 progress(len(batch["x"]))
     return {name: np.concatenate(pieces) for name, pieces in arrays.items()}
+
+
+def class_sites(pair: Pair, batch: Batch) -> list[str]:
+    """Return the guide's one-hot latent sites."""
+    with evaluation(pair, 0):
+        guide = poutine.trace(pair.bound_guide).get_trace(batch)
+    one_hot = type(constraints.one_hot)
+    return [n for n, s in guide.nodes.items() if is_latent(s) and isinstance(s["fn"].support, one_hot)]
+
+
+def _classes(pair: Pair, batch: Batch, sites: list[str], draws: bool, seed: int) -> torch.Tensor:
+    """Return the probabilities of one-hot sites side by side, or draws."""
+    with evaluation(pair, seed):
+        nodes = poutine.trace(pair.bound_guide).get_trace(batch).nodes
+    return torch.cat([nodes[site]["value"] if draws else nodes[site]["fn"].mean for site in sites], -1)
 
 
 def write_codes(arrays: dict[str, np.ndarray], out: str | os.PathLike) -> None:

@@ -4,23 +4,52 @@ from typing import Any
 
 import pyro.poutine as poutine
 import torch
-from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.program import Batch, Pair, evaluation, is_data, is_latent, uncondition
 
 
-def reconstruct(pair: Pair, batch: Batch, *, seed: int = 0) -> dict[str, Tensor]:
+def reconstruct(pair: Pair, batch: Batch, *, seed: int = 0, draw: bool = True) -> dict[str, Tensor]:
     """Return E[x | z] at the centre of q(z | x) for every observed site: ``(batch, features)``.
 
     The centre is the mean where the guide's distribution has one, else a draw.
+
+    Args:
+        draw: draws stand for the means of sites whose distribution has none; else they are left
+            out.
     """
     with evaluation(pair, seed):
         with AtMean():
             guide = poutine.trace(pair.bound_guide).get_trace(batch)
         model = poutine.trace(poutine.replay(pair.bound_model, trace=guide)).get_trace(batch)
-    return _means(model)
+    sites = {name: site for name, site in model.nodes.items() if is_data(site)}
+    return {name: mean_of(site) for name, site in sites.items() if draw or _has_mean(site["fn"])}
+
+
+def shown(pair: Pair, batch: Batch) -> str:
+    """Return what pictures show of p(x | z): "mean of", or "draw from" where it has no mean."""
+    fn, _ = distribution_of_x(pair, batch)
+    return "mean of" if fn is None or _has_mean(fn) else "draw from"
+
+
+def distribution_of_x(pair: Pair, batch: Batch, *, seed: int = 0) -> tuple[Any, Tensor]:
+    """Return p(x | z) of the data at one draw z ~ q(z | x), or p(x) without a z, and x itself; None
+    where the model observes no ``x``.
+    """
+    with evaluation(pair, seed):
+        guide = poutine.trace(pair.bound_guide).get_trace(batch)
+        model = poutine.trace(poutine.replay(pair.bound_model, trace=guide)).get_trace(batch)
+    site = model.nodes.get("x")
+    return (site["fn"], site["value"]) if site is not None and is_data(site) else (None, torch.empty(0))
+
+
+def _has_mean(fn: Any) -> bool:
+    try:
+        fn.mean  # noqa: B018
+    except NotImplementedError:
+        return False
+    return True
 
 
 def generate(pair: Pair, batch: Batch, *, seed: int = 0, draw: bool = False) -> dict[str, Tensor]:
@@ -54,10 +83,6 @@ class AtMean(Messenger):
             except NotImplementedError:
                 return
             msg["done"] = True
-
-
-def _means(trace: Trace) -> dict[str, Tensor]:
-    return {name: mean_of(site) for name, site in trace.nodes.items() if is_data(site)}
 
 
 def mean_of(site: Any) -> Tensor:

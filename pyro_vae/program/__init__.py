@@ -20,6 +20,7 @@ from pyro_vae.program.pair import Batch, BatchProgram, Pair, PairError, evaluati
 from pyro_vae.program.particle_plate import PARTICLES, Runs, particles, stacking, warn_of_left
 from pyro_vae.program.point_guides import point_sites, points
 from pyro_vae.program.sites import (
+    MANY_PASSES,
     event_dim_of,
     innermost,
     is_data,
@@ -31,11 +32,13 @@ from pyro_vae.program.sites import (
     is_masked,
     is_point,
     is_site,
+    passes_of,
     samples,
 )
 from pyro_vae.program.tracing import trace_of, trace_pair
 from pyro_vae.program.unconstrained import Latents, latents_of, simulate
 from pyro_vae.program.weights import (
+    NEVER,
     Terms,
     add_up,
     data_frame,
@@ -52,6 +55,8 @@ from pyro_vae.program.weights import (
 )
 
 __all__ = [
+    "MANY_PASSES",
+    "NEVER",
     "PARTICLES",
     "Batch",
     "BatchProgram",
@@ -93,6 +98,7 @@ __all__ = [
     "log_weights",
     "one_batch",
     "particles",
+    "passes_of",
     "per_datum",
     "pieces",
     "plate_nesting",

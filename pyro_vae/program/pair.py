@@ -58,6 +58,7 @@ class Pair:
             ``pyro_vae.pairs`` have one.
         stepper: what makes the algorithm that trains them, see `pyro_vae.training.Stepper`; `SVI`
             by default.
+        shapes: event shape of each field of the data that it was built for, where they are known.
 
     Every pair keeps a parameter store of its own, so that several pairs live in one process without
     touching each other, whatever names their ``pyro.param`` and ``pyro.module`` statements use.
@@ -72,6 +73,7 @@ class Pair:
     data_plate: str = "data"
     recipe: dict[str, Any] | None = None
     stepper: Callable[..., Any] | None = None
+    shapes: Mapping[str, tuple[int, ...]] | None = None
     stores: dict[str, dict[str, dict]] = field(default_factory=lambda: defaultdict(_new_store), repr=False)
     pending: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """A state that was loaded before the first run, which makes the parameters that it belongs to.

@@ -11,6 +11,7 @@ from pyro.poutine.subsample_messenger import _Subsample
 from pyro_vae.distributions import Rescaled
 
 Site = Mapping[str, Any]
+MANY_PASSES = 8  # a draw that costs more than so many passes of a net is made no oftener than it must
 WRAPPERS = (torch.distributions.Independent, MaskedDistribution, ExpandedDistribution, Rescaled)
 
 
@@ -94,6 +95,11 @@ def innermost(fn: Any, through: tuple[type, ...] | None = None) -> Any:
     while hasattr(fn, "base_dist") and (through is None or isinstance(fn, through)):
         fn = fn.base_dist
     return fn
+
+
+def passes_of(fn: Any) -> int:
+    """Return how many passes of a net a draw costs, as its distribution says; usually 1."""
+    return int(getattr(innermost(fn), "passes", 1))
 
 
 def is_point(fn: Any) -> bool:

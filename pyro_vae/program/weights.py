@@ -29,6 +29,9 @@ from pyro_vae.program.particle_plate import PARTICLES, particles, stacking, warn
 from pyro_vae.program.sites import innermost, is_deterministic, is_latent, is_site
 from pyro_vae.program.tracing import trace_pair
 
+NEVER = -1e20
+"""A log-probability below it stands for that of 0: some programs write it as a large finite number."""
+
 
 class Terms(NamedTuple):
     """What each site adds to a log-weight."""
@@ -60,7 +63,8 @@ def log_weights(pair: Pair, batch: Batch, num_samples: int = 1) -> Tensor:
 def weigh(pair: Pair, batch: Batch, num_samples: int | None, nesting: int) -> Tensor:
     """Return log-weights ``(num_samples or 1, batch)`` from one run of the programs."""
     parts = terms(pair, batch, num_samples, nesting).sites
-    return torch.stack(torch.broadcast_tensors(*parts.values())).sum(0)
+    total = torch.stack(torch.broadcast_tensors(*parts.values())).sum(0)
+    return torch.where(total < NEVER, -torch.inf, total)
 
 
 def plate_nesting(pair: Pair, batch: Batch) -> int:

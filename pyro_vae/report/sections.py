@@ -36,7 +36,7 @@ class Drawn(NamedTuple):
 
 def draw_all(run: Run, pair: Pair, data: Data) -> Drawn:
     """Draw everything that can be drawn of one run."""
-    from pyro_vae.plots import PICTURES
+    from pyro_vae.plots import OF_HISTORY, PICTURES
     from pyro_vae.posterior import NotDrawable
 
     drawn = Drawn({}, {})
@@ -44,7 +44,7 @@ def draw_all(run: Run, pair: Pair, data: Data) -> Drawn:
         if name == "rate-distortion":  # compares runs
             continue
         try:
-            drawn.pictures[name] = png(draw(run.history) if name == "curves" else draw(pair, data))
+            drawn.pictures[name] = png(draw(run.history) if name in OF_HISTORY else draw(pair, data))
         except NotDrawable as reason:
             drawn.left_out[name] = str(reason)
         except (

@@ -2,8 +2,16 @@
 
 from pyro_vae.training.devices import resolve_device
 from pyro_vae.training.distributed import join, launched
+from pyro_vae.training.expectation_maximization import EM, Maximizable, owners_of
 from pyro_vae.training.fitted import Fitted
-from pyro_vae.training.fitting import build_from_config, create_on_first_process, describe, fit, refuse_other_data
+from pyro_vae.training.fitting import (
+    build_from_config,
+    create_on_first_process,
+    describe,
+    em,
+    fit,
+    refuse_other_data,
+)
 from pyro_vae.training.interruption import Interrupted
 from pyro_vae.training.nonfinite import NonFinite
 from pyro_vae.training.programs import check_settings, weighted_programs
@@ -15,9 +23,11 @@ from pyro_vae.training.trainer import CHECKED_BATCH
 
 __all__ = [
     "CHECKED_BATCH",
+    "EM",
     "Counter",
     "Fitted",
     "Interrupted",
+    "Maximizable",
     "NonFinite",
     "SettingsError",
     "Silent",
@@ -28,10 +38,12 @@ __all__ = [
     "check_settings",
     "create_on_first_process",
     "describe",
+    "em",
     "fit",
     "join",
     "launched",
     "optimizer",
+    "owners_of",
     "refuse_other_data",
     "resolve_device",
     "weighted_programs",

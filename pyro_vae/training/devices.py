@@ -23,7 +23,7 @@ def resolve_device(training: Training, data: Data, world: World) -> torch.device
         SettingsError: when there is no such device, or a batch has fewer data than there are
             processes.
     """
-    size = min(training.batch_size, data.size("train"))
+    size = min(training.rows(data.size("train")), data.size("train"))
     if size < world.size:
         raise SettingsError(
             f"a batch of {size} data cannot be shared by {world.size} processes; raise --batch_size or lower --devices"

@@ -21,7 +21,7 @@ from pyro_vae.training.progress import Progress, Silent
 from pyro_vae.training.settings import SettingsError, Training
 from pyro_vae.training.trainer import Trainer
 
-__all__ = ["build_from_config", "create_on_first_process", "describe", "fit", "refuse_other_data"]
+__all__ = ["build_from_config", "create_on_first_process", "describe", "em", "fit", "refuse_other_data"]
 
 
 def fit(
@@ -63,7 +63,7 @@ def fit(
     for name in settings.keys() - set(Training.names()):
         raise SettingsError(misspelled("fit", name, [*Training.names(), *own]))
     training = Training(**settings)
-    data = data if isinstance(data, Data) else load_data(data)
+    data = data if isinstance(data, Data) else load_data(data, missing="mark" if "seen" in pair.fields else None)
     if not resume:  # older runs may hold such settings
         check_settings(training, pair, data)
     world = join(training.devices, training.device)
@@ -114,6 +114,27 @@ def _observer(progress: Progress | bool, pair: Pair, data: Data, world: World) -
     if isinstance(progress, Progress):
         return progress
     return _shown(pair, data) if progress and not world.rank else Silent()
+
+
+def em(pair: Pair, data: Data | Mapping[str, Any] | str, iterations: int = 100, **settings: Any) -> Fitted:
+    """Train a pair by expectation maximisation and return it with its history, one row a step.
+
+    The same as ``fit(pair, data, optimizer="em", epochs=iterations)``, in double precision: all data
+    in each step, or ``batch_size`` of them with expectations averaged over the steps. A row's
+    ``loss`` is minus the training ELBO at the E step, which with an exact guide is log p(x), and
+    ``m_step`` the ELBO that the M step then reaches under the same q.
+
+    Args:
+        pair: its parameters belong to conditionals with an M step, see `Maximizable`.
+        data: from ``load_data``, or what ``load_data`` takes.
+        iterations: passes over the training data.
+        settings: any argument of ``fit``.
+
+    Raises:
+        PairError: no conditional owns a parameter, or the pair breaks its contract.
+        SettingsError: for a setting that EM has no use for.
+    """
+    return fit(pair, data, **{"precision": "64", **settings, "optimizer": "em", "epochs": iterations})
 
 
 def _shown(pair: Pair, data: Data) -> Progress:

@@ -82,7 +82,7 @@ class Loop:
             self.keeper.mark()
         batches = self.data.epoch(
             state.epoch,
-            self.training.batch_size,
+            self.trainer.rows,
             seed=self.training.seed,
             start=state.position,
             rank=self.world.rank,
@@ -186,6 +186,7 @@ class Loop:
             "beta": self.trainer.beta.item(),
             "lr": self.trainer.optimizer.param_groups[0]["lr"],
             **self.validation.codes(),
+            **getattr(self.trainer.stepper, "figures", {}),
         }
         state.history.append(row)
         if not math.isfinite(elbo):

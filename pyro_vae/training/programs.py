@@ -1,5 +1,6 @@
 """Model and guide as training runs them: scaled to nats per datum, tempered, with free bits."""
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -7,8 +8,22 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Data
-from pyro_vae.program import FreeBits, Pair, PerDatum, Tempered, Wrapped, declared
+from pyro_vae.evidence import meaning_of
+from pyro_vae.program import (
+    FreeBits,
+    Pair,
+    PairError,
+    PerDatum,
+    Tempered,
+    Wrapped,
+    declared,
+    evaluation,
+    log_weights,
+)
+from pyro_vae.training.expectation_maximization import owners_of
 from pyro_vae.training.settings import SettingsError, Training
+
+ROWS = 1000  # data of a batch that are looked at together
 
 
 def weighted_programs(
@@ -61,6 +76,13 @@ def check_settings(training: Training, pair: Pair, data: Data) -> None:
         raise SettingsError(
             f"the pair reads y, which {hidden}, and not labelled, which tells where; {change}, or use semi_supervised"
         )
+    if data.has_missing and "seen" not in pair.fields:
+        raise SettingsError(
+            f"some entries of x of {data.spec.name} are missing, and the pair does not read seen, which tells which; "
+            "use a pair that does, such as mixture or bayes_net, or fill them"
+        )
+    if training.optimizer == "em":
+        _check_em(training, pair)
     name, yields = type(pair.objective).__name__, declared(pair.objective)
     for setting in ("beta", "warm_up"):
         value = getattr(training, setting)
@@ -79,3 +101,50 @@ def check_settings(training: Training, pair: Pair, data: Data) -> None:
             f"patience {training.patience} waits for a better epoch, and the {yields.figure.name} of {name} is "
             "unnormalised, which makes no epoch better than another; leave --patience out"
         )
+
+
+def _check_em(training: Training, pair: Pair) -> None:
+    """Refuse what expectation maximisation has no use for, and a pair that it cannot train."""
+    for setting in ("lr", "schedule", "clip", "beta", "warm_up", "free_bits", "devices"):
+        if getattr(training, setting) != getattr(Training, setting):
+            raise SettingsError(
+                f"{setting} {getattr(training, setting)} has no effect on the optimizer em, whose M step is exact; "
+                f"leave --{setting} out, or use --optimizer adam"
+            )
+    if training.compile not in ("auto", "off") or training.precision == "bf16-mixed":
+        setting = "compile" if training.compile not in ("auto", "off") else "precision"
+        raise SettingsError(
+            f"{setting} {getattr(training, setting)} is not for the optimizer em, whose steps run in Python at "
+            f"precision 32 or 64; leave --{setting} out, or use --optimizer adam"
+        )
+    owners_of(pair)
+
+
+def require_possible(pair: Pair, data: Data, placed: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    """Refuse training data that have probability 0, where log p(x) is exact.
+
+    Args:
+        pair: in the float type and on the device of training.
+        data: whose training split is looked at.
+        placed: moves a batch to the pair.
+
+    Raises:
+        PairError: naming the first such datum.
+    """
+    if not meaning_of(pair, placed(data.batch("train", 2))).exact:
+        return
+    with evaluation(pair, 0):
+        for number, batch in enumerate(data.batches("train", ROWS)):
+            never = log_weights(pair, placed(batch))[0] == -math.inf
+            if never.any():
+                row = int(never.nonzero()[0])
+                x = [round(v, 4) if ok else None for v, ok in zip(*_seen(batch, row), strict=True)]
+                raise PairError(
+                    f"datum {number * ROWS + row} of the training data has log p = -inf: the model gives x = "
+                    f"{str(x)[:200]} the probability 0; correct it or leave it out, or let no table hold a 0 there"
+                )
+
+
+def _seen(batch: dict[str, Tensor], row: int) -> tuple[list[float], list[bool]]:
+    x = batch["x"][row].flatten()
+    return x.tolist(), batch["seen"][row].flatten().tolist() if "seen" in batch else [True] * len(x)

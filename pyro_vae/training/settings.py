@@ -17,6 +17,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "adamax": torch.optim.Adamax,
     "sgd": torch.optim.SGD,
+    "em": torch.optim.SGD,  # holds the parameters; the M step moves them
 }
 
 
@@ -54,12 +55,13 @@ class Training:
 
     Args:
         epochs: passes over the training data.
-        batch_size: data per step.
+        batch_size: data per step: 128 by default, and all of them with the optimizer em.
         lr: learning rate at its peak.
         schedule: ``inverse-time`` is lr / (1 + step / 3000), which does not look ahead, so k epochs
             and then k more are the same as 2 k; ``one-cycle`` (linear up over a tenth, cosine down)
             and ``cosine`` plan for ``epochs``.
-        optimizer: from torch.optim.
+        optimizer: from torch.optim; or em, expectation maximisation, for pairs whose parameters have
+            an M step.
         clip: largest norm of the gradient.
         beta: weight of the KL in training; figures are always at beta = 1.
         warm_up: epochs over which beta rises linearly from 0.
@@ -79,10 +81,10 @@ class Training:
     """
 
     epochs: int = 100
-    batch_size: int = 128
+    batch_size: int | None = None
     lr: float = 2e-3
     schedule: Literal["inverse-time", "constant", "cosine", "one-cycle"] = "inverse-time"
-    optimizer: Literal["adam", "adamw", "adamax", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "adamax", "sgd", "em"] = "adam"
     clip: float | None = None
     beta: float = 1.0
     warm_up: float = 0.0
@@ -113,6 +115,12 @@ class Training:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise SettingsError(f"{name} must be a finite number above 0, got {value}")
+
+    def rows(self, num_data: int) -> int:
+        """Return how many of ``num_data`` training data a step takes, before it is cut to them."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return num_data if self.optimizer == "em" else 128
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> "Training":

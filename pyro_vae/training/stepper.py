@@ -24,6 +24,8 @@ class Stepper(Protocol):
         finite: whether the last step's loss and gradient were finite, a 0-dim bool tensor. If not,
             the step must have changed no parameter.
         compiled: whether the last step was replayed, not run in Python.
+
+    A stepper may have ``figures``, a dict of numbers that go into the history's row of an epoch.
     """
 
     finite: Tensor

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +14,9 @@ from pyro_vae.program import Pair, require_sound
 from pyro_vae.runs import checkpoint
 from pyro_vae.svi import SVI, Exchange, Schedule, World
 from pyro_vae.training.devices import convert, place, resolve_device
+from pyro_vae.training.expectation_maximization import EM, owners_of
 from pyro_vae.training.interruption import SIGNALS
-from pyro_vae.training.programs import weighted_programs
+from pyro_vae.training.programs import require_possible, weighted_programs
 from pyro_vae.training.settings import SCHEDULES, Training, optimizer, optimizer_state
 from pyro_vae.training.starting import SEEN, start_from_data
 from pyro_vae.training.stepper import BlockStepper, Stepper, require_stepper
@@ -43,6 +45,7 @@ class Trainer:
         world: the processes of the job; they begin with process 0's parameters.
 
     Attributes:
+        rows: data of a batch, all processes together.
         steps_per_epoch: how many batches an epoch has.
         exchange: what connects several processes, or None.
         stepper: what takes the steps.
@@ -61,11 +64,15 @@ class Trainer:
         convert(pair, self.device, self.dtype)
         require_sound(pair, self.place(data.batch("train", CHECKED_BATCH)))
         start_from_data(pair, self.place(data.subset("train", SEEN)[0]))
-        self.steps_per_epoch = data.num_batches(training.batch_size)
+        self.rows = training.rows(data.size("train"))
+        self.steps_per_epoch = data.num_batches(self.rows)
         self.beta = torch.tensor(training.beta, dtype=self.dtype, device=self.device)
         self.optimizer = optimizer(training.optimizer, list(pair.named_parameters().values()), training.lr)
         self.exchange = self._join() if world.size > 1 else None
         make: Any = pair.stepper or SVI
+        if training.optimizer == "em":
+            require_possible(pair, data, self.place)
+            make = partial(EM, owners=owners_of(pair), stepwise=self.rows < data.size("train"))
         self.stepper: Stepper = make(
             *weighted_programs(pair, training, data.size("train"), self.beta, self.device),
             self.optimizer,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_vae.data import Data
 from pyro_vae.evidence import MAX_ROWS as WIDTH
-from pyro_vae.evidence import bound, global_sites
+from pyro_vae.evidence import bound, global_sites, table_of
 from pyro_vae.posterior import code_use
 from pyro_vae.program import (
     PerDatum,
@@ -113,9 +113,8 @@ class Validation:
                 totals = torch.stack([parts.sites[name].double().sum() for name in names]).tolist()
                 for name, total in zip(names, totals, strict=True):
                     sums[name] = sums.get(name, 0.0) + total
-        reconstruction = math.fsum(value / count for name, value in sums.items() if name in observed)
-        elbo = math.fsum(value / count for value in sums.values())
-        return Figures(elbo, reconstruction, reconstruction - elbo)
+        table = table_of({name: value / count for name, value in sums.items()}, observed)
+        return Figures(table.elbo, table.reconstruction, table.kl)
 
     def _terms(self, piece: Batch) -> Terms:
         pair = self._trainer.pair

@@ -48,6 +48,10 @@ OTHER: dict[str, list[Any]] = {
     "steps": [0, 1],
     "rate": [0.7],
     "noise": ["per-feature"],
+    "decoder": ["autoregressive"],
+    "field": [1],
+    "order": ["random"],
+    "order_seed": [3],
     "codes": [7],
     "places": [3],
     "size": [3],
@@ -59,6 +63,12 @@ OTHER: dict[str, list[Any]] = {
     "spread": ["forward", "posterior"],
     "width": [5],
     "blocks": [1],
+    "posterior": ["nearest", "amortized"],
+    "variance": ["shared", "diagonal"],
+    "weights": ["equal"],
+    "floor": [0.3],
+    "graph": ["star", "sprinkler"],
+    "start": ["given"],
 }
 """A value or more that is not the default, by option; a new option needs one. The first is tried beside every other option."""
 OTHER_OF = {
@@ -69,6 +79,10 @@ OTHER_OF = {
     "diffusion.objective": ["elbo"],
     "hierarchical.latent": [[3], [], [4, 2]],
     "grouped.items": [2, 0],
+    "latent.likelihood": ["normal-per-feature"],
+    "autoregressive.likelihood": ["normal-per-feature"],
+    "autoregressive.net": ["pixelcnn"],
+    "autoregressive.activation": ["silu"],
 }
 FIELDS: dict[str, dict[str, Any]] = {
     "conditional": {"classes": 3, "y": ()},
@@ -83,7 +97,8 @@ def others(name: str, option: str) -> list[Any]:
 
 
 def described(name: str, support: str) -> Spec:
-    found = spec(support=support, **FIELDS.get(name, {}))
+    # nodes take whole numbers: real data have probability 0
+    found = spec(support="binary" if name == "bayes_net" else support, **FIELDS.get(name, {}))
     return replace(found, std=found.std * torch.linspace(0.5, 1.5, found.features))
 
 
@@ -145,6 +160,9 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("latent", {"components": 7, "prior": "flow"}, "components", "apply to a mixture, and --prior is flow"),
     ("latent", {"hidden": [8], "net": "conv"}, "hidden", "sets the widths of perceptrons, and --net is conv"),
     ("latent", {"activation": "relu", "hidden": []}, "activation", "follows a hidden layer, and --hidden is []"),
+    ("latent", {"field": 2}, "field", "limits what an autoregressive decoder sees, and --decoder is independent"),
+    ("autoregressive", {"order_seed": 2}, "order_seed", "draws a random order, and --order is raster"),
+    ("autoregressive", {"order": "random", "net": "pixelcnn"}, "order", "is not that of a PixelCNN"),
     ("hierarchical", {"latent": []}, "latent", "names no level; give at least one size"),
     ("semi_supervised", {"scaling": "common"}, "scaling", "is for real x, and test is binary"),
     ("semi_amortized", {"rate": 0.7, "steps": 0}, "rate", "is the size of the steps, and --steps is 0"),
@@ -168,6 +186,7 @@ def test_the_defaults_are_the_ones_that_are_shown():
         "latent": {"prior": "vamp", "components": 100, "hidden": [500, 500], "activation": "silu"},
         "semi_supervised": {"scaling": "feature"},
         "semi_amortized": {"rate": 0.2},
+        "autoregressive": {"hidden": [500], "activation": "relu"},
     }.items():
         about = described(name, "real")
         plain = {"prior": "vamp"} if name == "latent" else {}
