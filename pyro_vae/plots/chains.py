@@ -1,4 +1,4 @@
-"""Pictures of a chain of many levels, such as a diffusion: noise, its undoing, and what it costs.
+"""Pictures of a chain of many levels, such as a diffusion: noise and its undoing.
 
 They ask for the methods of a chain (see `docs/design.md`). See ``pyro_vae.plots``.
 """
@@ -11,8 +11,7 @@ from torch import Tensor
 
 from pyro_vae.conditionals import Noise, Reverse
 from pyro_vae.data import Data
-from pyro_vae.evidence import elbo
-from pyro_vae.plots.tiles import BLUE, NORMAL, SMALL, at_least, headline, mean_of_x, page, sheet
+from pyro_vae.plots.tiles import at_least, mean_of_x, sheet
 from pyro_vae.posterior import NotDrawable
 from pyro_vae.program import Pair, evaluation
 
@@ -99,34 +98,6 @@ def few_steps(pair: Pair, data: Data, *, columns: int = 12, seed: int = 0) -> Fi
     )
 
 
-def step_nats(pair: Pair, data: Data, *, count: int = 500, split: str | None = None, seed: int = 0) -> Figure:
-    """Draw what each step of the chain costs, in nats, against the level's log SNR.
-
-    Args:
-        count: number of data at most.
-        split: train, valid or test; by default test, or valid or train if that is empty.
-        seed: of the draws.
-    """
-    at_least(1, count=count)
-    _, guide, top = _chain(pair)
-    split = data.choose(split)
-    table = elbo(pair, data.batch(split, min(count, data.size(split))), seed=seed)
-    costs = [-table.sites[f"z{level}"] for level in range(1, top + 1)]
-    figure = page(3.4)
-    axes = figure.subplots()
-    axes.bar(guide.noise.log_snr.tolist(), costs, width=0.8 * _spacing(guide.noise.log_snr), color=BLUE)
-    axes.invert_xaxis()
-    axes.set_xlabel("log signal-to-noise ratio of the level: data left, noise right", fontsize=NORMAL)
-    axes.set_ylabel("KL, nats per datum", fontsize=NORMAL)
-    axes.tick_params(labelsize=SMALL)
-    headline(
-        figure,
-        f"What each level costs ({split} split): ELBO {table.elbo:.2f}, of which p(x | z1) "
-        f"{table.reconstruction:.2f} nats",
-    )
-    return figure
-
-
 def _chain(pair: Pair) -> tuple[Any, Any, int]:
     """Return model, guide and number of levels.
 
@@ -159,7 +130,3 @@ def _skipping(step: Reverse, z: Tensor, levels: list[int]) -> Tensor:
 def _shown(guide: Any, s: Tensor) -> Tensor:
     """Return s, or z, in units of x."""
     return guide.units.mean + guide.units.std * s
-
-
-def _spacing(log_snr: Tensor) -> float:
-    return float(-log_snr.diff().mean()) if len(log_snr) > 1 else 1.0

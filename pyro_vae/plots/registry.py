@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from pyro_vae.data import Data
 from pyro_vae.evidence import meaning_of
-from pyro_vae.plots.chains import denoising, few_steps, noising, step_nats
+from pyro_vae.plots.chains import denoising, few_steps, noising
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
 from pyro_vae.plots.codebook import code_map, codebook
 from pyro_vae.plots.completion import completions
@@ -142,7 +142,6 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "noising": noising,
     "denoising": denoising,
     "few-steps": few_steps,
-    "step-nats": step_nats,
     "components": components,
     "frames": frames,
     "curves": curves,

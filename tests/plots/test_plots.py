@@ -88,7 +88,7 @@ HISTORY = [
     for e in range(1, 9)
 ]
 POINTS = [{"beta": b, "kl": 12 / b, "reconstruction": -80 - 9 * b} for b in (0.5, 1, 4)]
-CHAINS = ("noising", "denoising", "few-steps", "step-nats")
+CHAINS = ("noising", "denoising", "few-steps")
 OTHERS = ("curves", "rate-distortion", "completions", "codebook", "code-map", *CHAINS)
 IMAGES, TABLE = table(16, image=(1, 4, 4)), table()
 
