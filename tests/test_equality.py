@@ -76,7 +76,6 @@ def differentiated(pair: Pair, batch: Mapping[str, Tensor]) -> tuple[Tensor, dic
     return torch.as_tensor(loss, dtype=torch.float64), {name: p.grad for name, p in params.items()}
 
 
-@pytest.mark.slow
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("row", ALL.values(), ids=ALL)

@@ -7,7 +7,8 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-_LIBRARIES = sys.stdlib_module_names | {"torch", "pyro", "numpy", "pyro_vae"}  # nobody exchanges what is in them
+# Nobody exchanges what is in them. An assertion that pytest has rewritten reaches all that pytest holds.
+_LIBRARIES = sys.stdlib_module_names | {"torch", "pyro", "numpy", "pyro_vae", "pytest", "_pytest", "pluggy"}
 _LOOKS_UP_ANYWHERE = {"__dict__", "__getattribute__", "attrgetter", "methodcaller", "asdict", "astuple"}
 _LOOKS_UP_NAMES = {"getattr", "vars", "eval", "exec", "globals", "locals"} | _LOOKS_UP_ANYWHERE
 

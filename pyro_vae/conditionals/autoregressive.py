@@ -30,12 +30,6 @@ class Autoregressive(Head):
 
     def __init__(self, head: Head, net: nn.Module) -> None:
         super().__init__(head.features, head.size)
-        sizes = (getattr(net, "inputs", None), getattr(net, "outputs", None))
-        if sizes != (head.features, head.size):
-            raise ValueError(
-                f"the net {type(net).__name__} makes {sizes[1]} numbers of {sizes[0]}, and the head "
-                f"{type(head).__name__} of {head.features} features needs {head.size}: build the net for it."
-            )
         try:
             head.part([0])
         except NotImplementedError as error:
@@ -43,6 +37,12 @@ class Autoregressive(Head):
                 f"the head {type(head).__name__} has no autoregressive form, since its features cannot be drawn one "
                 f"after the other ({error}): use one whose features are independent given the parameters."
             ) from None
+        sizes = (getattr(net, "inputs", None), getattr(net, "outputs", None))
+        if sizes != (head.features, head.size):
+            raise ValueError(
+                f"the net {type(net).__name__} makes {sizes[1]} numbers of {sizes[0]}, and the head "
+                f"{type(head).__name__} of {head.features} features needs {head.size}: build the net for it."
+            )
         self.head, self.net = head, net
 
     def forward(self, parameters: Tensor) -> TorchDistribution:

@@ -90,10 +90,7 @@ def load_data(
         "missing": missing if missing == "mark" else None,
     }
     _check_options(seed, levels, image, labels, label_seed)
-    opened = open_source(source, data_dir=data_dir, image_size=image_size)
-    opened = replace(opened, parts=mark_unknown(opened.parts, opened.name))
-    if missing == "mark":
-        opened = replace(opened, parts=mark_missing(opened.parts, opened.name))
+    opened = _marked(open_source(source, data_dir=data_dir, image_size=image_size), missing)
     contents = _inspected(opened, image, levels)
     mode = _binarization(binarize, opened, contents)
     splits = cut(opened, contents, valid, test, seed, split_by)
@@ -102,6 +99,12 @@ def load_data(
     data = _described(opened, splits, contents, mode)
     data.recipe = _recipe(source, options)
     return data
+
+
+def _marked(opened: Source, missing: str | None) -> Source:
+    """Return the source with fields that say which labels, and which entries of x, are known."""
+    parts = mark_unknown(opened.parts, opened.name)
+    return replace(opened, parts=mark_missing(parts, opened.name) if missing == "mark" else parts)
 
 
 def _check_options(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pyro_vae.data import Data
 
 TOLERATED = 0.05  # share of data with a higher k-hat at which the mean over all data can still be trusted
+IDLE = 1.0  # nats of KL below which z tells no more than three data apart
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,11 @@ def remarks(figures: Figures, pca: dict[str, float] | None = None) -> list[str]:
         said.append("The data are real values: their probability is a density, whose logarithm may be positive.")
     if figures.latent:
         said.append(f"{figures.active_units} of {figures.latent} latent dimensions are active.")
+        if meaning.divergence == "KL" and figures.kl < IDLE:
+            said.append(
+                f"The KL is {figures.kl:.2f} nats: z says little of x, however many dimensions are active; "
+                "a warm-up or free bits wake it."
+            )
     said += [f"{use_in_words(site, use)}." for site, use in (figures.codes or {}).items()]
     if meaning.given:
         said.append(f"PCA is not shown beside it: it gives log p(x), and this is {meaning.evidence}.")

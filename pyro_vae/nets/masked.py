@@ -1,6 +1,7 @@
 """Masked perceptrons: what they say of a feature depends on the features before it alone."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -39,6 +40,15 @@ class MaskedLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``(..., outputs)``."""
         return F.linear(x, self.masked, self.bias)
+
+
+def _mask(
+    place: Tensor, distance: Tensor, targets: Tensor, sources: Tensor, radius: int | None, *, strict: bool
+) -> Tensor:
+    """Return who reads whom, by the features at whose places they stand."""
+    after, before = place[targets].unsqueeze(-1), place[sources]
+    near = radius is None or distance[targets][:, sources] <= radius
+    return ((before < after) if strict else (before <= after)) & near
 
 
 class MaskedMLP(nn.Module):
@@ -87,13 +97,7 @@ class MaskedMLP(nn.Module):
         radii = shares(field, len(hidden) + 1)
         if distance is None:
             distance = (place.unsqueeze(-1) - place).abs()
-
-        def mask(targets: Tensor, sources: Tensor, radius: int | None, *, strict: bool) -> Tensor:
-            """Return who reads whom, by the features at whose places they stand."""
-            after, before = place[targets].unsqueeze(-1), place[sources]
-            near = radius is None or distance[targets][:, sources] <= radius
-            return ((before < after) if strict else (before <= after)) & near
-
+        mask = partial(_mask, place, distance)
         everything = torch.arange(features)
         spread = [(torch.arange(width) * (features - 1) // width + 1).clamp(max=features - 1) for width in hidden]
         homes = [everything, *(order[places] for places in spread)]

@@ -11,7 +11,7 @@ from pyro_vae.data import Spec
 from pyro_vae.nets import MaskedMLP, PixelCNN, pixel_distance, raster
 from pyro_vae.options import Count, Registry, Whole
 from pyro_vae.pairs.likelihoods import LIKELIHOODS, Likelihood, likelihood
-from pyro_vae.pairs.nets import Net
+from pyro_vae.pairs.nets import Net, image_of
 from pyro_vae.program import PairError
 
 MASKED = Registry("net")
@@ -71,6 +71,8 @@ def given_codes(
         PairError: see `autoregressive`.
     """
     kind = "pixelcnn" if net == "conv" else "made"
+    if net == "conv":
+        image_of(spec)  # which refuses what is none in the terms of --net
     return autoregressive(
         spec,
         chosen,

@@ -90,7 +90,7 @@ def test_recording_equals_eager_pyro(name):
     assert_equals_eager(CASES[name](), compile=False, tolerance=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", CASES)
 def test_recording_equals_eager_pyro_in_double_precision(name):
     torch.set_default_dtype(torch.float64)
@@ -103,7 +103,6 @@ def test_inductor_equals_eager_pyro(name):
     assert_equals_eager(CASES[name](), compile=True, tolerance=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", CASES)
 def test_inductor_equals_eager_pyro_in_double_precision(name):
@@ -194,7 +193,7 @@ def test_a_call_that_runs_twice_differently_is_no_constant():
         record(lambda x: sum(x for _ in range(next(lengths))), (torch.ones(3),))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 def test_every_pair_of_the_zoo_trains_the_same_recorded(row):
     found = []

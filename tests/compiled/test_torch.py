@@ -38,6 +38,7 @@ def train(steps: int = 3) -> tuple[list[float], SVI]:
     return [svi.step(x) for x in torch.randn(steps, 3)], svi
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "engine", "said"),
     [

@@ -110,6 +110,7 @@ def test_gradients_reach_every_parameter(kind):
     assert missing == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["autoregressive", "coupling", "spline_coupling"])
 def test_bends_to_a_curved_posterior(kind):
     """z1 ~ N(0, 1.5), z2 ~ N(z1^2 / 2, .4): a fitted Gaussian stays .70 nats away, a flow does not."""

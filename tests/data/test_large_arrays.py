@@ -76,6 +76,7 @@ def resident() -> float:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads memory in use from /proc")
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_a_large_file_is_read_within_bounded_memory(tmp_path, monkeypatch, order):

@@ -44,6 +44,7 @@ def test_the_average_over_data_is_told_from_the_prior(model, how):
     assert pvalue > 0.01 if how in ("none", "collapse") else pvalue < 1e-3
 
 
+@pytest.mark.slow
 def test_a_neural_posterior_is_calibrated_on_the_grid_and_not_when_narrowed():
     """The posterior of a neural pair, summed over a grid, is no Gaussian: nothing here is made for one."""
     batch = {"x": torch.zeros(800, 8).double()}

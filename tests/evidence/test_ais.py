@@ -15,6 +15,7 @@ def model() -> LinearModel:
     return linear()
 
 
+@pytest.mark.slow
 def test_annealing_agrees_with_the_closed_form_and_the_bounds_hold_it(model):
     batch = data(model, 8)
     exact = model.marginal().log_prob(batch["x"]).detach()

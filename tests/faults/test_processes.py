@@ -191,6 +191,7 @@ def test_a_process_that_fails_ends_the_job_with_its_message(driver, place, tally
     tally("one of two processes fails", 1)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_refused_once(driver, place):
     refused = driver(*TRAIN, "--batch_size", "1", "--run", "run", cwd=place, processes=2)
     assert "a batch of 1 data cannot be shared by 2 processes" in refused.sentence()

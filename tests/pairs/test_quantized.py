@@ -123,6 +123,7 @@ def test_codes_are_written_as_whole_numbers_and_train_the_next_pair(data: pv.Dat
             encode(pair, data, **option)
 
 
+@pytest.mark.slow
 def test_on_the_command_line(tmp_path: Any, capsys: pytest.CaptureFixture) -> None:
     run = str(tmp_path / "run")
     words = "--codes 6 --places 3 --size 2 --hidden 16 --epochs 2 --compile off".split()

@@ -88,8 +88,8 @@ HISTORY = [
     for e in range(1, 9)
 ]
 POINTS = [{"beta": b, "kl": 12 / b, "reconstruction": -80 - 9 * b} for b in (0.5, 1, 4)]
-CHAINS = ("noising", "denoising", "few-steps")
-OTHERS = ("curves", "rate-distortion", "completions", "codebook", "code-map", *CHAINS)
+OTHERS = ("curves", "rate-distortion", "completions", "codebook", "code-map")
+ELSEWHERE = ("components", "frames", "steps", "tables", "noising", "denoising", "few-steps", "nats-per-level")
 IMAGES, TABLE = table(16, image=(1, 4, 4)), table()
 
 
@@ -111,9 +111,6 @@ def drawn(figure: Figure) -> Figure:
     return figure
 
 
-OF_TABLES = ("components", "frames", "steps", "tables")  # of mixtures and graphs of tables
-
-
 @pytest.mark.parametrize("data", [IMAGES, TABLE], ids=["images", "table"])
 @pytest.mark.parametrize(
     "what",
@@ -124,20 +121,11 @@ def test_pictures_of_one_level(what, data):
 
 
 @pytest.mark.parametrize("data", [IMAGES, TABLE], ids=["images", "table"])
-@pytest.mark.parametrize("what", [w for w in plots.PICTURES if w not in (*OTHERS, *OF_TABLES, "growth")])
+@pytest.mark.parametrize("what", [w for w in plots.PICTURES if w not in (*OTHERS, *ELSEWHERE, "growth")])
 def test_pictures_of_two_levels_told_the_class(what, data):
     if what == "nats" and data is TABLE:
         pytest.skip("nats are a picture of images")
     drawn(plots.PICTURES[what](two_levels(data), data))
-
-
-def test_pictures_of_a_chain():
-    for data in (IMAGES, TABLE):
-        pair = pv.pairs.diffusion(data.spec, steps=12, width=8, blocks=1).train(False)
-        for what in (*CHAINS, "samples", "reconstructions"):
-            drawn(plots.PICTURES[what](pair, data))
-    with pytest.raises(plots.NotDrawable, match="no denoiser"):
-        plots.PICTURES["noising"](one_level(TABLE), TABLE)
 
 
 def test_pictures_of_a_codebook():
@@ -471,17 +459,7 @@ def test_draw_every_picture_of_a_run(run, capsys, tmp_path):
         argv = ["draw", str(run), what, "--out", str(tmp_path / f"{what}.png"), "--json"]
         if what == "rate-distortion":
             argv += ["--others", f"[{run.parent / 'four'}]"]
-        others = (
-            "classes",
-            "analogies",
-            "levels",
-            "completions",
-            "growth",
-            "codebook",
-            "code-map",
-            *OF_TABLES,
-            *CHAINS,
-        )
+        others = ("classes", "analogies", "levels", "completions", "growth", "codebook", "code-map", *ELSEWHERE)
         applies = what not in others
         assert main(argv) == (0 if applies else 2), what
         said = capsys.readouterr()

@@ -15,6 +15,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
 import pyro_vae as pv
+from pyro_vae.program import reachable
 
 D, Z, B = 5, 2, 12
 X = torch.randn(B, D, generator=torch.Generator().manual_seed(0))
@@ -229,6 +230,22 @@ def trained(value):
 
 
 @pytest.mark.filterwarnings("error")
+def test_an_assertion_that_pytest_rewrote_leads_to_nothing_of_pytests(monkeypatch):
+    """A program's assertion names a module of pytest's, and that reaches every test of the session."""
+    visited = []
+    within = reachable._within
+    monkeypatch.setattr(reachable, "_within", lambda thing: visited.append(thing) or within(thing))
+    net = nn.Linear(2, 2)
+
+    def model(x):
+        assert x.shape == (len(x), 2)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(net(x), 1.0).to_event(1), obs=x)
+
+    assert list(reachable.modules_of(model).values()) == [net]
+    assert len(visited) < 10, [type(thing) for thing in visited[:30]]
+
+
 def test_what_was_trained_in_the_global_store_is_there_and_stays_the_same_tensor():
     trained(0.5)
     pair = pv.Pair(noisy, looking)

@@ -18,6 +18,7 @@ from pyro_vae.svi.svi import (
 )
 
 
+@pytest.mark.slow
 def test_shapes_that_share_an_optimizer_share_its_counts(uncompiled):
     data = [x if i % 3 else x[:4] for i, x in enumerate(batches(30))]
     results = []

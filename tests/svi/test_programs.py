@@ -282,6 +282,7 @@ def test_evaluate_loss_is_pyros():
     assert a == theirs.evaluate_loss(x)
 
 
+@pytest.mark.slow
 def test_auto_goes_by_the_number_of_steps(uncompiled):
     def engines(planned: int | None, *calls: int) -> list[str]:
         one = programs()

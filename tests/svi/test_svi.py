@@ -253,6 +253,7 @@ def test_within_the_callers_mixed_precision(around, uncompiled):
     assert results[0] == pytest.approx(results[2], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_too_many_shapes_run_eagerly():
     one = programs()
     svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), compile="recorded")

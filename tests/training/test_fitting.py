@@ -128,7 +128,7 @@ def test_resuming_gives_the_same_bits_while_auto_changes_over(tmp_path, digits, 
     assert equal(state(more.pair), state(whole.pair))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("row", ROWS)
 def test_a_checked_pair_records_its_very_first_step(row):
     """So does a resumed run: were its first step eager, it would not be the uninterrupted run's."""
@@ -221,6 +221,7 @@ def test_beta_large_collapses(digits):
     assert fitted.history[-1]["kl"] < 0.05
 
 
+@pytest.mark.slow
 def test_free_bits_keep_the_kl_up_where_beta_would_collapse_it(digits):
     low = pv.fit(small(digits), digits, epochs=15, beta=50.0, compile="off").history[-1]["kl"]
     kept = pv.fit(small(digits), digits, epochs=15, beta=50.0, free_bits=100.0, compile="off").history[-1]["kl"]

@@ -176,6 +176,7 @@ def poison_pair():
     return pv.Pair(Model(), Guide())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["stop", "skip", "rollback"])
 def test_a_batch_that_is_not_finite_inside_a_block_is_found_and_undone(
     policy, uncompiled, blocks, one_by_one, tmp_path

@@ -103,6 +103,7 @@ def test_skip_leaves_that_update_out_alone(data, surge, compile):
     assert finite(fitted.pair.state_dict())
 
 
+@pytest.mark.slow
 def test_rollback_goes_back_to_the_epochs_beginning(data, surge, tmp_path):
     notes = Notes()
     fitted = fit(data, notes, on_nonfinite="rollback", run=tmp_path / "run")

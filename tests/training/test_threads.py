@@ -2,11 +2,13 @@
 
 import threading
 
+import pytest
 import torch
 
 import pyro_vae as pv
 
 
+@pytest.mark.slow
 def test_two_fits_in_two_threads_are_two_fits(monkeypatch):
     torch.manual_seed(0)
     data = pv.load_data({"x": torch.randn(120, 4)})
