@@ -124,6 +124,7 @@ ROWS: dict[str, Row] = {
     ),
     "diffusion": Row(pairs.diffusion, STEPS),
     "diffusion-binary": Row(pairs.diffusion, {**STEPS, "steps": 6, "spread": "posterior"}, BINARY),
+    "diffusion-conv": Row(pairs.diffusion, {"steps": 4, "width": 8, "net": "conv", "channels": 2}, BINARY),
     "diffusion-cosine": Row(pairs.diffusion, {**STEPS, "noise": "cosine", "spread": "forward", "objective": "elbo"}),
     "semi_supervised": Row(pairs.semi_supervised, SMALL, FEW_LABELS),
     "semi_supervised-conv": Row(

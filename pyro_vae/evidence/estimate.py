@@ -6,7 +6,7 @@ for each datum, and their tail shows how far to trust the estimate.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -23,6 +23,8 @@ from pyro_vae.program import (
     Latents,
     Pair,
     PairError,
+    Terms,
+    chain_in,
     evaluation,
     is_factor,
     is_latent,
@@ -141,23 +143,35 @@ def elbo(pair: Pair, data: Batch | Iterable[Batch], *, num_samples: int = 1, see
 
     Sites that the guide enumerates are averaged over exactly. Those that only the model enumerates
     are summed out: they and what depends on them appear as one observed term, under the joined
-    names of the sites.
+    names of the sites. Sites of a chain (see `docs/design.md`) are told by level: zl-1 adds
+    -KL(q(zl-1 | zl, x) || p(zl-1 | zl)), the last -KL(q(zT | x) || p(zT)), by formula.
     """
     sums: dict[str, float] = {}
     observed: set[str] = set()
     count = 0
     with evaluation(pair, seed):
         for batch in in_pieces(pair, data, max(1, MAX_ROWS // num_samples)):
-            nesting = plate_nesting(pair, batch)
-            vectorized = takes_particles(pair, batch, nesting)
-            for _ in range(1 if vectorized else num_samples):
-                parts = terms(pair, batch, num_samples if vectorized else None, nesting, marginal=False)
+            runs = list(_site_terms(pair, batch, num_samples))
+            for parts in runs:
                 observed |= parts.observed
                 for name, term in parts.sites.items():
-                    share = term.double().sum().item() / (num_samples if not vectorized else term.shape[0])
+                    share = term.double().sum().item() / (term.shape[0] * len(runs))
                     sums[name] = sums.get(name, 0.0) + share
             count += size_of(batch)
     return table_of({name: value / count for name, value in sums.items()}, observed)
+
+
+def _site_terms(pair: Pair, batch: Batch, num_samples: int) -> Iterator[Terms]:
+    """Yield what each site adds, in one run of all draws or in one run each."""
+    chain = chain_in(pair)
+    if chain is not None:
+        for _ in range(num_samples):
+            yield Terms({name: term.unsqueeze(0) for name, term in chain.terms(batch["x"]).items()}, {"x"})
+        return
+    nesting = plate_nesting(pair, batch)
+    together = takes_particles(pair, batch, nesting)
+    for _ in range(1 if together else num_samples):
+        yield terms(pair, batch, num_samples if together else None, nesting, marginal=False)
 
 
 def table_of(sites: dict[str, float], observed: set[str]) -> ElboTable:

@@ -10,7 +10,7 @@ from pyro.poutine import Trace
 from pyro_vae.data import Data
 from pyro_vae.evidence.estimate import ElboTable, Evidence, Proposal, elbo, log_evidence
 from pyro_vae.evidence.figures import Figures
-from pyro_vae.evidence.many_levels import draws_for
+from pyro_vae.evidence.many_levels import FEW, draws_for
 from pyro_vae.evidence.meaning import Meaning, meaning_of
 from pyro_vae.posterior import CodeUse, active_units, code_use, posterior_means, reconstruct
 from pyro_vae.program import (
@@ -107,7 +107,7 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
 ) -> Figures:
     """Return the figures of a pair on one split, with ``num_samples`` draws per datum for log p(x):
-    5000 by default; with more than eight latent sites, 5000 by their number, but 50 at least.
+    5000 by default; with more than eight latent sites, 1000 by their number, but 10 at least.
 
     Where log p(x) is not defined (sites that all data share, a guide that is a point, an
     unnormalised model) it is None, and so is what rests on it; where nothing has to be drawn it is
@@ -120,7 +120,8 @@ def evaluate(
 
     meaning = meaning_of(pair, data.batch(split, 2))
     sites = len(meaning.latent)
-    num_samples = draws_for(sites, 5000, 50) if num_samples is None else num_samples
+    usual = 5000 if sites <= FEW else 1000  # steps of a chain cost more than decoding a code
+    num_samples = draws_for(sites, usual, 10) if num_samples is None else num_samples
     looks = 1 if meaning.exact else draws_for(sites, 16)
     table = bound(pair, batches(), data.size("train"), num_samples=looks, seed=seed)
     means = {} if meaning.shared else posterior_means(pair, data.subset(split, MAX_EXAMINED)[0], seed=seed)

@@ -5,11 +5,13 @@ is kept, so it is run with fewer draws, fewer data at a time, and a table of a f
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 
 import pyro.poutine as poutine
+from torch import Tensor
 
-from pyro_vae.program import Batch, Pair, evaluation, is_latent, is_site, pieces
+from pyro_vae.program import Batch, Pair, batches, evaluation, is_latent, is_site, pieces, size_of
 
 FEW = 8  # latent sites up to which each is told by name, drawn as often as asked, and refined
 GROUPS = 10  # that more of them are told in
@@ -17,9 +19,12 @@ _NUMBERED = re.compile(r"(.*?)(\d+)")
 
 
 def latent_sites(pair: Pair, batch: Batch) -> int:
-    """Return the number of the guide's latent sites."""
-    with evaluation(pair, 0):
-        nodes = poutine.trace(pair.bound_guide).get_trace({name: field[:2] for name, field in batch.items()}).nodes
+    """Return the number of the guide's latent sites; 0 where it does not run: others say why."""
+    try:
+        with evaluation(pair, 0):
+            nodes = poutine.trace(pair.bound_guide).get_trace({name: field[:2] for name, field in batch.items()}).nodes
+    except Exception:
+        return 0
     return sum(is_site(site) and is_latent(site) for site in nodes.values())
 
 
@@ -32,11 +37,12 @@ def draws_for(sites: int, usual: int, least: int = 1) -> int:
     return usual if sites <= FEW else max(least, usual // sites)
 
 
-def in_pieces(pair: Pair, data: Batch | Iterable[Batch], rows: int) -> Iterable[Batch]:
+def in_pieces(pair: Pair, data: Batch | Iterable[Batch], rows: int) -> Iterator[dict[str, Tensor]]:
     """Yield data in pieces of ``rows``, or of fewer where a run keeps many latent vectors."""
-    for batch in [data] if isinstance(data, Mapping) else data:
-        sites = latent_sites(pair, batch)
-        yield from pieces(batch, rows if sites <= FEW else max(1, rows * FEW // sites))
+    rest = (batch for batch in batches(data) if size_of(batch))
+    for first in rest:
+        sites = latent_sites(pair, first)
+        yield from pieces(chain([first], rest), rows if sites <= FEW else max(1, rows * FEW // sites))
 
 
 def folded(sites: Mapping[str, float]) -> dict[str, float]:

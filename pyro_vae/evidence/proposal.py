@@ -14,7 +14,7 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.evidence.many_levels import FEW, latent_sites
+from pyro_vae.evidence.many_levels import FEW
 from pyro_vae.program import Batch, Latents, Pair, PairError, add_up, is_factor, is_masked, is_site, latents_of, run
 
 DOF = 5.0  # of the Student-t, at least: tails heavier than any Gaussian's, and a covariance
@@ -106,9 +106,9 @@ def refinable(pair: Pair, batch: Batch, nesting: int) -> Latents | None:
     that are the same at given values as when the programs draw these values themselves.
     """
     try:
-        if latent_sites(pair, batch) > FEW:
-            return None
         space = latents_of(pair, batch, marginal=True)
+        if len(space.sites) > FEW:
+            return None
         guide, model = run(pair, batch, SEEN, nesting, enumerate_sites="model")
         drawn = {name for name, site in guide.nodes.items() if is_site(site) and not site["is_observed"]}
         if drawn != space.sites.keys() | space.summed:

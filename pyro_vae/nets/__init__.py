@@ -13,7 +13,7 @@ from pyro_vae.nets.layers import ACTIVATIONS, Activation, OneHot, Standardize, a
 from pyro_vae.nets.masked import MaskedMLP, pixel_distance, raster
 from pyro_vae.nets.masked_convolution import PixelCNN
 from pyro_vae.nets.mlp import MLP
-from pyro_vae.nets.timed import TimedMLP
+from pyro_vae.nets.timed import TimedConv, TimedMLP
 
 __all__ = [
     "ACTIVATIONS",
@@ -28,6 +28,7 @@ __all__ = [
     "PixelCNN",
     "ResidualBlock",
     "Standardize",
+    "TimedConv",
     "TimedMLP",
     "activation_named",
     "grid_of",

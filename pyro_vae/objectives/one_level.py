@@ -6,13 +6,10 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyro_vae.objectives.objective import Objective
 from pyro_vae.options import Count, checked
-from pyro_vae.program import Figure, PairError, program_name, rewrapped, trace_of, unwrapped
-
-METHODS = {"guide": ("jump", "back", "levels"), "model": ("step", "prior", "decoder")}
+from pyro_vae.program import Chain, Figure, chain_of, rewrapped, trace_of
 
 
 class OneLevel(Objective):
@@ -45,9 +42,8 @@ class OneLevel(Objective):
         Raises:
             PairError: the pair is no chain.
         """
-        p, x = _chain("model", model, args)
-        q, _ = _chain("guide", guide, args)
-        gain = self.per_level(p, q, x).mean(0)
+        x = args[0]["x"] if isinstance(args[0], Mapping) else args[0]
+        gain = self.per_level(chain_of(model, guide), x).mean(0)
 
         def scaled(*_: Any, **__: Any) -> None:
             with pyro.plate(self.data_plate, len(x)):
@@ -56,36 +52,16 @@ class OneLevel(Objective):
         site = trace_of(rewrapped(model, scaled), *args, **kwargs).nodes["one_level"]
         return -(site["scale"] * gain).sum()
 
-    def per_level(self, model: Any, guide: Any, x: Tensor) -> Tensor:
+    def per_level(self, chain: Chain, x: Tensor) -> Tensor:
         """Return the estimates ``(particles, batch)``, each at a level of its own."""
-        top = len(guide.levels)
         x = x.expand(self.num_particles, *x.shape)
-        gain = model.decoder(guide.jump(x, 1).rsample()).log_prob(x) - kl_divergence(guide.jump(x, top), model.prior())
-        if top == 1:
+        gain = chain.reconstruction(x) - chain.prior(x)
+        if chain.top == 1:
             return gain
-        level = self._levels(top, x)
-        z = guide.jump(x, level).rsample()
-        return gain - (top - 1) * kl_divergence(guide.back(z, x, level), model.step(z, level))
+        return gain - (chain.top - 1) * chain.step(x, self._levels(chain.top, x))
 
     def _levels(self, top: int, x: Tensor) -> Tensor:
         """Return levels 2 ... ``top``, long ``(particles, batch)``, evenly spread."""
         count = x.shape[0] * x.shape[1]
         even = torch.arange(count, device=x.device) / count + torch.rand(1, device=x.device)
         return 2 + (even % 1 * (top - 1)).long().clamp(max=top - 2).reshape(x.shape[:2])
-
-
-def _chain(role: str, program: Callable, args: tuple[Any, ...]) -> tuple[Any, Tensor]:
-    """Return the program of a chain and its data.
-
-    Raises:
-        PairError: it lacks a method.
-    """
-    bare: Any = unwrapped(program)
-    inner = getattr(bare, "program", bare)
-    for method in METHODS[role]:
-        if not hasattr(inner, method):
-            raise PairError(
-                f"OneLevel takes one level of a chain per datum, and the {role} {program_name(inner)} has no "
-                f"'{method}'; use the pair diffusion, or the objective elbo"
-            )
-    return inner, args[0]["x"] if isinstance(args[0], Mapping) else args[0]

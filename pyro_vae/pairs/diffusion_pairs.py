@@ -20,18 +20,22 @@ from pyro_vae.conditionals import (
     cosine_snr,
     even_snr,
     linear_snr,
+    logistic_snr,
 )
 from pyro_vae.data import Spec
 from pyro_vae.guides.diffusion import NoisingGuide
 from pyro_vae.models.diffusion import DiffusionModel
-from pyro_vae.nets import Standardize, TimedMLP
+from pyro_vae.nets import Standardize, TimedConv, TimedMLP
 from pyro_vae.options import Count
 from pyro_vae.pairs import factory as parts
+from pyro_vae.pairs.nets import image_of
 from pyro_vae.pairs.registry import pair
 from pyro_vae.pairs.units import Units
 from pyro_vae.program import Pair, PairError
 
 LAST = -9.0  # log SNR of the last level: .05 nats of q(zT | x) against p(zT) in 784 binary pixels
+OWN_ENDS = {"linear": linear_snr, "cosine": cosine_snr}
+Noises = Literal["even", "logistic", "linear", "cosine"]
 EDGE = 1e-3  # how near to 0 or 1 a pixel's frequency is taken to be
 
 
@@ -40,12 +44,14 @@ def diffusion(
     spec: Spec,
     *,
     steps: Count = 100,
-    noise: Literal["even", "linear", "cosine"] = "even",
+    noise: Noises | None = None,
     first: float | None = None,
     last: float | None = None,
     spread: Literal["matched", "forward", "posterior"] = "matched",
-    width: Count = 512,
-    blocks: Count = 2,
+    net: Literal["mlp", "conv"] = "mlp",
+    width: Count | None = None,
+    blocks: Count | None = None,
+    channels: Count | None = None,
     objective: parts.Objective = "one-level",
     particles: Count = 1,
 ) -> Pair:
@@ -54,30 +60,33 @@ def diffusion(
 
     Args:
         steps: T, the number of levels; more of them come closer to log p(x) and take longer to draw.
-        noise: how the log signal-to-noise ratio falls from level to level: in even steps, or as
-            in DDPM's linear schedule and the cosine one.
-        first: log SNR of z1 in even steps; 3 for binary data, 8 for real, and what tells neighbours
-            apart for levels.
-        last: log SNR of zT in even steps, -9 by default.
+        noise: how the log signal-to-noise ratio falls from level to level: logistic, in steps that
+            are smallest around 0, for binary data; even for others; or as in DDPM's linear
+            schedule and the cosine one.
+        first: log SNR of z1 in even or logistic steps; 3 for binary data, 8 for real, and what tells
+            neighbours apart for levels.
+        last: log SNR of zT in even or logistic steps, -9 by default.
         spread: variance of p(zl-1 | zl): matched to what the net does not know, the forward step's
             (DDPM), or that of q(zl-1 | zl, x) (VDM).
-        width: of the net's hidden layers.
-        blocks: residual layers of the net.
+        net: a residual perceptron, or for images convolutions around one.
+        width: of the perceptron's hidden layers, 512, or 256 between convolutions.
+        blocks: residual blocks of the perceptron, 2, or 1 between convolutions.
+        channels: of the first convolution, 16.
         objective: what training maximises; one-level takes a level per datum, elbo all of them.
         particles: draws per datum that the objective takes: levels, for one-level.
     """
     chain = Noise(_log_snr(spec, steps, noise, first, last))
     loc, unit, mean, std = _in_units(spec)
-    shape = {"width": width, "blocks": blocks}
+    outputs = 2 if spread == "matched" and spec.support != "binary" else 1
+    inner = _net(spec, outputs, net, width, blocks, channels)
     denoiser: nn.Module
     decoder: nn.Module
     if spec.support == "binary":
         base = torch.logit(spec.mean.clamp(EDGE, 1 - EDGE)) / 2
-        denoiser = BinaryDenoiser(TimedMLP(spec.features, spec.features, **shape), chain, base)
+        denoiser = BinaryDenoiser(inner, chain, base)
         decoder = BinaryDecoder(chain, base)
     else:
-        outputs = spec.features * (2 if spread == "matched" else 1)
-        denoiser = GaussianDenoiser(TimedMLP(spec.features, outputs, **shape), chain, mean, std)
+        denoiser = GaussianDenoiser(inner, chain, mean, std)
         decoder = (
             GaussianDecoder(chain, mean, std, loc, unit, spread)
             if spec.levels is None
@@ -92,28 +101,47 @@ def diffusion(
     return Pair(model, guide, parts.objective(spec, objective, particles))
 
 
-def _log_snr(spec: Spec, steps: int, noise: str, first: float | None, last: float | None) -> Tensor:
+def _net(
+    spec: Spec, outputs: int, net: str, width: int | None, blocks: int | None, channels: int | None
+) -> TimedMLP | TimedConv:
+    """Return the net, of ``outputs`` numbers per feature.
+
+    Raises:
+        PairError: the data are no images, or channels are given to a net that has none.
+    """
+    if net == "conv":
+        return TimedConv(image_of(spec), outputs, channels or 16, width or 256, blocks or 1)
+    if channels is not None:
+        raise PairError(
+            f"channels {channels} are those of convolutions, and --net is mlp; leave --channels out, or use --net conv",
+            unused="channels",
+        )
+    return TimedMLP(spec.features, outputs * spec.features, width or 512, blocks or 2)
+
+
+def _log_snr(spec: Spec, steps: int, noise: str | None, first: float | None, last: float | None) -> Tensor:
     """Return the log SNR of each level.
 
     Raises:
         PairError: an end is given to noise that has its own, or the ends do not fall.
     """
-    for name, value in (("first", first), ("last", last)):
-        if value is not None and noise != "even":
-            raise PairError(
-                f"{name} {value:g} is a log signal-to-noise ratio of even steps, and --noise is {noise}, which "
-                f"has its own; leave --{name} out, or use --noise even",
-                unused=name,
-            )
-    if noise != "even":
-        return {"linear": linear_snr, "cosine": cosine_snr}[noise](steps)
+    noise = noise or ("logistic" if spec.support == "binary" else "even")
+    if noise in OWN_ENDS:
+        for name, value in (("first", first), ("last", last)):
+            if value is not None:
+                raise PairError(
+                    f"{name} {value:g} is a log signal-to-noise ratio of even or logistic steps, and --noise is "
+                    f"{noise}, which has its own; leave --{name} out, or use --noise even",
+                    unused=name,
+                )
+        return OWN_ENDS[noise](steps)
     top, bottom = _first(spec) if first is None else first, LAST if last is None else last
     if not (math.isfinite(top) and math.isfinite(bottom) and bottom < top):
         raise PairError(
             f"the log signal-to-noise ratio falls from first to last, and they are {top:g} and {bottom:g}; "
             "give a first above the last, such as --first 3 --last -9"
         )
-    return even_snr(steps, top, bottom)
+    return {"even": even_snr, "logistic": logistic_snr}[noise](steps, top, bottom)
 
 
 def _first(spec: Spec) -> float:

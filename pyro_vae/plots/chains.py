@@ -3,6 +3,7 @@
 They ask for the methods of a chain (see `docs/design.md`). See ``pyro_vae.plots``.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from pyro_vae.conditionals import Noise, Reverse
 from pyro_vae.data import Data
-from pyro_vae.plots.tiles import at_least, mean_of_x, sheet
+from pyro_vae.evidence import elbo
+from pyro_vae.plots.tiles import BLUE, GREY, NORMAL, ORANGE, SMALL, at_least, headline, mean_of_x, page, sheet
 from pyro_vae.posterior import NotDrawable
 from pyro_vae.program import Pair, evaluation
 
@@ -96,6 +98,44 @@ def few_steps(pair: Pair, data: Data, *, columns: int = 12, seed: int = 0) -> Fi
         title="Samples in fewer steps: mean of p(x | z1), the levels between skipped",
         rows=[f"{count} levels" for count in counts],
     )
+
+
+def nats_per_level(pair: Pair, data: Data, *, count: int = 1000, split: str | None = None, seed: int = 0) -> Figure:
+    """Draw where -ELBO comes from: nats per level against the log signal-to-noise ratio.
+
+    A level's nats are KL(q(zl-1 | zl, x) || p(zl-1 | zl)); drawn per unit of log SNR, so that the
+    area below the line is their sum. At the ends are the reconstruction term and
+    KL(q(zT | x) || p(zT)).
+
+    Args:
+        count: number of data at most.
+        split: train, valid or test; by default test, or valid or train if that is empty.
+        seed: of the draws.
+    """
+    at_least(1, count=count)
+    _, guide, top = _chain(pair)
+    split = data.choose(split)
+    count = min(count, data.size(split))
+    table = elbo(pair, data.batch(split, count), seed=seed)
+    steps = [-table.sites[f"z{level}"] for level in range(1, top)]
+    ends = {"reconstruction": -table.sites["x"], "prior": -table.sites[f"z{top}"]}
+    log_snr = guide.noise.log_snr.double().tolist()
+    figure = page(4.6)
+    axes = figure.add_subplot()
+    widths = [above - below for above, below in pairwise(log_snr)]
+    heights = [nats / width for nats, width in zip(steps, widths, strict=True)]
+    axes.stairs(heights[::-1], log_snr[::-1], color=BLUE, fill=True, alpha=0.3)
+    axes.stairs(heights[::-1], log_snr[::-1], color=BLUE, lw=1.6, label=f"KL of the steps, {sum(steps):.2f} in all")
+    for place, (name, nats) in zip((log_snr[0], log_snr[-1]), ends.items(), strict=True):
+        axes.plot([place], [0], "o", color=ORANGE, ms=7, clip_on=False, label=f"{name} term, {nats:.2f}")
+    axes.axhline(0, color=GREY, lw=0.8)
+    axes.invert_xaxis()
+    axes.set_xlabel("log signal-to-noise ratio of the level, from x on the left to noise on the right", fontsize=NORMAL)
+    axes.set_ylabel("nats per unit of log SNR", fontsize=NORMAL)
+    axes.tick_params(labelsize=SMALL)
+    axes.legend(fontsize=SMALL, frameon=False)
+    headline(figure, f"Nats per level: -ELBO {-table.elbo:.2f}, {count:,} {split} data, {top} levels")
+    return figure
 
 
 def _chain(pair: Pair) -> tuple[Any, Any, int]:

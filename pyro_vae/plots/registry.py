@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from pyro_vae.data import Data
 from pyro_vae.evidence import meaning_of
-from pyro_vae.plots.chains import denoising, few_steps, noising
+from pyro_vae.plots.chains import denoising, few_steps, nats_per_level, noising
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
 from pyro_vae.plots.codebook import code_map, codebook
 from pyro_vae.plots.completion import completions
@@ -142,6 +142,7 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "noising": noising,
     "denoising": denoising,
     "few-steps": few_steps,
+    "nats-per-level": nats_per_level,
     "components": components,
     "frames": frames,
     "curves": curves,

@@ -1,7 +1,8 @@
 """What a pair is: `Pair` and its contract, sites, handlers, log-weights, and the graphical model."""
 
 from pyro_vae.program.alone import alone
-from pyro_vae.program.batches import one_batch
+from pyro_vae.program.batches import batches, one_batch
+from pyro_vae.program.chain import Chain, chain_in, chain_of
 from pyro_vae.program.checking import check_pair, find_problems, require_sound
 from pyro_vae.program.contract import Problem
 from pyro_vae.program.declaration import Declaration, Figure, declared
@@ -60,6 +61,7 @@ __all__ = [
     "PARTICLES",
     "Batch",
     "BatchProgram",
+    "Chain",
     "Declaration",
     "Figure",
     "FreeBits",
@@ -75,6 +77,9 @@ __all__ = [
     "Wrapped",
     "add_up",
     "alone",
+    "batches",
+    "chain_in",
+    "chain_of",
     "check_pair",
     "data_frame",
     "declared",

@@ -11,6 +11,7 @@ from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor
 
 from pyro_vae.program.alone import alone
+from pyro_vae.program.chain import agrees
 from pyro_vae.program.checking_runs import arguments, runs
 from pyro_vae.program.checking_values import finite, gradients, supports, validates
 from pyro_vae.program.contract import Look, Problem, first_line
@@ -267,6 +268,7 @@ CHECKS: tuple[Callable[[Look], Iterator[Problem]], ...] = (
     _peeks,
     of_each_datum,
     on_latents,
+    agrees,
 )
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
-from zoo import ROWS
+from zoo import ROWS, spec
 
-from pyro_vae import Pair, PairError, log_weights, pairs
+from pyro_vae import Pair, PairError, elbo, log_weights, pairs
 from pyro_vae.conditionals import (
     AtLevel,
     BinaryDecoder,
@@ -23,11 +23,12 @@ from pyro_vae.conditionals import (
     cosine_snr,
     even_snr,
     linear_snr,
+    logistic_snr,
 )
 from pyro_vae.guides.diffusion import NoisingGuide
 from pyro_vae.models.diffusion import DiffusionModel
 from pyro_vae.objectives import OneLevel
-from pyro_vae.program import PerDatum, Wrapped
+from pyro_vae.program import PerDatum, Wrapped, chain_of, require_sound
 
 SIZE = 3
 
@@ -140,6 +141,35 @@ def test_vdms_identities_of_gaussian_data(variance: float) -> None:
             assert 0 < found < gap
 
 
+def test_the_elbos_table_tells_levels_by_their_divergence() -> None:
+    """No level has less than none, and they add up to what the programs' weights do."""
+    row = ROWS["diffusion-binary"]
+    pair, x = row.build(), row.batch(3)["x"]
+    table = elbo(pair, {"x": x}, num_samples=400)
+    weights = log_weights(pair, {"x": x}, 4000)
+    error = float(weights.mean(-1).std()) / math.sqrt(len(weights))
+    assert [name for name, nats in table.sites.items() if nats > 0] == []
+    assert list(table.sites) == [*(f"z{level}" for level in range(1, 7)), "x"]
+    assert abs(table.elbo - float(weights.mean())) < 6 * error
+    assert table.reconstruction == table.sites["x"]
+
+
+@pytest.mark.parametrize("method", ["jump", "back", "step"])
+def test_a_chain_that_says_other_than_it_draws_is_refused(method: str, monkeypatch) -> None:
+    row = ROWS["diffusion"]
+    pair = row.build()
+    require_sound(pair, row.batch())
+    program = pair.model if method == "step" else pair.guide
+    right = getattr(program, method)
+
+    def wrong(*args):
+        return type(right(*args).base_dist)(right(*args).base_dist.loc, 1.1 * right(*args).base_dist.scale).to_event(1)
+
+    monkeypatch.setattr(program, method, wrong) if method != "step" else monkeypatch.setattr(right, "forward", wrong)
+    with pytest.raises(PairError, match=f"the log-densities of {method} and of the programs differ"):
+        require_sound(pair, row.batch())
+
+
 def test_a_term_is_half_the_difference_of_snr_times_the_squared_error() -> None:
     noise = Noise(even_snr(8, 5.0, -4.0))
     z, s, guess = torch.randn(3, 5, SIZE, generator=torch.Generator().manual_seed(0)).unbind()
@@ -187,7 +217,7 @@ def test_the_mean_at_one_level_is_the_chains_elbo() -> None:
     x = ROWS["diffusion"].batch(2)["x"]
     with torch.no_grad():
         chain = log_weights(pair, {"x": x}, 4000)
-        one = torch.stack([OneLevel(300).per_level(pair.model, pair.guide, x).mean(0) for _ in range(30)])
+        one = torch.stack([OneLevel(300).per_level(chain_of(pair.model, pair.guide), x).mean(0) for _ in range(30)])
     error = (chain.var(0) / len(chain) + one.var(0) / len(one)).sqrt()
     assert ((chain.mean(0) - one.mean(0)).abs() < 4 * error).all()
     assert (error < 0.02 * chain.mean(0).abs()).all()
@@ -199,7 +229,7 @@ def test_a_log_mean_exp_at_one_level_is_no_bound() -> None:
     pair, x = ROWS["diffusion"].build(), ROWS["diffusion"].batch(2)["x"]
     with torch.no_grad():
         chain = log_weights(pair, {"x": x}, 50)
-        one = OneLevel(50).per_level(pair.model, pair.guide, x)
+        one = OneLevel(50).per_level(chain_of(pair.model, pair.guide), x)
     assert (one.logsumexp(0) > chain.logsumexp(0) + 20).all()
 
 
@@ -223,23 +253,39 @@ def test_levels_are_spread_over_the_batch() -> None:
 def test_what_is_no_chain_is_refused_in_a_sentence() -> None:
     row = ROWS["latent"]
     pair = row.pair(row.spec, **row.options, objective="one-level")
-    with pytest.raises(PairError, match="one level of a chain per datum, and the model LatentModel has no 'step'"):
+    with pytest.raises(PairError, match="the model LatentModel has no 'step', so the pair is no chain"):
         pair.objective.differentiable_loss(pair.bound_model, pair.bound_guide, row.batch())
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"noise": "cosine", "first": 3.0}, "first 3 is a log signal-to-noise ratio of even steps"),
+        ({"noise": "cosine", "first": 3.0}, "first 3 is a log signal-to-noise ratio of even or logistic steps"),
         ({"first": -3.0, "last": 2.0}, "falls from first to last, and they are -3 and 2"),
         ({"first": math.inf}, "first"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"noise": "sine"}, "noise"),
+        ({"channels": 8}, "channels 8 are those of convolutions"),
     ],
 )
 def test_bad_options_are_refused(options: dict, said: str) -> None:
     with pytest.raises(PairError, match=said):
         pairs.diffusion(ROWS["diffusion"].spec, **options)
+
+
+def test_convolutions_are_for_images() -> None:
+    with pytest.raises(PairError, match="image"):
+        pairs.diffusion(spec(features=9), net="conv")
+
+
+def test_logistic_levels_are_densest_at_the_centre_and_keep_the_ends() -> None:
+    for levels in (1, 2, 3, 50):
+        log_snr = logistic_snr(levels, 3.0, -9.0)
+        assert log_snr.tolist()[:1] + log_snr.tolist()[1:][-1:] == [3.0, -9.0][:levels]
+        assert len(log_snr) == levels
+        assert (log_snr.diff() < 0).all()
+    steps = -log_snr.diff()
+    assert abs(float(log_snr[steps.argmin()])) < 0.3
 
 
 def test_noise_that_does_not_fall_is_refused() -> None:

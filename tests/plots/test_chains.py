@@ -38,3 +38,20 @@ def test_pictures_of_a_chain_are_drawn(what, data):
 def test_what_is_no_chain_of_noise_says_so(what):
     with pytest.raises(plots.NotDrawable, match="no denoiser"):
         plots.PICTURES[what](pv.pairs.latent(TABLE.spec, hidden=[4]), TABLE)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("what", CHAINS)
+def test_a_chain_of_one_or_two_levels_is_one_too(what, steps):
+    assert plots.PICTURES[what](chain(IMAGES, steps=steps), IMAGES).axes
+
+
+def test_nats_per_level_are_those_of_the_elbo():
+    """The area below the line and the ends add up to -ELBO, and no step has less than none."""
+    pair = chain(IMAGES)
+    figure = plots.nats_per_level(pair, IMAGES)
+    heights, edges, _ = figure.axes[0].patches[-1].get_data()
+    ends = [line.get_label() for line in figure.axes[0].lines if line.get_label().endswith(tuple("0123456789"))]
+    area = float((heights * np.diff(edges)).sum()) + sum(float(label.split(", ")[1]) for label in ends)
+    assert (heights >= 0).all()
+    assert area == pytest.approx(-pv.elbo(pair, IMAGES.batch("test")).elbo, abs=0.02)
