@@ -16,9 +16,7 @@ def evaluate(words: Sequence[str]) -> int:
     """Print the figures of a run: ``pyro-vae evaluate RUN``."""
     parser = parser_of("evaluate", "ELBO by site, importance-weighted log p(x) and more, in nats per datum.")
     add_run(parser)
-    parser.add_argument(
-        "--samples", type=int | None, default=None, help="draws for each datum (default: 5000; fewer of a long chain)"
-    )
+    parser.add_argument("--samples", type=int | None, default=None, help="draws for each datum (5000; fewer of chains)")
     add_split(parser)
     parser.add_argument(
         "--proposal", type=str, default="refined", help="where draws come from: refined for each datum, or the guide"

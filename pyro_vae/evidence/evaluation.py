@@ -124,17 +124,13 @@ def evaluate(
     num_samples = draws_for(sites, usual, 10) if num_samples is None else num_samples
     looks = 1 if meaning.exact else draws_for(sites, 16)
     table = bound(pair, batches(), data.size("train"), num_samples=looks, seed=seed)
-    means = {} if meaning.shared else posterior_means(pair, data.subset(split, MAX_EXAMINED)[0], seed=seed)
+    untold = meaning.shared or sites > FEW
+    means = {} if untold else posterior_means(pair, data.subset(split, MAX_EXAMINED)[0], seed=seed)
     evidence = None
     if meaning.unweighable is None and declared(pair.objective).figure.comparable:
         draws = 1 if meaning.exact else num_samples
         evidence = log_evidence(pair, batches(), num_samples=draws, proposal=proposal, seed=seed, progress=progress)
-        never = (evidence.estimate == -math.inf).nonzero().flatten().tolist()
-        if never:
-            warn(
-                f"log p is -inf for {len(never):,} of {data.size(split):,} data of the {split} split, first for datum "
-                f"{never[0]}: the model gives what is seen of it probability 0, and so the averages are -inf"
-            )
+        _warn_of_never(evidence, split)
     return collect(
         meaning,
         table,
@@ -146,6 +142,15 @@ def evaluate(
         samples=num_samples,
         codes=code_use(pair, batches()),
     )
+
+
+def _warn_of_never(evidence: Evidence, split: str) -> None:
+    never = (evidence.estimate == -math.inf).nonzero().flatten().tolist()
+    if never:
+        warn(
+            f"log p is -inf for {len(never):,} of {len(evidence.estimate):,} data of the {split} split, first for "
+            f"datum {never[0]}: the model gives what is seen of it probability 0, and so the averages are -inf"
+        )
 
 
 def collect(
@@ -173,8 +178,8 @@ def collect(
         kl=table.kl,
         sites=table.sites,
         rms_error=rms_error,
-        active_units=None if meaning.shared else sum(active_units(means).values()),
-        latent=None if meaning.shared else sum(mean.shape[1] for mean in means.values()),
+        active_units=None if meaning.shared or len(meaning.latent) > FEW else sum(active_units(means).values()),
+        latent=None if meaning.shared or len(meaning.latent) > FEW else sum(mean.shape[1] for mean in means.values()),
         log_evidence=None if evidence is None else evidence.mean,
         log_evidence_stderr=None if evidence is None else 0.0 if exact else evidence.mean_stderr,
         ess=None if evidence is None or exact else evidence.ess.median().item(),
