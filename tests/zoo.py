@@ -90,6 +90,7 @@ class Row:
 
 SMALL = {"latent": 3, "hidden": [8]}
 WORDS = {"codes": 5, "places": 3, "size": 2, "hidden": [8]}
+STEPS = {"steps": 4, "width": 8, "blocks": 1}
 BINARY = spec(support="binary")
 LABELS = spec(classes=3, y=())
 FEW_LABELS = spec(classes=3, y=(), labelled=())
@@ -112,7 +113,7 @@ ROWS: dict[str, Row] = {
     **{
         f"latent-{o}": Row(pairs.latent, {**SMALL, "objective": o, "particles": 3})
         for o in OBJECTIVES
-        if o != "enumeration"
+        if o not in ("enumeration", "one-level")
     },
     **{f"flow-{k}": Row(pairs.flow, {**SMALL, "kind": k, "layers": 2}, density=k != "planar") for k in FLOWS},
     "autoencoder": Row(pairs.autoencoder, SMALL),
@@ -132,6 +133,10 @@ ROWS: dict[str, Row] = {
     "hierarchical-dreg": Row(
         pairs.hierarchical, {"latent": [3, 2], "hidden": [8], "objective": "dreg", "particles": 3}
     ),
+    "diffusion": Row(pairs.diffusion, STEPS),
+    "diffusion-binary": Row(pairs.diffusion, {**STEPS, "steps": 6, "spread": "posterior"}, BINARY),
+    "diffusion-conv": Row(pairs.diffusion, {"steps": 4, "width": 8, "net": "conv", "channels": 2}, BINARY),
+    "diffusion-cosine": Row(pairs.diffusion, {**STEPS, "noise": "cosine", "spread": "forward", "objective": "elbo"}),
     "semi_supervised": Row(pairs.semi_supervised, SMALL, FEW_LABELS),
     "semi_supervised-conv": Row(
         pairs.semi_supervised, {**SMALL, "classifier": "conv", "dropout": 0.2, "scaling": "common"}, FEW_LABELS

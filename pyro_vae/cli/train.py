@@ -127,7 +127,7 @@ def _refuse_fewer(run: Any, epochs: int) -> None:
 
 
 def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool, as_json: bool) -> int:
-    from pyro_vae.evidence import evaluate, quick_samples
+    from pyro_vae.evidence import evaluate, latent_sites, quick_samples
     from pyro_vae.report import write_run_report
     from pyro_vae.training import Interrupted, fit
 
@@ -142,7 +142,9 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
             return 0
         for module in pair.to("cpu").modules().values():
             module.float()  # where `evaluate` has it, whose data are there and in single precision
-        figures = evaluate(pair, data, num_samples=quick_samples(data.size(data.choose())))
+        split = data.choose()
+        sites = latent_sites(pair, data.batch(split, 2))
+        figures = evaluate(pair, data, num_samples=quick_samples(data.size(split), sites))
         report = write_run_report(run, pair, data, figures)
     except Interrupted as stop:
         if first:

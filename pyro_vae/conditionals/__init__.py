@@ -7,6 +7,7 @@
     encoder  x -> q(z | x)      `Conditional` of a net and `Normal`, `LowRank`, `FullCovariance`,
                                 `Flow` or `PointMass`; `Quantize`
     sequences  `Chain`, `EachStep`, `PathEncoder`: see `pyro_vae.conditionals.chains`
+    noising  zl -> q(zl+1 | zl)  `Noising`, without parameters, and back: `Reverse` of a denoiser
     others   z, y -> p(x | z, y)    `Conditional` too: it takes any number of contexts
 
 >>> decoder = Conditional(MLP(10, 784), Bernoulli(784))
@@ -26,11 +27,13 @@ from pyro_vae.conditionals import (
     boltzmann,
     chains,
     conditional,
+    denoising,
     flows,
     gaussian,
     head,
     likelihoods,
     mixtures,
+    noise,
     priors,
     quantized,
     scales,
@@ -41,11 +44,13 @@ from pyro_vae.conditionals.autoregressive import *
 from pyro_vae.conditionals.boltzmann import *
 from pyro_vae.conditionals.chains import *
 from pyro_vae.conditionals.conditional import *
+from pyro_vae.conditionals.denoising import *
 from pyro_vae.conditionals.flows import *
 from pyro_vae.conditionals.gaussian import *
 from pyro_vae.conditionals.head import *
 from pyro_vae.conditionals.likelihoods import *
 from pyro_vae.conditionals.mixtures import *
+from pyro_vae.conditionals.noise import *
 from pyro_vae.conditionals.priors import *
 from pyro_vae.conditionals.quantized import *
 from pyro_vae.conditionals.scales import *
@@ -59,10 +64,12 @@ __all__ += autoregressive.__all__
 __all__ += chains.__all__
 __all__ += boltzmann.__all__
 __all__ += conditional.__all__
+__all__ += denoising.__all__
 __all__ += flows.__all__
 __all__ += gaussian.__all__
 __all__ += head.__all__
 __all__ += likelihoods.__all__
+__all__ += noise.__all__
 __all__ += mixtures.__all__
 __all__ += priors.__all__
 __all__ += quantized.__all__

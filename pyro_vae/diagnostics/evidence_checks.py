@@ -3,22 +3,33 @@
 from collections.abc import Iterator
 
 from pyro_vae.diagnostics.subject import Level, Subject, Verdict, percent, require_weights
-from pyro_vae.evidence import Evidence, annealed_words, believable, elbo, evidence_words, log_evidence, sandwich
+from pyro_vae.evidence import (
+    Evidence,
+    annealed_words,
+    believable,
+    draws_for,
+    elbo,
+    evidence_words,
+    folded,
+    log_evidence,
+    sandwich,
+)
 from pyro_vae.program import evaluation, simulate
 
 
 def evidence(subject: Subject) -> Iterator[Verdict]:
     """How large is log p(x), and how far is the ELBO from it?"""
     meaning = subject.meaning
-    table = elbo(subject.pair, subject.test, num_samples=1 if meaning.exact else 16, seed=subject.seed)
+    looks = 1 if meaning.exact else draws_for(len(meaning.latent), 16)
+    table = elbo(subject.pair, subject.test, num_samples=looks, seed=subject.seed)
     subject.found["elbo"] = table
-    parts = ", ".join(f"{name} {nats:.2f}" for name, nats in table.sites.items())
+    parts = ", ".join(f"{name} {nats:.2f}" for name, nats in folded(table.sites).items())
     yield Verdict(meaning.bound, table.elbo, "note", f"{table.elbo:.2f} nats = {parts}")
     gap = f"{meaning.evidence} - ELBO"
     if meaning.unweighable:
         yield from (Verdict(name, None, "left out", meaning.unweighable) for name in (meaning.evidence, gap))
         return
-    draws = 1 if meaning.exact else subject.budget.draws
+    draws = 1 if meaning.exact else draws_for(len(meaning.latent), subject.budget.draws, 25)
     result = log_evidence(subject.pair, subject.test, num_samples=draws, seed=subject.seed)
     subject.found["evidence"] = result
     if log_z := subject.found.get("log_z"):

@@ -15,6 +15,7 @@ from pyro_vae.evidence.figures import (
     remarks,
     rows,
 )
+from pyro_vae.evidence.many_levels import FEW, draws_for, folded, latent_sites
 from pyro_vae.evidence.meaning import FAILURES, Meaning, meaning_of
 from pyro_vae.evidence.normalizer import TEMPERATURES, normalized
 from pyro_vae.evidence.particle_filter import filtered_evidence
@@ -27,6 +28,7 @@ from pyro_vae.program import log_weights
 __all__ = [
     "ACTIVE_VARIANCE",
     "FAILURES",
+    "FEW",
     "MAX_ROWS",
     "TEMPERATURES",
     "TOLERATED",
@@ -44,12 +46,15 @@ __all__ = [
     "best_temperature",
     "bound",
     "collect",
+    "draws_for",
     "elbo",
     "evaluate",
     "evidence_words",
     "filtered_evidence",
+    "folded",
     "global_sites",
     "khat_of_tail",
+    "latent_sites",
     "log_evidence",
     "log_weights",
     "maximum_likelihood",

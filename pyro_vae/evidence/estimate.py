@@ -6,7 +6,7 @@ for each datum, and their tail shows how far to trust the estimate.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evidence.chunks import Chunks, Compile
+from pyro_vae.evidence.many_levels import in_pieces
 from pyro_vae.evidence.proposal import refinable, refine
 from pyro_vae.evidence.psis import MAX_KHAT, khat_of_tail, tail_size
 from pyro_vae.program import (
@@ -22,13 +23,14 @@ from pyro_vae.program import (
     Latents,
     Pair,
     PairError,
+    Terms,
     Verbs,
+    chain_in,
     evaluation,
     is_factor,
     is_latent,
     is_site,
     pair_and_data,
-    pieces,
     plate_nesting,
     points,
     run,
@@ -115,8 +117,9 @@ def log_evidence(
         data: one batch, ``x`` alone, an iterable of batches such as ``data.batches("test", 500)``,
             or `Data`, of which the test split is taken; by default those of what ``fit`` returned.
         proposal: "guide" draws from the guide alone. So does "refined" where no proposal can be
-            refined: with discrete latents that the guide draws, auxiliary sites, angles, or
-            programs that take no particles. ``Evidence.proposal`` says which was used.
+            refined: with more than eight latent sites, discrete latents that the guide
+            draws, auxiliary sites, angles, or programs that take no particles.
+            ``Evidence.proposal`` says which was used.
         seed: of the draws; the global random state is left as it was.
         compile: "auto" compiles where there are enough chunks to pay for it; "on" always does,
             "off" never. The draws are the same, and the figures agree to rounding.
@@ -135,7 +138,7 @@ def log_evidence(
     done: list[Evidence] = []
     chunks = Chunks(compile)
     with evaluation(pair, seed):
-        for part in pieces(data, max(1, rows // min(max(num_samples, MIN_TOGETHER), 64))):
+        for part in in_pieces(pair, data, max(1, rows // min(max(num_samples, MIN_TOGETHER), 64))):
             done.append(_estimate(pair, chunks, part, num_samples, proposal, rows))
             if progress is not None:
                 progress(size_of(part))
@@ -152,7 +155,8 @@ def elbo(pair: Verbs, data: Any = None, *, num_samples: int = 1, seed: int = 0) 
 
     Sites that the guide enumerates are averaged over exactly. Those that only the model enumerates
     are summed out: they and what depends on them appear as one observed term, under the joined
-    names of the sites.
+    names of the sites. Sites of a chain (see `docs/design.md`) are told by level: zl-1 adds
+    -KL(q(zl-1 | zl, x) || p(zl-1 | zl)), the last -KL(q(zT | x) || p(zT)), by formula.
 
     Args:
         pair: the pair, or what ``fit`` or ``load`` returned.
@@ -165,17 +169,28 @@ def elbo(pair: Verbs, data: Any = None, *, num_samples: int = 1, seed: int = 0) 
     observed: set[str] = set()
     count = 0
     with evaluation(pair, seed):
-        for batch in pieces(data, max(1, MAX_ROWS // num_samples)):
-            nesting = plate_nesting(pair, batch)
-            vectorized = takes_particles(pair, batch, nesting)
-            for _ in range(1 if vectorized else num_samples):
-                parts = terms(pair, batch, num_samples if vectorized else None, nesting, marginal=False)
+        for batch in in_pieces(pair, data, max(1, MAX_ROWS // num_samples)):
+            runs = list(_site_terms(pair, batch, num_samples))
+            for parts in runs:
                 observed |= parts.observed
                 for name, term in parts.sites.items():
-                    share = term.double().sum().item() / (num_samples if not vectorized else term.shape[0])
+                    share = term.double().sum().item() / (term.shape[0] * len(runs))
                     sums[name] = sums.get(name, 0.0) + share
             count += size_of(batch)
     return table_of({name: value / count for name, value in sums.items()}, observed)
+
+
+def _site_terms(pair: Pair, batch: Batch, num_samples: int) -> Iterator[Terms]:
+    """Yield what each site adds, in one run of all draws or in one run each."""
+    chain = chain_in(pair)
+    if chain is not None:
+        for _ in range(num_samples):
+            yield Terms({name: term.unsqueeze(0) for name, term in chain.terms(batch["x"]).items()}, {"x"})
+        return
+    nesting = plate_nesting(pair, batch)
+    together = takes_particles(pair, batch, nesting)
+    for _ in range(1 if together else num_samples):
+        yield terms(pair, batch, num_samples if together else None, nesting, marginal=False)
 
 
 def table_of(sites: dict[str, float], observed: set[str]) -> ElboTable:

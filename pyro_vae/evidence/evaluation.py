@@ -11,6 +11,7 @@ from pyro_vae.data import Data
 from pyro_vae.distributions import LogZ
 from pyro_vae.evidence.estimate import ElboTable, Evidence, Proposal, elbo, log_evidence
 from pyro_vae.evidence.figures import Figures
+from pyro_vae.evidence.many_levels import FEW, draws_for
 from pyro_vae.evidence.meaning import Meaning, meaning_of
 from pyro_vae.evidence.normalizer import TEMPERATURES, normalized
 from pyro_vae.posterior import CodeUse, active_units, code_use, posterior_means, reconstruct
@@ -101,14 +102,15 @@ def evaluate(
     data: Data,
     *,
     split: str | None = None,
-    num_samples: int = 5000,
+    num_samples: int | None = None,
     proposal: Proposal = "refined",
     temperatures: int = TEMPERATURES,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Figures:
-    """Return the figures of a pair on one split, with ``num_samples`` draws per datum for log p(x),
-    and ``temperatures`` for its normaliser log Z where the model lacks one.
+    """Return the figures of a pair on one split, with ``num_samples`` draws per datum for log p(x):
+    5000 by default; with more than eight latent sites, 1000 by their number, but 10 at least; and
+    ``temperatures`` for its normaliser log Z where the model lacks one.
 
     Where log p(x) is not defined (sites that all data share, a guide that is a point, an
     unnormalised model) it is None, and so is what rests on it; where nothing has to be drawn it is
@@ -133,18 +135,18 @@ def _evaluate(
         return data.batches(split, BATCH_SIZE)
 
     meaning = meaning_of(pair, data.batch(split, 2))
-    table = bound(pair, batches(), data.size("train"), num_samples=1 if meaning.exact else 16, seed=seed)
-    means = {} if meaning.shared else posterior_means(pair, data.subset(split, MAX_EXAMINED)[0], seed=seed)
+    sites = len(meaning.latent)
+    usual = 5000 if sites <= FEW else 1000  # steps of a chain cost more than decoding a code
+    num_samples = draws_for(sites, usual, 10) if num_samples is None else num_samples
+    looks = 1 if meaning.exact else draws_for(sites, 16)
+    table = bound(pair, batches(), data.size("train"), num_samples=looks, seed=seed)
+    untold = meaning.shared or sites > FEW
+    means = {} if untold else posterior_means(pair, data.subset(split, MAX_EXAMINED)[0], seed=seed)
     evidence = None
     if meaning.unweighable is None and meaning.normalised:
         draws = 1 if meaning.exact else num_samples
         evidence = log_evidence(pair, batches(), num_samples=draws, proposal=proposal, seed=seed, progress=progress)
-        never = (evidence.estimate == -math.inf).nonzero().flatten().tolist()
-        if never:
-            warn(
-                f"log p is -inf for {len(never):,} of {data.size(split):,} data of the {split} split, first for datum "
-                f"{never[0]}: the model gives what is seen of it probability 0, and so the averages are -inf"
-            )
+        _warn_of_never(evidence, split)
     return collect(
         meaning,
         table,
@@ -158,6 +160,15 @@ def _evaluate(
         codes=code_use(pair, batches()),
         log_z=log_z,
     )
+
+
+def _warn_of_never(evidence: Evidence, split: str) -> None:
+    never = (evidence.estimate == -math.inf).nonzero().flatten().tolist()
+    if never:
+        warn(
+            f"log p is -inf for {len(never):,} of {len(evidence.estimate):,} data of the {split} split, first for "
+            f"datum {never[0]}: the model gives what is seen of it probability 0, and so the averages are -inf"
+        )
 
 
 def collect(
@@ -189,8 +200,8 @@ def collect(
         kl=table.kl,
         sites=table.sites,
         rms_error=rms_error,
-        active_units=None if meaning.shared else sum(active_units(means).values()),
-        latent=None if meaning.shared else sum(mean.shape[1] for mean in means.values()),
+        active_units=None if meaning.shared or len(meaning.latent) > FEW else sum(active_units(means).values()),
+        latent=None if meaning.shared or len(meaning.latent) > FEW else sum(mean.shape[1] for mean in means.values()),
         log_evidence=None if evidence is None else evidence.mean,
         log_evidence_stderr=log_z.stderr if log_z else error,
         ess=None if evidence is None or drawless else evidence.ess.median().item(),
@@ -203,9 +214,11 @@ def collect(
     )
 
 
-def quick_samples(num_data: int) -> int:
-    """Return a number of draws per datum that keeps an evaluation to seconds."""
-    return max(100, min(1000, 1_000_000 // num_data))
+def quick_samples(num_data: int, sites: int = 1) -> int:
+    """Return a number of draws per datum, of so many latent sites, that keeps an evaluation to
+    seconds.
+    """
+    return draws_for(sites, max(100, min(1000, 1_000_000 // num_data)))
 
 
 def _steps(data: Data, split: str) -> float | None:

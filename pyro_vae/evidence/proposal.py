@@ -14,6 +14,7 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae.evidence.many_levels import FEW
 from pyro_vae.program import Batch, Latents, Pair, PairError, add_up, is_factor, is_masked, is_site, latents_of, run
 
 DOF = 5.0  # of the Student-t, at least: tails heavier than any Gaussian's, and a covariance
@@ -99,13 +100,15 @@ class Students:
 def refinable(pair: Pair, batch: Batch, nesting: int) -> Latents | None:
     """Return the latent space of a pair whose proposal can be refined, else None.
 
-    It needs continuous latent variables (what the guide enumerates is summed out) that are neither
-    angles nor masked, of supports that other latent variables do not move, programs that take
-    particles, a guide without auxiliary sites, and densities that are
-    the same at given values as when the programs draw these values themselves.
+    It needs few latent sites, of continuous variables (what the guide enumerates is summed out)
+    that are neither angles nor masked, of supports that other latent variables do not move,
+    programs that take particles, a guide without auxiliary sites, and densities
+    that are the same at given values as when the programs draw these values themselves.
     """
     try:
         space = latents_of(pair, batch, marginal=True)
+        if len(space.sites) > FEW:
+            return None
         guide, model = run(pair, batch, SEEN, nesting, enumerate_sites="model")
         drawn = {name for name, site in guide.nodes.items() if is_site(site) and not site["is_observed"]}
         if drawn != space.sites.keys() | space.summed:

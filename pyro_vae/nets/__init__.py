@@ -16,6 +16,7 @@ from pyro_vae.nets.masked import MaskedMLP, pixel_distance, raster
 from pyro_vae.nets.masked_convolution import PixelCNN
 from pyro_vae.nets.mlp import MLP
 from pyro_vae.nets.recurrent import RecurrentNet, scan
+from pyro_vae.nets.timed import TimedConv, TimedMLP
 
 __all__ = [
     "ACTIVATIONS",
@@ -32,6 +33,8 @@ __all__ = [
     "RecurrentNet",
     "ResidualBlock",
     "Standardize",
+    "TimedConv",
+    "TimedMLP",
     "activation_named",
     "grid_of",
     "pixel_distance",

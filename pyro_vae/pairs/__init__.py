@@ -12,6 +12,7 @@ from pyro_vae.pairs import (
     quantized_pairs as quantized_pairs,
     conditional_pairs as conditional_pairs,
     hierarchical_pairs as hierarchical_pairs,
+    diffusion_pairs as diffusion_pairs,
     semi_supervised_pairs as semi_supervised_pairs,
     structured_pairs as structured_pairs,
     grouped_pairs as grouped_pairs,

@@ -1,6 +1,7 @@
 """Pictures of a trained pair: each function returns a matplotlib figure and needs no display."""
 
 from pyro_vae.plots.boltzmann import bracket, chains, filters
+from pyro_vae.plots.chains import denoising, few_steps, nats_per_level, noising
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
 from pyro_vae.plots.completion import completions
 from pyro_vae.plots.components import components, frames, steps
@@ -31,6 +32,8 @@ __all__ = [
     "completions",
     "components",
     "curves",
+    "denoising",
+    "few_steps",
     "filters",
     "frames",
     "graph",
@@ -40,6 +43,8 @@ __all__ = [
     "levels",
     "manifold",
     "nats",
+    "nats_per_level",
+    "noising",
     "page",
     "rate_distortion",
     "reconstructions",

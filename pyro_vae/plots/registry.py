@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from pyro_vae.data import Data
 from pyro_vae.evidence import meaning_of
 from pyro_vae.plots.boltzmann import bracket, chains, filters
+from pyro_vae.plots.chains import denoising, few_steps, nats_per_level, noising
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
 from pyro_vae.plots.codebook import code_map, codebook
 from pyro_vae.plots.completion import completions
@@ -145,6 +146,10 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "filters": filters,
     "chains": chains,
     "bracket": bracket,
+    "noising": noising,
+    "denoising": denoising,
+    "few-steps": few_steps,
+    "nats-per-level": nats_per_level,
     "components": components,
     "frames": frames,
     "curves": curves,

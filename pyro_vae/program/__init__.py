@@ -1,12 +1,22 @@
 """What a pair is: `Pair` and its contract, sites, handlers, log-weights, and the graphical model."""
 
 from pyro_vae.program.alone import alone
-from pyro_vae.program.batches import one_batch, pair_and_data
+from pyro_vae.program.batches import batches, one_batch, pair_and_data
+from pyro_vae.program.chain import Chain, chain_in, chain_of
 from pyro_vae.program.checking import check_pair, find_problems, require_sound
 from pyro_vae.program.contract import Problem
 from pyro_vae.program.declaration import Declaration, Figure, declared
 from pyro_vae.program.graphical_model import Node, descendants, structure
-from pyro_vae.program.handlers import FreeBits, PerDatum, Tempered, Wrapped, uncondition, unwrapped, whole_plates
+from pyro_vae.program.handlers import (
+    FreeBits,
+    PerDatum,
+    Tempered,
+    Wrapped,
+    rewrapped,
+    uncondition,
+    unwrapped,
+    whole_plates,
+)
 from pyro_vae.program.normalizers import Unnormalized, require_normalized, unnormalized
 from pyro_vae.program.pair import Batch, BatchProgram, Pair, PairError, evaluating, program_name, size_of
 from pyro_vae.program.particle_plate import PARTICLES, Runs, particles, stacking, warn_of_left
@@ -53,6 +63,7 @@ __all__ = [
     "PARTICLES",
     "Batch",
     "BatchProgram",
+    "Chain",
     "Declaration",
     "Figure",
     "FreeBits",
@@ -70,6 +81,9 @@ __all__ = [
     "Wrapped",
     "add_up",
     "alone",
+    "batches",
+    "chain_in",
+    "chain_of",
     "check_pair",
     "data_frame",
     "declared",
@@ -103,6 +117,7 @@ __all__ = [
     "program_name",
     "require_normalized",
     "require_sound",
+    "rewrapped",
     "run",
     "samples",
     "simulate",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_vae.program.alone import alone
 from pyro_vae.program.batches import one_batch, pair_and_data
+from pyro_vae.program.chain import agrees
 from pyro_vae.program.checking_runs import arguments, runs
 from pyro_vae.program.checking_values import finite, gradients, supports, validates
 from pyro_vae.program.contract import Look, Problem, first_line
@@ -281,6 +282,7 @@ CHECKS: tuple[Callable[[Look], Iterator[Problem]], ...] = (
     _peeks,
     of_each_datum,
     on_latents,
+    agrees,
 )
 
 

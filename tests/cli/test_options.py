@@ -58,6 +58,12 @@ OTHER: dict[str, list[Any]] = {
     "codebook": ["gradient"],
     "pull": [3.0],
     "commitment": [0.7],
+    "first": [2.0],
+    "last": [-7.0],
+    "spread": ["forward", "posterior"],
+    "width": [5],
+    "blocks": [3],
+    "channels": [4],
     "posterior": ["nearest", "amortized"],
     "variance": ["shared", "diagonal"],
     "weights": ["equal"],
@@ -74,6 +80,10 @@ OTHER: dict[str, list[Any]] = {
 OTHER_OF = {
     "quantized.prior": ["uniform", "autoregressive"],
     "conditional.prior": ["learned"],
+    "diffusion.noise": ["cosine", "linear"],
+    "diffusion.net": ["conv"],
+    "diffusion.steps": [3],
+    "diffusion.objective": ["elbo"],
     "hierarchical.latent": [[3], [], [4, 2]],
     "grouped.items": [2, 0],
     "latent.likelihood": ["normal-per-feature"],
@@ -165,6 +175,8 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("autoregressive", {"order": "random", "net": "pixelcnn"}, "order", "is not that of a PixelCNN"),
     ("hierarchical", {"latent": []}, "latent", "names no level; give at least one size"),
     ("semi_supervised", {"scaling": "common"}, "scaling", "is for real x, and test is binary"),
+    ("diffusion", {"channels": 8}, "channels", "are those of convolutions, and --net is mlp"),
+    ("diffusion", {"noise": "cosine", "last": -5.0}, "last", "of even or logistic steps, and --noise is cosine"),
     ("semi_amortized", {"rate": 0.7, "steps": 0}, "rate", "is the size of the steps, and --steps is 0"),
 ]
 

@@ -50,6 +50,7 @@ def test_figures_and_diagnoses_read_it(empty):
     assert len(codes["x_train"]) == data.size("train")
 
 
+CHAINS = ("noising", "denoising", "few-steps", "nats-per-level")
 OF = {  # what a picture applies to, where that is not `latent`
     "levels": (pv.pairs.hierarchical, {"latent": [3, 2], "hidden": [8]}),
     "classes": (pv.pairs.conditional, {"latent": 2, "hidden": [8]}),
@@ -61,6 +62,7 @@ OF = {  # what a picture applies to, where that is not `latent`
     **dict.fromkeys(("rolls", "states"), (pv.pairs.markov, {"latent": 2, "hidden": 8})),
     "components": (pv.pairs.mixture, {"components": 3}),
     "frames": (pv.pairs.mixture, {"components": 3}),
+    **{chain: (pv.pairs.diffusion, {"steps": 12, "width": 8}) for chain in CHAINS},
 }
 NO_DATA = ("curves", "steps", "rate-distortion", "graph", "tables")
 
