@@ -1,6 +1,6 @@
 """Conditionals: modules whose forward returns a distribution, made of a net and a head.
 
-    density  () -> p(x)         `Density` of a head such as `Autoregressive`
+    density  () -> p(x)         `Density` of a head such as `Autoregressive`; `Boltzmann`
     prior    () -> p(z)         `StandardNormal`, `NormalPrior`, `MixturePrior`, `VampPrior`,
                                 `FlowPrior`, `CodebookPrior`
     decoder  z -> p(x | z)      `Conditional` of a net and a likelihood's head
@@ -23,6 +23,7 @@ Everything that programs are built from can be imported from here. To add a like
 
 from pyro_vae.conditionals import (
     autoregressive,
+    boltzmann,
     chains,
     conditional,
     flows,
@@ -37,6 +38,7 @@ from pyro_vae.conditionals import (
     tables,
 )
 from pyro_vae.conditionals.autoregressive import *
+from pyro_vae.conditionals.boltzmann import *
 from pyro_vae.conditionals.chains import *
 from pyro_vae.conditionals.conditional import *
 from pyro_vae.conditionals.flows import *
@@ -55,6 +57,7 @@ from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, OneHot, Standardize
 __all__ = ["MLP", "ConvDecoder", "ConvEncoder", "OneHot", "Standardize"]
 __all__ += autoregressive.__all__
 __all__ += chains.__all__
+__all__ += boltzmann.__all__
 __all__ += conditional.__all__
 __all__ += flows.__all__
 __all__ += gaussian.__all__

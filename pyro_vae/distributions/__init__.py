@@ -1,6 +1,7 @@
 """Distributions that torch and Pyro lack."""
 
 from pyro_vae.distributions.autoregressive import Autoregressive, MaskedNet, by_feature
+from pyro_vae.distributions.boltzmann import MOST_UNITS, Boltzmann, Energy, LogZ, anneal_energy, states_of
 from pyro_vae.distributions.codebook import Codebook, distances, nearest
 from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_vae.distributions.copies import IMPOSSIBLE, Copies
@@ -13,8 +14,10 @@ from pyro_vae.distributions.tilted import Tilted
 __all__ = [
     "BOX",
     "IMPOSSIBLE",
+    "MOST_UNITS",
     "STD_OF_LOGISTIC",
     "Autoregressive",
+    "Boltzmann",
     "CategoricalLevels",
     "Codebook",
     "ConditionalSplineAutoregressive",
@@ -22,15 +25,19 @@ __all__ = [
     "ContinuousBernoulli",
     "Copies",
     "DiscretizedLogistic",
+    "Energy",
     "Levels",
+    "LogZ",
     "MaskedNet",
     "Path",
     "Recurrent",
     "Rescaled",
     "Steps",
     "Tilted",
+    "anneal_energy",
     "by_feature",
     "distances",
     "nearest",
     "spline",
+    "states_of",
 ]

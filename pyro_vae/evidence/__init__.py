@@ -5,8 +5,18 @@ from pyro_vae.evidence.baselines import maximum_likelihood, pca_figures
 from pyro_vae.evidence.chunks import Chunks
 from pyro_vae.evidence.estimate import MAX_ROWS, ElboTable, Evidence, elbo, log_evidence, table_of
 from pyro_vae.evidence.evaluation import bound, collect, evaluate, global_sites, quick_samples
-from pyro_vae.evidence.figures import TOLERATED, Figures, baseline, believable, evidence_words, remarks, rows
+from pyro_vae.evidence.figures import (
+    TOLERATED,
+    Figures,
+    annealed_words,
+    baseline,
+    believable,
+    evidence_words,
+    remarks,
+    rows,
+)
 from pyro_vae.evidence.meaning import FAILURES, Meaning, meaning_of
+from pyro_vae.evidence.normalizer import TEMPERATURES, normalized
 from pyro_vae.evidence.particle_filter import filtered_evidence
 from pyro_vae.evidence.psis import khat_of_tail, tail_size
 from pyro_vae.evidence.queries import Answer, query
@@ -18,6 +28,7 @@ __all__ = [
     "ACTIVE_VARIANCE",
     "FAILURES",
     "MAX_ROWS",
+    "TEMPERATURES",
     "TOLERATED",
     "Answer",
     "Chunks",
@@ -27,6 +38,7 @@ __all__ = [
     "Meaning",
     "active_units",
     "anneal",
+    "annealed_words",
     "baseline",
     "believable",
     "best_temperature",
@@ -42,6 +54,7 @@ __all__ = [
     "log_weights",
     "maximum_likelihood",
     "meaning_of",
+    "normalized",
     "pca_figures",
     "posterior_means",
     "query",

@@ -6,9 +6,9 @@ for each datum, and their tail shows how far to trust the estimate.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,10 +22,12 @@ from pyro_vae.program import (
     Latents,
     Pair,
     PairError,
+    Verbs,
     evaluation,
     is_factor,
     is_latent,
     is_site,
+    pair_and_data,
     pieces,
     plate_nesting,
     points,
@@ -54,6 +56,13 @@ class Evidence(NamedTuple):
     elbo: Tensor  # mean log-weight of the guide's draws among them, enumerated sites summed out
     proposal: str  # "refined" or "guide", where the draws came from; "exact" where nothing had to be drawn
 
+    def __repr__(self) -> str:
+        number = f"{len(self.estimate):,} {'datum' if len(self.estimate) == 1 else 'data'}"
+        if self.proposal == "exact":
+            return f"Evidence({number}: {self.mean:.2f} nats per datum, exact)"
+        trust = f"k-hat > {MAX_KHAT} for {100 * self.khat_share:.0f} %"
+        return f"Evidence({number}: {self.mean:.2f} ± {self.mean_stderr:.2f} nats per datum, {trust})"
+
     @property
     def mean(self) -> float:
         """Mean estimate over the data."""
@@ -80,8 +89,8 @@ class ElboTable(NamedTuple):
 
 
 def log_evidence(
-    pair: Pair,
-    data: Batch | Iterable[Batch],
+    pair: Verbs,
+    data: Any = None,
     *,
     num_samples: int = 5000,
     proposal: Proposal = "refined",
@@ -102,7 +111,9 @@ def log_evidence(
     data are batched makes no difference.
 
     Args:
-        data: one batch, or an iterable of batches such as ``data.batches("test", 500)``.
+        pair: the pair, or what ``fit`` or ``load`` returned.
+        data: one batch, ``x`` alone, an iterable of batches such as ``data.batches("test", 500)``,
+            or `Data`, of which the test split is taken; by default those of what ``fit`` returned.
         proposal: "guide" draws from the guide alone. So does "refined" where no proposal can be
             refined: with discrete latents that the guide draws, auxiliary sites, angles, or
             programs that take no particles. ``Evidence.proposal`` says which was used.
@@ -116,6 +127,7 @@ def log_evidence(
             the prior is a density.
         ValueError: for an unknown or impossible option, and without data.
     """
+    pair, data = pair_and_data(pair, data)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     if proposal not in ("refined", "guide"):
@@ -135,13 +147,20 @@ def log_evidence(
     return Evidence(estimate, stderr, ess, khat, own, said)
 
 
-def elbo(pair: Pair, data: Batch | Iterable[Batch], *, num_samples: int = 1, seed: int = 0) -> ElboTable:
+def elbo(pair: Verbs, data: Any = None, *, num_samples: int = 1, seed: int = 0) -> ElboTable:
     """Return the ELBO (beta = 1) by site, averaged over the data and ``num_samples`` draws each.
 
     Sites that the guide enumerates are averaged over exactly. Those that only the model enumerates
     are summed out: they and what depends on them appear as one observed term, under the joined
     names of the sites.
+
+    Args:
+        pair: the pair, or what ``fit`` or ``load`` returned.
+        data: see `log_evidence`.
+        num_samples: draws for each datum.
+        seed: of the draws.
     """
+    pair, data = pair_and_data(pair, data)
     sums: dict[str, float] = {}
     observed: set[str] = set()
     count = 0

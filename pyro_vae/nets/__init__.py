@@ -10,6 +10,7 @@ chosen output has ``start_at(bias)``; one that can describe a datum by its last 
 
 from pyro_vae.nets.convolution import ConvDecoder, ConvEncoder, ResidualBlock
 from pyro_vae.nets.grid import GridDecoder, GridEncoder, grid_of
+from pyro_vae.nets.labels import MaskedLabels
 from pyro_vae.nets.layers import ACTIVATIONS, Activation, OneHot, Standardize, activation_named, start_at
 from pyro_vae.nets.masked import MaskedMLP, pixel_distance, raster
 from pyro_vae.nets.masked_convolution import PixelCNN
@@ -24,6 +25,7 @@ __all__ = [
     "ConvEncoder",
     "GridDecoder",
     "GridEncoder",
+    "MaskedLabels",
     "MaskedMLP",
     "OneHot",
     "PixelCNN",

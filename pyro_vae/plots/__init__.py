@@ -1,5 +1,6 @@
 """Pictures of a trained pair: each function returns a matplotlib figure and needs no display."""
 
+from pyro_vae.plots.boltzmann import bracket, chains, filters
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
 from pyro_vae.plots.completion import completions
 from pyro_vae.plots.components import components, frames, steps
@@ -24,10 +25,13 @@ __all__ = [
     "NotDrawable",
     "analogies",
     "attributes",
+    "bracket",
+    "chains",
     "classes",
     "completions",
     "components",
     "curves",
+    "filters",
     "frames",
     "graph",
     "growth",

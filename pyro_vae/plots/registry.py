@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from pyro_vae.data import Data
 from pyro_vae.evidence import meaning_of
+from pyro_vae.plots.boltzmann import bracket, chains, filters
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
 from pyro_vae.plots.codebook import code_map, codebook
 from pyro_vae.plots.completion import completions
@@ -141,6 +142,9 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "code-map": code_map,
     "rolls": rolls,
     "states": states,
+    "filters": filters,
+    "chains": chains,
+    "bracket": bracket,
     "components": components,
     "frames": frames,
     "curves": curves,

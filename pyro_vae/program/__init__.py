@@ -1,12 +1,13 @@
 """What a pair is: `Pair` and its contract, sites, handlers, log-weights, and the graphical model."""
 
 from pyro_vae.program.alone import alone
-from pyro_vae.program.batches import one_batch
+from pyro_vae.program.batches import one_batch, pair_and_data
 from pyro_vae.program.checking import check_pair, find_problems, require_sound
 from pyro_vae.program.contract import Problem
 from pyro_vae.program.declaration import Declaration, Figure, declared
 from pyro_vae.program.graphical_model import Node, descendants, structure
 from pyro_vae.program.handlers import FreeBits, PerDatum, Tempered, Wrapped, uncondition, unwrapped, whole_plates
+from pyro_vae.program.normalizers import Unnormalized, require_normalized, unnormalized
 from pyro_vae.program.pair import Batch, BatchProgram, Pair, PairError, evaluating, program_name, size_of
 from pyro_vae.program.particle_plate import PARTICLES, Runs, particles, stacking, warn_of_left
 from pyro_vae.program.point_guides import point_sites, points
@@ -28,6 +29,7 @@ from pyro_vae.program.sites import (
 )
 from pyro_vae.program.tracing import trace_of, trace_pair
 from pyro_vae.program.unconstrained import Latents, latents_of, simulate
+from pyro_vae.program.verbs import Verbs
 from pyro_vae.program.weights import (
     NEVER,
     Terms,
@@ -63,6 +65,8 @@ __all__ = [
     "Runs",
     "Tempered",
     "Terms",
+    "Unnormalized",
+    "Verbs",
     "Wrapped",
     "add_up",
     "alone",
@@ -88,6 +92,7 @@ __all__ = [
     "log_prob",
     "log_weights",
     "one_batch",
+    "pair_and_data",
     "particles",
     "passes_of",
     "per_datum",
@@ -96,6 +101,7 @@ __all__ = [
     "point_sites",
     "points",
     "program_name",
+    "require_normalized",
     "require_sound",
     "run",
     "samples",
@@ -108,6 +114,7 @@ __all__ = [
     "trace_of",
     "trace_pair",
     "uncondition",
+    "unnormalized",
     "unwrapped",
     "warn_of_left",
     "weigh",
