@@ -117,8 +117,8 @@ def log_evidence(
         data: one batch, ``x`` alone, an iterable of batches such as ``data.batches("test", 500)``,
             or `Data`, of which the test split is taken; by default those of what ``fit`` returned.
         proposal: "guide" draws from the guide alone. So does "refined" where no proposal can be
-            refined: with more than eight latent sites, discrete latents that the guide
-            draws, auxiliary sites, angles, or programs that take no particles.
+            refined: with more than eight latent sites or 256 dimensions, discrete latents that
+            the guide draws, auxiliary sites, angles, or programs that take no particles.
             ``Evidence.proposal`` says which was used.
         seed: of the draws; the global random state is left as it was.
         compile: "auto" compiles where there are enough chunks to pay for it; "on" always does,
