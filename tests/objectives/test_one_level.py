@@ -145,7 +145,7 @@ def test_the_elbos_table_tells_levels_by_their_divergence() -> None:
     """No level has less than none, and they add up to what the programs' weights do."""
     row = ROWS["diffusion-binary"]
     pair, x = row.build(), row.batch(3)["x"]
-    table = elbo(pair, {"x": x}, num_samples=400)
+    table = elbo(pair, {"x": x}, num_samples=20_000)
     weights = log_weights(pair, {"x": x}, 4000).detach()
     error = float(weights.mean(-1).std()) / math.sqrt(len(weights))
     assert [name for name, nats in table.sites.items() if nats > 0] == []
