@@ -22,7 +22,7 @@ from pyro_vae.cli.options import (
 from pyro_vae.cli.terminal import say, show_figures, title_of
 from pyro_vae.options import kinds_of
 
-FIGURES = ("elbo", "reconstruction", "kl", "log_evidence", "log_evidence_stderr", "khat_share", "proposal")
+FIGURES = ("elbo", "reconstruction", "kl", "log_evidence", "log_evidence_stderr", "khat_share", "proposal", "codes")
 """What ``--json`` prints of an evaluation."""
 
 
@@ -140,8 +140,8 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
         fitted = fit(pair, data, run=run, resume=resume, progress=True, **asdict(training))
         if not first:
             return 0
-        for module in pair.modules().values():
-            module.float()  # as `evaluate` has it, whose data are in single precision
+        for module in pair.to("cpu").modules().values():
+            module.float()  # where `evaluate` has it, whose data are there and in single precision
         split = data.choose()
         sites = latent_sites(pair, data.batch(split, 2))
         figures = evaluate(pair, data, num_samples=quick_samples(data.size(split), sites))
@@ -153,7 +153,8 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
     finally:
         run.release()
     if as_json:
-        print(json.dumps(_summary(run, fitted) | {key: getattr(figures, key) for key in FIGURES}))
+        told = figures.to_dict()
+        print(json.dumps(_summary(run, fitted) | {key: told[key] for key in FIGURES}))
     else:
         show_figures(figures, pair, data)
         compiled = " (compiled)" if fitted.compiled else ""

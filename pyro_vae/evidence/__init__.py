@@ -5,9 +5,20 @@ from pyro_vae.evidence.baselines import maximum_likelihood, pca_figures
 from pyro_vae.evidence.chunks import Chunks
 from pyro_vae.evidence.estimate import MAX_ROWS, ElboTable, Evidence, elbo, log_evidence, table_of
 from pyro_vae.evidence.evaluation import bound, collect, evaluate, global_sites, quick_samples
-from pyro_vae.evidence.figures import TOLERATED, Figures, baseline, believable, evidence_words, remarks, rows
+from pyro_vae.evidence.figures import (
+    TOLERATED,
+    Figures,
+    annealed_words,
+    baseline,
+    believable,
+    evidence_words,
+    remarks,
+    rows,
+)
 from pyro_vae.evidence.many_levels import FEW, draws_for, folded, latent_sites
 from pyro_vae.evidence.meaning import FAILURES, Meaning, meaning_of
+from pyro_vae.evidence.normalizer import TEMPERATURES, normalized
+from pyro_vae.evidence.particle_filter import filtered_evidence
 from pyro_vae.evidence.psis import khat_of_tail, tail_size
 from pyro_vae.evidence.queries import Answer, query
 from pyro_vae.evidence.temperature import best_temperature
@@ -19,6 +30,7 @@ __all__ = [
     "FAILURES",
     "FEW",
     "MAX_ROWS",
+    "TEMPERATURES",
     "TOLERATED",
     "Answer",
     "Chunks",
@@ -28,6 +40,7 @@ __all__ = [
     "Meaning",
     "active_units",
     "anneal",
+    "annealed_words",
     "baseline",
     "believable",
     "best_temperature",
@@ -37,6 +50,7 @@ __all__ = [
     "elbo",
     "evaluate",
     "evidence_words",
+    "filtered_evidence",
     "folded",
     "global_sites",
     "khat_of_tail",
@@ -45,6 +59,7 @@ __all__ = [
     "log_weights",
     "maximum_likelihood",
     "meaning_of",
+    "normalized",
     "pca_figures",
     "posterior_means",
     "query",

@@ -6,9 +6,9 @@ for each datum, and their tail shows how far to trust the estimate.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,11 +24,13 @@ from pyro_vae.program import (
     Pair,
     PairError,
     Terms,
+    Verbs,
     chain_in,
     evaluation,
     is_factor,
     is_latent,
     is_site,
+    pair_and_data,
     plate_nesting,
     points,
     run,
@@ -56,6 +58,13 @@ class Evidence(NamedTuple):
     elbo: Tensor  # mean log-weight of the guide's draws among them, enumerated sites summed out
     proposal: str  # "refined" or "guide", where the draws came from; "exact" where nothing had to be drawn
 
+    def __repr__(self) -> str:
+        number = f"{len(self.estimate):,} {'datum' if len(self.estimate) == 1 else 'data'}"
+        if self.proposal == "exact":
+            return f"Evidence({number}: {self.mean:.2f} nats per datum, exact)"
+        trust = f"k-hat > {MAX_KHAT} for {100 * self.khat_share:.0f} %"
+        return f"Evidence({number}: {self.mean:.2f} ± {self.mean_stderr:.2f} nats per datum, {trust})"
+
     @property
     def mean(self) -> float:
         """Mean estimate over the data."""
@@ -82,8 +91,8 @@ class ElboTable(NamedTuple):
 
 
 def log_evidence(
-    pair: Pair,
-    data: Batch | Iterable[Batch],
+    pair: Verbs,
+    data: Any = None,
     *,
     num_samples: int = 5000,
     proposal: Proposal = "refined",
@@ -104,10 +113,12 @@ def log_evidence(
     data are batched makes no difference.
 
     Args:
-        data: one batch, or an iterable of batches such as ``data.batches("test", 500)``.
+        pair: the pair, or what ``fit`` or ``load`` returned.
+        data: one batch, ``x`` alone, an iterable of batches such as ``data.batches("test", 500)``,
+            or `Data`, of which the test split is taken; by default those of what ``fit`` returned.
         proposal: "guide" draws from the guide alone. So does "refined" where no proposal can be
-            refined: with more than eight latent sites, discrete latents that the guide
-            draws, auxiliary sites, angles, or programs that take no particles.
+            refined: with more than eight latent sites or 256 dimensions, discrete latents that
+            the guide draws, auxiliary sites, angles, or programs that take no particles.
             ``Evidence.proposal`` says which was used.
         seed: of the draws; the global random state is left as it was.
         compile: "auto" compiles where there are enough chunks to pay for it; "on" always does,
@@ -119,6 +130,7 @@ def log_evidence(
             the prior is a density.
         ValueError: for an unknown or impossible option, and without data.
     """
+    pair, data = pair_and_data(pair, data)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     if proposal not in ("refined", "guide"):
@@ -138,14 +150,21 @@ def log_evidence(
     return Evidence(estimate, stderr, ess, khat, own, said)
 
 
-def elbo(pair: Pair, data: Batch | Iterable[Batch], *, num_samples: int = 1, seed: int = 0) -> ElboTable:
+def elbo(pair: Verbs, data: Any = None, *, num_samples: int = 1, seed: int = 0) -> ElboTable:
     """Return the ELBO (beta = 1) by site, averaged over the data and ``num_samples`` draws each.
 
     Sites that the guide enumerates are averaged over exactly. Those that only the model enumerates
     are summed out: they and what depends on them appear as one observed term, under the joined
     names of the sites. Sites of a chain (see `docs/design.md`) are told by level: zl-1 adds
     -KL(q(zl-1 | zl, x) || p(zl-1 | zl)), the last -KL(q(zT | x) || p(zT)), by formula.
+
+    Args:
+        pair: the pair, or what ``fit`` or ``load`` returned.
+        data: see `log_evidence`.
+        num_samples: draws for each datum.
+        seed: of the draws.
     """
+    pair, data = pair_and_data(pair, data)
     sums: dict[str, float] = {}
     observed: set[str] = set()
     count = 0

@@ -21,6 +21,7 @@ from pyro_vae.pairs import (
     density_pairs as density_pairs,
     mixture_pairs as mixture_pairs,
     bayes_net_pairs as bayes_net_pairs,
+    markov_pairs as markov_pairs,
 )
 
 # isort: on

@@ -1,7 +1,7 @@
 """What a pair is: `Pair` and its contract, sites, handlers, log-weights, and the graphical model."""
 
 from pyro_vae.program.alone import alone
-from pyro_vae.program.batches import batches, one_batch
+from pyro_vae.program.batches import batches, one_batch, pair_and_data
 from pyro_vae.program.chain import Chain, chain_in, chain_of
 from pyro_vae.program.checking import check_pair, find_problems, require_sound
 from pyro_vae.program.contract import Problem
@@ -17,6 +17,7 @@ from pyro_vae.program.handlers import (
     unwrapped,
     whole_plates,
 )
+from pyro_vae.program.normalizers import Unnormalized, require_normalized, unnormalized
 from pyro_vae.program.pair import Batch, BatchProgram, Pair, PairError, evaluating, program_name, size_of
 from pyro_vae.program.particle_plate import PARTICLES, Runs, particles, stacking, warn_of_left
 from pyro_vae.program.point_guides import point_sites, points
@@ -38,6 +39,7 @@ from pyro_vae.program.sites import (
 )
 from pyro_vae.program.tracing import trace_of, trace_pair
 from pyro_vae.program.unconstrained import Latents, latents_of, simulate
+from pyro_vae.program.verbs import Verbs
 from pyro_vae.program.weights import (
     NEVER,
     Terms,
@@ -74,6 +76,8 @@ __all__ = [
     "Runs",
     "Tempered",
     "Terms",
+    "Unnormalized",
+    "Verbs",
     "Wrapped",
     "add_up",
     "alone",
@@ -102,6 +106,7 @@ __all__ = [
     "log_prob",
     "log_weights",
     "one_batch",
+    "pair_and_data",
     "particles",
     "passes_of",
     "per_datum",
@@ -110,6 +115,7 @@ __all__ = [
     "point_sites",
     "points",
     "program_name",
+    "require_normalized",
     "require_sound",
     "rewrapped",
     "run",
@@ -123,6 +129,7 @@ __all__ = [
     "trace_of",
     "trace_pair",
     "uncondition",
+    "unnormalized",
     "unwrapped",
     "warn_of_left",
     "weigh",

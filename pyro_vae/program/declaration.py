@@ -60,6 +60,11 @@ class Declaration:
         return self.needs >= {"guide", "density"}
 
     @property
+    def is_elbo(self) -> bool:
+        """Whether the figure of an epoch is an ELBO, and not some other figure of its own."""
+        return self.has_elbo and self.figure.comparable
+
+    @property
     def shown(self) -> str:
         """What the figure of an epoch is called."""
         if not self.has_elbo or self.validates:

@@ -119,6 +119,8 @@ def _training(run: Run, bound: str) -> str:
     if not history:
         return "no finished epoch"
     epochs = f"{len(history)} epoch{'s' if len(history) > 1 else ''}, {int(history[-1]['step']):,} steps"
+    if "figure" in history[0]:
+        return f"{epochs}; the objective's figure is no ELBO, and curves show it"
     finite = [row for row in history if math.isfinite(row["elbo"])]
     if not finite:
         return f"{epochs}; no epoch's validation {bound} is finite, and the last parameters are kept"

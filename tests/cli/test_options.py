@@ -68,12 +68,17 @@ OTHER: dict[str, list[Any]] = {
     "variance": ["shared", "diagonal"],
     "weights": ["equal"],
     "floor": [0.3],
+    "units": [5],
+    "gradient": ["divergence"],
+    "gibbs": [2],
+    "chains": [3],
     "graph": ["star", "sprinkler"],
     "start": ["given"],
+    "transition": ["linear", "table"],
 }
 """A value or more that is not the default, by option; a new option needs one. The first is tried beside every other option."""
 OTHER_OF = {
-    "quantized.prior": ["uniform"],
+    "quantized.prior": ["uniform", "autoregressive"],
     "conditional.prior": ["learned"],
     "diffusion.noise": ["cosine", "linear"],
     "diffusion.net": ["conv"],
@@ -85,12 +90,15 @@ OTHER_OF = {
     "autoregressive.likelihood": ["normal-per-feature"],
     "autoregressive.net": ["pixelcnn"],
     "autoregressive.activation": ["silu"],
+    "markov.posterior": ["filter", "mean-field", "exact"],
+    "markov.hidden": [7],
 }
 FIELDS: dict[str, dict[str, Any]] = {
     "conditional": {"classes": 3, "y": ()},
     "attribute": {"classes": 3, "y": ()},
     "semi_supervised": {"classes": 3, "y": (), "labelled": ()},
     "grouped": {"mask": (4,)},
+    "markov": {"mask": (4,), "sequence": (4, 4)},
 }
 
 
@@ -99,8 +107,8 @@ def others(name: str, option: str) -> list[Any]:
 
 
 def described(name: str, support: str) -> Spec:
-    # nodes take whole numbers: real data have probability 0
-    found = spec(support="binary" if name == "bayes_net" else support, **FIELDS.get(name, {}))
+    # nodes take whole numbers: real data have probability 0; units are binary
+    found = spec(support="binary" if name in ("bayes_net", "boltzmann") else support, **FIELDS.get(name, {}))
     return replace(found, std=found.std * torch.linspace(0.5, 1.5, found.features))
 
 
@@ -251,7 +259,7 @@ def test_a_setting_of_the_kl_has_an_effect_or_is_refused(row, setting):
     (name,) = setting
     kl_by_datum = name == "free_bits" and row.endswith(("stl", "iwae", "dreg", "renyi", "rws", "correlation"))
     if kl_by_datum or row == "latent-mmd":
-        with pytest.raises(SettingsError, match=f"leave --{name} out"):
+        with pytest.raises(SettingsError, match=f"leave --{name.replace('_', '-')} out"):
             pv.fit(pair, {"x": X}, **setting)
     else:
         check_settings(training, pair, load_data({"x": X}))

@@ -59,6 +59,7 @@ OF = {  # what a picture applies to, where that is not `latent`
     "growth": (pv.pairs.autoregressive, {"hidden": [8]}),
     "codebook": (pv.pairs.quantized, {"codes": 3, "places": 2, "size": 2, "hidden": [8]}),
     "code-map": (pv.pairs.quantized, {"codes": 3, "places": 2, "size": 2, "hidden": [8]}),
+    **dict.fromkeys(("rolls", "states"), (pv.pairs.markov, {"latent": 2, "hidden": 8})),
     "components": (pv.pairs.mixture, {"components": 3}),
     "frames": (pv.pairs.mixture, {"components": 3}),
     **{chain: (pv.pairs.diffusion, {"steps": 12, "width": 8}) for chain in CHAINS},
@@ -69,6 +70,10 @@ NO_DATA = ("curves", "steps", "rate-distortion", "graph", "tables")
 @pytest.mark.parametrize("name", [name for name in PICTURES if name not in NO_DATA])
 def test_pictures_are_of_it(name):
     data = load(("test",))
+    if name in ("rolls", "states"):
+        rng = np.random.default_rng(0)
+        fields = {"x": rng.normal(size=(40, 5, 2)), "state": rng.normal(size=(40, 10)), "lengths": np.full(40, 4)}
+        data = pv.load_data(fields, test=0)
     build, options = OF.get(name, (pv.pairs.latent, {"latent": 2, "hidden": [8]}))
     assert PICTURES[name](build(data.spec, **options), data).axes
 

@@ -89,7 +89,8 @@ HISTORY = [
 ]
 POINTS = [{"beta": b, "kl": 12 / b, "reconstruction": -80 - 9 * b} for b in (0.5, 1, 4)]
 OTHERS = ("curves", "rate-distortion", "completions", "codebook", "code-map")
-ELSEWHERE = ("components", "frames", "steps", "tables", "noising", "denoising", "few-steps", "nats-per-level")
+OF_TABLES = ("components", "frames", "steps", "tables", "rolls", "states")  # of tables, mixtures and sequences
+OF_TABLES += ("noising", "denoising", "few-steps", "nats-per-level")  # and of chains
 IMAGES, TABLE = table(16, image=(1, 4, 4)), table()
 
 
@@ -121,7 +122,7 @@ def test_pictures_of_one_level(what, data):
 
 
 @pytest.mark.parametrize("data", [IMAGES, TABLE], ids=["images", "table"])
-@pytest.mark.parametrize("what", [w for w in plots.PICTURES if w not in (*OTHERS, *ELSEWHERE, "growth")])
+@pytest.mark.parametrize("what", [w for w in plots.PICTURES if w not in (*OTHERS, *OF_TABLES, "growth")])
 def test_pictures_of_two_levels_told_the_class(what, data):
     if what == "nats" and data is TABLE:
         pytest.skip("nats are a picture of images")
@@ -459,7 +460,7 @@ def test_draw_every_picture_of_a_run(run, capsys, tmp_path):
         argv = ["draw", str(run), what, "--out", str(tmp_path / f"{what}.png"), "--json"]
         if what == "rate-distortion":
             argv += ["--others", f"[{run.parent / 'four'}]"]
-        others = ("classes", "analogies", "levels", "completions", "growth", "codebook", "code-map", *ELSEWHERE)
+        others = ("classes", "analogies", "levels", "completions", "growth", "codebook", "code-map", *OF_TABLES)
         applies = what not in others
         assert main(argv) == (0 if applies else 2), what
         said = capsys.readouterr()
