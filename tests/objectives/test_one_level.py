@@ -150,7 +150,7 @@ def test_the_elbos_table_tells_levels_by_their_divergence() -> None:
     error = math.sqrt(2 * float(weights.mean(-1).var()) / len(weights))  # of either, at most
     assert [name for name, nats in table.sites.items() if nats > 0] == []
     assert list(table.sites) == [*(f"z{level}" for level in range(1, 7)), "x"]
-    assert abs(table.elbo - float(weights.mean())) < 4 * error < 0.3
+    assert abs(table.elbo - float(weights.mean())) < 4 * error < 0.4
     assert table.reconstruction == table.sites["x"]
 
 
