@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evidence.chunks import Chunks, Compile
-from pyro_vae.evidence.many_levels import in_pieces
+from pyro_vae.evidence.many_levels import FEW, in_pieces
 from pyro_vae.evidence.proposal import refinable, refine
 from pyro_vae.evidence.psis import MAX_KHAT, khat_of_tail, tail_size
 from pyro_vae.program import (
@@ -205,10 +205,11 @@ def table_of(sites: dict[str, float], observed: set[str]) -> ElboTable:
 def _estimate(pair: Pair, chunks: Chunks, batch: Batch, num_samples: int, proposal: Proposal, rows: int) -> Evidence:
     nesting = plate_nesting(pair, batch)
     together = max(1, rows // size_of(batch)) if takes_particles(pair, batch, nesting) else None
-    points, sampled = _kinds(pair, batch, nesting)
-    if not sampled:
+    points, drawn = _kinds(pair, batch, nesting)
+    if not drawn:
         return _exact(weigh(pair, batch, None, nesting).double()[0], num_samples)
-    space = refinable(pair, batch, nesting) if proposal == "refined" and together and not points else None
+    refined = proposal == "refined" and together and not points and drawn <= FEW
+    space = refinable(pair, batch, nesting) if refined else None
     if space is not None and together is not None:
         return _refined(space, chunks, num_samples, together)
     result = _from_guide(pair, chunks, batch, num_samples, nesting, together).result("guide")
@@ -217,8 +218,8 @@ def _estimate(pair: Pair, chunks: Chunks, batch: Batch, num_samples: int, propos
     return result._replace(khat=torch.full_like(result.khat, math.inf)) if points else result
 
 
-def _kinds(pair: Pair, batch: Batch, nesting: int) -> tuple[bool, bool]:
-    """Return whether the guide has points, and whether anything is drawn rather than summed over.
+def _kinds(pair: Pair, batch: Batch, nesting: int) -> tuple[bool, int]:
+    """Return whether the guide has points, and how many sites are drawn rather than summed over.
 
     Raises:
         PairError: for points under a density, and latent sites that the guide lacks.
@@ -238,7 +239,7 @@ def _kinds(pair: Pair, batch: Batch, nesting: int) -> tuple[bool, bool]:
                 f"guide {pair.bound_guide.name} does not sample latent site {name!r}; "
                 "add it to the guide, or enumerate it"
             )
-    return bool(found), bool(drawn - {n for n in drawn if guide.nodes[n]["is_observed"]})
+    return bool(found), len(drawn - {n for n in drawn if guide.nodes[n]["is_observed"]})
 
 
 def _is_summed(site: Mapping) -> bool:

@@ -145,12 +145,12 @@ def test_the_elbos_table_tells_levels_by_their_divergence() -> None:
     """No level has less than none, and they add up to what the programs' weights do."""
     row = ROWS["diffusion-binary"]
     pair, x = row.build(), row.batch(3)["x"]
-    table = elbo(pair, {"x": x}, num_samples=20_000)
-    weights = log_weights(pair, {"x": x}, 4000).detach()
-    error = float(weights.mean(-1).std()) / math.sqrt(len(weights))
+    table = elbo(pair, {"x": x.repeat(20_000, 1)})
+    weights = log_weights(pair, {"x": x}, 20_000).detach()
+    error = math.sqrt(2 * float(weights.mean(-1).var()) / len(weights))  # of either, at most
     assert [name for name, nats in table.sites.items() if nats > 0] == []
     assert list(table.sites) == [*(f"z{level}" for level in range(1, 7)), "x"]
-    assert abs(table.elbo - float(weights.mean())) < 6 * error
+    assert abs(table.elbo - float(weights.mean())) < 4 * error < 0.4
     assert table.reconstruction == table.sites["x"]
 
 
