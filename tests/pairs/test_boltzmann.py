@@ -140,7 +140,7 @@ def test_a_run_goes_on_to_the_bit(stripes, tmp_path) -> None:
 def test_evaluation_agrees_with_the_sum_and_learns_stripes(stripes) -> None:
     torch.manual_seed(0)
     pair = pv.pairs.boltzmann(stripes.spec, units=8, gradient="persistent")
-    pv.fit(pair, stripes, epochs=40, batch_size=100, lr=0.03, compile="off")
+    pv.fit(pair, stripes, epochs=60, batch_size=100, lr=0.03, compile="off")
     figures = evaluate(pair, stripes, temperatures=500)
     exact = pv.pairs.boltzmann(stripes.spec, units=8)
     exact.model.load_state_dict(pair.model.state_dict(), strict=False)
