@@ -20,9 +20,10 @@ _NUMBERED = re.compile(r"(.*?)(\d+)")
 
 def latent_sites(pair: Pair, batch: Batch) -> int:
     """Return the number of the guide's latent sites; 0 where it does not run: others say why."""
+    pair.begin(batch)
     try:
-        with evaluation(pair, 0):
-            nodes = poutine.trace(pair.bound_guide).get_trace({name: field[:2] for name, field in batch.items()}).nodes
+        with evaluation(pair, 0):  # all of the batch: an autoguide is made for the first data that it sees
+            nodes = poutine.trace(pair.bound_guide).get_trace(batch).nodes
     except Exception:
         return 0
     return sum(is_site(site) and is_latent(site) for site in nodes.values())

@@ -1,10 +1,10 @@
 """Pictures of a trained pair: each function returns a matplotlib figure and needs no display."""
 
 from pyro_vae.plots.boltzmann import bracket, chains, filters
-from pyro_vae.plots.diffusion import denoising, few_steps, nats_per_level, noising
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
 from pyro_vae.plots.completion import completions
 from pyro_vae.plots.components import components, frames, steps
+from pyro_vae.plots.diffusion import denoising, few_steps, nats_per_level, noising
 from pyro_vae.plots.features import growth, nats
 from pyro_vae.plots.graphical_model import graph
 from pyro_vae.plots.labels import analogies, attributes, classes

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from pyro_vae.data import Data
 from pyro_vae.evidence import meaning_of
 from pyro_vae.plots.boltzmann import bracket, chains, filters
-from pyro_vae.plots.diffusion import denoising, few_steps, nats_per_level, noising
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
 from pyro_vae.plots.codebook import code_map, codebook
 from pyro_vae.plots.completion import completions
 from pyro_vae.plots.components import components, frames, steps
+from pyro_vae.plots.diffusion import denoising, few_steps, nats_per_level, noising
 from pyro_vae.plots.features import growth, nats
 from pyro_vae.plots.graphical_model import graph
 from pyro_vae.plots.labels import analogies, attributes, classes

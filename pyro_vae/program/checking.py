@@ -2,7 +2,7 @@
 
 import difflib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, overload
 
@@ -51,9 +51,11 @@ def check_pair(
     """
     if isinstance(model, Verbs):
         pair, data = pair_and_data(model, guide)
-        require_sound(pair, one_batch(data))
+        batch = data if isinstance(data, Mapping) else one_batch(data)
+        require_sound(pair, batch)
     else:
-        require_sound(Pair(model, guide, objective or Trace_ELBO(), data_plate), one_batch(batch))
+        batch = batch if isinstance(batch, Mapping) else one_batch(batch)  # fields that are no tensors are problems
+        require_sound(Pair(model, guide, objective or Trace_ELBO(), data_plate), batch)
 
 
 def require_sound(pair: Pair, batch: Batch) -> None:

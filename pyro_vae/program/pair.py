@@ -177,7 +177,7 @@ class Pair(Verbs):
             for name, tensor in own.items():
                 tensor.copy_(state[name])
 
-    def _begin(self, batch: Batch) -> None:
+    def begin(self, batch: Batch) -> None:
         """Before the first run with a state to load: run both programs, which makes their
         parameters, and load it.
         """
