@@ -5,7 +5,7 @@ independent features of the data's mean and spread: the net adds what features k
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import pyro.distributions as dist
 import torch
@@ -110,7 +110,7 @@ class Reverse(nn.Module):
     @checked()
     def __init__(self, denoiser: Callable[..., Moments], noise: nn.Module, spread: Spread = "matched") -> None:
         super().__init__()
-        self.denoiser, self.noise, self.spread = denoiser, noise, spread
+        self.denoiser, self.noise, self.spread = denoiser, cast(Noise, noise), spread
 
     def forward(self, z: Tensor, level: Level) -> TorchDistribution:
         """Return the distribution over ``(..., features)`` of the level below ``level``."""
@@ -208,7 +208,7 @@ class GaussianDecoder(nn.Module):
         self, noise: nn.Module, mean: Tensor, std: Tensor, loc: Tensor, unit: Tensor, spread: Spread = "matched"
     ) -> None:
         super().__init__()
-        self.noise, self.spread = noise, spread
+        self.noise, self.spread = cast(Noise, noise), spread
         for name, value in (("mean", mean), ("variance", std.square()), ("loc", loc), ("unit", unit)):
             self.register_buffer(name, value.detach().clone())
 

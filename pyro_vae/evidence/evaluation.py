@@ -125,7 +125,7 @@ def _evaluate(
     pair: Pair,
     data: Data,
     split: str,
-    num_samples: int,
+    num_samples: int | None,
     proposal: Proposal,
     log_z: LogZ | None,
     seed: int,

@@ -124,7 +124,7 @@ class TimedConv(nn.Module):
         super().__init__()
         check_image(image, [channels])
         self.image, self.inputs, self.outputs = tuple(image), prod(image), images * prod(image)
-        _, self.half, self.quarter = sizes_of(image, 2)
+        _, self.middle, self.quarter = sizes_of(image, 2)
         wide = 2 * channels
         inner = wide * prod(self.quarter)
         self.clock = Clock()
@@ -149,7 +149,7 @@ class TimedConv(nn.Module):
         quarter = F.silu(self.down[1](half) + quarter)
         seen = self.inner(quarter.flatten(1), time).reshape(quarter.shape)
         quarter = F.silu(self.join[0](torch.cat([quarter, seen], 1)))
-        seen = F.silu(self.up(quarter)[..., : self.half[0], : self.half[1]])
+        seen = F.silu(self.up(quarter)[..., : self.middle[0], : self.middle[1]])
         half = F.silu(self.join[1](torch.cat([half, seen], 1)))
         out = self.last(half)[..., : self.image[1], : self.image[2]]
         return out.reshape(*lead, self.outputs) + self.offset

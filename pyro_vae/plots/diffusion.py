@@ -150,7 +150,7 @@ def _chain(pair: Pair) -> tuple[Any, Any, int]:
             "the model has no denoiser and the guide no noise in levels, so there are no steps to draw; "
             "draw `samples` or `levels`"
         )
-    return model, guide, len(guide.noise)
+    return model, guide, len(guide.noise)  # type: ignore[attr-defined]
 
 
 def _evenly(top: int, count: int) -> list[int]:

@@ -87,12 +87,12 @@ class Pair(Verbs):
     @functools.cached_property
     def bound_model(self) -> "BatchProgram":
         """The model as a function of the batch."""
-        return BatchProgram(self.model, self._store("model", self.model), self._begin)
+        return BatchProgram(self.model, self._store("model", self.model), self.begin)
 
     @functools.cached_property
     def bound_guide(self) -> "BatchProgram":
         """The guide as a function of the batch."""
-        return BatchProgram(self.guide, self._store("guide", self.guide), self._begin)
+        return BatchProgram(self.guide, self._store("guide", self.guide), self.begin)
 
     def _store(self, role: str, program: Program) -> dict[str, dict]:
         # A PyroModule registers every net it touches under its attribute's name: ``self.net`` in both model and
