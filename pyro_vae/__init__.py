@@ -14,6 +14,7 @@ _PACKAGE_OF = {
     "PairError": "program",
     "Problem": "program",
     "check_pair": "program",
+    "compare": "comparison",
     "find_problems": "program",
     "Data": "data",
     "DataError": "data",
@@ -35,6 +36,7 @@ _MODULES = {
     "checking": "program.checking",
     "checkpoint": "runs.checkpoint",
     "cli": "cli",
+    "comparison": "comparison",
     "compiled": "compiled",
     "conditionals": "conditionals",
     "data": "data",
@@ -68,6 +70,7 @@ __all__ = [
     "Problem",
     "Spec",
     "check_pair",
+    "compare",
     "diagnose",
     "elbo",
     "em",
@@ -82,6 +85,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from pyro_vae.comparison import compare
     from pyro_vae.data import Data, DataError, Spec, load_data
     from pyro_vae.diagnostics import diagnose, to_datatree
     from pyro_vae.evidence import elbo, log_evidence, query

@@ -1,6 +1,6 @@
 """What the posterior gives: predictive draws, latent means, decoding, active units, codes."""
 
-from pyro_vae.posterior.codes import codes_of, encode, write_codes
+from pyro_vae.posterior.codes import class_sites, codes_of, encode, write_codes
 from pyro_vae.posterior.latents import (
     Given,
     NotDrawable,
@@ -45,6 +45,7 @@ __all__ = [
     "active_units",
     "at_temperature",
     "centres",
+    "class_sites",
     "code_sites",
     "code_use",
     "codebooks",
