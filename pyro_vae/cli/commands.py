@@ -22,6 +22,7 @@ usage: pyro-vae COMMAND ...
   resume   RUN                go on with a run that stopped
   evaluate RUN                ELBO, log p(x) and more on the test split
   query    RUN|PAIR EVENT     P(EVENT), or P(EVENT | GIVEN) with --given: rain=1 --given wet=1
+  compare  RUN RUN ...        density, sampling, representation and cost of runs on the same data, side by side
   diagnose RUN                can q(z | x) be trusted, and the model? a table and report.html
   draw     RUN WHAT           pictures: samples, reconstructions, manifold, traversal, curves, graph, ...
   encode   RUN                the codes of all data as a .npz, which --data takes
@@ -37,6 +38,7 @@ COMMANDS = {
     "resume": "train.resume",
     "evaluate": "evaluate.evaluate",
     "query": "query.query",
+    "compare": "compare.compare",
     "diagnose": "evaluate.diagnose",
     "draw": "inspect.draw",
     "encode": "inspect.encode",

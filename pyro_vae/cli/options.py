@@ -121,6 +121,16 @@ def positionals(words: Sequence[str]) -> Iterator[str]:
 def add_run(parser: Any) -> None:
     """Add the run and the permission to run code of its own."""
     parser.add_argument("run", type=str, help="a folder that `pyro-vae train` made")
+    _add_permission(parser)
+
+
+def add_runs(parser: Any) -> None:
+    """Add several runs and the permission to run code of their own."""
+    parser.add_argument("runs", nargs="+", type=str, help="folders that `pyro-vae train` made")
+    _add_permission(parser)
+
+
+def _add_permission(parser: Any) -> None:
     parser.add_argument(
         "--pair",
         type=str | None,

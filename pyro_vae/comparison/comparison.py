@@ -15,7 +15,7 @@ from pyro_vae.evidence import Figures
 from pyro_vae.program import PairError
 from pyro_vae.training import Fitted
 
-SHOWN = 16  # samples of each that pictures show
+SHOWN = 12  # samples of each that pictures show
 
 
 class Comparison(Table):
@@ -90,7 +90,7 @@ def compare_entries(
     if why := why_unlabelled(data):
         left_out["probes"] = why
     progress("references")
-    count, accuracy = (against.count, against.accuracy) if isinstance(against, Yardstick) else (None, None)
+    count, accuracy = (against.wanted, against.accuracy) if isinstance(against, Yardstick) else (None, None)
     return Comparison(data, split, rows, _references(data, split, against, rows), count, accuracy, left_out)
 
 
@@ -103,7 +103,7 @@ def _row(entry: Entry, split: str, against: Yardstick | str, num_samples: int | 
     sampling, shown, per_sample = None, None, None
     if isinstance(against, Yardstick):
         try:
-            samples, per_sample = drawn(entry, split, against.count, seed=seed)
+            samples, per_sample = drawn(entry, split, against.wanted, seed=seed)
             sampling, shown = judged(samples, against), samples[:SHOWN]
         except PairError as reason:
             left_out["sampling"] = str(reason)
@@ -125,8 +125,8 @@ def _row(entry: Entry, split: str, against: Yardstick | str, num_samples: int | 
 def _references(data: Data, split: str, against: Yardstick | str, rows: Sequence[Row]) -> list[Row]:
     """Return what real data reach as samples, and x and PCA as codes."""
     found = []
-    if isinstance(against, Yardstick) and split != "valid" and data.size("valid") >= against.count:
-        real, _ = data.subset("valid", against.count)
+    if isinstance(against, Yardstick) and split != "valid" and data.size("valid") >= against.wanted:
+        real, _ = data.subset("valid", against.wanted)
         found.append(Row("validation data", "", sampling=judged(real["x"], against), shown=real["x"][:SHOWN]))
     codes = [row.representation for row in rows if row.representation is not None]
     if codes:

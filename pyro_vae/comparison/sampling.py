@@ -14,6 +14,7 @@ from pyro_vae.posterior import generate, repeat_batch
 from pyro_vae.program import PairError, pieces
 
 MOST = 1000  # samples
+SURE = 3.0  # standard errors
 LEAST = 40  # samples and held-out data, below which nothing can be said
 WARM_UP = 4  # data drawn before the clock runs
 
@@ -36,6 +37,7 @@ class Sampling:
         copies: share of samples nearer to training than to held-out data, at equal odds: 0.5 by
             chance, 1 for copies.
         copies_stderr: its standard error.
+        copies_score: its log odds, in standard errors.
     """
 
     samples: int
@@ -50,11 +52,12 @@ class Sampling:
     missed: tuple[int, ...]
     copies: float
     copies_stderr: float
+    copies_score: float
 
     @property
     def memorised(self) -> bool:
         """Whether samples are nearer to the training data than chance explains."""
-        return self.copies - 4 * self.copies_stderr > 0.5
+        return self.copies_score > SURE
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON holds them."""
@@ -65,6 +68,7 @@ class Yardstick(NamedTuple):
     """The data that samples are held against."""
 
     held_out: Tensor  # (count, features)
+    unseen: Tensor  # (data, features), more of them where there are: for the nearest of all
     train: Tensor  # (data, features)
     y: Tensor | None  # (count,), classes of the data held out
     judge: Judge | None
@@ -72,7 +76,7 @@ class Yardstick(NamedTuple):
     left_out: dict[str, str]  # columns that cannot be had, and why
 
     @property
-    def count(self) -> int:
+    def wanted(self) -> int:
         """How many samples are asked for."""
         return len(self.held_out)
 
@@ -87,14 +91,14 @@ def yardstick(data: Data, split: str, *, most: int = MOST, seed: int = 0) -> Yar
     if (count := min(*sizes, most)) < LEAST:
         return f"there are {count} data to compare samples with, and at least {LEAST} are needed"
     held, _ = data.subset(split, count)
-    train, _ = data.subset("train", 50_000)
+    (unseen, _), (train, _) = data.subset(split, 10_000), data.subset("train", 50_000)
     why = why_unlabelled(data)
     if why:
         told = dict.fromkeys(("Frechet distance", "classes covered"), why)
-        return Yardstick(held["x"], train["x"], None, None, None, told)
+        return Yardstick(held["x"], unseen["x"], train["x"], None, None, None, told)
     judge = judge_of(data, seed=seed)
     accuracy = (judge.classes(held["x"]) == held["y"]).double().mean().item()
-    return Yardstick(held["x"], train["x"], held["y"], judge, accuracy, {})
+    return Yardstick(held["x"], unseen["x"], train["x"], held["y"], judge, accuracy, {})
 
 
 def why_unlabelled(data: Data) -> str:
@@ -110,7 +114,7 @@ def judged(samples: Tensor, against: Yardstick) -> Sampling:
     """Return what samples, (samples, features), are worth beside the data held out."""
     held, judge = against.held_out, against.judge
     test = two_sample(samples, held)
-    near = copies(samples, against.train, held)
+    near = copies(samples, against.train, against.unseen)
     # in the classifier's features where there are some; else in x itself
     ours, theirs = (samples, held) if judge is None else (judge.features(samples), judge.features(held))
     cover = coverage(ours, theirs)
@@ -133,6 +137,7 @@ def judged(samples: Tensor, against: Yardstick) -> Sampling:
         missed=tuple(classes.missed) if classes else (),
         copies=near.share,
         copies_stderr=near.stderr,
+        copies_score=near.score,
     )
 
 

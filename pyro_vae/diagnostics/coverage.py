@@ -30,6 +30,7 @@ class Copies(NamedTuple):
 
     share: float  # 0.5: neither, 1: copies
     stderr: float
+    score: float  # log odds of the share in standard errors: above 3, chance does not explain it
 
 
 class Classes(NamedTuple):
@@ -70,25 +71,31 @@ def copies(samples: Tensor, train: Tensor, held_out: Tensor) -> Copies:
     Of samples that were drawn like the data, a share n / (n + m) lies nearer to one of n training
     data than to any of m held out. The odds are therefore divided by n / m, so that 0.5 is what
     such samples have, and 1 what copies have. Data at the same least distance count each for its
-    part. After A Non-Parametric Test to Detect Data-Copying (Meehan et al., 2020), arXiv
+    part. The error is that of log odds under new data of either kind, some of which are nearest to
+    many samples. After A Non-Parametric Test to Detect Data-Copying (Meehan et al., 2020), arXiv
     2004.05675.
     """
-    counts = torch.cat([_nearest(part, train, held_out) for part in _pieces(samples, max(len(train), len(held_out)))])
-    share, number = counts.mean().item(), len(counts)
+    near, far = torch.zeros(len(train)).double(), torch.zeros(len(held_out)).double()
+    for part in _pieces(samples, max(len(train), len(held_out))):
+        counts = _nearest(part, train, held_out)
+        near += counts[0]
+        far += counts[1]
     odds = len(train) / len(held_out)
-    total = share + odds * (1 - share)
-    error = counts.std(correction=0).item() / math.sqrt(number)
-    # where all agree, as much as one sample could change
-    error = max(error, 1 / (2 * number))
-    return Copies(share / total, error * odds / total**2)
+    ours, theirs = near.sum().item(), far.sum().item()
+    # half a sample more on either side, so that where all are copies there is an error too
+    log_odds = math.log((ours + 0.5) / (theirs + 0.5) / odds)
+    spread = math.sqrt(sum((part.square().sum().item() + 1) / (part.sum().item() + 1) ** 2 for part in (near, far)))
+    likely = 1 / (1 + math.exp(-log_odds))
+    return Copies(ours / (ours + odds * theirs), likely * (1 - likely) * spread, log_odds / spread)
 
 
-def _nearest(samples: Tensor, train: Tensor, held_out: Tensor) -> Tensor:
-    """Return the share of training data among the nearest data of each sample, float64."""
+def _nearest(samples: Tensor, train: Tensor, held_out: Tensor) -> tuple[Tensor, Tensor]:
+    """Return to how many samples each training and each held-out datum is the nearest, float64."""
     ours, theirs = _distances(samples, train), _distances(samples, held_out)
     least = torch.minimum(ours.amin(1), theirs.amin(1))[:, None] * (1 + 1e-6) + 1e-9
-    near = (ours <= least).sum(1).double()
-    return near / (near + (theirs <= least).sum(1))
+    near, far = (ours <= least).double(), (theirs <= least).double()
+    ties = near.sum(1, keepdim=True) + far.sum(1, keepdim=True)
+    return (near / ties).sum(0), (far / ties).sum(0)
 
 
 def classes_covered(samples: Tensor, data: Tensor) -> Classes:

@@ -9,7 +9,7 @@ from torch import Tensor
 from pyro_vae.data import Data
 
 MAX_TAUGHT = 20_000  # training data that it learns from
-STEPS = 2000  # at least, however small the data set
+STEPS = 900  # at least, however small the data set
 WIDTH = 64  # hidden units: the features
 _KNOWN: dict[tuple[str, str, int], "Judge"] = {}
 MAX_KNOWN = 8

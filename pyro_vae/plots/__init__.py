@@ -2,6 +2,7 @@
 
 from pyro_vae.plots.boltzmann import bracket, chains, filters
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
+from pyro_vae.plots.comparison import bars
 from pyro_vae.plots.completion import completions
 from pyro_vae.plots.components import components, frames, steps
 from pyro_vae.plots.diffusion import denoising, few_steps, nats_per_level, noising
@@ -26,6 +27,7 @@ __all__ = [
     "NotDrawable",
     "analogies",
     "attributes",
+    "bars",
     "bracket",
     "chains",
     "classes",

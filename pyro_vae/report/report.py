@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jinja2 import Environment, FileSystemLoader
 from torch import Tensor
 
 from pyro_vae.data import Data
@@ -14,7 +13,8 @@ from pyro_vae.diagnostics import Diagnosis
 from pyro_vae.evidence import Figures
 from pyro_vae.posterior import ACTIVE_VARIANCE
 from pyro_vae.program import Pair
-from pyro_vae.report.sections import FIRST, draw_all, embedded, pictures, png, programs, repeat, summary
+from pyro_vae.report.page import embedded, png, rendered
+from pyro_vae.report.sections import FIRST, draw_all, pictures, programs, repeat, summary
 from pyro_vae.runs import Run, figures_in, replacing, write_whole
 
 if TYPE_CHECKING:
@@ -61,11 +61,8 @@ def write_report(diagnosis: Diagnosis, folder: str | os.PathLike, *, title: str 
 
 
 def _write(folder: Path, **shown: Any) -> Path:
-    page = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    ).get_template("report.html.j2")
     report = folder / "report.html"
-    write_whole(report, page.render(shown).encode())
+    write_whole(report, rendered("report.html.j2", **shown).encode())
     return report
 
 

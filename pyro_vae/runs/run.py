@@ -201,8 +201,9 @@ class Run:
         if not isinstance(known, dict) or known.get("step") != step:
             return None
         seconds = known.get("seconds")
-        usable = isinstance(seconds, int | float) and math.isfinite(seconds) and seconds >= 0
-        return float(seconds) if usable else None
+        if not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds < 0:
+            return None
+        return float(seconds)
 
     @property
     def seconds(self) -> float | None:
