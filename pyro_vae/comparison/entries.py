@@ -1,5 +1,6 @@
 """What is compared, and whether it can be."""
 
+import copy
 import math
 import os
 from collections import Counter
@@ -56,8 +57,18 @@ def entry_of(given: object) -> Entry:
     seconds = fitted.seconds if fitted.run is None else fitted.run.seconds
     name = os.path.basename(os.path.normpath(fitted.run)) if fitted.run else ""
     known = seconds if seconds is not None and math.isfinite(seconds) else None
-    entry = Entry(name, fitted.pair, fitted.data, known)
+    entry = Entry(name, _single(fitted.pair), fitted.data, known)
     return entry if name else replace(entry, name=entry.built_by)
+
+
+def _single(pair: Pair) -> Pair:
+    """Return a pair that takes data of single precision: a copy of one trained in double."""
+    if torch.float64 not in {tensor.dtype for tensor in pair.state_dict().values()}:
+        return pair
+    pair = copy.deepcopy(pair)
+    for module in pair.modules().values():
+        module.float()
+    return pair
 
 
 def with_names(entries: Sequence[Entry], names: Sequence[str] | None = None) -> list[Entry]:

@@ -227,6 +227,14 @@ def test_without_labels_the_columns_of_classes_are_left_out_by_name():
     assert "No classes covered: the data have no labels." in remarks(table)
 
 
+def test_a_pair_in_double_precision_stays_so(data, runs):
+    mixture = pv.em(pv.pairs.mixture(data.spec, components=3), data, 3, progress=False)
+    row = pv.compare(mixture, runs[1], num_samples=10)["mixture"]
+    assert row.density.kind == "exact"
+    assert row.representation.kind == "probabilities of q(k | x)"
+    assert {tensor.dtype for tensor in mixture.pair.state_dict().values()} == {torch.float64}
+
+
 def test_codes_that_are_told_the_label_are_not_asked_for_it(data, runs):
     told = fitted(data, "conditional", latent=2, hidden=[8])
     row = pv.compare(told, runs[1], num_samples=10)["conditional"]
