@@ -13,6 +13,7 @@ from torch import Tensor
 
 NEAREST = 5
 ROWS = 2**24  # distances held at a time
+EQUAL = 1e-11  # of the mean squared distance from the mean: less is rounding
 COVERED = 0.25  # of a class's share of the data: a class with less is not covered
 LEAST_PER_CLASS = 8  # samples expected of each class, below which a missing one says nothing
 
@@ -92,7 +93,7 @@ def copies(samples: Tensor, train: Tensor, held_out: Tensor) -> Copies:
 def _nearest(samples: Tensor, train: Tensor, held_out: Tensor) -> tuple[Tensor, Tensor]:
     """Return to how many samples each training and each held-out datum is the nearest, float64."""
     ours, theirs = _distances(samples, train), _distances(samples, held_out)
-    least = torch.minimum(ours.amin(1), theirs.amin(1))[:, None] * (1 + 1e-6) + 1e-9
+    least = torch.minimum(ours.amin(1), theirs.amin(1))[:, None]
     near, far = (ours <= least).double(), (theirs <= least).double()
     ties = near.sum(1, keepdim=True) + far.sum(1, keepdim=True)
     return (near / ties).sum(0), (far / ties).sum(0)
@@ -120,8 +121,15 @@ def classes_covered(samples: Tensor, data: Tensor) -> Classes:
 
 
 def _distances(first: Tensor, second: Tensor) -> Tensor:
-    """Return Euclidean distances, exact for equal rows."""
-    return torch.cdist(first.float(), second.float(), compute_mode="donot_use_mm_for_euclid_dist")
+    """Return squared Euclidean distances, (first, second), so rounded that equal ones are equal.
+
+    They are in a unit of the first: only distances of the same ``first`` are compared.
+    """
+    centre = first.double().mean(0)
+    a, b = first.double() - centre, second.double() - centre
+    squares = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
+    unit = EQUAL * a.square().sum(1).mean().clamp(min=1e-300)
+    return (squares / unit).round_().clamp_(min=0)
 
 
 def _pieces(x: Tensor, against: int) -> Iterator[Tensor]:
