@@ -130,7 +130,7 @@ def _references(data: Data, split: str, against: Yardstick | str, rows: Sequence
         found.append(Row("validation data", "", sampling=judged(real["x"], against), shown=real["x"][:SHOWN]))
     codes = [row.representation for row in rows if row.representation is not None]
     if codes:
-        latent = [code.latent for code in codes if code.latent]
-        known = references(data, split, max(latent, default=None), why_unlabelled(data))
+        smaller = [code.latent for code in codes if code.latent and code.latent < data.spec.features]
+        known = references(data, split, max(smaller, default=None), why_unlabelled(data))
         found += [Row(name, "", representation=code) for name, code in known.items()]
     return found

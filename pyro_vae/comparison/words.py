@@ -95,8 +95,8 @@ def remarks(comparison: Table) -> list[str]:
     quantities = {density.quantity for density in known}
     if len(quantities) > 1:
         said.append(f"{', '.join(sorted(quantities))} are different quantities: compare like with like.")
-    if any(density.num_samples for density in known):
-        said.append("Of two figures of log p(x), that with >= may be the larger: it is a bound.")
+    if any(density.upper is None for density in known):
+        said.append("A figure with >= is a bound: log p(x) may be larger than it, and than others that are smaller.")
     for row in comparison.rows:
         said += _of_row(row, comparison.data.spec)
     said += [f"No {column}: {why}." for column, why in comparison.left_out.items()]
