@@ -90,8 +90,11 @@ def compare_entries(
     if why := why_unlabelled(data):
         left_out["probes"] = why
     progress("references")
+    real = _references(data, split, against, rows)
     count, accuracy = (against.wanted, against.accuracy) if isinstance(against, Yardstick) else (None, None)
-    return Comparison(data, split, rows, _references(data, split, against, rows), count, accuracy, left_out)
+    if count and not any(row.sampling for row in real):
+        left_out["row of real data"] = "there are no validation data that could stand for samples"
+    return Comparison(data, split, rows, real, count, accuracy, left_out)
 
 
 def _row(entry: Entry, split: str, against: Yardstick | str, num_samples: int | None, seed: int) -> Row:

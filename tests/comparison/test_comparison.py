@@ -235,6 +235,15 @@ def test_a_pair_in_double_precision_stays_so(data, runs):
     assert {tensor.dtype for tensor in mixture.pair.state_dict().values()} == {torch.float64}
 
 
+def test_without_validation_data_there_is_no_row_of_real_data(runs):
+    data = pv.load_data(arrays(), valid=0, test=90)
+    run = replace(runs[1], data=data)
+    table = pv.compare(run, run, num_samples=10)
+    assert table.references == []
+    assert "No row of real data: there are no validation data that could stand for samples." in remarks(table)
+    assert table.rows[0].sampling.samples == 90
+
+
 def test_codes_that_are_told_the_label_are_not_asked_for_it(data, runs):
     told = fitted(data, "conditional", latent=2, hidden=[8])
     row = pv.compare(told, runs[1], num_samples=10)["conditional"]
