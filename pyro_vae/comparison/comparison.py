@@ -11,7 +11,7 @@ from pyro_vae.comparison.sampling import MOST, Yardstick, drawn, judged, why_unl
 from pyro_vae.comparison.table import Row, Table
 from pyro_vae.comparison.words import as_text
 from pyro_vae.data import Data
-from pyro_vae.evidence import Figures
+from pyro_vae.evidence import FAILURES, Figures
 from pyro_vae.program import PairError
 from pyro_vae.training import Fitted
 
@@ -81,7 +81,7 @@ def compare_entries(
     split = data.choose(split)
     require_comparable(entries, split)
     data = next((entry.data for entry in entries if not entry.data.has_unlabelled), data)
-    against = yardstick(data, split, most=draws, seed=seed)
+    against = yardstick(data, split, most=draws)
     rows = []
     for entry in entries:
         progress(entry.name)
@@ -108,8 +108,8 @@ def _row(entry: Entry, split: str, against: Yardstick | str, num_samples: int | 
         try:
             samples, per_sample = drawn(entry, split, against.wanted, seed=seed)
             sampling, shown = judged(samples, against), samples[:SHOWN]
-        except PairError as reason:
-            left_out["sampling"] = str(reason)
+        except FAILURES as reason:
+            left_out["sampling"] = _told(reason)
     representation = None
     try:
         representation = representation_of(
@@ -119,10 +119,18 @@ def _row(entry: Entry, split: str, against: Yardstick | str, num_samples: int | 
             units=(figures.active_units, figures.latent) if isinstance(figures, Figures) else (None, None),
             seed=seed,
         )
-    except PairError as reason:
-        left_out["representation"] = str(reason)
+    except FAILURES as reason:
+        left_out["representation"] = _told(reason)
     cost = Cost(entry.seconds, per_sample, seconds_to_score(entry, split, density, seed=seed))
     return Row(entry.name, entry.built_by, density, sampling, representation, cost, left_out, shown)
+
+
+def _told(reason: Exception) -> str:
+    """Return a refusal's sentence; of what a pair from elsewhere raises, the first line."""
+    if isinstance(reason, PairError):
+        return str(reason)
+    first = (str(reason).splitlines() or ["no message"])[0]
+    return f"could not be computed ({type(reason).__name__}: {first})"
 
 
 def _references(data: Data, split: str, against: Yardstick | str, rows: Sequence[Row]) -> list[Row]:

@@ -81,7 +81,7 @@ class Yardstick(NamedTuple):
         return len(self.held_out)
 
 
-def yardstick(data: Data, split: str, *, most: int = MOST, seed: int = 0) -> Yardstick | str:
+def yardstick(data: Data, split: str, *, most: int = MOST) -> Yardstick | str:
     """Return what samples are held against, or why samples cannot be looked at."""
     if data.spec.sequence is not None:
         return "sequences of different lengths have no distance here"
@@ -96,7 +96,7 @@ def yardstick(data: Data, split: str, *, most: int = MOST, seed: int = 0) -> Yar
     if why:
         told = dict.fromkeys(("Frechet distance", "classes covered"), why)
         return Yardstick(held["x"], unseen["x"], train["x"], None, None, None, told)
-    judge = judge_of(data, seed=seed)
+    judge = judge_of(data)
     accuracy = (judge.classes(held["x"]) == held["y"]).double().mean().item()
     return Yardstick(held["x"], unseen["x"], train["x"], held["y"], judge, accuracy, {})
 

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pyro
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
@@ -233,6 +234,28 @@ def test_a_pair_in_double_precision_stays_so(data, runs):
     assert row.density.kind == "exact"
     assert row.representation.kind == "probabilities of q(k | x)"
     assert {tensor.dtype for tensor in mixture.pair.state_dict().values()} == {torch.float64}
+
+
+def test_a_model_that_cannot_draw_leaves_the_others_their_row(data, runs):
+    class Undrawable(pyro.distributions.Bernoulli):
+        def sample(self, *_):
+            raise RuntimeError("no draws\nhere")
+
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.logits = torch.nn.Parameter(torch.zeros(36))
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", Undrawable(logits=self.logits).to_event(1), obs=x)
+
+    own = replace(runs[0], pair=pv.Pair(Own(), lambda x: None))
+    table = pv.compare(own, runs[1], names=["own", "made"], num_samples=10)
+    assert table["own"].sampling is None
+    assert table["own"].left_out["sampling"] == "could not be computed (RuntimeError: no draws)"
+    assert table["own"].density.kind == "exact"
+    assert table["made"].sampling is not None
 
 
 def test_without_validation_data_there_is_no_row_of_real_data(runs):
