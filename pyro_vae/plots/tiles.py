@@ -74,7 +74,8 @@ def _tiles(x: Tensor, spec: Spec, labels: _Labels) -> Figure:
     down, across = x.shape[:2]
     gap = max(1, height // 14)
     picture = _joined(x, spec.image, gap)
-    edge = 0.35 + 1.0 * (labels.rows is not None)  # inches beside the tiles
+    # inches beside the tiles, where the rows' labels are
+    edge = 0.35 + max([1.0, *(0.088 * len(row) for row in labels.rows)] if labels.rows else [0.0])
     largest = 0.9  # inches: a few tiles need not fill the page
     tile_width = min((INCHES - edge) / across, largest, (MAX_HEIGHT - 1) / down * width / height)
     inches = max(INCHES if len(labels.title) > 40 else 4.0, tile_width * across + edge)
