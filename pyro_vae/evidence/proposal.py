@@ -103,7 +103,8 @@ def refinable(pair: Pair, batch: Batch, nesting: int) -> Latents | None:
 
     It needs few latent sites of at most ``MOST`` dimensions, of continuous variables (what the
     guide enumerates is summed out) that are neither angles nor masked, of supports that other
-    latent variables do not move, programs that take particles, a guide without auxiliary sites,
+    latent variables do not move and that the guide does not narrow (scores do not tell where a
+    posterior ends), programs that take particles, a guide without auxiliary sites,
     and densities that are the same at given values as when the programs draw these values
     themselves.
     """
@@ -116,6 +117,8 @@ def refinable(pair: Pair, batch: Batch, nesting: int) -> Latents | None:
         if drawn != space.sites.keys() | space.summed:
             return None  # auxiliary sites
         if any(_is_circular(model.nodes[name]) or is_masked(model.nodes[name]) for name in space.sites):
+            return None
+        if any(_is_narrowed(guide.nodes[name], model.nodes[name]) for name in space.sites):
             return None
         for name in [name for name, site in guide.nodes.items() if is_factor(site)]:
             guide.remove_node(name)
@@ -133,6 +136,11 @@ def refinable(pair: Pair, batch: Batch, nesting: int) -> Latents | None:
         if not bool((short <= TOLERANCE * (1 + theirs.abs())).all()):
             return None
     return space
+
+
+def _is_narrowed(guide: Mapping, model: Mapping) -> bool:
+    """Return whether the guide never draws some of what the prior does: a cell of a level, say."""
+    return not bool(guide["fn"].support.check(model["fn"].sample()).all())
 
 
 def _is_circular(site: Mapping) -> bool:
