@@ -169,7 +169,7 @@ def encode(words: Sequence[str]) -> int:
     parser.add_argument("--idle", type=bool, default=False, help="true: keep latent dimensions that are not in use")
     parser.add_argument("--seed", type=int, default=0, help="of the draws, which a guide without a mean takes too")
     args = parser.parse_args(words)
-    from pyro_vae.posterior import encode, write_codes
+    from pyro_vae.posterior import encode, kind_of_codes, write_codes
     from pyro_vae.runs import Run
     from pyro_vae.training import Counter
 
@@ -182,9 +182,9 @@ def encode(words: Sequence[str]) -> int:
     with Counter(total, "codes") as counter:
         arrays = encode(pair, data, draws=args.draws, idle=args.idle, seed=args.seed, progress=counter.add)
     write_codes(arrays, out)
-    features = arrays["x_train"].shape[1]
+    features, what = arrays["x_train"].shape[1], kind_of_codes(pair, data.batch("train", 2), draw=args.draws)
     if args.json:
-        print(json.dumps({"codes": str(out), "num_data": total, "latent": features}))
+        print(json.dumps({"codes": str(out), "num_data": total, "latent": features, "what": what}))
     else:
-        say(f"{out}: codes of {total:,} data, {features} numbers each")
+        say(f"{out}: codes of {total:,} data, {features} numbers each: {what}")
     return 0

@@ -12,7 +12,7 @@ from pyro_vae.comparison.entries import Entry
 from pyro_vae.data import Data
 from pyro_vae.diagnostics import probes
 from pyro_vae.evidence import FEW, maximum_likelihood
-from pyro_vae.posterior import class_sites, codebooks, codes_of, latent_vectors, words
+from pyro_vae.posterior import class_sites, codebooks, codes_of, kind_of_codes, latent_vectors, words
 from pyro_vae.program import Batch, Pair, PairError
 
 TAUGHT = 3000  # training data whose codes and labels the probes learn from
@@ -60,8 +60,8 @@ def representation_of(
         PairError: it has no codes, or none that x alone gives.
     """
     meaning = entry.meaning(split)
-    if not meaning.latent or not meaning.inferred:
-        raise PairError("no codes")
+    if meaning.latent and not meaning.inferred:
+        raise PairError("no codes: the guide does not infer the latent variables")
     if len(meaning.latent) > FEW:
         raise PairError(f"no codes: {len(meaning.latent)} steps of a chain")
     if (given := set(entry.pair.bound_guide.required) & {"y"}) and "labelled" not in entry.pair.fields:
@@ -74,13 +74,13 @@ def representation_of(
 
 def _coder(pair: Pair, few: Batch, seed: int) -> tuple[str, Callable[[Batch], Tensor]]:
     """Return what codes are, and the function that gives those of a batch."""
-    if latent_vectors(pair, few):
-        return "means of q(z | x)", lambda batch: codes_of(pair, _hidden(pair, batch), seed=seed)
-    if class_sites(pair, few):
-        return "probabilities of q(k | x)", lambda batch: codes_of(pair, _hidden(pair, batch), seed=seed)
-    books = codebooks(pair, few)
+    books = {} if latent_vectors(pair, few) or class_sites(pair, few) else codebooks(pair, few)
     if not books:
-        raise PairError("no codes: the guide infers neither a vector nor a class")
+        try:
+            codes_of(pair, few)
+        except PairError:
+            raise PairError("no codes") from None
+        return kind_of_codes(pair, few), lambda batch: codes_of(pair, _hidden(pair, batch), seed=seed)
 
     def of_words(batch: Batch) -> Tensor:
         found = words(pair, batch)

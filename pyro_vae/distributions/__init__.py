@@ -2,6 +2,7 @@
 
 from pyro_vae.distributions.autoregressive import Autoregressive, MaskedNet, by_feature
 from pyro_vae.distributions.boltzmann import MOST_UNITS, Boltzmann, Energy, LogZ, anneal_energy, states_of
+from pyro_vae.distributions.cells import Cells, NormalCDF, Rounded
 from pyro_vae.distributions.codebook import Codebook, distances, nearest
 from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_vae.distributions.copies import IMPOSSIBLE, Copies
@@ -19,6 +20,7 @@ __all__ = [
     "Autoregressive",
     "Boltzmann",
     "CategoricalLevels",
+    "Cells",
     "Codebook",
     "ConditionalSplineAutoregressive",
     "ConditionalSplineCoupling",
@@ -29,9 +31,11 @@ __all__ = [
     "Levels",
     "LogZ",
     "MaskedNet",
+    "NormalCDF",
     "Path",
     "Recurrent",
     "Rescaled",
+    "Rounded",
     "Steps",
     "Tilted",
     "anneal_energy",

@@ -19,6 +19,7 @@ from pyro_vae.pairs import (
     semi_amortized_pairs as semi_amortized_pairs,
     linear_pairs as linear_pairs,
     density_pairs as density_pairs,
+    reversible_pairs as reversible_pairs,
     mixture_pairs as mixture_pairs,
     bayes_net_pairs as bayes_net_pairs,
     markov_pairs as markov_pairs,

@@ -11,6 +11,7 @@ from pyro_vae.plots.graphical_model import graph
 from pyro_vae.plots.labels import analogies, attributes, classes
 from pyro_vae.plots.latent_space import interpolation, manifold, traversal
 from pyro_vae.plots.registry import OF_HISTORY, PICTURES, levels, reconstructions, samples
+from pyro_vae.plots.reversible import through_noise
 from pyro_vae.plots.sequences import rolls, states
 from pyro_vae.plots.tables import tables
 from pyro_vae.plots.tiles import BLUE, GREY, NORMAL, ORANGE, SMALL, page, sheet
@@ -57,5 +58,6 @@ __all__ = [
     "states",
     "steps",
     "tables",
+    "through_noise",
     "traversal",
 ]

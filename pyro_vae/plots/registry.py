@@ -22,6 +22,7 @@ from pyro_vae.plots.features import growth, nats
 from pyro_vae.plots.graphical_model import graph
 from pyro_vae.plots.labels import analogies, attributes, classes
 from pyro_vae.plots.latent_space import interpolation, manifold, traversal
+from pyro_vae.plots.reversible import through_noise
 from pyro_vae.plots.sequences import rolls, states
 from pyro_vae.plots.tables import tables
 from pyro_vae.plots.tiles import at_least, is_image, mean_of_x, sheet
@@ -131,6 +132,7 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "manifold": manifold,
     "scatter": scatter,
     "interpolation": interpolation,
+    "through-noise": through_noise,
     "traversal": traversal,
     "classes": classes,
     "analogies": analogies,

@@ -1,6 +1,6 @@
 """What the posterior gives: predictive draws, latent means, decoding, active units, codes."""
 
-from pyro_vae.posterior.codes import class_sites, codes_of, encode, write_codes
+from pyro_vae.posterior.codes import class_sites, codes_of, encode, kind_of_codes, write_codes
 from pyro_vae.posterior.latents import (
     Given,
     NotDrawable,
@@ -56,6 +56,7 @@ __all__ = [
     "draw_latents",
     "encode",
     "generate",
+    "kind_of_codes",
     "kl_by_dimension",
     "latent_vectors",
     "mean_of",

@@ -228,11 +228,21 @@ def test_without_labels_the_columns_of_classes_are_left_out_by_name():
     assert "No classes covered: the data have no labels." in remarks(table)
 
 
+def test_hidden_units_and_words_are_codes(data):
+    rbm, words = fitted(data, "boltzmann", units=5), fitted(data, "quantized", codes=4, places=3, hidden=[8])
+    table = pv.compare(rbm, words, num_samples=10)
+    units, word = (row.representation for row in table.rows)
+    assert (units.kind, units.size) == ("probabilities of hidden units given x", 5)
+    assert (word.kind, word.size) == ("words of a codebook, one-hot", 12)
+    assert word.active_units is None
+    assert table.rows[1].density.kind == "ELBO"
+
+
 def test_a_pair_in_double_precision_stays_so(data, runs):
     mixture = pv.em(pv.pairs.mixture(data.spec, components=3), data, 3, progress=False)
     row = pv.compare(mixture, runs[1], num_samples=10)["mixture"]
     assert row.density.kind == "exact"
-    assert row.representation.kind == "probabilities of q(k | x)"
+    assert row.representation.kind == "probabilities of classes"
     assert {tensor.dtype for tensor in mixture.pair.state_dict().values()} == {torch.float64}
 
 
