@@ -49,7 +49,7 @@ class Density:
         """Bits per dimension in words: a bound on log p(x) from below is one from above on them."""
         if self.bits_per_dim is None:
             return "-"
-        sign = "<= " if self.upper is None and self.kind != "exact" else ">= " if self.lower is None else ""
+        sign = "" if self.stderr is not None else ">= " if self.kind == "annealed" else "<= "
         return f"{sign}{self.bits_per_dim:.3f}"
 
     def to_dict(self) -> dict[str, Any]:

@@ -147,6 +147,7 @@ def test_a_bracket_of_log_z_is_one_of_log_p(runs, data):
         found = density_of(replace(figures, proposal="annealed", log_z=LogZ(weights, weights + gap, 100, True)), 36)
         assert (found.kind, found.words) == ("annealed", f"log p(x) {words}")
         assert (found.lower, found.upper) == (pytest.approx(value - gap), value)
+        assert found.bits.startswith(">= ") == (words[:2] == "<=")
     alone = density_of(replace(figures, proposal="annealed", log_z=LogZ(weights, None, 100, False)), 36)
     assert (alone.lower, alone.bits[:3]) == (None, ">= ")
     assert alone.words.endswith("(log Z from below only)")
