@@ -145,8 +145,12 @@ def test_a_run_from_the_command_line(grey: pv.Data, tmp_path, capsys) -> None:
     assert json.loads(capsys.readouterr().out)["bits_per_dimension"] > 0
     for what in ("samples", "through-noise", "curves"):
         assert main(["draw", run, what]) == 0, capsys.readouterr().err
-    assert main(["train", "reversible", "--dequantization", "uniform", "--data", "moons", "--run", run + "2"]) == 2
+    np.savez(tmp_path / "whole.npz", x=GREY["x_train"] + 300)  # whole numbers whose levels nobody told
+    told = ["--data", str(tmp_path / "whole.npz"), "--run", run + "2"]
+    assert main(["train", "reversible", "--dequantization", "uniform", *told]) == 2
     said = capsys.readouterr().err
+    assert "dequantization uniform is of data on levels, and whole is real" in said
+    assert "load it with --levels" in said
     assert "Traceback" not in said
 
 
