@@ -13,6 +13,7 @@ from zoo import Row, spec
 import pyro_vae as pv
 from pyro_vae import plots
 from pyro_vae.cli.commands import main
+from pyro_vae.data.readers import DataNote
 from pyro_vae.evidence import evaluate, rows
 from pyro_vae.plots.reversible import flow_of
 from pyro_vae.program import PairError
@@ -147,7 +148,8 @@ def test_a_run_from_the_command_line(grey: pv.Data, tmp_path, capsys) -> None:
         assert main(["draw", run, what]) == 0, capsys.readouterr().err
     np.savez(tmp_path / "whole.npz", x=GREY["x_train"] + 300)  # whole numbers whose levels nobody told
     told = ["--data", str(tmp_path / "whole.npz"), "--run", run + "2"]
-    assert main(["train", "reversible", "--dequantization", "uniform", *told]) == 2
+    with pytest.warns(DataNote, match="taken as real numbers"):
+        assert main(["train", "reversible", "--dequantization", "uniform", *told]) == 2
     said = capsys.readouterr().err
     assert "dequantization uniform is of data on levels, and whole is real" in said
     assert "load it with --levels" in said
