@@ -25,7 +25,7 @@ class NotDrawable(PairError):
 def latent_vectors(pair: Pair, batch: Batch) -> dict[str, int]:
     """Return the sizes of each datum's continuous latent vectors, in the model's order."""
     with evaluation(pair, 0):
-        model = poutine.trace(pair.bound_model).get_trace(batch)
+        model = poutine.trace(pair.bound_model).get_trace({name: field[:2] for name, field in batch.items()})
     return {
         name: site["fn"].event_shape[0]
         for name, site in model.nodes.items()
