@@ -152,7 +152,7 @@ def _evaluate(
         table,
         evidence,
         means,
-        _rms(pair, data, split) if meaning.latent and meaning.inferred else None,
+        _rms(pair, data, split) if meaning.latent and meaning.inferred and sites <= FEW else None,
         split=split,
         num_data=data.size(split),
         samples=num_samples,

@@ -32,7 +32,7 @@ class Figures:
     reconstruction: float
     kl: float
     sites: dict[str, float]
-    rms_error: float | None  # of the reconstruction, per feature
+    rms_error: float | None  # of the reconstruction, per feature; None with many latent sites
     active_units: int | None
     latent: int | None  # continuous latent dimensions, of which ``active_units`` are active
     log_evidence: float | None  # log p of the observed given what the model is given, by importance sampling
@@ -206,8 +206,9 @@ def _how(figures: Figures) -> str:
 
 def _normalised(value: float, log_z: LogZ) -> str:
     """Say how log Z is known, and between what log p(x) then lies."""
+    found = f"{'= ' if log_z.agrees else ''}{annealed_words(value, log_z)}"
     how = (
-        f"= {annealed_words(value, log_z)}: log Z = {log_z.lower:.2f} ± {log_z.stderr:.2f} by annealing through "
+        f"{found}: log Z = {log_z.lower:.2f} ± {log_z.stderr:.2f} by annealing through "
         f"{log_z.temperatures:,} temperatures with {len(log_z.forward)} chains, of which {log_z.ess:.0f} count; it "
         "errs low, and log p(x) high."
     )

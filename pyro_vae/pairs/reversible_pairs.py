@@ -49,7 +49,7 @@ def reversible(
         if dequantization is not None:
             raise PairError(
                 f"dequantization {dequantization} is of data on levels, and {spec.name} is {spec.support}; "
-                "leave --dequantization out",
+                "leave --dequantization out, or, where x holds whole numbers, load it with --levels",
                 unused="dequantization",
             )
         units = Units.of(spec)

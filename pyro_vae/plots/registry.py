@@ -33,6 +33,7 @@ from pyro_vae.posterior import (
     generate,
     latent_vectors,
     reconstruct,
+    refuse_chain,
     repeat_batch,
     shown,
 )
@@ -99,7 +100,9 @@ def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: in
     at_least(1, rows=rows)
     at_least(2, columns=columns)
     few = data.batch(data.choose(), 2)
-    order = list(latent_vectors(pair, few))
+    vectors = latent_vectors(pair, few)
+    refuse_chain(vectors)
+    order = list(vectors)
     nodes = {node.name: node for node in structure(pair, pair.bound_model, few)}
     if len(order) < 2 or not any(set(nodes[name].parents) & set(order) for name in order):
         raise NotDrawable(

@@ -12,6 +12,7 @@ from pyro_vae.posterior.latents import (
     kl_by_dimension,
     latent_vectors,
     prior_moments,
+    refuse_chain,
     variance_of_means,
 )
 from pyro_vae.posterior.predictive import (
@@ -64,6 +65,7 @@ __all__ = [
     "posterior_means",
     "prior_moments",
     "reconstruct",
+    "refuse_chain",
     "repeat_batch",
     "row_per_datum",
     "shown",

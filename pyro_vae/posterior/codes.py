@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.distributions import constraints
 
 from pyro_vae.data import SPLITS, Data
-from pyro_vae.posterior.latents import centres, latent_vectors
+from pyro_vae.posterior.latents import centres, latent_vectors, refuse_chain
 from pyro_vae.posterior.units import hidden_units
 from pyro_vae.posterior.usage import ACTIVE_VARIANCE
 from pyro_vae.posterior.words import words
@@ -52,10 +52,12 @@ def encode(
     Raises:
         PairError: the model has neither a continuous latent vector nor a word of codes per datum,
             the guide infers no class, and the model has no hidden units; none of the vector's
-            dimensions is in use; or an option has no effect on such codes.
+            dimensions is in use; they are a long chain; or an option has no effect on such codes.
     """
     few = data.batch("train", 2)
-    sites = list(latent_vectors(pair, few))
+    vectors = latent_vectors(pair, few)
+    refuse_chain(vectors)
+    sites = list(vectors)
     if not sites and not class_sites(pair, few):
         if words(pair, few):
             _refuse("continuous codes, and these are the numbers of vectors", draws=draws, idle=idle)

@@ -145,8 +145,16 @@ def test_a_run_from_the_command_line(grey: pv.Data, tmp_path, capsys) -> None:
     assert json.loads(capsys.readouterr().out)["bits_per_dimension"] > 0
     for what in ("samples", "through-noise", "curves"):
         assert main(["draw", run, what]) == 0, capsys.readouterr().err
-    assert main(["train", "reversible", "--dequantization", "uniform", "--data", "moons", "--run", run + "2"]) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*taken as real numbers")
+def test_whole_numbers_whose_levels_nobody_told(tmp_path, capsys) -> None:
+    np.savez(tmp_path / "whole.npz", x=GREY["x_train"] + 300)
+    told = ["--data", str(tmp_path / "whole.npz"), "--run", str(tmp_path / "run")]
+    assert main(["train", "reversible", "--dequantization", "uniform", *told]) == 2
     said = capsys.readouterr().err
+    assert "dequantization uniform is of data on levels, and whole is real" in said
+    assert "load it with --levels" in said
     assert "Traceback" not in said
 
 
