@@ -27,6 +27,7 @@ from pyro_vae.conditionals import (
     boltzmann,
     chains,
     conditional,
+    counts,
     denoising,
     flows,
     gaussian,
@@ -44,6 +45,7 @@ from pyro_vae.conditionals.autoregressive import *
 from pyro_vae.conditionals.boltzmann import *
 from pyro_vae.conditionals.chains import *
 from pyro_vae.conditionals.conditional import *
+from pyro_vae.conditionals.counts import *
 from pyro_vae.conditionals.denoising import *
 from pyro_vae.conditionals.flows import *
 from pyro_vae.conditionals.gaussian import *
@@ -64,6 +66,7 @@ __all__ += autoregressive.__all__
 __all__ += chains.__all__
 __all__ += boltzmann.__all__
 __all__ += conditional.__all__
+__all__ += counts.__all__
 __all__ += denoising.__all__
 __all__ += flows.__all__
 __all__ += gaussian.__all__

@@ -163,7 +163,7 @@ def _described(opened: Source, splits: dict[str, Split], contents: Contents, mod
     support = "binary" if mode != "gray" else contents.support
     levels = contents.levels if support == "levels" else None
     drawn = {"gray": support, "static": "binarized once", "dynamic": "binarized anew each epoch"}[mode]
-    drawn = f"{levels} levels" if levels else drawn
+    drawn = f"{levels} levels" if levels else "whole numbers from 0" if contents.counts else drawn
     if opened.sequence:
         kind = "sequences of {} steps of {} features".format(*opened.sequence)
     facts: dict[str, Any] = {
@@ -177,6 +177,7 @@ def _described(opened: Source, splits: dict[str, Split], contents: Contents, mod
         "num_data": sizes[0],
         "binarize": mode,
         "class_names": opened.class_names,
+        "counts": contents.counts,
         "sequence": opened.sequence,
         "description": f"{name}: {' / '.join(told)} {kind}, {drawn}",
     }
