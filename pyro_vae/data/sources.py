@@ -134,7 +134,8 @@ def _held(source: object, y: str | None) -> Source | None:
         return None
     arrays, classes = numbered(found.arrays, found.class_names)
     parts = _parts({key: _array(value, key) for key, value in arrays.items()}, name)
-    return Source(name, parts, feature_names=found.feature_names, class_names=classes, classes=classes and len(classes))
+    count = len(classes) if classes else None
+    return Source(name, parts, feature_names=found.feature_names, class_names=classes, classes=count)
 
 
 def _path(source: str | os.PathLike) -> Path:
