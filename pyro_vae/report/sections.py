@@ -18,6 +18,7 @@ from pyro_vae import __version__
 from pyro_vae.data import Data
 from pyro_vae.evidence import Figures, Meaning, baseline, folded, remarks, rows
 from pyro_vae.program import BatchProgram, Pair
+from pyro_vae.report.captions import GOOD
 from pyro_vae.runs import Run
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Picture(NamedTuple):
     source: str
     width: int
     command: str = ""
+    caption: str = ""
 
 
 def summary(run: Run, pair: Pair, data: Data, figures: Figures) -> dict[str, Any]:
@@ -145,7 +147,7 @@ def _by_site(figures: Figures) -> list[str]:
 def pictures(run: Run, drawn: Drawn, names: Iterable[str]) -> list[Picture]:
     """Return those of the named pictures that were drawn."""
     return [
-        embedded(drawn.pictures[name], name, f"pyro-vae draw {shlex.quote(str(run))} {name}")
+        embedded(drawn.pictures[name], name, f"pyro-vae draw {shlex.quote(str(run))} {name}", GOOD[name])
         for name in names
         if name in drawn.pictures
     ]
@@ -158,11 +160,12 @@ def png(figure: "Figure") -> bytes:
     return buffer.getvalue()
 
 
-def embedded(picture: bytes, name: str, command: str = "") -> Picture:
+def embedded(picture: bytes, name: str, command: str = "", caption: str = "") -> Picture:
     """Return a PNG as part of the page."""
     # the width in a PNG's header; one scale for all, so that letters have one size
     pixels = int.from_bytes(picture[16:20])
-    return Picture(name, f"data:image/png;base64,{base64.b64encode(picture).decode()}", round(PIXEL * pixels), command)
+    source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    return Picture(name, source, round(PIXEL * pixels), command, caption)
 
 
 def programs(pair: Pair) -> list[dict[str, str]]:
