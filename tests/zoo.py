@@ -124,6 +124,7 @@ ROWS: dict[str, Row] = {
     },
     **{f"flow-{k}": Row(pairs.flow, {**SMALL, "kind": k, "layers": 2}, density=k != "planar") for k in FLOWS},
     "autoencoder": Row(pairs.autoencoder, SMALL),
+    "incomplete": Row(pairs.incomplete, SMALL, UNSEEN),
     "quantized": Row(pairs.quantized, {**WORDS, "codebook": "gradient"}),
     "quantized-averages": Row(pairs.quantized, {**WORDS, "places": 2}, BINARY),
     "quantized-autoregressive": Row(pairs.quantized, {**WORDS, "prior": "autoregressive"}, BINARY),

@@ -33,6 +33,7 @@ from pyro_vae.conditionals import (
     gaussian,
     head,
     likelihoods,
+    missing,
     mixtures,
     noise,
     priors,
@@ -51,6 +52,7 @@ from pyro_vae.conditionals.flows import *
 from pyro_vae.conditionals.gaussian import *
 from pyro_vae.conditionals.head import *
 from pyro_vae.conditionals.likelihoods import *
+from pyro_vae.conditionals.missing import *
 from pyro_vae.conditionals.mixtures import *
 from pyro_vae.conditionals.noise import *
 from pyro_vae.conditionals.priors import *
@@ -72,6 +74,7 @@ __all__ += flows.__all__
 __all__ += gaussian.__all__
 __all__ += head.__all__
 __all__ += likelihoods.__all__
+__all__ += missing.__all__
 __all__ += noise.__all__
 __all__ += mixtures.__all__
 __all__ += priors.__all__

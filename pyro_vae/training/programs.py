@@ -79,7 +79,7 @@ def check_settings(training: Training, pair: Pair, data: Data) -> None:
     if data.has_missing and "seen" not in pair.fields:
         raise SettingsError(
             f"some entries of x of {data.spec.name} are missing, and the pair does not read seen, which tells which; "
-            "use a pair that does, such as mixture or bayes_net, or fill them"
+            "use a pair that does, such as incomplete or mixture, or fill them"
         )
     if training.optimizer == "em":
         _check_em(training, pair)
