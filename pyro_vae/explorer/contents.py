@@ -164,6 +164,7 @@ def _described(data: Data, split: str, batch: Batch) -> dict[str, Any]:
         "image": image,
         "features": spec.features,
         "sequence": spec.sequence,
+        "names": spec.feature_names,
         "low": low.tolist(),
         "high": high.tolist(),
         "x": packed((x.clamp(0, 1) * 255).round().byte() if image else x),

@@ -4,6 +4,7 @@ const PAGE = JSON.parse(document.getElementById("contents").textContent);
 const FEW = 12;  // sliders shown at first
 const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#777777", "#999999", "#b8a800",
   "#7f4b1e"];
+const IN_ROWS = !PAGE.image && !PAGE.sequence && PAGE.features <= 40;
 const byId = id => document.getElementById(id);
 
 function unpack(text, Kind) {
@@ -81,6 +82,28 @@ function paintLine(canvas, x, beside) {
   curve(Array.from(x), inkOf("--blue"), []);
 }
 
+// A table's features, a row each, over the range of the data in the feature's own unit.
+function paintRows(canvas, x, beside) {
+  const n = x.length, step = 24, box = fit(canvas, n * step / (canvas.clientWidth || 300));
+  const context = canvas.getContext("2d"), left = box.width * .38, right = box.width - 58;
+  context.font = "13px system-ui, sans-serif";
+  context.textBaseline = "middle";
+  for (let i = 0; i < n; i++) {
+    const span = PAGE.high[i] - PAGE.low[i] || 1, y = (i + .5) * step;
+    const across = v => left + (right - left) * Math.min(1, Math.max(0, (v - PAGE.low[i] + span / 2) / (2 * span)));
+    context.fillStyle = inkOf("--line");
+    context.fillRect(across(PAGE.low[i]), y - 5, across(PAGE.high[i]) - across(PAGE.low[i]), 10);
+    context.fillStyle = inkOf("--ink");
+    context.textAlign = "left";
+    context.fillText(PAGE.names ? PAGE.names[i] : `x[${i}]`, 4, y, left - 10);
+    context.textAlign = "right";
+    context.fillText(x[i].toPrecision(3), box.width - 4, y, 52);
+    if (beside) { context.fillStyle = inkOf("--soft"); context.fillRect(across(beside[i]) - 1, y - 8, 2, 16); }
+    context.fillStyle = inkOf("--blue");
+    disc(context, across(x[i]), y, 5);
+  }
+}
+
 function disc(context, x, y, radius) {
   context.beginPath(); context.arc(x, y, radius, 0, 2 * Math.PI); context.fill();
 }
@@ -103,8 +126,8 @@ function showX() {
   if (PAGE.image) {
     paintImage(byId("x"), x.map(v => Math.min(1, Math.max(0, v))), 255);
     if (datum) paintImage(byId("datum"), datum, 1);
-  } else paintLine(byId("x"), x, datum);
-  const beside = datum && !PAGE.image ? `; dashed: ${PAGE.split} datum ${state.datum}` : "";
+  } else (IN_ROWS ? paintRows : paintLine)(byId("x"), x, datum);
+  const beside = datum && !PAGE.image ? `; ${IN_ROWS ? "mark" : "dashed"}: ${PAGE.split} datum ${state.datum}` : "";
   byId("x-caption").textContent = `mean of p(x | ${PAGE.levels[state.level].moved.join(", ")})` + beside
     + (PAGE.image ? "" : "; grey: 90 % of the data");
   if (datum) {

@@ -41,11 +41,13 @@ def test_the_page_shows_what_the_pair_reconstructs(conditional, digits, tmp_path
     found, document = after(
         page,
         """
+        showX();  // at once: frames may not come before the document is read
+        const caption = byId("datum-caption").textContent;
         toRow(codes, 7);
         const seen = Array.from(decode(0, state.values));
         state.values.set("y", [3]);
         const other = Array.from(decode(0, state.values));
-        return { seen, other, z: state.values.get("z"), sliders: shownControls.length, y: PAGE.y[7],
+        return { seen, other, caption, z: state.values.get("z"), sliders: shownControls.length, y: PAGE.y[7],
           failure: byId("failure").textContent, choices: controls.get("y").labels };""",
         tmp_path,
     )
@@ -61,7 +63,7 @@ def test_the_page_shows_what_the_pair_reconstructs(conditional, digits, tmp_path
     assert torch.allclose(torch.tensor([found["other"]]), as_three, atol=1e-4)
     assert (as_three - conditional.reconstruct(x, y=y)).abs().max() > 1e-3
     assert "Show all 15" in document
-    assert "test datum 0" in document
+    assert found["caption"] == f"test datum 0, {int(batch['y'][0])}"
 
 
 @browser
@@ -106,11 +108,13 @@ def test_tables_and_bad_text_do_no_harm(tmp_path):
     data = pv.load_data({"x": torch.randn(60, 5).numpy(), "y": torch.rand(60, 2).numpy()})
     pair = pv.pairs.attribute(data.spec, latent=1, hidden=[4])
     data.spec = replace(data.spec, name="</script><script>alert(1)</script>")
-    found, document = after(
-        page_of(pair, data), "return [byId('failure').textContent, byId('map-section').hidden, PAGE.image];", tmp_path
-    )
-    assert found == ["", True, None]
-    assert "grey: 90 % of the data" in document
+    script = """
+        showX();
+        return [byId("failure").textContent, byId("map-section").hidden, PAGE.image, IN_ROWS,
+          byId("x-caption").textContent];"""
+    found, document = after(page_of(pair, data), script, tmp_path)
+    said = "mean of p(x | z, y); mark: test datum 0; grey: 90 % of the data"
+    assert found == ["", True, None, True, said]
     assert "<script>alert" not in document
 
 
