@@ -81,21 +81,11 @@ def load_data(
     Raises:
         DataError: one sentence about a name, file, array or option that cannot be used.
     """
-    options = {
-        "data_dir": data_dir and os.path.abspath(Path(data_dir).expanduser()),
-        "binarize": binarize,
-        "valid": valid,
-        "test": test,
-        "seed": seed or None,
-        "image_size": image_size,
-        "image": image and list(image),
-        "levels": levels,
-        "split_by": split_by,
-        "labels": labels,
-        "label_seed": label_seed or None,
-        "missing": missing if missing == "mark" else None,
-        "y": y,
-    }
+    place = data_dir and os.path.abspath(Path(data_dir).expanduser())
+    options: dict[str, Any] = {"data_dir": place, "binarize": binarize, "valid": valid, "test": test}
+    options |= {"seed": seed or None, "image_size": image_size, "image": image and list(image), "levels": levels}
+    options |= {"split_by": split_by, "labels": labels, "label_seed": label_seed or None}
+    options |= {"missing": missing if missing == "mark" else None, "y": y}
     _check_options(seed, levels, image, labels, label_seed)
     opened = _marked(open_source(source, data_dir=data_dir, image_size=image_size, y=y), missing)
     contents = _inspected(opened, image, levels)

@@ -108,8 +108,8 @@ def inspect(
             note(f"{name}: y begins with class {lowest}, so {empty} no data: number the classes from 0.")
     else:
         classes = None
-    counts = support == "real" and values.whole and values.low >= 0
-    return Contents(support, found, top, values.low, values.high, layout, channels_last, fields, kinds, classes, counts)
+    whole = support == "real" and values.whole and values.low >= 0
+    return Contents(support, found, top, values.low, values.high, layout, channels_last, fields, kinds, classes, whole)
 
 
 def _suggest_levels(values: "Values", name: str) -> None:

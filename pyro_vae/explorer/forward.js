@@ -119,7 +119,7 @@ const WHOLE = {
   },
   rows(step, table, index) {
     const out = new Float64Array(sizeOf(step.shape));
-    index.forEach((row, i) => { for (let j = 0; j < step.width; j++) out[i * step.width + j] = table[row * step.width + j]; });
+    index.forEach((row, i) => out.set(table.subarray(row * step.width, (row + 1) * step.width), i * step.width));
     return out;
   },
 };
