@@ -27,6 +27,7 @@ _PACKAGE_OF = {
     "em": "training",
     "load": "using",
     "elbo": "evidence",
+    "explore": "explorer",
     "log_evidence": "evidence",
     "log_weights": "program",
     "query": "evidence",
@@ -43,6 +44,7 @@ _MODULES = {
     "diagnostics": "diagnostics",
     "distributions": "distributions",
     "evidence": "evidence",
+    "explorer": "explorer",
     "guides": "guides",
     "handlers": "program.handlers",
     "models": "models",
@@ -74,6 +76,7 @@ __all__ = [
     "diagnose",
     "elbo",
     "em",
+    "explore",
     "find_problems",
     "fit",
     "load",
@@ -89,6 +92,7 @@ if TYPE_CHECKING:
     from pyro_vae.data import Data, DataError, Spec, load_data
     from pyro_vae.diagnostics import diagnose, to_datatree
     from pyro_vae.evidence import elbo, log_evidence, query
+    from pyro_vae.explorer import explore
     from pyro_vae.program import Pair, PairError, Problem, check_pair, find_problems, log_weights
     from pyro_vae.svi import SVI
     from pyro_vae.training import Fitted, em, fit

@@ -25,6 +25,7 @@ usage: pyro-vae COMMAND ...
   compare  RUN RUN ...        density, sampling, representation and cost of runs on the same data, side by side
   diagnose RUN                can q(z | x) be trusted, and the model? a table and report.html
   draw     RUN WHAT           pictures: samples, reconstructions, manifold, traversal, curves, graph, ...
+  explore  RUN                a page to move z in and see x at once, for any browser
   encode   RUN                the codes of all data as a .npz, which --data takes
 
 PAIR is a name from `pyro-vae list`, or your own file.py:function; RUN is a folder that train made.
@@ -41,6 +42,7 @@ COMMANDS = {
     "compare": "compare.compare",
     "diagnose": "evaluate.diagnose",
     "draw": "inspect.draw",
+    "explore": "inspect.explore",
     "encode": "inspect.encode",
 }
 """Where each command lives in this package; its module is imported when the command runs."""

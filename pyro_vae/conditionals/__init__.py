@@ -28,11 +28,13 @@ from pyro_vae.conditionals import (
     boltzmann,
     chains,
     conditional,
+    counts,
     denoising,
     flows,
     gaussian,
     head,
     likelihoods,
+    missing,
     mixtures,
     noise,
     priors,
@@ -46,11 +48,13 @@ from pyro_vae.conditionals.autoregressive import *
 from pyro_vae.conditionals.boltzmann import *
 from pyro_vae.conditionals.chains import *
 from pyro_vae.conditionals.conditional import *
+from pyro_vae.conditionals.counts import *
 from pyro_vae.conditionals.denoising import *
 from pyro_vae.conditionals.flows import *
 from pyro_vae.conditionals.gaussian import *
 from pyro_vae.conditionals.head import *
 from pyro_vae.conditionals.likelihoods import *
+from pyro_vae.conditionals.missing import *
 from pyro_vae.conditionals.mixtures import *
 from pyro_vae.conditionals.noise import *
 from pyro_vae.conditionals.priors import *
@@ -67,11 +71,13 @@ __all__ += autoregressive.__all__
 __all__ += chains.__all__
 __all__ += boltzmann.__all__
 __all__ += conditional.__all__
+__all__ += counts.__all__
 __all__ += denoising.__all__
 __all__ += flows.__all__
 __all__ += gaussian.__all__
 __all__ += head.__all__
 __all__ += likelihoods.__all__
+__all__ += missing.__all__
 __all__ += noise.__all__
 __all__ += mixtures.__all__
 __all__ += priors.__all__

@@ -6,6 +6,7 @@ from pyro_vae.distributions.cells import Cells, NormalCDF, Rounded
 from pyro_vae.distributions.codebook import Codebook, distances, nearest
 from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_vae.distributions.copies import IMPOSSIBLE, Copies
+from pyro_vae.distributions.counts import NegativeBinomial, Poisson
 from pyro_vae.distributions.levels import STD_OF_LOGISTIC, CategoricalLevels, DiscretizedLogistic, Levels
 from pyro_vae.distributions.rescaled import Rescaled
 from pyro_vae.distributions.splines import BOX, ConditionalSplineAutoregressive, ConditionalSplineCoupling, spline
@@ -31,8 +32,10 @@ __all__ = [
     "Levels",
     "LogZ",
     "MaskedNet",
+    "NegativeBinomial",
     "NormalCDF",
     "Path",
+    "Poisson",
     "Recurrent",
     "Rescaled",
     "Rounded",

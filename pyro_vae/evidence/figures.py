@@ -187,7 +187,8 @@ def remarks(figures: Figures, pca: dict[str, float] | None = None) -> list[str]:
     if meaning.given:
         said.append(f"PCA is not shown beside it: it gives log p(x), and this is {meaning.evidence}.")
     if pca and "elbo" not in pca:
-        said.append("PCA has no log p(x) here: it is a density of real values, and these data are binary.")
+        why = "these data are binary" if meaning.is_density else "p(x) here is the probability of discrete ones"
+        said.append(f"PCA has no log p(x) here: it is a density of real values, and {why}.")
     return said
 
 
@@ -227,4 +228,7 @@ def baseline(figures: Figures, data: "Data") -> dict[str, float] | None:
     meaning = figures.meaning
     if not meaning.whole or meaning.points or not meaning.numbers or figures.rms_error is None:
         return None
-    return pca_figures(data, meaning.numbers, figures.split)
+    found = pca_figures(data, meaning.numbers, figures.split)
+    if found is None or meaning.is_density:
+        return found
+    return {"rms_error": found["rms_error"]}  # a density is no match for a probability

@@ -9,6 +9,7 @@ parts.
 # isort: off
 from pyro_vae.pairs import (
     latent_pairs as latent_pairs,
+    incomplete_pairs as incomplete_pairs,
     quantized_pairs as quantized_pairs,
     conditional_pairs as conditional_pairs,
     hierarchical_pairs as hierarchical_pairs,

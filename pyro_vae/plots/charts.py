@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pyro_vae.data import Data, Spec
+from pyro_vae.plots.calling import history_picture, picture
 from pyro_vae.plots.tiles import BLUE, CLASSES, CLEAR, GREEN, GREY, NORMAL, ORANGE, SMALL, headline, page
 from pyro_vae.posterior import (
     ACTIVE_VARIANCE,
@@ -31,6 +32,7 @@ from pyro_vae.program import Pair
 MARKERS = "osD^vP*X<>"
 
 
+@picture
 def scatter(
     pair: Pair,
     data: Data,
@@ -103,6 +105,7 @@ def _cloud(
     )
 
 
+@history_picture
 def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw how training went: loss, and the ELBO and its parts on the validation split.
 
@@ -166,6 +169,7 @@ def _by_epoch(axes: Axes, epochs: int) -> None:
         axes.lines[-1].set_marker("o")
 
 
+@picture
 def kl(pair: Pair, data: Data, *, count: int = 2000, split: str | None = None, seed: int = 0) -> Figure:
     """Draw the KL of each latent dimension, largest first; 0 means collapsed to the prior.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from pyro_vae.data import Data
+from pyro_vae.plots.calling import picture
 from pyro_vae.plots.tiles import at_least, is_image, mean_of_x, numbers, sheet
 from pyro_vae.posterior import (
     NotDrawable,
@@ -25,6 +26,7 @@ from pyro_vae.posterior import (
 from pyro_vae.program import Batch, Pair, descendants, structure
 
 
+@picture
 def manifold(pair: Pair, data: Data, *, side: int = 20, seed: int = 0) -> Figure:
     """Draw a two-dimensional latent space: E[x | z] on a grid of equal prior probability.
 
@@ -73,6 +75,7 @@ def manifold(pair: Pair, data: Data, *, side: int = 20, seed: int = 0) -> Figure
     )
 
 
+@picture
 def interpolation(
     pair: Pair,
     data: Data,
@@ -118,6 +121,7 @@ def interpolation(
     )
 
 
+@picture
 def traversal(
     pair: Pair,
     data: Data,

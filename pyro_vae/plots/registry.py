@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from pyro_vae.data import Data
 from pyro_vae.evidence import meaning_of
 from pyro_vae.plots.boltzmann import bracket, chains, filters
+from pyro_vae.plots.calling import picture
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
 from pyro_vae.plots.codebook import code_map, codebook
 from pyro_vae.plots.completion import completions
@@ -42,6 +43,7 @@ from pyro_vae.program import Pair, structure
 __all__ = ["OF_HISTORY", "PICTURES", "levels", "reconstructions", "samples"]
 
 
+@picture
 def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure:
     """Draw new data from the model: the mean of p(x | z) at z ~ p(z), or x itself where there is no
     z or no mean.
@@ -62,6 +64,7 @@ def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure
     return sheet(x.unflatten(0, (down, across)), data, title=title)
 
 
+@picture
 def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str | None = None, seed: int = 0) -> Figure:
     """Draw data above their reconstructions: the mean of p(x | z) at the centre of q(z | x).
 
@@ -87,6 +90,7 @@ def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str | Non
     return sheet(torch.stack(rows), data, title=title, rows=["data", shown(pair, batch).split()[0]] * (len(rows) // 2))
 
 
+@picture
 def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: int = 0) -> Figure:
     """Draw what each level of a hierarchy decides: it is drawn anew, all above it held.
 

@@ -14,12 +14,13 @@ PIXEL = 0.75  # of a screen, for each of a picture
 
 
 class Picture(NamedTuple):
-    """A PNG as part of the page, ``width`` pixels wide, with the command that draws it below."""
+    """A PNG as part of the page, ``width`` pixels wide; below it a sentence and the command that draws it."""
 
     name: str
     source: str
     width: int
     command: str = ""
+    caption: str = ""
 
 
 def png(figure: "Figure") -> bytes:
@@ -29,11 +30,12 @@ def png(figure: "Figure") -> bytes:
     return buffer.getvalue()
 
 
-def embedded(picture: bytes, name: str, command: str = "") -> Picture:
+def embedded(picture: bytes, name: str, command: str = "", caption: str = "") -> Picture:
     """Return a PNG as part of the page."""
     # the width in a PNG's header; one scale for all, so that letters have one size
     pixels = int.from_bytes(picture[16:20])
-    return Picture(name, f"data:image/png;base64,{base64.b64encode(picture).decode()}", round(PIXEL * pixels), command)
+    source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    return Picture(name, source, round(PIXEL * pixels), command, caption)
 
 
 def rendered(template: str, **shown: Any) -> str:

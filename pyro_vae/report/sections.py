@@ -16,6 +16,7 @@ from pyro_vae import __version__
 from pyro_vae.data import Data
 from pyro_vae.evidence import Figures, Meaning, baseline, folded, remarks, rows
 from pyro_vae.program import BatchProgram, Pair
+from pyro_vae.report.captions import GOOD
 from pyro_vae.report.page import Picture, embedded, png
 from pyro_vae.runs import Run
 
@@ -134,7 +135,7 @@ def _by_site(figures: Figures) -> list[str]:
 def pictures(run: Run, drawn: Drawn, names: Iterable[str]) -> list[Picture]:
     """Return those of the named pictures that were drawn."""
     return [
-        embedded(drawn.pictures[name], name, f"pyro-vae draw {shlex.quote(str(run))} {name}")
+        embedded(drawn.pictures[name], name, f"pyro-vae draw {shlex.quote(str(run))} {name}", GOOD[name])
         for name in names
         if name in drawn.pictures
     ]
