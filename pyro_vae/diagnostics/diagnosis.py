@@ -74,8 +74,12 @@ class Diagnosis:
         found, subject = self.subject.found, self.subject
         if "evidence" not in found:
             return None
-        x = subject.test.get(subject.x)
-        again = reconstruct(subject.pair, subject.test, draw=False).get(subject.x) if subject.meaning.latent else None
+        x, meaning = subject.test.get(subject.x), subject.meaning
+        again = (
+            reconstruct(subject.pair, subject.test, draw=False).get(subject.x)
+            if meaning.latent and meaning.inferred
+            else None
+        )
         error = None
         if x is not None and again is not None and again.shape == x.shape:
             error = (again - x).square().mean().sqrt().item()

@@ -52,8 +52,7 @@ def pixels(subject: Subject) -> Iterator[Verdict]:
         result.error,
         level,
         f"predicted probabilities{' given the pixels before' if before else ''} and frequencies differ by "
-        f"{result.error:.4f} per pixel"
-        + ("" if level == "good" else "; the decoder is too sure of itself, or overfits"),
+        f"{result.error:.4f} per pixel" + ("" if level == "good" else "; the model is too sure of itself, or overfits"),
     )
 
 

@@ -7,6 +7,7 @@ from pyro_vae.distributions.codebook import Codebook, distances, nearest
 from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_vae.distributions.copies import IMPOSSIBLE, Copies
 from pyro_vae.distributions.counts import NegativeBinomial, Poisson
+from pyro_vae.distributions.implicit import BITS, NO_DENSITY, Implicit, bits, levels_of, on_levels
 from pyro_vae.distributions.levels import STD_OF_LOGISTIC, CategoricalLevels, DiscretizedLogistic, Levels
 from pyro_vae.distributions.rescaled import Rescaled
 from pyro_vae.distributions.splines import BOX, ConditionalSplineAutoregressive, ConditionalSplineCoupling, spline
@@ -14,6 +15,12 @@ from pyro_vae.distributions.steps import Path, Recurrent, Steps
 from pyro_vae.distributions.tilted import Tilted
 
 __all__ = [
+    "BITS",
+    "NO_DENSITY",
+    "Implicit",
+    "bits",
+    "levels_of",
+    "on_levels",
     "BOX",
     "IMPOSSIBLE",
     "MOST_UNITS",

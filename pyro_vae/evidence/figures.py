@@ -143,9 +143,10 @@ def rows(figures: Figures, pca: dict[str, float] | None = None) -> list[Row]:
         return Row(label, value, f"{other[key]:.{decimals}f}" if key in other else "-", doubtful)
 
     found = []
-    if meaning.latent or figures.log_evidence is None:
+    whole = meaning.is_evidence(figures.sites)  # an ELBO without parts
+    if not whole or figures.log_evidence is None:
         found.append(row("elbo", meaning.bound, f"{figures.elbo:.2f}"))
-    if meaning.latent:
+    if not whole:
         found.append(row("reconstruction", "  reconstruction", f"{figures.reconstruction:.2f}"))
         found.append(row("kl", f"  {meaning.divergence}", f"{figures.kl:.2f}"))
     if figures.log_evidence is not None:

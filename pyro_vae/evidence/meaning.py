@@ -7,7 +7,7 @@ batch's fields decide.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,6 +94,10 @@ class Meaning:
         if self.shared:
             return f"all data share {_and(self.shared)}, so no datum has a {self.evidence} of its own"
         return None
+
+    def is_evidence(self, sites: Iterable[str]) -> bool:
+        """Return whether an ELBO of these terms is log p(x) itself: no q enters it."""
+        return not any(set(self.observed).isdisjoint(name.split(",")) for name in sites)
 
     def _log_p(self, names: tuple[str, ...]) -> str:
         told = [f"{name} where {self.where[name]}" if name in self.where else name for name in names]

@@ -118,8 +118,10 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     epoch = column["epoch"]
     if "figure" in column:
         return _of_own_figure(epoch, column)
-    figure = page(5.6)
-    top, *below = figure.subplot_mosaic([["elbo", "elbo"], ["reconstruction", "kl"]], height_ratios=[3, 2]).values()
+    parts = bool(np.isfinite(column["kl"]).any())
+    figure = page(5.6 if parts else 3.6)
+    rows = [["elbo", "elbo"], ["reconstruction", "kl"]] if parts else [["elbo"]]
+    top, *below = figure.subplot_mosaic(rows, height_ratios=[3, 2][: len(rows)]).values()
     best = int(np.where(np.isfinite(column["elbo"]), column["elbo"], -np.inf).argmax())
     tempered = bool((column["beta"] != 1).any())
     name = f"- loss in training{f', beta {column["beta"][-1]:g} at the end' if tempered else ''}"
@@ -128,19 +130,17 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     top.plot(epoch[best], column["elbo"][best], "o", color=BLUE, ms=6, label=f"best: {column['elbo'][best]:.2f}, kept")
     _focus(top, column["elbo"], *([] if tempered else [-column["loss"]]))
     top.legend(fontsize=SMALL, frameon=False, loc="lower right")
-    for axes, key, colour, what in zip(
-        below,
-        ("reconstruction", "kl"),
-        (GREEN, ORANGE),
-        ("reconstruction: E log p(x | z)", "KL(q(z | x) || p(z))"),
-        strict=True,
-    ):
+    told = (
+        ("reconstruction", GREEN, "reconstruction: E log p(x | z)"),
+        ("kl", ORANGE, "KL(q(z | x) || p(z))"),
+    )
+    for axes, (key, colour, what) in zip(below, told, strict=False):  # without parts there is no panel below
         axes.plot(epoch, column[key], color=colour, lw=1.6)
         axes.set_title(what, fontsize=NORMAL, loc="left")
         _focus(axes, column[key])
     for axes in (top, *below):
         _by_epoch(axes, len(epoch))
-    headline(figure, "Training: ELBO = reconstruction - KL; higher is better")
+    headline(figure, f"Training: ELBO{' = reconstruction - KL' if parts else ''}; higher is better")
     return figure
 
 

@@ -76,8 +76,11 @@ def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str | Non
     split = data.choose(split)
     at_least(1, count=count)
     batch = data.batch(split, count)
-    if not meaning_of(pair, batch).latent:
+    meaning = meaning_of(pair, batch)
+    if not meaning.latent:
         raise NotDrawable("the model has no latent variable, so there is no code to reconstruct from; draw `samples`")
+    if not meaning.inferred:
+        raise NotDrawable("the guide leaves latent sites out, so there is no code to reconstruct from; draw `samples`")
     x, mean = batch["x"], mean_of_x(reconstruct(pair, batch, seed=seed))
     title = f"Data ({split} split) and reconstructions: {shown(pair, batch)} p(x | z) at the centre of q(z | x)"
     if not is_image(data.spec):

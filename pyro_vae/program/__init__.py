@@ -17,7 +17,7 @@ from pyro_vae.program.handlers import (
     unwrapped,
     whole_plates,
 )
-from pyro_vae.program.normalizers import Unnormalized, require_normalized, unnormalized
+from pyro_vae.program.normalizers import Unnormalized, has_density, no_density, require_normalized, unnormalized
 from pyro_vae.program.pair import Batch, BatchProgram, Pair, PairError, evaluating, program_name, size_of
 from pyro_vae.program.particle_plate import PARTICLES, Runs, particles, stacking, warn_of_left
 from pyro_vae.program.point_guides import point_sites, points
@@ -115,6 +115,8 @@ __all__ = [
     "point_sites",
     "points",
     "program_name",
+    "has_density",
+    "no_density",
     "require_normalized",
     "require_sound",
     "rewrapped",

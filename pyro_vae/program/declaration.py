@@ -20,15 +20,18 @@ class Figure:
         name: what it is called where it is shown.
         kind: "bound" of log p(x); "exact" log p(x); "unnormalised", off by a constant that training
             moves; a "divergence", which is no log p(x).
+        judged: whether a part of the pair that learns too measures it, as the critic of an
+            adversarial pair does.
     """
 
     name: str
     kind: Literal["bound", "exact", "unnormalised", "divergence"]
+    judged: bool = False
 
     @property
     def comparable(self) -> bool:
         """Whether a larger figure at another epoch means a better pair."""
-        return self.kind != "unnormalised"
+        return self.kind != "unnormalised" and not self.judged
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ Batch = dict[str, Tensor]
 
 
 class Figures(NamedTuple):
-    """In nats per datum; the parts are nan where the objective's own figure stands for an ELBO that
-    does not exist.
+    """In nats per datum; the parts are nan where there are none: nothing is drawn from a guide or
+    summed under it, or the objective's own figure stands for the ELBO.
     """
 
     elbo: float
@@ -79,6 +79,21 @@ class Validation:
                 return {"codes_used": float(use.used), "perplexity": use.perplexity}
         return {}
 
+    def impossible(self) -> int | None:
+        """Return the first datum of the split whose figure is -inf; None where none is, or where
+        data have no figures of their own.
+        """
+        if self._shared is not False:
+            return None
+        total = self._data.size(self.split)
+        with evaluation(self._trainer.pair, 0):
+            for start in range(0, total, ROWS):
+                for batch in self._batches(range(start, start + 1), min(ROWS, total - start)):
+                    each = torch.stack([term.sum(0) for term in self._terms(batch).sites.values()]).sum(0)
+                    if (never := (each == -math.inf).nonzero()).numel():
+                        return start + int(never[0])
+        return None
+
     def _mine(self) -> tuple[Figures, int]:
         """Return the figures of this process's share, and of how many data they are."""
         world, total = self._trainer.world, self._data.size(self.split)
@@ -114,7 +129,8 @@ class Validation:
                 for name, total in zip(names, totals, strict=True):
                     sums[name] = sums.get(name, 0.0) + total
         table = table_of({name: value / count for name, value in sums.items()}, observed)
-        return Figures(table.elbo, table.reconstruction, table.kl)
+        whole = sums.keys() <= observed  # no term of a latent site: the ELBO is log p(x) itself
+        return Figures(table.elbo, *((math.nan, math.nan) if whole else (table.reconstruction, table.kl)))
 
     def _terms(self, piece: Batch) -> Terms:
         pair = self._trainer.pair

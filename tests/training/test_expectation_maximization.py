@@ -1,6 +1,7 @@
 """EM of any pair: published figures, monotone steps, batches, resuming, and what it refuses."""
 
 import itertools
+import math
 import warnings
 from functools import cache, partial
 
@@ -22,6 +23,7 @@ from pyro_vae.conditionals import (
     Table,
     Weights,
 )
+from pyro_vae.evidence import evaluate
 from pyro_vae.guides.mixture import MixtureGuide
 from pyro_vae.guides.nothing import Nothing
 from pyro_vae.models.bayes_net import BayesNetModel
@@ -29,6 +31,7 @@ from pyro_vae.models.mixture import MixtureModel
 from pyro_vae.training import SettingsError, Training, owners_of
 from pyro_vae.training.expectation_maximization import EM
 from pyro_vae.training.programs import weighted_programs
+from pyro_vae.warning import Note
 
 GRAPH = {"cloud": (), "sprinkler": ("cloud",), "rain": ("cloud",), "wet": ("sprinkler", "rain")}
 MURPHY = {"cloud": [0.5], "sprinkler": [0.5, 0.1], "rain": [0.2, 0.8], "wet": [0.0, 0.9, 0.9, 0.99]}
@@ -292,3 +295,22 @@ def test_a_datum_that_cannot_be_is_named(train):
     with pytest.raises(pv.PairError, match=r"datum 1 of the training data has log p = -inf"):
         train(net(MURPHY), pv.load_data({"x": x}, valid=0, test=0), precision="64")
     assert pv.log_weights(net(MURPHY), {"x": torch.tensor(x[:2]).double()})[0].isneginf().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_a_held_out_datum_that_cannot_be_is_named_where_it_is_met(split, capsys):
+    fine = np.array([[1, 1, 1, 1], [0, 0, 0, 0]] * 4, np.float32)
+    held = {"valid": fine, "test": fine}
+    held[split] = np.concatenate([fine[:3], [[0, 0, 0, 1]], fine], dtype=np.float32)
+    data = pv.load_data({"x_train": fine} | {f"x_{name}": x for name, x in held.items()})
+    fitted = pv.em(net(MURPHY), data, 3)
+    said = capsys.readouterr().err
+    assert [row["elbo"] == -math.inf for row in fitted.history] == [split == "valid"] * 3
+    assert said.count("is -inf after epoch 1: the model gives datum 3 of it probability 0") == (split == "valid")
+    fitted.pair.model.float()
+    first = pv.diagnose(fitted.pair, data, split=split).verdicts[0]
+    assert (first.check, first.value, first.verdict) == ("log p(x)", -math.inf, "bad")
+    assert f"1 of 12 data: the model gives what is seen of datum 3 of the {split} split" in first.advice
+    with pytest.warns(Note, match=f"1 of 12 data of the {split} split, first for datum 3: "):
+        found = evaluate(fitted.pair, data, split=split)
+    assert found.log_evidence == -math.inf
