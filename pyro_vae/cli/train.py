@@ -22,7 +22,17 @@ from pyro_vae.cli.options import (
 from pyro_vae.cli.terminal import say, show_figures, title_of
 from pyro_vae.options import kinds_of
 
-FIGURES = ("elbo", "reconstruction", "kl", "log_evidence", "log_evidence_stderr", "khat_share", "proposal", "codes")
+FIGURES = (
+    "elbo",
+    "reconstruction",
+    "kl",
+    "log_evidence",
+    "log_evidence_stderr",
+    "khat_share",
+    "proposal",
+    "codes",
+    "own",
+)
 """What ``--json`` prints of an evaluation."""
 
 

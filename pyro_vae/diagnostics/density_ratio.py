@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.diagnostics.criticism import features_of
-from pyro_vae.objectives import LOG_2
+from pyro_vae.objectives import divergence_bound
 
 LEAST = 40  # draws of either, below which nothing can be learned and nothing judged
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # of the classifier's weights, inverse: chosen on draws it has not seen
@@ -134,20 +134,6 @@ def density_ratio(p: Any, q: Any, *, features: Features | None = None, folds: in
     right = (np.average(logit[label == 1] > 0) + np.average(logit[label == 0] < 0)) / 2
     slope, slope_stderr = _slope(logit, label, weight)
     return DensityRatio(divergence, stderr, float(right), slope, slope_stderr, tuple(critics), x.shape[1])
-
-
-def divergence_bound(at_p: Tensor, at_q: Tensor) -> tuple[float, float]:
-    """Return a lower bound on the Jensen-Shannon divergence of p and q, and its standard error, in
-    nats.
-
-    Args:
-        at_p: log p / q as a critic says, at draws of p that it was not trained on: ``(data,)``.
-        at_q: the same at draws of q.
-    """
-    real = torch.nn.functional.softplus(-at_p.double()) / 2
-    fake = torch.nn.functional.softplus(at_q.double()) / 2
-    value = LOG_2 - real.mean() - fake.mean()
-    return value.item(), (real.var() / len(real) + fake.var() / len(fake)).sqrt().item()
 
 
 def _trained(

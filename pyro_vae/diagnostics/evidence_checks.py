@@ -13,6 +13,7 @@ from pyro_vae.evidence import (
     evidence_words,
     folded,
     log_evidence,
+    own_figure,
     sandwich,
 )
 from pyro_vae.program import evaluation, simulate
@@ -21,6 +22,10 @@ from pyro_vae.program import evaluation, simulate
 def evidence(subject: Subject) -> Iterator[Verdict]:
     """How large is log p(x), and how far is the ELBO from it?"""
     meaning = subject.meaning
+    if meaning.implicit:
+        yield Verdict("log p(x)", None, "left out", meaning.unweighable or "")
+        yield _critic(subject)
+        return
     looks = 1 if meaning.exact else draws_for(len(meaning.latent), 16)
     table = elbo(subject.pair, subject.test, num_samples=looks, seed=subject.seed)
     subject.found["elbo"] = table
@@ -58,6 +63,14 @@ def evidence(subject: Subject) -> Iterator[Verdict]:
     shown = 0.0 if abs(below) < 0.005 else below  # not -0.00
     said = f"the ELBO is {least}{shown:.2f} nats below {meaning.evidence}, {percent(shown / kl)} of the KL"
     yield Verdict(gap, below, level, said)
+
+
+def _critic(subject: Subject) -> Verdict:
+    """Say how well a pair's own critic tells its draws from data: a note, since critics differ."""
+    own = own_figure(subject.pair, [subject.test], seed=subject.seed)
+    error = "" if own.stderr is None else f" ± {own.stderr:.3f}"
+    how = f"as the pair's own critic tells draws from {subject.split} data; another may tell more"
+    return Verdict(own.name, own.value, "note", f"{own.value:.3f}{error} nats of at most 0.693, {how}")
 
 
 def _impossible(subject: Subject, result: Evidence) -> Verdict:

@@ -4,7 +4,7 @@ from pyro_vae.evidence.ais import anneal, sandwich
 from pyro_vae.evidence.baselines import maximum_likelihood, pca_figures
 from pyro_vae.evidence.chunks import Chunks
 from pyro_vae.evidence.estimate import MAX_ROWS, ElboTable, Evidence, elbo, log_evidence, table_of
-from pyro_vae.evidence.evaluation import bound, collect, evaluate, global_sites, quick_samples
+from pyro_vae.evidence.evaluation import bound, collect, evaluate, global_sites, own_figure, quick_samples
 from pyro_vae.evidence.figures import (
     TOLERATED,
     Figures,
@@ -60,6 +60,7 @@ __all__ = [
     "maximum_likelihood",
     "meaning_of",
     "normalized",
+    "own_figure",
     "pca_figures",
     "posterior_means",
     "query",

@@ -17,12 +17,20 @@ TOLERATED = 0.05  # share of data with a higher k-hat at which the mean over all
 IDLE = 1.0  # nats of KL below which z tells no more than three data apart
 
 
+class Own(NamedTuple):
+    """An objective's own figure, of a pair whose x has no log p."""
+
+    name: str
+    value: float
+    stderr: float | None  # over the data and as many draws of the model; None where no figure of a datum is known
+
+
 @dataclass(frozen=True)
 class Figures:
     """What a pair reaches on a split, in nats per datum.
 
-    ``elbo`` = ``reconstruction`` - ``kl`` = the sum of ``sites``, at beta = 1. What does not apply
-    to a pair is None.
+    ``elbo`` = ``reconstruction`` - ``kl`` = the sum of ``sites``, at beta = 1; nan where x has no
+    log p. What else does not apply to a pair is None.
     """
 
     split: str
@@ -45,6 +53,7 @@ class Figures:
     dimensions: int | None = None  # features of x, where log p(x) is of its grey levels; None otherwise
     codes: dict[str, CodeUse] | None = None  # how the split uses codebooks, by latent site; None without one
     log_z: LogZ | None = None  # of a model known up to its normaliser, as estimated for log p(x); None otherwise
+    own: Own | None = None  # what stands for an ELBO where x has no log p
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as ``pyro-vae evaluate --json`` prints them.
@@ -53,6 +62,8 @@ class Figures:
         """
         plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "meaning"}
         plain["log_z"] = self.log_z and self.log_z.to_dict()
+        plain |= {name: None for name in ("elbo", "reconstruction", "kl") if math.isnan(plain[name])}
+        plain["own"] = self.own and self.own._asdict()
         plain["codes"] = self.codes and {site: use._asdict() for site, use in self.codes.items()}
         plain["bits_per_dimension"] = self.bits_per_dimension
         return plain | {"names": {"elbo": self.meaning.bound, "log_evidence": self.meaning.evidence}}
@@ -143,6 +154,9 @@ def rows(figures: Figures, pca: dict[str, float] | None = None) -> list[Row]:
         return Row(label, value, f"{other[key]:.{decimals}f}" if key in other else "-", doubtful)
 
     found = []
+    if (own := figures.own) is not None:
+        error = "" if own.stderr is None else f" ± {own.stderr:.3f}"
+        return [Row(own.name, f"{own.value:.3f}{error}", "-", False)]
     whole = meaning.is_evidence(figures.sites)  # an ELBO without parts
     if not whole or figures.log_evidence is None:
         found.append(row("elbo", meaning.bound, f"{figures.elbo:.2f}"))
@@ -173,7 +187,9 @@ def remarks(figures: Figures, pca: dict[str, float] | None = None) -> list[str]:
             said.append("`pyro-vae evaluate RUN --temperature auto` draws codes around it, whose weights give one.")
     elif figures.log_evidence is not None:
         said.append(f"{meaning.evidence} {_how(figures)}")
-    if meaning.is_density:
+    if figures.own is not None:
+        said.append(_judged(figures))
+    elif meaning.is_density:
         said.append("The data are real values: their probability is a density, whose logarithm may be positive.")
     if figures.latent:
         said.append(f"{figures.active_units} of {figures.latent} latent dimensions are active.")
@@ -204,6 +220,15 @@ def _how(figures: Figures) -> str:
         return f"= {figures.evidence}: {draws}."
     advice = "use more draws (--samples)" if figures.khat_share is None else "use more draws or a closer guide"
     return f"{figures.evidence}: {draws}. It is a lower bound, whose error the draws do not show; {advice}."
+
+
+def _judged(figures: Figures) -> str:
+    """Say what the figure of a pair without log p(x) is worth."""
+    return (
+        f"The {figures.own.name if figures.own else ''} is between draws and {figures.split} data, as the pair's own "
+        "guide tells them apart: 0 where it cannot, log 2 = 0.693 where it always does. Another critic may tell more: "
+        "`pyro-vae compare` holds draws against data, and pyro_vae.density_ratio learns one anew."
+    )
 
 
 def _normalised(value: float, log_z: LogZ) -> str:

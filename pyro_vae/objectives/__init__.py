@@ -23,7 +23,7 @@ programs scale the datum (``PerDatum``, subsampling), so that losses are in the 
 handlers ask for. Handlers that scale latent sites (``Tempered``) act inside the weights.
 """
 
-from pyro_vae.objectives.adversarial import LOG_2, Adversarial, critic_gain
+from pyro_vae.objectives.adversarial import LOG_2, Adversarial, critic_gain, divergence_bound
 from pyro_vae.objectives.aggregate_posterior import (
     MaximumMeanDiscrepancy,
     TotalCorrelation,
@@ -59,6 +59,7 @@ __all__ = [
     "StickingTheLanding",
     "TotalCorrelation",
     "critic_gain",
+    "divergence_bound",
     "squared_mmd",
     "stratified_weights",
 ]

@@ -47,11 +47,12 @@ class Objective(ELBO):
         data_plate: the plate, at dim -1, that holds what belongs to one datum.
 
     Attributes:
-        needs: see `pyro_vae.program.Declaration`, as for the three that follow.
+        needs: see `pyro_vae.program.Declaration`, as for those that follow.
         figure: what minus the loss is.
         has_kl: whether there is a KL for beta to weight.
         per_datum: whether each datum is weighted by itself.
         validates: whether epochs are measured by its own figure.
+        momentum: of Adam and its kin.
     """
 
     needs: frozenset[str] = Declaration.needs
@@ -59,6 +60,7 @@ class Objective(ELBO):
     has_kl: bool = Declaration.has_kl
     per_datum: bool = Declaration.per_datum
     validates: bool = Declaration.validates
+    momentum: float = Declaration.momentum
 
     @checked()
     def __init__(self, num_particles: Count = 1, *, data_plate: str = "data") -> None:

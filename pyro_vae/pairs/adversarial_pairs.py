@@ -8,7 +8,7 @@ from pyro_vae.guides.critic import Critic
 from pyro_vae.models.latent import LatentModel
 from pyro_vae.nets import Activation
 from pyro_vae.objectives import Adversarial
-from pyro_vae.options import Count, Fraction
+from pyro_vae.options import Count, Weight
 from pyro_vae.pairs import factory as parts
 from pyro_vae.pairs.nets import Net
 from pyro_vae.pairs.registry import pair
@@ -24,7 +24,7 @@ def adversarial(
     net: Net = "mlp",
     hidden: list[Count] | None = None,
     activation: Activation | None = None,
-    dropout: Fraction = 0.3,
+    penalty: Weight = 1.0,
 ) -> Pair:
     """z -> x without a density (GAN): a generator, and a critic that tells its draws from data.
 
@@ -34,8 +34,8 @@ def adversarial(
         hidden: widths of the perceptrons' hidden layers, [256, 128] by default; the generator has
             them in reverse.
         activation: of the nets; silu by default.
-        dropout: probability that a hidden unit of the critic is left out of a step, so that it
-            learns what tells data from draws and not the data by heart.
+        penalty: on the slope of the critic (R1), which keeps it from learning the data by heart and
+            the generator from losing its way; 0 for none.
     """
     if "mask" in spec.fields or "seen" in spec.fields:
         what = "sequences of different lengths" if "mask" in spec.fields else "data of which entries are missing"
@@ -44,8 +44,8 @@ def adversarial(
     widths = (256, 128) if hidden is None and net == "mlp" else parts.widths(hidden, net)
     shape: dict[str, Any] = {"net": net, "activation": parts.activation(activation, net, widths)}
     generator = parts.decoder(spec, size, _draws(spec), hidden=widths[::-1], **shape)
-    critic = parts.to_numbers(spec, 1, hidden=widths, dropout=dropout, **shape)
-    return Pair(LatentModel(StandardNormal(size), generator), Critic(critic), Adversarial())
+    critic = parts.to_numbers(spec, 1, hidden=widths, **shape)
+    return Pair(LatentModel(StandardNormal(size), generator), Critic(critic), Adversarial(penalty))
 
 
 def _draws(spec: Spec) -> Head:

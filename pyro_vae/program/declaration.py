@@ -1,8 +1,7 @@
 """What an objective needs of a pair and what it yields, declared where it is defined.
 
-An objective declares by attributes: ``needs``, ``figure``, ``has_kl``, ``per_datum`` and
-``validates``, each with
-the default of `Declaration`, which is what Pyro's own ELBOs are. `declared` reads them, and nothing
+An objective declares by attributes: ``needs``, ``figure``, ``has_kl``, ``per_datum``, ``validates``
+and ``momentum``, each with the default of `Declaration`, which is what Pyro's own ELBOs are. `declared` reads them, and nothing
 else asks what class an objective is.
 """
 
@@ -47,6 +46,8 @@ class Declaration:
             exist in it.
         validates: whether its own figure is an unbiased estimate of the ELBO that takes less time
             than the programs' own, so that epochs are measured by it.
+        momentum: how much of the mean gradient Adam and its kin keep from step to step. Where two
+            parts of a pair work against each other, less than elsewhere.
     """
 
     needs: frozenset[str] = frozenset(["guide", "density"])
@@ -54,6 +55,7 @@ class Declaration:
     has_kl: bool = True
     per_datum: bool = False
     validates: bool = False
+    momentum: float = 0.9
 
     @property
     def has_elbo(self) -> bool:

@@ -76,7 +76,9 @@ def summary(run: Run, pair: Pair, data: Data, figures: Figures) -> dict[str, Any
     pca = baseline(figures, data)
     heads = ["", recipe["name"], *([f"PCA, {meaning.numbers} components"] if pca else [])]
     lines = [[row.label, row.value, *([row.baseline] if pca else [])] for row in rows(figures, pca)]
-    caption = f"{figures.split} split, {figures.num_data:,} data; nats per datum at beta = 1"
+    caption = (
+        f"{figures.split} split, {figures.num_data:,} data; nats per datum{'' if meaning.implicit else ' at beta = 1'}"
+    )
     caption += ", the error in the data's unit" if figures.rms_error is not None else ""
     return {
         "about": about,
@@ -84,8 +86,8 @@ def summary(run: Run, pair: Pair, data: Data, figures: Figures) -> dict[str, Any
         "heads": heads,
         "lines": lines,
         "remarks": [*_by_site(figures), *remarks(figures, pca)],
-        "bound": "" if whole else _bound(meaning),
-        "movable": bool(meaning.real) and len(meaning.latent) <= FEW,
+        "bound": "" if whole or meaning.implicit else _bound(meaning),
+        "movable": bool(meaning.real) and not meaning.implicit and len(meaning.latent) <= FEW,
     }
 
 

@@ -21,15 +21,22 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def optimizer(name: str, params: Sequence[Tensor], lr: float) -> torch.optim.Optimizer:
+def optimizer(name: str, params: Sequence[Tensor], lr: float, momentum: float = 0.9) -> torch.optim.Optimizer:
     """Return the optimizer of that name; on a CPU with torch's fused update, a third of the time,
     where it has one.
+
+    Args:
+        name: of ``OPTIMIZERS``.
+        params: what it moves.
+        lr: learning rate.
+        momentum: the first beta of Adam and its kin.
     """
     kind = OPTIMIZERS[name]
+    betas = {"betas": (momentum, 0.999)} if "betas" in inspect.signature(kind).parameters else {}
     # torch's fused update takes each gradient to lie in memory as autograd leaves it; on a GPU the
     # compiled step has its own
     fused = "fused" in inspect.signature(kind).parameters and all(p.device.type == "cpu" for p in params)
-    return kind(params, lr=lr, **({"fused": True} if fused else {}))
+    return kind(params, lr=lr, **betas, **({"fused": True} if fused else {}))
 
 
 def optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_vae.data import Data
 from pyro_vae.objectives import Dreaming
-from pyro_vae.program import Pair, require_sound
+from pyro_vae.program import Pair, declared, require_sound
 from pyro_vae.runs import checkpoint
 from pyro_vae.svi import SVI, Exchange, Schedule, World
 from pyro_vae.training.devices import convert, place, resolve_device
@@ -70,7 +70,12 @@ class Trainer:
         self.rows = training.rows(data.size("train"))
         self.steps_per_epoch = data.num_batches(self.rows)
         self.beta = torch.tensor(training.beta, dtype=self.dtype, device=self.device)
-        self.optimizer = optimizer(training.optimizer, list(pair.named_parameters().values()), training.lr)
+        self.optimizer = optimizer(
+            training.optimizer,
+            list(pair.named_parameters().values()),
+            training.lr,
+            declared(pair.objective).momentum,
+        )
         self.exchange = self._join() if world.size > 1 else None
         make: Any = pair.stepper or SVI
         if training.optimizer == "em":

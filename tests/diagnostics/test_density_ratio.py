@@ -9,9 +9,8 @@ from scipy.integrate import quad
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae.diagnostics import divergence_bound
 from pyro_vae.diagnostics.density_ratio import _slope
-from pyro_vae.objectives import critic_gain
+from pyro_vae.objectives import critic_gain, divergence_bound
 
 
 def normal(mean: float, std: float, count: int, seed: int) -> Tensor:
