@@ -12,7 +12,6 @@ from pyro_vae.distributions import Autoregressive
 from pyro_vae.posterior import observed_sites, repeat_batch
 from pyro_vae.program import evaluation, pieces, plate_nesting, run, simulate
 
-
 CLASSIFIED = 1000  # samples
 MANY_CLASSES = 12  # more are not listed one by one
 

@@ -155,7 +155,7 @@ def _of_own_figure(epoch: np.ndarray, column: Mapping[str, np.ndarray]) -> Figur
     _focus(axes, column["figure"], -column["loss"])
     axes.legend(fontsize=SMALL, frameon=False)
     _by_epoch(axes, len(epoch))
-    headline(figure, "Training: the objective's own figure, which is no likelihood")
+    headline(figure, "Training: the objective's own figure, which is no likelihood: no epoch is the best by it")
     return figure
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from pyro_vae.data import Data
 from pyro_vae.evidence import meaning_of
+from pyro_vae.plots.adversarial import beside, critic
 from pyro_vae.plots.boltzmann import bracket, chains, filters
 from pyro_vae.plots.calling import picture
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
@@ -155,6 +156,8 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "code-map": code_map,
     "rolls": rolls,
     "states": states,
+    "beside": beside,
+    "critic": critic,
     "filters": filters,
     "chains": chains,
     "bracket": bracket,
