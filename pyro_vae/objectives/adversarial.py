@@ -94,7 +94,8 @@ class Adversarial(Objective):
             gain = critic_gain(played.real, played.fake)
             leaves = list(played.shown.values())
             slopes = torch.autograd.grad(F.softplus(-played.fake).sum(), leaves, retain_graph=True)
-            pull = sum((v * slope).flatten(1).sum(1) for v, slope in zip(played.made.values(), slopes, strict=True))
+            towards = zip(played.made.values(), slopes, strict=True)
+            pull = torch.stack([(value * slope).flatten(1).sum(1) for value, slope in towards]).sum(0)
             if self.penalty:
                 pull = pull + self.penalty / 2 * _steepness(played.real, played.seen)
         return -(played.weight * (gain - (pull - pull.detach()))).sum()

@@ -24,7 +24,7 @@ def adversarial(
     net: Net = "mlp",
     hidden: list[Count] | None = None,
     activation: Activation | None = None,
-    penalty: Weight = 1.0,
+    penalty: Weight = 3.0,
 ) -> Pair:
     """z -> x without a density (GAN): a generator, and a critic that tells its draws from data.
 

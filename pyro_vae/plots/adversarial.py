@@ -63,7 +63,7 @@ def critic(pair: Pair, data: Data, *, split: str | None = None, seed: int = 0) -
     low, high = min(map(np.min, shown)), max(map(np.max, shown))
     bins = np.linspace(low, max(high, low + 1e-3), 41)
     for c, colour, name in zip(shown, (BLUE, ORANGE), (f"{split} data", "draws"), strict=True):
-        axes.hist(c, bins=bins, color=colour, alpha=0.55, density=True, label=name)
+        axes.hist(c, bins=bins.tolist(), color=colour, alpha=0.55, density=True, label=name)
     axes.axvline(0, color=GREY, lw=1, ls=":")
     axes.set_xlabel("log p(x) / p_model(x) as the critic says, nats: above 0 it takes x for data", fontsize=NORMAL)
     axes.set_yticks([])

@@ -25,6 +25,7 @@ from pyro_vae.posterior import (
     latent_vectors,
     posterior_means,
     refuse_chain,
+    require_codes,
     variance_of_means,
 )
 from pyro_vae.program import Pair
@@ -60,7 +61,8 @@ def scatter(
     if method not in ("auto", "pca", "tsne"):
         raise NotDrawable(f"method must be auto, pca or tsne, got {method!r}")
     batch = data.batch(split, min(count, data.size(split)))
-    site = _chosen(latent_vectors(pair, data.batch(split, 2)), site)
+    site = _chosen(latent_vectors(pair, few := data.batch(split, 2)), site)
+    require_codes(pair, few)
     means = posterior_means(pair, batch, seed=seed)[site].double()
     prior = draw_latents(pair, batch, {}, seed=seed)[site].double().expand(len(means), -1)
     figure = page(5.6)
@@ -120,7 +122,7 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         return _of_own_figure(epoch, column)
     parts = bool(np.isfinite(column["kl"]).any())
     figure = page(5.6 if parts else 3.6)
-    rows = [["elbo", "elbo"], ["reconstruction", "kl"]] if parts else [["elbo"]]
+    rows: Any = [["elbo", "elbo"], ["reconstruction", "kl"]] if parts else [["elbo"]]
     top, *below = figure.subplot_mosaic(rows, height_ratios=[3, 2][: len(rows)]).values()
     best = int(np.where(np.isfinite(column["elbo"]), column["elbo"], -np.inf).argmax())
     tempered = bool((column["beta"] != 1).any())

@@ -95,7 +95,8 @@ class Progress:
         if name == "ELBO" and self.meaning is not None:
             name = self.meaning.evidence if whole and self.meaning.exact else self.meaning.bound
         codes = f", {row['codes_used']:.0f} codes in use" if "codes_used" in row else ""
-        return f"{name} {row.get('figure', row['elbo']):.2f}{parts} nats{codes}"
+        value = f"{row['figure']:.3f}" if "figure" in row else f"{row['elbo']:.2f}"
+        return f"{name} {value}{parts} nats{codes}"
 
     def note(self, text: str) -> None:
         """Say something once."""
