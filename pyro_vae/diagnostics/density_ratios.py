@@ -7,7 +7,7 @@ Kanamori, 2012)*.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,7 +19,8 @@ from pyro_vae.diagnostics.criticism import features_of
 from pyro_vae.objectives import divergence_bound
 
 LEAST = 40  # draws of either, below which nothing can be learned and nothing judged
-STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # of the classifier's weights, inverse: chosen on draws it has not seen
+STRENGTHS = (1e-4, 1e-3, 0.01, 0.1, 1.0)  # of the prior on a critic's weights, inverse: how far they may go
+INNER = 4  # parts of a training part, on which the strength and the scale of its critic are chosen
 SURE = 3.0  # standard errors
 
 Features = Callable[[Tensor], Tensor]
@@ -102,9 +103,9 @@ def density_ratio(p: Any, q: Any, *, features: Features | None = None, folds: in
     """Return log p(x) / q(x) from draws of p and of q.
 
     Logistic regression on the principal components of x, their squares and products with
-    neighbours, which knows the ratio of two normals exactly; or on ``features`` of your own. Its
-    strength is chosen inside each training part. Each of ``folds`` critics leaves a part of the
-    draws out and is judged on it.
+    neighbours, which knows the ratio of two normals exactly; or on ``features`` of your own. Each
+    of ``folds`` critics leaves a part of the draws out and is judged on it; how far its weights may
+    go and how sure of itself it may be is chosen inside the rest.
 
     Args:
         p: draws of p, such as held-out data: ``(data, features)``, or ``(data,)`` of single
@@ -124,11 +125,12 @@ def density_ratio(p: Any, q: Any, *, features: Features | None = None, folds: in
     weight = np.where(label == 1, 0.5 / len(first), 0.5 / len(second)) * len(x)
     rng = np.random.default_rng(seed)
     fold = np.concatenate([rng.permutation(len(part)) % folds for part in (first, second)])
+    part = rng.permutation(len(x)) % INNER
     critics = []
     logit = np.empty(len(x))
     for number in range(folds):
         out = fold == number
-        critics.append(_trained(x[torch.as_tensor(~out)], label[~out], weight[~out], features, rng))
+        critics.append(_trained(x[torch.as_tensor(~out)], label[~out], weight[~out], part[~out], features))
         logit[out] = critics[-1].logits(x[torch.as_tensor(out)])
     divergence, stderr = divergence_bound(torch.as_tensor(logit[label == 1]), torch.as_tensor(logit[label == 0]))
     right = (np.average(logit[label == 1] > 0) + np.average(logit[label == 0] < 0)) / 2
@@ -136,29 +138,34 @@ def density_ratio(p: Any, q: Any, *, features: Features | None = None, folds: in
     return DensityRatio(divergence, stderr, float(right), slope, slope_stderr, tuple(critics), x.shape[1])
 
 
-def _trained(
-    x: Tensor, label: np.ndarray, weight: np.ndarray, features: Features | None, rng: np.random.Generator
-) -> _Critic:
-    """Return a critic whose strength was chosen on a fifth of the draws, and trained on all."""
-    from sklearn.linear_model import LogisticRegression
-
+def _trained(x: Tensor, label: np.ndarray, weight: np.ndarray, part: np.ndarray, features: Features | None) -> _Critic:
+    """Return a critic trained on these draws. How far its weights may go, and how sure of itself it
+    may be, is chosen on parts of them that were left out in turn.
+    """
     seen = features or features_of(x)
     numbers = _array(seen(x))
     centre, scale = numbers.mean(0), numbers.std(0)
     scale = np.where(scale > 1e-9 * (1 + abs(centre)), scale, 1.0)
     numbers = np.clip((numbers - centre) / scale, -10, 10)
-    kept = rng.permutation(len(x)) % 5 > 0
+    logits = np.empty((len(STRENGTHS), len(x)))
+    for number in range(INNER):
+        out = part == number
+        for row, model in zip(logits, _models(numbers[~out], label[~out], weight[~out], STRENGTHS), strict=True):
+            row[out] = model.decision_function(numbers[out])
+    costs = (weight * np.logaddexp(0, np.where(label == 1, -logits, logits))).sum(1)
+    best = int(costs.argmin())
+    sure = float(np.clip(_slope(logits[best], label, weight)[0], 0, 1))
+    (model,) = _models(numbers, label, weight, STRENGTHS[best : best + 1])
+    return _Critic(seen, centre, scale, sure * model.coef_[0], sure * float(model.intercept_[0]))
 
-    def fitted(strength: float, of: np.ndarray) -> Any:
-        model = LogisticRegression(C=strength, max_iter=1000, tol=1e-6)
-        return model.fit(numbers[of], label[of], sample_weight=weight[of])
 
-    def cost(strength: float) -> float:
-        logit = fitted(strength, kept).decision_function(numbers[~kept])
-        return float(np.average(np.logaddexp(0, np.where(label[~kept] == 1, -logit, logit)), weights=weight[~kept]))
+def _models(numbers: np.ndarray, label: np.ndarray, weight: np.ndarray, strengths: Sequence[float]) -> Iterator[Any]:
+    """Yield a logistic regression for each strength, in their order."""
+    from sklearn.linear_model import LogisticRegression
 
-    best = fitted(min(STRENGTHS, key=cost), np.full(len(x), fill_value=True))
-    return _Critic(seen, centre, scale, best.coef_[0], float(best.intercept_[0]))
+    model = LogisticRegression(max_iter=1000, tol=1e-5, warm_start=True)
+    for strength in strengths:
+        yield model.set_params(C=strength).fit(numbers, label, sample_weight=weight)
 
 
 def _slope(logit: np.ndarray, label: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
@@ -166,6 +173,8 @@ def _slope(logit: np.ndarray, label: np.ndarray, weight: np.ndarray) -> tuple[fl
     standard error.
     """
     slope = 1.0
+    if not abs(logit).max() > 1e-6:
+        return slope, math.inf  # a critic that says nothing is not wrong
     for _ in range(50):
         p = 1 / (1 + np.exp(-np.clip(slope * logit, -500, 500)))
         information = max(float((weight * p * (1 - p) * logit**2).sum()), 1e-12)

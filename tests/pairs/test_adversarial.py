@@ -371,6 +371,8 @@ def test_on_the_command_line(tmp_path: Any, capsys: pytest.CaptureFixture, monke
     assert "ELBO" not in said.out
     assert main(["evaluate", run, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["own"]["stderr"] > 0
+    assert main(["diagnose", run]) == 0
+    assert "posterior.nc is left out: LatentModel is known by its draws alone" in capsys.readouterr().err
     assert main(["encode", run]) == 2
     assert "data have no code" in capsys.readouterr().err
     assert main(["draw", run, "reconstructions"]) == 2

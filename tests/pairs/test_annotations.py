@@ -69,7 +69,7 @@ def test_a_misspelling_of_every_option_is_refused(name, option):
                     build(about, **{option: wrong})
     for wrong in ("x y", math.nan, math.inf, -1, 2.5, [], {}, object(), True, [2.5], ["a"], [-1]):
         takes_any = (option, wrong) in [("hidden", []), ("latent", [])]
-        if isinstance(wrong, float) and wrong == 2.5 and option in ("weight", "rate", "pull", "commitment"):
+        if isinstance(wrong, float) and wrong == 2.5 and option in ("weight", "rate", "pull", "commitment", "penalty"):
             continue
         if option in ("first", "last") and type(wrong) in (int, float) and math.isfinite(wrong):
             continue  # log SNRs
