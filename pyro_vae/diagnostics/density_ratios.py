@@ -133,7 +133,8 @@ def density_ratio(p: Any, q: Any, *, features: Features | None = None, folds: in
         critics.append(_trained(x[torch.as_tensor(~out)], label[~out], weight[~out], part[~out], features))
         logit[out] = critics[-1].logits(x[torch.as_tensor(out)])
     divergence, stderr = divergence_bound(torch.as_tensor(logit[label == 1]), torch.as_tensor(logit[label == 0]))
-    right = (np.average(logit[label == 1] > 0) + np.average(logit[label == 0] < 0)) / 2
+    sides = np.sign(logit)  # 0 where a critic says nothing, which is right half of the time
+    right = 0.5 + (sides[label == 1].mean() - sides[label == 0].mean()) / 4
     slope, slope_stderr = _slope(logit, label, weight)
     return DensityRatio(divergence, stderr, float(right), slope, slope_stderr, tuple(critics), x.shape[1])
 

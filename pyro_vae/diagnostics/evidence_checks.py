@@ -68,9 +68,8 @@ def evidence(subject: Subject) -> Iterator[Verdict]:
 def _critic(subject: Subject) -> Verdict:
     """Say how well a pair's own critic tells its draws from data: a note, since critics differ."""
     own = own_figure(subject.pair, [subject.test], seed=subject.seed)
-    error = "" if own.stderr is None else f" ± {own.stderr:.3f}"
     how = f"as the pair's own critic tells draws from {subject.split} data; another may tell more"
-    return Verdict(own.name, own.value, "note", f"{own.value:.3f}{error} nats of at most 0.693, {how}")
+    return Verdict(own.name, own.value, "note", f"{own.words} nats of at most 0.693, {how}")
 
 
 def _impossible(subject: Subject, result: Evidence) -> Verdict:

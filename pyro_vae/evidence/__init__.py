@@ -16,7 +16,7 @@ from pyro_vae.evidence.figures import (
     remarks,
     rows,
 )
-from pyro_vae.evidence.many_levels import FEW, draws_for, folded, latent_sites
+from pyro_vae.evidence.many_levels import FEW, draws_for, folded, latent_sites, rows_together
 from pyro_vae.evidence.meaning import FAILURES, Meaning, meaning_of
 from pyro_vae.evidence.normalizer import TEMPERATURES, normalized
 from pyro_vae.evidence.particle_filter import filtered_evidence
@@ -69,6 +69,7 @@ __all__ = [
     "quick_samples",
     "remarks",
     "rows",
+    "rows_together",
     "sandwich",
     "table_of",
     "tail_size",

@@ -24,6 +24,11 @@ class Own(NamedTuple):
     value: float
     stderr: float | None  # over the data and as many draws of the model; None where no figure of a datum is known
 
+    @property
+    def words(self) -> str:
+        """The value as tables show it, with its error."""
+        return f"{self.value:.3f}" + ("" if self.stderr is None else f" ± {self.stderr:.3f}")
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -160,8 +165,7 @@ def rows(figures: Figures, pca: dict[str, float] | None = None) -> list[Row]:
 
     found = []
     if (own := figures.own) is not None:
-        error = "" if own.stderr is None else f" ± {own.stderr:.3f}"
-        return [Row(own.name, f"{own.value:.3f}{error}", "-", False)]
+        return [Row(own.name, own.words, "-", False)]
     whole = meaning.is_evidence(figures.sites)  # an ELBO without parts
     if not whole or figures.log_evidence is None:
         found.append(row("elbo", meaning.bound, f"{figures.elbo:.2f}"))
@@ -230,7 +234,7 @@ def _how(figures: Figures) -> str:
 def _judged(figures: Figures) -> str:
     """Say what the figure of a pair without log p(x) is worth."""
     return (
-        f"The {figures.own.name if figures.own else ''} is between draws and {figures.split} data, as the pair's own "
+        f"The {figures.own.name if figures.own else ''} is that of draws and {figures.split} data, as the pair's own "
         "guide tells them apart: 0 where it cannot, log 2 = 0.693 where it always does. Another critic may tell more: "
         "`pyro-vae compare` holds draws against data, and pyro_vae.density_ratio learns one anew."
     )

@@ -1,8 +1,8 @@
 """What an objective needs of a pair and what it yields, declared where it is defined.
 
 An objective declares by attributes: ``needs``, ``figure``, ``has_kl``, ``per_datum``, ``validates``
-and ``momentum``, each with the default of `Declaration`, which is what Pyro's own ELBOs are. `declared` reads them, and nothing
-else asks what class an objective is.
+and ``momentum``, each with the default of `Declaration`, which is what Pyro's own ELBOs are.
+`declared` reads them, and nothing else asks what class an objective is.
 """
 
 from dataclasses import dataclass, fields

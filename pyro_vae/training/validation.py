@@ -7,6 +7,7 @@ whether it takes particles is found out once for each shape, not in every epoch.
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from pyro_vae.data import Data
 from pyro_vae.evidence import MAX_ROWS as WIDTH
-from pyro_vae.evidence import bound, global_sites, table_of
+from pyro_vae.evidence import bound, global_sites, rows_together, table_of
 from pyro_vae.posterior import code_use
 from pyro_vae.program import (
     PerDatum,
@@ -55,6 +56,7 @@ class Validation:
         self._trainer, self._data = trainer, data
         self.split = "valid" if data.size("valid") else "train"
         self._layouts: dict[Any, tuple[int, bool]] = {}
+        self._width: int | None = None  # data that go together
         self._worded: bool | None = None  # whether there is a codebook
         self._shared: bool | None = None  # whether some latent sites lie outside the data plate
 
@@ -121,7 +123,9 @@ class Validation:
         sums: dict[str, float] = {}
         observed: set[str] = set()
         with evaluation(self._trainer.pair, 0):
-            for piece in pieces(batches, WIDTH):
+            first = next(batches)
+            self._width = self._width or rows_together(self._trainer.pair, first, WIDTH)
+            for piece in pieces(chain([first], batches), self._width):
                 parts = self._terms(piece)
                 observed |= parts.observed
                 names = list(parts.sites)

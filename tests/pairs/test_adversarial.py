@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyro
 import pytest
-import test_battery as battery
 import torch
 from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule
@@ -254,22 +253,6 @@ def test_a_density_is_asked_of_what_has_none_in_a_sentence() -> None:
     model = LatentModel(StandardNormal(2), Conditional(nn.Linear(2, 16), Draws(16)))
     with pytest.raises(pv.PairError, match="site 'x' of LatentModel is a Implicit, which has no log-probability"):
         pv.check_pair(pv.Pair(model, Both()), {"x": torch.randn(12, 16)})
-
-
-@pytest.mark.parametrize("name", [name for name in ROWS if name.startswith("adversarial")])
-@pytest.mark.parametrize(
-    "check",
-    [
-        battery.test_the_contract_is_kept,
-        battery.test_a_step_moves_every_parameter,
-        battery.test_draws_of_the_model_are_valid_data,
-        battery.test_the_graphical_model_can_be_drawn,
-        pytest.param(battery.test_a_recorded_step_is_the_eager_step, marks=pytest.mark.slow),
-    ],
-)
-def test_the_battery(name: str, check: Any) -> None:
-    """What `test_battery.py` asks of every pair, as far as it needs no density."""
-    check(ROWS[name])
 
 
 @pytest.fixture(scope="module")

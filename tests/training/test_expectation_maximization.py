@@ -324,3 +324,20 @@ def test_a_pair_comes_back_in_the_float_type_in_which_it_came():
     assert np.isfinite(evaluate(fitted.pair, data).log_evidence)
     pv.em(pair, data, 1, precision="64")
     assert torch.float64 in {tensor.dtype for tensor in pair.state_dict().values()}
+
+
+def test_blocks_of_data_add_up_to_the_same_step(monkeypatch):
+    data = pv.load_data("sprinkler")
+    batch = {
+        name: value.double() if value.is_floating_point() else value for name, value in data.batch("train", 50).items()
+    }
+    found = []
+    for numbers in (2**22, 7 * 8):  # all at once; seven data at a time
+        monkeypatch.setattr("pyro_vae.training.expectation_maximization.NUMBERS", numbers)
+        pair = net(START)
+        programs = weighted_programs(pair, Training(), 50, torch.tensor(1.0), torch.device("cpu"))
+        optim = torch.optim.SGD(list(pair.named_parameters().values()), 0.1)
+        stepper = EM(*programs, optim, pair.objective, owners=owners_of(pair), stepwise=False)
+        assert stepper._block() == (2**22 // 8 if numbers > 100 else 7)
+        found.append((stepper.update(batch), {name: p.detach().clone() for name, p in pair.named_parameters().items()}))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
