@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pyro_vae.data import Data
 
 TOLERATED = 0.05  # share of data with a higher k-hat at which the mean over all data can still be trusted
+SURE = 3.0  # standard errors
 IDLE = 1.0  # nats of KL below which z tells no more than three data apart
 
 
@@ -196,8 +197,8 @@ def remarks(figures: Figures, pca: dict[str, float] | None = None) -> list[str]:
             said.append("`pyro-vae evaluate RUN --temperature auto` draws codes around it, whose weights give one.")
     elif figures.log_evidence is not None:
         said.append(f"{meaning.evidence} {_how(figures)}")
-    if figures.own is not None:
-        said.append(_judged(figures))
+    if (own := figures.own) is not None:
+        said.append(_judged(own, figures.split))
     elif meaning.is_density:
         said.append("The data are real values: their probability is a density, whose logarithm may be positive.")
     if figures.latent:
@@ -231,12 +232,17 @@ def _how(figures: Figures) -> str:
     return f"{figures.evidence}: {draws}. It is a lower bound, whose error the draws do not show; {advice}."
 
 
-def _judged(figures: Figures) -> str:
+def _judged(own: Own, split: str) -> str:
     """Say what the figure of a pair without log p(x) is worth."""
+    said = (
+        f"The {own.name} is that of draws and {split} data, as the pair's own guide tells them apart: 0 where it "
+        "cannot, log 2 = 0.693 where it always does."
+    )
+    if own.value < -SURE * (own.stderr or math.inf):
+        said += " Below 0 the critic is too sure: it knows its training data by heart, and bounds nothing of others."
     return (
-        f"The {figures.own.name if figures.own else ''} is that of draws and {figures.split} data, as the pair's own "
-        "guide tells them apart: 0 where it cannot, log 2 = 0.693 where it always does. Another critic may tell more: "
-        "`pyro-vae compare` holds draws against data, and pyro_vae.density_ratio learns one anew."
+        f"{said} Another critic may tell more: `pyro-vae compare` holds draws against data, and "
+        "pyro_vae.density_ratio learns one anew."
     )
 
 

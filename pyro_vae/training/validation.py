@@ -18,6 +18,7 @@ from pyro_vae.evidence import MAX_ROWS as WIDTH
 from pyro_vae.evidence import bound, global_sites, rows_together, table_of
 from pyro_vae.posterior import code_use
 from pyro_vae.program import (
+    NEVER,
     PerDatum,
     Terms,
     declared,
@@ -92,7 +93,7 @@ class Validation:
             for start in range(0, total, ROWS):
                 for batch in self._batches(range(start, start + 1), min(ROWS, total - start)):
                     each = torch.stack([term.sum(0) for term in self._terms(batch).sites.values()]).sum(0)
-                    if (never := (each == -math.inf).nonzero()).numel():
+                    if (never := (each <= NEVER).nonzero()).numel():
                         return start + int(never[0])
         return None
 

@@ -1,6 +1,7 @@
 """Generator and critic: gradients in closed form, neither's step touches the other, and what such a pair cannot be asked."""
 
 import copy
+import dataclasses
 import json
 import math
 from typing import Any
@@ -308,6 +309,9 @@ def test_figures_are_of_held_out_data_with_their_error(fitted: pv.Fitted, blobs:
     said = " ".join(remarks(found))
     assert "No log p(x): the model is known by its draws alone" in said
     assert "as the pair's own guide tells them apart" in said
+    assert ("too sure" in said) == (own.value < -3 * own.stderr)
+    too_sure = dataclasses.replace(found, own=own._replace(value=-0.1, stderr=0.03))
+    assert "Below 0 the critic is too sure" in " ".join(remarks(too_sure))
     told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert told["elbo"] is None
     assert told["own"]["value"] == own.value

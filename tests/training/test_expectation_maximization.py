@@ -297,13 +297,16 @@ def test_a_datum_that_cannot_be_is_named(train):
     assert pv.log_weights(net(MURPHY), {"x": torch.tensor(x[:2]).double()})[0].isneginf().tolist() == [False, True]
 
 
-@pytest.mark.parametrize("split", ["valid", "test"])
-def test_a_held_out_datum_that_cannot_be_is_named_where_it_is_met(split, capsys):
+@pytest.mark.parametrize(("split", "precision"), [("valid", "32"), ("valid", "64"), ("test", "64")])
+def test_a_held_out_datum_that_cannot_be_is_named_where_it_is_met(split, precision, capsys):
     fine = np.array([[1, 1, 1, 1], [0, 0, 0, 0]] * 4, np.float32)
     held = {"valid": fine, "test": fine}
     held[split] = np.concatenate([fine[:3], [[0, 0, 0, 1]], fine], dtype=np.float32)
     data = pv.load_data({"x_train": fine} | {f"x_{name}": x for name, x in held.items()})
-    fitted = pv.em(net(MURPHY), data, 3)
+    pair = net(MURPHY)
+    if precision == "32":
+        pair.model.float()
+    fitted = pv.em(pair, data, 3, precision=precision)
     said = capsys.readouterr().err
     assert [row["elbo"] == -math.inf for row in fitted.history] == [split == "valid"] * 3
     assert said.count("is -inf after epoch 1: the model gives datum 3 of it probability 0") == (split == "valid")
