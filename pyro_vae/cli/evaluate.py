@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from pyro_vae.cli import catalogue
 from pyro_vae.cli.options import UsageError, add_run, add_split, parser_of, rebuild_best
 from pyro_vae.cli.terminal import say, show_figures, show_verdicts
 from pyro_vae.options import unknown
@@ -144,14 +145,13 @@ def diagnose(words: Sequence[str]) -> int:
 
 
 def _diagnose_arguments(words: Sequence[str]) -> Any:
-    from pyro_vae.diagnostics import BUDGETS
-
+    budgets = catalogue.budgets()
     parser = parser_of("diagnose", "Can q(z | x) be trusted, and the model? A table, report.html and posterior.nc.")
     add_run(parser)
-    parser.add_argument("--budget", type=str, default="quick", help=", ".join(BUDGETS))
+    parser.add_argument("--budget", type=str, default="quick", help=", ".join(budgets))
     add_split(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     args = parser.parse_args(words)
-    if args.budget not in BUDGETS:
-        raise UsageError(unknown("budget", args.budget, BUDGETS))
+    if args.budget not in budgets:
+        raise UsageError(unknown("budget", args.budget, budgets))
     return args
