@@ -34,7 +34,7 @@ from pyro_vae.pairs.factory import COVARIANCES, PRIORS
 from pyro_vae.pairs.likelihoods import LIKELIHOODS
 from pyro_vae.pairs.nets import NETS
 from pyro_vae.program import PairError
-from pyro_vae.training import SettingsError, Training, settings
+from pyro_vae.training import SettingsError, Training, optimizers, settings
 
 SPEC = spec()
 SPECS = {"conditional": LABELS, "attribute": LABELS, "semi_supervised": FEW_LABELS, "grouped": GROUPS}
@@ -147,8 +147,9 @@ def test_settings_take_numbers_of_numpy():
 
 def test_the_words_of_settings_are_those_that_there_are():
     kinds = typing.get_type_hints(Training)
-    assert list(typing.get_args(kinds["schedule"])) == list(settings.SCHEDULES)
-    assert list(typing.get_args(kinds["optimizer"])) == list(settings.OPTIMIZERS)
+    words = {name: typing.get_args(typing.get_args(kinds[name])[0]) for name in ("schedule", "optimizer")}
+    assert list(words["schedule"]) == list(settings.SCHEDULES)
+    assert list(words["optimizer"]) == list(optimizers.OPTIMIZERS)
 
 
 CLASSES = [
