@@ -25,8 +25,11 @@ def evaluate(words: Sequence[str]) -> int:
     pair, data = rebuild_best(Run.open(args.run), args)
     split = data.choose(args.split)
     temperature = _temperature(args.temperature, pair, data)
-    if args.temperatures is not None and not any(True for _ in unnormalized(pair)):
+    lacks_constant = any(True for _ in unnormalized(pair))
+    if args.temperatures is not None and not lacks_constant:
         raise UsageError("--temperatures anneal the log Z that a model lacks, and this one lacks none; leave it out")
+    if lacks_constant and not args.json:
+        print("first log Z, which is the same for all data", file=sys.stderr)
     with at_temperature(pair, temperature or 0.0), Counter(data.size(split), "log p(x)") as counter:
         figures = evaluate(
             pair,
