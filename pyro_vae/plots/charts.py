@@ -225,11 +225,9 @@ def kl(pair: Pair, data: Data, *, count: int = 2000, split: str | None = None, s
             fontsize=SMALL,
             loc="left",
         )
-    headline(
-        figure,
-        f"What each latent dimension holds, {len(batch['x']):,} {split} data; "
-        f"hatched: inactive, variance of E[z | x] at most {ACTIVE_VARIANCE}",
-    )
+    idle = any(bool((spread[site] <= ACTIVE_VARIANCE).any()) for site in nats)
+    note = f"; hatched: inactive, variance of E[z | x] at most {ACTIVE_VARIANCE}" if idle else ""
+    headline(figure, f"What each latent dimension holds, {len(batch['x']):,} {split} data{note}")
     return figure
 
 
