@@ -55,13 +55,16 @@ def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure
     """
     at_least(1, count=count)
     split = data.choose()
-    latent, what = bool(meaning_of(pair, few := data.batch(split, 2)).latent), shown(pair, few)
+    meaning, what = meaning_of(pair, few := data.batch(split, 2)), shown(pair, few)
+    latent = bool(meaning.latent)
     drawn = not latent or what == "draw from"  # every mean of p(x) is the same
     x = mean_of_x(generate(pair, repeat_batch(data.batch(split, count), count), seed=seed, draw=drawn))
     across = min(count, 16 if is_image(data.spec) else 20)
     down = math.ceil(count / across) if is_image(data.spec) else 1
     x = torch.cat([x, torch.ones(max(0, down * across - count), x.shape[1])])[: down * across]
     title = f"Samples: {what} p(x | z) at z ~ p(z)" if latent else "Samples: draws from p(x)"
+    if given := [name for name in pair.bound_model.required if name != "x" and name not in meaning.latent]:
+        title += f", given {' and '.join(given)} of the first {split} data"
     return sheet(x.unflatten(0, (down, across)), data, title=title)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Data
-from pyro_vae.evidence import FAILURES, meaning_of
+from pyro_vae.evidence import FAILURES, meaning_of, undreamable
 from pyro_vae.program import (
     FreeBits,
     Pair,
@@ -137,25 +137,17 @@ def _check_pieces(training: Training, pair: Pair) -> None:
 
 def _check_dream(training: Training, pair: Pair, data: Data) -> None:
     """Refuse dreams for a guide without a density, or one that cannot be asked about them."""
-    said = f"dream {training.dream} weights the guide's log-probability of what the model draws, and"
-    change = "leave --dream out"
-    if pair.stepper is not None or training.optimizer == "em":
-        raise SettingsError(f"{said} this pair is trained by an algorithm of its own; {change}")
     try:
-        meaning = meaning_of(pair, data.batch("train", 2))
+        why = undreamable(pair, meaning_of(pair, data.batch("train", 2)))
     except FAILURES:  # of a pair that cannot be run, which training says in its own words
         return
-    if meaning.points or meaning.modes:
-        raise SettingsError(f"{said} the guide is a point at {(meaning.points + meaning.modes)[0]!r}; {change}")
-    if meaning.shared:
-        raise SettingsError(f"{said} all data share {meaning.shared[0]}, which is not drawn for each; {change}")
-    told = [name for name in meaning.latent if name in pair.bound_guide.required]
-    told += ["y"] if "y" in meaning.latent and "labelled" in pair.fields else []
-    if told:
-        raise SettingsError(f"{said} the guide is given {told[0]}, which the model draws; {change}")
-    names = list(pair.named_parameters())
-    if not meaning.latent or (names and not any(name.startswith("guide") for name in names)):
-        raise SettingsError(f"{said} dreams train a guide, which has no parameters of its own here; {change}")
+    if training.optimizer == "em":
+        why = "this pair is trained by an algorithm of its own"
+    if why is not None:
+        raise SettingsError(
+            f"dream {training.dream} weights the guide's log-probability of what the model draws, and {why}; "
+            "leave --dream out"
+        )
 
 
 def _check_em(training: Training, pair: Pair) -> None:
