@@ -27,6 +27,7 @@ from pyro_vae.conditionals import (
     autoregressive,
     boltzmann,
     chains,
+    columns,
     conditional,
     counts,
     denoising,
@@ -47,6 +48,7 @@ from pyro_vae.conditionals import (
 from pyro_vae.conditionals.autoregressive import *
 from pyro_vae.conditionals.boltzmann import *
 from pyro_vae.conditionals.chains import *
+from pyro_vae.conditionals.columns import *
 from pyro_vae.conditionals.conditional import *
 from pyro_vae.conditionals.counts import *
 from pyro_vae.conditionals.denoising import *
@@ -70,6 +72,7 @@ __all__ = ["MLP", "ConvDecoder", "ConvEncoder", "OneHot", "Standardize"]
 __all__ += autoregressive.__all__
 __all__ += chains.__all__
 __all__ += boltzmann.__all__
+__all__ += columns.__all__
 __all__ += conditional.__all__
 __all__ += counts.__all__
 __all__ += denoising.__all__
