@@ -228,4 +228,6 @@ def describe(pair: Pair, data: Data) -> dict[str, Any]:
     told: dict[str, Any] = {"pair": recipe, "data": data.recipe}
     if data.spec.class_names:
         told["classes"] = list(data.spec.class_names)
+    if data.spec.categorical:
+        told["categories"] = {column.name: list(column.categories) for column in data.spec.categorical}
     return {**told, "fingerprints": {"pair": source, "data": data.fingerprint}}
