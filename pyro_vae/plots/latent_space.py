@@ -59,7 +59,7 @@ def manifold(pair: Pair, data: Data, *, side: int = 20, seed: int = 0) -> Figure
     levels = torch.linspace(0.5 / side, 1 - 0.5 / side, side)
     across, up = levels.repeat(side), levels.flip(0).repeat_interleave(side)  # z[1] grows upwards
     z = prior.icdf(torch.stack([across, up], 1))
-    x = mean_of_x(decode(pair, repeat_batch(batch, side * side), {site: z}, seed=seed))
+    x = mean_of_x(decode(pair, repeat_batch(batch, side * side), {site: z}, seed=seed), data.spec)
     ticks = [
         text if i % max(1, side // 8) == 0 else "" for i, text in enumerate(numbers(Normal(0.0, 1.0).icdf(levels)))
     ]
@@ -109,7 +109,9 @@ def interpolation(
     rows = []
     for path in (line, arc):
         values = {name: path(z[0], z[1], t) for name, z in codes.items()}
-        rows.append(torch.cat([ends["x"][:1], mean_of_x(decode(pair, batch, values, seed=seed)), ends["x"][1:]]))
+        rows.append(
+            torch.cat([ends["x"][:1], mean_of_x(decode(pair, batch, values, seed=seed), data.spec), ends["x"][1:]])
+        )
     ticks = ["data", *numbers(t[:, 0]), "data"]
     return sheet(
         torch.stack(rows),
@@ -163,7 +165,7 @@ def traversal(
         values = {name: z.repeat(steps, 1) for name, z in code.items() if name not in below and z.dim() == 2}
         mean, deviation = spread[site]
         values[site][:, j] = mean[j] + deviation[j] * line
-        rows.append(mean_of_x(decode(pair, batch, values, seed=seed)))
+        rows.append(mean_of_x(decode(pair, batch, values, seed=seed), data.spec))
         labels.append(f"{site}[{j}]\n{worth:.2f} {unit}")
     return sheet(
         torch.stack(rows),

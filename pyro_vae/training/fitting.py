@@ -90,6 +90,19 @@ def fit(
     """
     given = locals()
     training = Training(**{name: given[name] for name in Training.names()})
+    return _trained(pair, data, training, run, resume, progress, callbacks, config)
+
+
+def _trained(
+    pair: Pair,
+    data: Any,
+    training: Training,
+    run: str | os.PathLike | Run | None,
+    resume: bool,
+    progress: Observer | bool | None,
+    callbacks: Sequence[Callback],
+    config: Mapping[str, Any] | None,
+) -> Fitted:
     data = data if isinstance(data, Data) else load_data(data, missing="mark" if "seen" in pair.fields else None)
     if not resume:  # older runs may hold such settings
         check_settings(training, pair, data)
