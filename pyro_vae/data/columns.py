@@ -171,7 +171,7 @@ def _kind(column: Any) -> str:
 
 def _declared(column: Any) -> tuple[str, ...] | None:
     """Return the categories of pandas' dtype category, in its order."""
-    dtype = getattr(column, "dtype", None)
+    dtype: Any = getattr(column, "dtype", None)
     if not (hasattr(dtype, "categories") and hasattr(dtype, "ordered")) or dtype.categories is None:
         return None
     return tuple(map(text_of, dtype.categories.tolist()))

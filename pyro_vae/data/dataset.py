@@ -81,7 +81,12 @@ class Spec:
         count = self.categorical[0].start
         names = self.feature_names and self.feature_names[:count]
         fields = {**self.fields, "x": (count,)}
-        first = {"mean": self.mean[:count], "std": self.std[:count], "feature_names": names, "fields": fields}
+        first: dict[str, Any] = {
+            "mean": self.mean[:count],
+            "std": self.std[:count],
+            "feature_names": names,
+            "fields": fields,
+        }
         return replace(self, features=count, categorical=(), **first) if count else None
 
     def class_label(self, number: int) -> str:
