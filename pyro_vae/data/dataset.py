@@ -79,17 +79,15 @@ class Spec:
         if not self.categorical:
             return self
         count = self.categorical[0].start
-        if not count:
-            return None
-        return replace(
-            self,
-            features=count,
-            categorical=(),
-            mean=self.mean[:count],
-            std=self.std[:count],
-            feature_names=self.feature_names and self.feature_names[:count],
-            fields={**self.fields, "x": (count,)},
-        )
+        names = self.feature_names and self.feature_names[:count]
+        fields = {**self.fields, "x": (count,)}
+        first: dict[str, Any] = {
+            "mean": self.mean[:count],
+            "std": self.std[:count],
+            "feature_names": names,
+            "fields": fields,
+        }
+        return replace(self, features=count, categorical=(), **first) if count else None
 
     def class_label(self, number: int) -> str:
         """Return a class as pictures show it: its number and, where it has one, its name."""
