@@ -26,6 +26,7 @@ Everything that programs are built from can be imported from here. To add a like
 from pyro_vae.conditionals import (
     autoregressive,
     boltzmann,
+    columns,
     conditional,
     counts,
     denoising,
@@ -47,6 +48,7 @@ from pyro_vae.conditionals import (
 )
 from pyro_vae.conditionals.autoregressive import *
 from pyro_vae.conditionals.boltzmann import *
+from pyro_vae.conditionals.columns import *
 from pyro_vae.conditionals.conditional import *
 from pyro_vae.conditionals.counts import *
 from pyro_vae.conditionals.denoising import *
@@ -71,6 +73,7 @@ from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, OneHot, Standardize
 __all__ = ["MLP", "ConvDecoder", "ConvEncoder", "OneHot", "Standardize"]
 __all__ += autoregressive.__all__
 __all__ += boltzmann.__all__
+__all__ += columns.__all__
 __all__ += conditional.__all__
 __all__ += counts.__all__
 __all__ += denoising.__all__

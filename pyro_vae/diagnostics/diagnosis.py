@@ -118,6 +118,7 @@ def diagnose(
     budget: BudgetName = "quick",
     split: str | None = None,
     seed: int = 0,
+    dream: float | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Diagnosis:
     """Examine a pair on held-out data: evidence, gaps, calibration, and the model's own criticism.
@@ -132,6 +133,8 @@ def diagnose(
         budget: quick is a minute or two for MNIST on two cores, standard ten times that, thorough
             about an hour.
         split: whose data are examined: by default test, or valid or train if that is empty.
+        dream: the setting of training by that name, so that what was done is not advised; what
+            ``fit`` or ``load`` returned knows it.
         progress: called before each check with its name, its number and the number of checks.
 
     Raises:
@@ -142,11 +145,13 @@ def diagnose(
     if budget not in BUDGETS:
         raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}")
     begun = time.monotonic()
+    dream = getattr(getattr(pair, "training", None), "dream", dream)  # of what fit returned
     pair, data = pair_and_data(pair, data)
     data = {"x": data} if isinstance(data, torch.Tensor) else data
     split = data.choose(split) if isinstance(data, Data) else split or "test"
     size = BUDGETS[budget]
     subject = _subject(pair, data, split, size, seed)
+    subject.dream = dream
     verdicts: list[Verdict] = []
     with normalized(pair, seed=seed) as subject.found["log_z"]:
         for number, (name, check) in enumerate(CHECKS.items()):

@@ -17,7 +17,7 @@ from pyro_vae.evidence.figures import (
     rows,
 )
 from pyro_vae.evidence.many_levels import FEW, draws_for, folded, latent_sites, rows_together
-from pyro_vae.evidence.meaning import FAILURES, Meaning, meaning_of
+from pyro_vae.evidence.meaning import FAILURES, Meaning, meaning_of, undreamable
 from pyro_vae.evidence.normalizer import TEMPERATURES, normalized
 from pyro_vae.evidence.particle_filter import filtered_evidence
 from pyro_vae.evidence.psis import khat_of_tail, tail_size
@@ -73,4 +73,5 @@ __all__ = [
     "sandwich",
     "table_of",
     "tail_size",
+    "undreamable",
 ]

@@ -247,3 +247,21 @@ def _numbers(site: Mapping[str, Any], pair: Pair, batch: Batch) -> int:
 
 def _and(names: tuple[str, ...]) -> str:
     return " and ".join(map(repr, names))
+
+
+def undreamable(pair: Pair, meaning: Meaning) -> str | None:
+    """Return why the guide cannot learn from data that the model draws; None where it can."""
+    if pair.stepper is not None:
+        return "this pair is trained by an algorithm of its own"
+    if fixed := meaning.points + meaning.modes:
+        return f"the guide is a point at {fixed[0]!r}"
+    if meaning.shared:
+        return f"all data share {meaning.shared[0]}, which is not drawn for each"
+    told = [name for name in meaning.latent if name in pair.bound_guide.required]
+    told += ["y"] if "y" in meaning.latent and "labelled" in pair.fields else []
+    if told:
+        return f"the guide is given {told[0]}, which the model draws"
+    names = list(pair.named_parameters())
+    if not meaning.latent or (names and not any(name.startswith("guide") for name in names)):
+        return "dreams train a guide, which has no parameters of its own here"
+    return None

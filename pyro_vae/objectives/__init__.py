@@ -17,6 +17,7 @@ Per datum i with draws z_k ~ q(z | x), k = 1..K, and log w_k = log p(x, z_k) - l
     OneLevel                the ELBO of a chain, its KL at one level per datum
     TraceEnum_ELBO          Pyro's own, for sites that are summed over
     Dreaming                any of them, and E_p log q(z | x) of drawn z, x for the guide
+    InPieces                any of them, its gradient added up over pieces of the batch
 
 Weights are formed per datum, never pooled over the batch, and each datum's bound is scaled as the
 programs scale the datum (``PerDatum``, subsampling), so that losses are in the unit that the
@@ -34,6 +35,7 @@ from pyro_vae.objectives.analytic_kl import AnalyticKL
 from pyro_vae.objectives.contrast import FreeEnergyContrast
 from pyro_vae.objectives.dreaming import Dreaming
 from pyro_vae.objectives.importance import ImportanceWeighted, LogWeightBound, Renyi
+from pyro_vae.objectives.in_pieces import InPieces
 from pyro_vae.objectives.objective import Objective
 from pyro_vae.objectives.one_level import OneLevel
 from pyro_vae.objectives.path_derivative import DoublyReparameterized, PathDerivative, StickingTheLanding
@@ -49,6 +51,7 @@ __all__ = [
     "Dreaming",
     "FreeEnergyContrast",
     "ImportanceWeighted",
+    "InPieces",
     "LogWeightBound",
     "MaximumMeanDiscrepancy",
     "Objective",

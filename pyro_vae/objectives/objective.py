@@ -51,6 +51,7 @@ class Objective(ELBO):
         figure: what minus the loss is.
         has_kl: whether there is a KL for beta to weight.
         per_datum: whether each datum is weighted by itself.
+        whole_batch: whether the data of a batch are looked at together.
         validates: whether epochs are measured by its own figure.
         momentum: of Adam and its kin.
     """
@@ -59,6 +60,7 @@ class Objective(ELBO):
     figure: Figure = Declaration.figure
     has_kl: bool = Declaration.has_kl
     per_datum: bool = Declaration.per_datum
+    whole_batch: bool = Declaration.whole_batch
     validates: bool = Declaration.validates
     momentum: float = Declaration.momentum
 

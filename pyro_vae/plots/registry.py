@@ -55,13 +55,16 @@ def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure
     """
     at_least(1, count=count)
     split = data.choose()
-    latent, what = bool(meaning_of(pair, few := data.batch(split, 2)).latent), shown(pair, few)
+    meaning, what = meaning_of(pair, few := data.batch(split, 2)), shown(pair, few)
+    latent = bool(meaning.latent)
     drawn = not latent or what == "draw from"  # every mean of p(x) is the same
-    x = mean_of_x(generate(pair, repeat_batch(data.batch(split, count), count), seed=seed, draw=drawn))
+    x = mean_of_x(generate(pair, repeat_batch(data.batch(split, count), count), seed=seed, draw=drawn), data.spec)
     across = min(count, 16 if is_image(data.spec) else 20)
     down = math.ceil(count / across) if is_image(data.spec) else 1
     x = torch.cat([x, torch.ones(max(0, down * across - count), x.shape[1])])[: down * across]
     title = f"Samples: {what} p(x | z) at z ~ p(z)" if latent else "Samples: draws from p(x)"
+    if given := [name for name in pair.bound_model.required if name != "x" and name not in meaning.latent]:
+        title += f", given {' and '.join(given)} of the first {split} data"
     return sheet(x.unflatten(0, (down, across)), data, title=title)
 
 
@@ -82,7 +85,7 @@ def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str | Non
         raise NotDrawable("the model has no latent variable, so there is no code to reconstruct from; draw `samples`")
     if not meaning.inferred:
         raise NotDrawable("the guide leaves latent sites out, so there is no code to reconstruct from; draw `samples`")
-    x, mean = batch["x"], mean_of_x(reconstruct(pair, batch, seed=seed))
+    x, mean = batch["x"], mean_of_x(reconstruct(pair, batch, seed=seed), data.spec)
     title = f"Data ({split} split) and reconstructions: {shown(pair, batch)} p(x | z) at the centre of q(z | x)"
     if not is_image(data.spec):
         both = torch.stack([x, mean], 1)[:6]
@@ -125,7 +128,7 @@ def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: in
     for depth, name in enumerate(order):
         above = {other: held[other] for other in order[:depth]}
         fresh = draw_latents(pair, batch, above, seed=seed + 1 + depth)
-        x = mean_of_x(decode(pair, batch, {**above, name: fresh[name]}, seed=seed))
+        x = mean_of_x(decode(pair, batch, {**above, name: fresh[name]}, seed=seed), data.spec)
         pictures.append(x.unflatten(0, (rows, columns)))
         labels += [name] * rows
     return sheet(

@@ -189,6 +189,10 @@ class Loop:
 
     def _validate(self) -> None:
         """Enter the epoch's figures into the history, and its parameters as the best if they are."""
+        with self.trainer.judged():
+            self._judge()
+
+    def _judge(self) -> None:
         state, epoch = self.state, self.state.epoch
         value, reconstruction, kl = self.validation.measure()
         row = {
