@@ -210,7 +210,7 @@ class SVI(EagerSVI):
             casts = [torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) for kind in ("cpu", "cuda")]
             validate = torch.distributions.Distribution._validate_args
             key = *key, torch.get_default_dtype(), *casts, validate
-            graph = next((graph for graph in self._graphs.get(key, ()) if graph.valid()), None)
+            graph = next((graph for graph in self._graphs.get(key, ()) if graph.valid(tensors)), None)
             name = graph.name if graph is not None else _name(key)
             calls = self._count(name)
             wait = self._why_wait(key, name, calls, args, kwargs) if graph is None else None
@@ -304,12 +304,7 @@ class SVI(EagerSVI):
         for name, now in self._arguments.items():
             if now != last.get(name, now) and not now[1]:
                 return f"argument {name!r} keeps changing; pass a tensor"
-        changed = [name for graph in self._graphs.get(key, ()) if (name := graph.watches[0].changed())]
-        return (
-            f"{changed[0]!r} keeps changing; keep it in one tensor that is written into, or pass it"
-            if changed
-            else None
-        )
+        return next((said for graph in self._graphs.get(key, ()) if (said := graph.changed())), None)
 
     def _record(self, key: tuple[Any, ...], args: Any, kwargs: Any, name: str) -> tuple[StepGraph | None, Any]:
         """Return the graph of such a step, or None and the loss of the step that was taken eagerly."""
@@ -330,9 +325,9 @@ class SVI(EagerSVI):
                 graph = StepGraph(self, args, kwargs, first.params, first.watch, name)
         except Exception as error:
             return None, self._give_up(error, first.finish())
-        return self._one_of(key, graph, first.watch), None
+        return self._one_of(key, graph), None
 
-    def _one_of(self, key: tuple[Any, ...], recorded: StepGraph, watch: Watch) -> StepGraph:
+    def _one_of(self, key: tuple[Any, ...], recorded: StepGraph) -> StepGraph:
         """Return the graph that does the same as the recorded one, or that one, as a new one in place of the least used."""
         at, name = self._recorded_at
         if self._restless:
@@ -341,7 +336,7 @@ class SVI(EagerSVI):
         self._recorded, self._recorded_at = self._recorded + 1, (self.count, recorded.name)
         for graph in self._graphs.get(key, ()):
             if graph.same(recorded):  # what has changed makes no difference
-                graph.also(watch)
+                graph.also(recorded)
                 return graph
         if sum(map(len, self._graphs.values())) >= MOST_RECORDINGS:
             graphs = min(self._graphs.values(), key=lambda graphs: min(graph.used for graph in graphs))
