@@ -38,8 +38,8 @@ def binary(size: int) -> Callable[[], Tensor]:
     return lambda: torch.rand(size, FEATURES, generator=torch.Generator().manual_seed(0), device="cpu").round()
 
 
-def rows() -> Tensor:
-    return torch.randn(64, 4, generator=torch.Generator().manual_seed(0), device="cpu")
+def rows(size: int) -> Callable[[], Tensor]:
+    return lambda: torch.randn(size, 4, generator=torch.Generator().manual_seed(0), device="cpu")
 
 
 def mlp(sizes: list[int], activation: Callable[[], nn.Module] = nn.Softplus) -> nn.Sequential:
@@ -192,10 +192,10 @@ def mixture() -> tuple:
 
     def model(x: Tensor) -> None:
         pyro.module("decoder", decoder)
-        locs = pyro.param("locs", lambda: torch.randn(5, 16))
-        scales = pyro.param("scales", lambda: torch.ones(5, 16), constraint=constraints.positive)
+        locs = pyro.param("locs", lambda: torch.randn(5, 16, device=x.device))
+        scales = pyro.param("scales", lambda: x.new_ones(5, 16), constraint=constraints.positive)
         with pyro.plate("data", x.shape[0]):
-            c = pyro.sample("c", dist.Categorical(torch.ones(5)), infer={"enumerate": "parallel"})
+            c = pyro.sample("c", dist.Categorical(x.new_ones(5)), infer={"enumerate": "parallel"})
             z = pyro.sample("z", dist.Normal(locs[c], scales[c]).to_event(1))
             pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
 
@@ -215,7 +215,7 @@ def discrete() -> tuple:
     def model(x: Tensor) -> None:
         pyro.module("decoder", decoder)
         with pyro.plate("data", x.shape[0]):
-            c = pyro.sample("c", dist.Bernoulli(torch.full((x.shape[0], 10), 0.5)).to_event(1))
+            c = pyro.sample("c", dist.Bernoulli(x.new_full((x.shape[0], 10), 0.5)).to_event(1))
             pyro.sample("x", dist.Bernoulli(logits=decoder(c)).to_event(1), obs=x)
 
     def guide(x: Tensor) -> None:
@@ -230,16 +230,16 @@ def full_covariance() -> tuple:
     """Regression with a full-covariance Gaussian over its weights and noise."""
 
     def model(x: Tensor) -> None:
-        w = pyro.sample("w", dist.Normal(torch.zeros(4), 1.0).to_event(1))
-        s = pyro.sample("s", dist.HalfCauchy(torch.tensor(1.0)))
+        w = pyro.sample("w", dist.Normal(x.new_zeros(4), 1.0).to_event(1))
+        s = pyro.sample("s", dist.HalfCauchy(x.new_ones(())))
         with pyro.plate("data", x.shape[0]):
             pyro.sample("y", dist.Normal(x @ w, s), obs=x.sum(-1))
 
     return Trace_ELBO(), model, AutoMultivariateNormal(model)
 
 
-CASES: dict[str, Case] = {
-    f"mlp-{size}": Case(
+def dense_case(size: int) -> Case:
+    return Case(
         binary(size),
         lambda: vae(dense),
         hand=lambda: Hand(dense),
@@ -247,12 +247,23 @@ CASES: dict[str, Case] = {
         probabilities=lambda: vae(dense, logits=False),
         products=dense_products(size),
     )
-    for size in (32, 128, 512)
-} | {
-    "conv-128": Case(binary(128), lambda: vae(convolutional), hand=lambda: Hand(convolutional)),
-    "hierarchical-64": Case(binary(64), hierarchical),
-    "flow-64": Case(binary(64), flow),
-    "mixture-64": Case(binary(64), mixture),
-    "tracegraph-64": Case(binary(64), discrete),
-    "full-covariance-64": Case(rows, full_covariance),
+
+
+def convolutional_case(size: int) -> Case:
+    return Case(binary(size), lambda: vae(convolutional), hand=lambda: Hand(convolutional))
+
+
+SMALL = {"hierarchical": hierarchical, "flow": flow, "mixture": mixture, "tracegraph": discrete}
+
+CASES: dict[str, Case] = {  # on a CPU
+    **{f"mlp-{size}": dense_case(size) for size in (32, 128, 512)},
+    "conv-128": convolutional_case(128),
+    **{f"{name}-64": Case(binary(64), pair) for name, pair in SMALL.items()},
+    "full-covariance-64": Case(rows(64), full_covariance),
+}
+ON_A_GPU: dict[str, Case] = {
+    **{f"mlp-{size}": dense_case(size) for size in (128, 2048)},
+    **{f"conv-{size}": convolutional_case(size) for size in (128, 2048)},
+    **{f"{name}-{size}": Case(binary(size), pair) for name, pair in SMALL.items() for size in (128, 2048)},
+    **{f"full-covariance-{size}": Case(rows(size), full_covariance) for size in (128, 2048)},
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import cases
 import pyro
@@ -18,8 +19,13 @@ SCANNED = 3_200  # data in one call that takes many steps: NumPyro's lax.scan, a
 
 def contestants(name: str, device: str, quick: bool) -> dict[str, Stepper]:
     """Return a stepper for each contestant of a case; `quick` leaves out those that compile for long."""
-    case = cases.CASES[name]
+    case = (cases.CASES | cases.ON_A_GPU)[name]
     batch = case.batch().to(device)
+    with torch.device(device):  # where nets are made; a default device would slow each step
+        return built(case, batch, quick) if device == "cpu" else on_a_gpu(case, batch, quick)
+
+
+def built(case: cases.Case, batch: Tensor, quick: bool) -> dict[str, Stepper]:
     found: dict[str, Stepper] = {}
     if case.hand is not None:
         found["by hand, eager"] = by_hand(case.hand(), batch)
@@ -44,6 +50,72 @@ def contestants(name: str, device: str, quick: bool) -> dict[str, Stepper]:
     if case.products:
         found["matrix products alone"] = products(case.products)
     return found
+
+
+def on_a_gpu(case: cases.Case, batch: Tensor, quick: bool) -> dict[str, Stepper]:
+    """The contestants there: launching kernels is most of a small step, so who replays a CUDA graph matters most."""
+    found: dict[str, Stepper] = {}
+    if case.hand is not None:
+        found["by hand, eager"] = by_hand(case.hand(), batch)
+        found["by hand, CUDA graph"] = by_hand_as_a_graph(case.hand(), batch)
+        if not quick:
+            module = case.hand()
+            found["by hand, torch.compile"] = by_hand(module, batch, torch.compile(module))
+            module = case.hand()
+            found["by hand, torch.compile, CUDA graph"] = by_hand_as_a_graph(module, batch, torch.compile(module))
+    found["Pyro SVI"] = svi(pyro.infer.SVI, case.pair, batch)
+    found["pyro_vae recorded"] = svi(SVI, case.pair, batch, compile="recorded")
+    if not quick:
+        found["pyro_vae compiled, no CUDA graph"] = launched_one_by_one(svi(SVI, case.pair, batch, compile="on"))
+    found["pyro_vae compiled"] = svi(SVI, case.pair, batch, compile="on")
+    found["pyro_vae steps"] = svi(SVI, case.pair, batch, scanned=100, compile="on")
+    return found | (in_numpyro(batch, probabilities=False) if case.numpyro else {})
+
+
+def launched_one_by_one(steps: Stepper) -> Stepper:
+    """The same steps, of which no CUDA graph is made."""
+    from pyro_vae.svi.whole_step import UpdateCode
+
+    def run(count: int) -> None:
+        with patch.object(UpdateCode, "capturable", lambda self, tensors: False):
+            steps(count)
+
+    return run
+
+
+def by_hand_as_a_graph(module: nn.Module, batch: Tensor, compiled: Callable[[Tensor], Tensor] | None = None) -> Stepper:
+    """Forward, backward and Adam captured once and replayed, as torch's documentation shows it."""
+    loss = module if compiled is None else compiled
+    optim = torch.optim.Adam(module.parameters(), lr=LEARNING_RATE, fused=True, capturable=True)
+    held: dict[str, Any] = {}
+
+    def one() -> Tensor:
+        optim.zero_grad(set_to_none=True)
+        value = loss(batch)
+        value.backward()
+        optim.step()
+        return value.detach()
+
+    def capture() -> None:
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):
+                one()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            held["loss"] = one()
+        held["graph"] = graph
+
+    def steps(count: int) -> None:
+        if not held:
+            capture()
+        for _ in range(count):
+            held["graph"].replay()
+            held["loss"].item()
+
+    return steps
 
 
 def svi(

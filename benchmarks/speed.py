@@ -31,8 +31,6 @@ def steps(names: list[str], threads: int, device: str, quick: bool, busy: bool) 
     """Return the times of these cases, taken in this process."""
     import torch
 
-    if device != "cpu":
-        torch.set_default_device(device)
     torch.set_num_threads(threads)
     from contestants import contestants
     from evidence import evidence
@@ -93,7 +91,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="few short rounds, one thread, the MLP at 128 and small cases"
     )
-    parser.add_argument("--cases", nargs="+", choices=[*cases.CASES, *OTHERS], help="only these")
+    parser.add_argument("--cases", nargs="+", choices=[*(cases.CASES | cases.ON_A_GPU), *OTHERS], help="only these")
     parser.add_argument("--threads", type=int, nargs="+", choices=(1, 2), help="both by default")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(
@@ -105,8 +103,8 @@ def main() -> None:
     options = parser.parse_args()
     quick = ["mlp-128", "hierarchical-64", "full-covariance-64", "evidence", "loading"]
     names = options.cases or (quick if options.quick else [*cases.CASES, *OTHERS])
-    if options.device != "cpu":
-        names = [name for name in names if name != "loading"]  # the same there
+    if options.device != "cpu" and not options.cases:
+        names = [*cases.ON_A_GPU, "evidence"]  # loading is the same there
     if options.worker:
         (threads,) = options.threads
         pin(threads, options.device)

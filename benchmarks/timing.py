@@ -15,14 +15,16 @@ Times = dict[str, list[float]]  # seconds a step, by contestant and round
 
 
 def pin(threads: int, device: str) -> None:
-    """Keep this process on its first cores; to be called before any library starts its threads."""
+    """Keep this process on its first cores; to be called before any library starts its threads. A device's is not kept."""
+    if device != "cpu":
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take most of its memory
+        return
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     one = " --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" if threads == 1 else ""
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + one
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    if device == "cpu":
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 def wait(device: str) -> None:

@@ -22,11 +22,17 @@ SETTINGS = {
     "layout_optimization": False,
     "fallback_random": True,
 }
+ON_A_DEVICE = {
+    "cpp_wrapper": False,
+    # Draws depend on nothing, so it would swap two of them, and each would get the other's numbers.
+    **dict.fromkeys(["reorder_for_peak_memory", "reorder_for_locality"], False),
+}
 
 
 def compile_graph(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
     """Return inductor's code for a recorded graph; its draws are the graph's."""
-    settings = {**SETTINGS, "cpp_wrapper": all(t.device.type == "cpu" for t in inputs)}
+    on_cpu = all(t.device.type == "cpu" for t in inputs)
+    settings = SETTINGS | ({"cpp_wrapper": True} if on_cpu else ON_A_DEVICE)
     known = private("inductor_config").get_config_copy()  # another torch may not have them all
     settings = {name: value for name, value in settings.items() if name in known}
     with ExitStack() as stack:
@@ -35,8 +41,7 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[...,
         for name in TALKATIVE:
             stack.enter_context(_silent(name))
         stack.enter_context(warnings.catch_warnings())
-        for kind in (FutureWarning, DeprecationWarning):  # of torch about torch
-            warnings.simplefilter("ignore", kind)
+        warnings.simplefilter("ignore")  # of torch about torch, and about TF32, which would round otherwise
         # inductor's public `compile` would do but for the decompositions, which it does not take
         code = private("compile_fx")(graph, list(inputs), config_patches=settings, decompositions=decompositions())
     _keep_freed_memory()

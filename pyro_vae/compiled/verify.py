@@ -74,6 +74,7 @@ def furthest(wanted: Sequence[Tensor], got: Sequence[Tensor], least: float = 0.0
     floor = max((n for n, a in zip(norms, wanted, strict=True) if a.dim()), default=0.0) / 100
     worst = 0.0
     for a, b, norm in zip(wanted, got, norms, strict=True):
+        b = b.to(a.device)
         if not a.is_floating_point():
             worst = max(worst, 0.0 if torch.equal(a, b) else float("inf"))
             continue

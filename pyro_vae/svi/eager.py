@@ -1,6 +1,6 @@
 """One gradient step as Pyro takes it: loss, gradients, and the optimizer's update."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -142,11 +142,13 @@ def _unconstrained(site: dict[str, Any]) -> Tensor:
     return site["value"].unconstrained()
 
 
-def as_tensors(loss: Any) -> Any:
-    """Return a loss with its numbers as detached tensors; some ELBOs return a tuple of losses."""
+def as_tensors(loss: Any, params: Sequence[Tensor]) -> Any:
+    """Return a loss with its numbers as detached tensors where the parameters are; some ELBOs return a tuple of losses."""
     if isinstance(loss, tuple):
-        return tuple(as_tensors(part) for part in loss)
-    return loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(loss), dtype=torch.float64)
+        return tuple(as_tensors(part, params) for part in loss)
+    if isinstance(loss, Tensor):
+        return loss.detach()
+    return torch.tensor(float(loss), dtype=torch.float64, device=params[0].device if params else None)
 
 
 def parts(loss: Any) -> tuple[Tensor, ...]:

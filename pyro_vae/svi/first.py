@@ -111,7 +111,7 @@ class FirstStep:
             self.watch.put_back()
         for p, grad in zip(self.params, self._grads, strict=True):
             p.grad = grad
-        return self._svi.finish(as_tensors(self._loss), self.params)
+        return self._svi.finish(as_tensors(self._loss, self.params), self.params)
 
 
 @contextmanager

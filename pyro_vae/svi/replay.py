@@ -78,7 +78,7 @@ class StepGraph:
         self._renewed = 0
 
         def loss_and_grads(grads: list[Tensor | None], *args: Any, **kwargs: Any) -> Any:
-            return as_tensors(svi.loss_of(args, kwargs)), list(grads)
+            return as_tensors(svi.loss_of(args, kwargs), params), list(grads)
 
         self._recording = record(loss_and_grads, args, kwargs, reference=self._eager, params=params, may_ask=True)
         self.states = [(watch, self._recording.questions.answers)]
@@ -293,7 +293,7 @@ class StepGraph:
         grads = [p.grad for p in params]
         for p, grad in zip(params, before, strict=True):
             p.grad = grad
-        return as_tensors(loss), grads
+        return as_tensors(loss, self._params), grads
 
     def _whole_step(self, tensors: Sequence[Tensor], old: UpdateCode | None = None) -> UpdateCode | None:
         if self._svi.exchange is not None:  # every process must make the very same update: the optimizer's own

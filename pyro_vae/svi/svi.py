@@ -348,7 +348,7 @@ class SVI(EagerSVI):
     def _step_eagerly(self, reason: str, args: Any, kwargs: Any) -> Any:
         self.engine, self.why_not = "eager", reason
         loss, params = self.gradients(args, kwargs)
-        return self.finish(as_tensors(loss), params)
+        return self.finish(as_tensors(loss, params), params)
 
     def _say(self, what: str, message: str) -> None:
         """Warn, once of each kind."""
