@@ -1,6 +1,6 @@
 """Record a callable that runs Pyro programs once and replay it without Python; knows nothing of pairs."""
 
-from pyro_vae.compiled._torch import private
+from pyro_vae.compiled._torch import private, tree_leaves
 from pyro_vae.compiled.capture import trace
 from pyro_vae.compiled.cuda_graphs import capturable, captured
 from pyro_vae.compiled.guards import Held, Same
@@ -57,5 +57,6 @@ __all__ = [
     "set_random_state",
     "signature",
     "trace",
+    "tree_leaves",
     "undisturbed",
 ]

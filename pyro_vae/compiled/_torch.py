@@ -16,6 +16,9 @@ NAMES = {
     "tracing": "torch._guards:tracing",
     "FakeTensorMode": "torch._subclasses.fake_tensor:FakeTensorMode",
     "disable_current_modes": "torch.utils._python_dispatch:_disable_current_modes",
+    "tree_leaves": "torch.utils._pytree:tree_leaves",
+    "tree_flatten": "torch.utils._pytree:tree_flatten",
+    "tree_unflatten": "torch.utils._pytree:tree_unflatten",
     "dict_version": "torch._C._dynamo.guards:dict_version",
     "one_hot": "torch._C._nn:one_hot",
     "set_grad_enabled": "torch._C:_set_grad_enabled",
@@ -53,3 +56,8 @@ def optional(name: str) -> Any:
         return private(name)
     except MissingName:
         return None
+
+
+def tree_leaves(tree: Any) -> list[Any]:
+    """Return what a nest of lists, tuples and dictionaries holds, in order."""
+    return private("tree_leaves")(tree)  # type: ignore[no-any-return]

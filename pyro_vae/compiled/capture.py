@@ -24,11 +24,10 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_vae.compiled import packed
-from pyro_vae.compiled._torch import optional, private
+from pyro_vae.compiled._torch import optional, private, tree_leaves
 from pyro_vae.compiled.observe import written_by
 from pyro_vae.compiled.refusal import line_of_program, refuse, remembered
 from pyro_vae.compiled.state import memory
@@ -187,7 +186,10 @@ _LEAVE_TORCH = {
     torch.Tensor.untyped_storage,
 }
 
-_WHOLE = {torch.Tensor.__int__: torch.Tensor.long, torch.Tensor.__bool__: torch.Tensor.bool}  # what is read of a float
+_WHOLE: dict[Any, Callable[[Tensor], Tensor]] = {
+    torch.Tensor.__int__: torch.Tensor.long,
+    torch.Tensor.__bool__: torch.Tensor.bool,
+}  # what is read of a float
 
 
 class _Selected:

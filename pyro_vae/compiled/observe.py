@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from pyro_vae.compiled._torch import tree_leaves
 from pyro_vae.compiled.refusal import line_of_program
 from pyro_vae.compiled.state import memory
 

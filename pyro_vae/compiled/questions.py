@@ -6,6 +6,7 @@ the answer is another one, so is the recording.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,18 +40,19 @@ class Questions:
 def _cut_off(graph: GraphModule, count: int) -> GraphModule:
     """Cut the last outputs off a graph, with what nothing else needs; return a graph of them alone."""
     output = graph.graph.output_node()
-    results: Sequence[Node] = output.args[0]  # type: ignore[assignment]
+    results: Any = output.args[0]
     kept = len(results) - count
-    leading = set(results[kept:])
+    leading: set[Node] = set(results[kept:])
     for node in reversed(graph.graph.nodes):
         if node in leading:
             leading.update(node.all_input_nodes)
-    alone, copy = Graph(), {}
+    alone = Graph()
+    copy: dict[Node, Node] = {}
     for node in graph.graph.nodes:
         if node in leading or node.op == "placeholder":
             copy[node] = alone.node_copy(node, copy.__getitem__)
     alone.output(tuple(copy[node] for node in results[kept:]))
-    output.args = (type(results)(results[:kept]),)  # type: ignore[call-arg]
+    output.args = (type(results)(results[:kept]),)
     for node in reversed(graph.graph.nodes):
         if node in leading and not node.users and node.op != "placeholder":
             graph.graph.erase_node(node)

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pyro_vae.compiled import inductor
+from pyro_vae.compiled._torch import private, tree_leaves
 from pyro_vae.compiled.capture import Constants, Reads, trace
 from pyro_vae.compiled.observe import Observe
 from pyro_vae.compiled.questions import Questions
@@ -203,7 +203,9 @@ class Recording:
     def assemble(self, outputs: Sequence[Tensor]) -> Any:
         """Return the outputs in the structure that `fn` returned."""
         values = iter(outputs)
-        return tree_unflatten([next(values) if leaf is _TENSOR else leaf for leaf in self._leaves], self._spec)
+        return private("tree_unflatten")(
+            [next(values) if leaf is _TENSOR else leaf for leaf in self._leaves], self._spec
+        )
 
     def compile(self, *tensors: Tensor) -> str | None:
         """Replace the recorded graph by inductor's code for it, made for arguments like `tensors`; return why not."""
@@ -277,7 +279,7 @@ def record(
         tensors = iter(inputs[len(outside) :])
         with constants, reads, torch.enable_grad() if params else torch.no_grad():
             out = fn(*([reads.grads] if params else ()), *rebuilt(list(args), tensors), **rebuilt(kwargs, tensors))
-            found, spec = tree_flatten(out)
+            found, spec = private("tree_flatten")(out)
             kept = [_TENSOR if isinstance(v, Tensor) else v for v in found]
             shapes.append((kept, spec, bool(reads.valid), [line for _, line in constants.asked]))
             valid = [torch.stack(reads.valid).all()] if reads.valid else []
@@ -353,7 +355,7 @@ def _check(
     with undisturbed(saved):
         torch.manual_seed(seed)
         expected = reference(*rebuilt(list(args), iter(tensors)), **rebuilt(kwargs, iter(tensors[_count(args) :])))
-        wanted = [v.detach() for v in tree_flatten(expected)[0] if isinstance(v, Tensor)]
+        wanted = [v.detach() for v in tree_leaves(expected) if isinstance(v, Tensor)]
         wanted += [t.detach().clone() for t, _ in saved]
     with undisturbed(saved):
         torch.manual_seed(seed)
