@@ -24,6 +24,7 @@ _PACKAGE_OF = {
     "fit": "training",
     "diagnose": "diagnostics",
     "em": "training",
+    "load": "using",
     "elbo": "evidence",
     "log_evidence": "evidence",
     "log_weights": "program",
@@ -54,6 +55,7 @@ _MODULES = {
     "runs": "runs",
     "svi": "svi",
     "training": "training",
+    "using": "using",
 }
 
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "em",
     "find_problems",
     "fit",
+    "load",
     "load_data",
     "log_evidence",
     "log_weights",
@@ -85,6 +88,7 @@ if TYPE_CHECKING:
     from pyro_vae.program import Pair, PairError, Problem, check_pair, find_problems, log_weights
     from pyro_vae.svi import SVI
     from pyro_vae.training import Fitted, em, fit
+    from pyro_vae.using import load
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,9 @@
 
 import json
 import re
+import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -81,6 +83,34 @@ def test_the_start_runs(tmp_path, monkeypatch):
     exec(code.replace("epochs=50", "epochs=1").replace("num_samples=5000", "num_samples=20"), names)
     assert Path("samples.png").is_file()
     assert names["evidence"].mean_stderr > 0
+
+
+def test_a_trained_pair_is_used_as_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = pv.load_data("digits")
+    torch.manual_seed(0)
+    pair = pv.pairs.latent(data.spec, latent=8, hidden=[16])
+    pv.fit(pair, data, epochs=1, compile="off", run="runs/latent-digits")
+    names: dict = {}
+    for code in code_of("howto/use-a-trained-pair.md"):
+        exec(code.replace("range(5)", "range(1)").replace("num_samples=500", "num_samples=20"), names)
+    assert pv.load("runs/mine").encode(names["x"]).equal(names["z"])
+    assert torch.allclose(names["exported"].module()(names["z"]), names["fitted"].decode(names["z"]), atol=1e-6)
+
+
+def test_training_is_logged_as_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    board, weights = MagicMock(), MagicMock()
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
+    monkeypatch.setitem(sys.modules, "wandb", weights)
+    names: dict = {}
+    for code in code_of("howto/log-training.md"):
+        exec(code.replace("epochs=5", "epochs=2, compile='off'").replace("latent=8", "latent=2, hidden=[8]"), names)
+    written = board.SummaryWriter.return_value
+    assert [call.args[2] for call in written.add_scalar.call_args_list if call.args[0] == "elbo"] == [1, 2]
+    assert written.add_images.call_args.args[1].shape == (16, 1, 8, 8)
+    rows = [call.args[0] for call in weights.init.return_value.log.call_args_list]
+    assert [row["epoch"] for row in rows] == [1, 2]
 
 
 def test_the_reference_holds_every_module():

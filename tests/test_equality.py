@@ -26,6 +26,7 @@ REPRESENTATIVE = {"flow": "flow-coupling", "structured": "structured-2"}  # othe
 UNSUPPORTED = {
     ("flow-coupling", "total-correlation"): "TotalCorrelation takes q's dimensions one by one",
     ("grouped", "total-correlation"): "TotalCorrelation takes q's dimensions one by one",
+    ("latent", "one-level"): "the model LatentModel has no 'step', so the pair is no chain",
     ("grouped", "mmd"): "MaximumMeanDiscrepancy fails on the pair",
 }
 

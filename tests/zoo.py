@@ -16,7 +16,12 @@ FEATURES = 16
 
 
 def spec(
-    *, support: str = "real", classes: int | None = None, features: int = FEATURES, **fields: tuple[int, ...]
+    *,
+    support: str = "real",
+    classes: int | None = None,
+    features: int = FEATURES,
+    sequence: tuple[int, int] | None = None,
+    **fields: tuple[int, ...],
 ) -> Spec:
     """Describe data that only a test has: ``FEATURES`` numbers, a 4x4 image; ``fields`` besides x by event shape."""
     mean, std = (torch.full((features,), value) for value in ((0.4, 0.5) if support == "binary" else (0.1, 1.2)))
@@ -33,6 +38,7 @@ def spec(
         num_data=1000,
         binarize="gray",
         description="drawn for a test",
+        sequence=sequence,
     )
 
 
@@ -47,6 +53,8 @@ def batch(spec: Spec, size: int = BATCH) -> dict[str, Tensor]:
         if name in ("mask", "labelled", "seen"):
             drawn[name] = drawn[name] > -0.5
             drawn[name].reshape(size, -1)[:, 0] |= shape != ()  # no group without an item
+        if name == "mask" and spec.sequence is not None:
+            drawn[name] = torch.arange(shape[0]) <= torch.arange(size)[:, None] % shape[0]
         if name == "y" and spec.classes is not None:
             drawn[name] = torch.arange(size) % spec.classes
     return drawn
@@ -82,12 +90,15 @@ class Row:
 
 SMALL = {"latent": 3, "hidden": [8]}
 WORDS = {"codes": 5, "places": 3, "size": 2, "hidden": [8]}
+STEPS = {"steps": 4, "width": 8, "blocks": 1}
 BINARY = spec(support="binary")
 LABELS = spec(classes=3, y=())
 FEW_LABELS = spec(classes=3, y=(), labelled=())
 GROUPS = spec(mask=(4,))
 ATTRIBUTES = spec(support="binary", y=(2,))
 UNSEEN = spec(seen=(FEATURES,))
+SERIES = spec(mask=(4,), sequence=(4, 4))
+NOTES = spec(support="binary", mask=(4,), sequence=(4, 4))
 NODES = spec(support="binary", features=4, seen=(4,))
 
 ROWS: dict[str, Row] = {
@@ -102,12 +113,13 @@ ROWS: dict[str, Row] = {
     **{
         f"latent-{o}": Row(pairs.latent, {**SMALL, "objective": o, "particles": 3})
         for o in OBJECTIVES
-        if o != "enumeration"
+        if o not in ("enumeration", "one-level")
     },
     **{f"flow-{k}": Row(pairs.flow, {**SMALL, "kind": k, "layers": 2}, density=k != "planar") for k in FLOWS},
     "autoencoder": Row(pairs.autoencoder, SMALL),
     "quantized": Row(pairs.quantized, {**WORDS, "codebook": "gradient"}),
     "quantized-averages": Row(pairs.quantized, {**WORDS, "places": 2}, BINARY),
+    "quantized-autoregressive": Row(pairs.quantized, {**WORDS, "prior": "autoregressive"}, BINARY),
     "quantized-conv": Row(pairs.quantized, {"codes": 5, "size": 2, "net": "conv"}, BINARY),
     "conditional": Row(pairs.conditional, SMALL, LABELS),
     "conditional-learned": Row(pairs.conditional, {**SMALL, "prior": "learned"}, LABELS),
@@ -121,6 +133,10 @@ ROWS: dict[str, Row] = {
     "hierarchical-dreg": Row(
         pairs.hierarchical, {"latent": [3, 2], "hidden": [8], "objective": "dreg", "particles": 3}
     ),
+    "diffusion": Row(pairs.diffusion, STEPS),
+    "diffusion-binary": Row(pairs.diffusion, {**STEPS, "steps": 6, "spread": "posterior"}, BINARY),
+    "diffusion-conv": Row(pairs.diffusion, {"steps": 4, "width": 8, "net": "conv", "channels": 2}, BINARY),
+    "diffusion-cosine": Row(pairs.diffusion, {**STEPS, "noise": "cosine", "spread": "forward", "objective": "elbo"}),
     "semi_supervised": Row(pairs.semi_supervised, SMALL, FEW_LABELS),
     "semi_supervised-conv": Row(
         pairs.semi_supervised, {**SMALL, "classifier": "conv", "dropout": 0.2, "scaling": "common"}, FEW_LABELS
@@ -135,6 +151,7 @@ ROWS: dict[str, Row] = {
     "autoregressive": Row(pairs.autoregressive, {"hidden": [8, 7], "order": "random"}),
     "autoregressive-made": Row(pairs.autoregressive, {"hidden": [8]}, BINARY, exact=True),
     "autoregressive-pixelcnn": Row(pairs.autoregressive, {"net": "pixelcnn", "hidden": [4, 4]}, BINARY, exact=True),
+    "boltzmann": Row(pairs.boltzmann, {"units": 5}, BINARY, exact=True),
     "linear": Row(pairs.linear, {"latent": 3}, exact=True),
     "mixture": Row(pairs.mixture, {"components": 3, "variance": "diagonal"}, exact=True),
     "mixture-missing": Row(pairs.mixture, {"components": 3}, UNSEEN, exact=True),
@@ -142,5 +159,13 @@ ROWS: dict[str, Row] = {
     "mixture-nearest": Row(pairs.mixture, {"components": 3, "posterior": "nearest"}),
     "mixture-amortized": Row(pairs.mixture, {"components": 3, "posterior": "amortized"}),
     "bayes_net": Row(pairs.bayes_net, {"graph": "sprinkler", "start": "random"}, NODES, exact=True),
+    "markov": Row(pairs.markov, {"latent": 3, "hidden": 8}, NOTES),
+    "markov-filter": Row(pairs.markov, {"latent": 3, "hidden": 8, "posterior": "filter"}, SERIES),
+    "markov-mean-field": Row(pairs.markov, {"latent": 3, "hidden": 8, "posterior": "mean-field"}, SERIES),
+    "markov-linear": Row(pairs.markov, {"transition": "linear", "latent": 3}, SERIES, exact=True),
+    "markov-linear-smoother": Row(
+        pairs.markov, {"transition": "linear", "posterior": "smoother", "latent": 3, "hidden": 8}, SERIES
+    ),
+    "markov-table": Row(pairs.markov, {"transition": "table", "latent": 3, "hidden": 8}, NOTES, exact=True),
     "linear-per-feature": Row(pairs.linear, {"latent": 3, "noise": "per-feature"}, exact=True),
 }

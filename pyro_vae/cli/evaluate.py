@@ -16,7 +16,7 @@ def evaluate(words: Sequence[str]) -> int:
     """Print the figures of a run: ``pyro-vae evaluate RUN``."""
     parser = parser_of("evaluate", "ELBO by site, importance-weighted log p(x) and more, in nats per datum.")
     add_run(parser)
-    parser.add_argument("--samples", type=int, default=5000, help="draws for each datum")
+    parser.add_argument("--samples", type=int | None, default=None, help="draws for each datum (5000; fewer of chains)")
     add_split(parser)
     parser.add_argument(
         "--proposal", type=str, default="refined", help="where draws come from: refined for each datum, or the guide"
@@ -28,22 +28,39 @@ def evaluate(words: Sequence[str]) -> int:
         help="of a q over codes, softmax(-distance^2 / temperature): a number, or auto for the best on the validation "
         "split (default: 0, the nearest code)",
     )
+    parser.add_argument(
+        "--temperatures",
+        type=int | None,
+        default=None,
+        help="of annealing, for a model whose log p(x) lacks its normaliser log Z (default: 1000)",
+    )
     args = parser.parse_args(words)
-    if args.samples < 1:
+    if args.temperatures is not None and args.temperatures < 1:
+        raise UsageError(f"--temperatures must be at least 1, got {args.temperatures}: log Z is annealed through them")
+    if args.samples is not None and args.samples < 1:
         raise UsageError(f"--samples must be at least 1, got {args.samples}")
     if args.proposal not in ("refined", "guide"):
         raise UsageError(unknown("proposal", args.proposal, ("refined", "guide")))
-    from pyro_vae.evidence import evaluate
+    from pyro_vae.evidence import TEMPERATURES, evaluate
     from pyro_vae.posterior import at_temperature
+    from pyro_vae.program import unnormalized
     from pyro_vae.runs import Run
     from pyro_vae.training import Counter
 
     pair, data = rebuild_best(Run.open(args.run), args)
     split = data.choose(args.split)
     temperature = _temperature(args.temperature, pair, data)
+    if args.temperatures is not None and not any(True for _ in unnormalized(pair)):
+        raise UsageError("--temperatures anneal the log Z that a model lacks, and this one lacks none; leave it out")
     with at_temperature(pair, temperature or 0.0), Counter(data.size(split), "log p(x)") as counter:
         figures = evaluate(
-            pair, data, split=split, num_samples=args.samples, proposal=args.proposal, progress=counter.add
+            pair,
+            data,
+            split=split,
+            num_samples=args.samples,
+            proposal=args.proposal,
+            temperatures=TEMPERATURES if args.temperatures is None else args.temperatures,
+            progress=counter.add,
         )
     if args.json:
         print(json.dumps(figures.to_dict() | ({} if temperature is None else {"temperature": temperature})))
@@ -85,7 +102,7 @@ def diagnose(words: Sequence[str]) -> int:
     """Examine a run: ``pyro-vae diagnose RUN``."""
     args = _diagnose_arguments(words)
     from pyro_vae.diagnostics import diagnose, expected_seconds, to_datatree
-    from pyro_vae.evidence import evaluate, quick_samples
+    from pyro_vae.evidence import evaluate, latent_sites, quick_samples
     from pyro_vae.program import PairError
     from pyro_vae.report import write_run_report
     from pyro_vae.runs import Run
@@ -107,7 +124,8 @@ def diagnose(words: Sequence[str]) -> int:
         say(f"posterior.nc is left out: {error}", sys.stderr)
     figures = result.figures()
     if figures is None:
-        figures = evaluate(pair, data, split=split, num_samples=quick_samples(data.size(split)))
+        sites = latent_sites(pair, data.batch(split, 2))
+        figures = evaluate(pair, data, split=split, num_samples=quick_samples(data.size(split), sites))
     report = write_run_report(run, pair, data, figures, result)
     if args.json:
         print(json.dumps(result.to_json() | {"report": str(report)}))

@@ -3,11 +3,11 @@
 import io
 import json
 import sys
-from collections.abc import Callable, Sequence
-from inspect import getdoc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.cli import catalogue
 from pyro_vae.cli.options import (
     SPLITS,
     UsageError,
@@ -32,14 +32,11 @@ def list_all(words: Sequence[str]) -> int:
     args = parser.parse_args(words)
     if args.runs is not None:
         return _list_runs(args.runs, as_json=args.json)
-    from pyro_vae.data import DATASETS
-    from pyro_vae.pairs import PAIRS
-
-    pairs = {name: _first_line(build) for name, build in PAIRS.items()}
+    found = {"pairs": catalogue.pairs(), "data": catalogue.data_sets()}
     if args.json:
-        print(json.dumps({"pairs": pairs, "data": DATASETS}))
+        print(json.dumps(found))
         return 0
-    for title, rows in (("pairs", pairs), ("data", DATASETS)):
+    for title, rows in found.items():
         say(f"{title}:")
         width = max(map(len, rows))
         for name, line in rows.items():
@@ -70,10 +67,6 @@ def _list_runs(folder: str, *, as_json: bool) -> int:
         sys.stderr,
     )
     return 0
-
-
-def _first_line(build: Callable) -> str:
-    return (getdoc(build) or "").split("\n")[0]
 
 
 def check(words: Sequence[str]) -> int:

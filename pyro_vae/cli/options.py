@@ -1,10 +1,8 @@
 """Options that commands share: data, pairs and runs; and refusals in one sentence."""
 
 import inspect
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from pyro_vae.options import accept, kinds_of, plain, registries, shown, suggestion
@@ -29,10 +27,14 @@ def parser_of(command: str, description: str) -> Any:
         words: list[str]
 
         def parse_args(self, args: Any = None, **options: Any) -> Any:
-            self.words = [*_with_lists(args, self.kinds)]
+            known = {option for action in self._actions for option in action.option_strings}
+            self.words = [*_with_lists(_with_underscores(args, known), self.kinds)]
             found = super().parse_args(self.words, **options)
             _check_common(found)
             return found
+
+        def format_help(self) -> str:
+            return _with_hyphens(super().format_help())
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             raise UsageError(_reword(message, self))
@@ -66,7 +68,7 @@ def add_data(parser: Any) -> None:
     group = parser.add_argument_group("data")
     group.add_argument("--data", type=str, default="digits", help="a name from `pyro-vae list`, .npz, .npy or a folder")
     for name, (kind, text) in DATA_OPTIONS.items():
-        group.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=kind, default=None, help=text)
+        group.add_argument(f"--{name}", type=kind, default=None, help=text)
     parser.kinds["image"] = DATA_OPTIONS["image"][0]  # its numbers need no brackets
 
 
@@ -143,99 +145,15 @@ def rebuild(run: Any, args: Any) -> tuple[Any, Any]:
 
     ``args`` are those of `add_run`.
     """
-    from pyro_vae.data import load_data
-    from pyro_vae.pairs import PAIRS, find
+    from pyro_vae.using import Words, rebuild
 
-    config = run.config
-    recipe, source = config["pair"], config["data"]
-    if recipe is None or source is None:
-        raise UsageError(
-            f"{run} was trained from Python with a pair or data that only that script can build; evaluate it there"
-        )
-    name = recipe["name"] if recipe["name"] in PAIRS else _allowed(run, recipe["name"], args.pair)
-    place = _place(run, source["name"], args.data)
-    from pyro_vae.runs import seeded
-    from pyro_vae.training import Training, build_from_config
-
-    seed = as_usage_error(lambda: Training.read(config["training"])).seed
-
-    def build(**options: Any) -> Any:
-        # as `train` does, so that a run killed before its first checkpoint begins with the same
-        # bits
-        with seeded(seed):
-            return find(name)(data.spec, **options)
-
-    try:
-        data = build_from_config(partial(load_data, place), source["options"])
-        return build_from_config(build, recipe["options"]), data
-    except (ValueError, OSError):  # these say it themselves
-        raise
-    except Exception as error:  # whatever other code makes of a config.yaml that somebody changed
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise UsageError(
-            f"{run}/config.yaml does not rebuild its pair and data: {type(error).__name__}: {reason}"
-        ) from error
-
-
-def _allowed(run: Any, stored: str, named: str | None) -> str:
-    """Return the user's own pair that the command line allows to run, if it is the run's.
-
-    A file that was moved is known by its content; one that was changed in its place is said to be.
-    """
-    from pyro_vae.pairs import file_of, source_of
-    from pyro_vae.runs import RunNote
-    from pyro_vae.warning import warn
-
-    if named is None:
-        shown = _from_here(stored)
-        raise UsageError(f"{run} was trained with {shown}, whose code would be run; allow it with --pair {shown}")
-    known = run.fingerprint("pair")
-    same_place = named == stored or (file_of(named), named.rpartition(":")[2]) == (
-        file_of(stored),
-        stored.rpartition(":")[2],
-    )
-    if same_place:
-        if known is not None and source_of(named) != known:
-            warn(f"the code of {named} has changed since {run} was trained with it", RunNote)
-        return named
-    moved = known is not None and source_of(named) == known and named.rpartition(":")[2] == stored.rpartition(":")[2]
-    if not moved:
-        shown = _from_here(stored)
-        raise UsageError(f"{run} was trained with {shown}, and {named} is not the same code; give --pair {shown}")
-    return named
-
-
-def _from_here(name: str) -> str:
-    """Return the name of a user's own pair by the way from this folder, if the file is below it."""
-    from pyro_vae.pairs import file_of
-
-    path = file_of(name)
-    near = None if path is None else os.path.relpath(path, os.path.realpath(os.curdir))
-    return name if near is None or near.startswith(os.pardir) else f"{near}:{name.rpartition(':')[2]}"
-
-
-def _place(run: Any, stored: str, given: str | None) -> str:
-    """Return where the data of a run are."""
-    if given is None and os.path.isabs(stored) and not os.path.exists(stored):
-        raise UsageError(f"the data of {run} are not at {stored} any more; say where they are with --data")
-    return stored if given is None else given
-
-
-def note_other_data(run: Any, data: Any) -> None:
-    """Say it if the data are not those that a run was trained on."""
-    from pyro_vae.runs import RunNote
-    from pyro_vae.warning import warn
-
-    if run.trained_on(data.fingerprint) is False:
-        warn(
-            f"{data.spec.name} holds other data than {run} was trained on, or other splits; "
-            "some of these may have been trained on",
-            RunNote,
-        )
+    return rebuild(run, args.pair, args.data, Words("--pair {}", "--data"))
 
 
 def rebuild_best(run: Any, args: Any) -> tuple[Any, Any]:
     """Build a run's pair and data anew, with the parameters of its best epoch."""
+    from pyro_vae.using import note_other_data
+
     pair, data = rebuild(run, args)
     note_other_data(run, data)
     pair.load_state_dict(run.load_best()["parameters"])
@@ -252,9 +170,9 @@ def as_usage_error(make: Callable[[], Any]) -> Any:
 
 def _check_common(args: Any) -> None:
     """Refuse values that no command can use, before it does anything."""
-    from pyro_vae.runs import check_seed
-
     if (seed := args.get("seed")) is not None:
+        from pyro_vae.runs import check_seed
+
         as_usage_error(lambda: check_seed(seed))
     if (split := args.get("split")) not in (None, *SPLITS):
         raise UsageError(f"--split must be train, valid or test, got {split!r}")
@@ -263,7 +181,28 @@ def _check_common(args: Any) -> None:
             raise UsageError(f"the name of the {option} is empty; leave it out, or give one")
 
 
-def _with_lists(words: Sequence[str], kinds: dict[str, Any]) -> Iterator[str]:
+def _with_underscores(words: Sequence[str], known: Collection[str]) -> Iterator[str]:
+    """Return the words with options named as Python names them: --batch-size as --batch_size.
+
+    >>> [*_with_underscores(["--batch-size", "--beta", "a-b"], ["--batch_size"])]
+    ['--batch_size', '--beta', 'a-b']
+    """
+    for word in words:
+        name, equals, value = word.partition("=")
+        inner = f"--{name[2:].replace('-', '_')}"
+        yield inner + equals + value if name.startswith("--") and inner in known else word
+
+
+def _with_hyphens(text: str) -> str:
+    """Return text with options as they are written: --batch_size as --batch-size.
+
+    >>> _with_hyphens("--batch_size BATCH_SIZE")
+    '--batch-size BATCH_SIZE'
+    """
+    return re.sub(r"--[a-z]+(_[a-z]+)+", lambda option: option[0].replace("_", "-"), text)
+
+
+def _with_lists(words: Iterable[str], kinds: dict[str, Any]) -> Iterator[str]:
     """Return the words with brackets around lists of numbers: --hidden 200,100 as --hidden
     [200,100]."""
     option = ""
@@ -284,7 +223,7 @@ def _reword(message: str, parser: Any) -> str:
         word = unrecognized[1]
         options = [o for action in parser._actions for o in action.option_strings if o.startswith("--")]
         near = suggestion(word.lstrip("-"), [o.lstrip("-") for o in options])
-        hint = f"did you mean --{near}?" if near else f"`{parser.prog} --help` lists the options"
+        hint = f"did you mean {_with_hyphens(f'--{near}')}?" if near else f"`{parser.prog} --help` lists the options"
         return f"there is no option {word}; {hint}"
     option = re.search(r'Parser key "([^"]+)"', text)
     return text if option is None else _refusal(option[1], parser) or text

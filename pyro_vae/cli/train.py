@@ -22,7 +22,7 @@ from pyro_vae.cli.options import (
 from pyro_vae.cli.terminal import say, show_figures, title_of
 from pyro_vae.options import kinds_of
 
-FIGURES = ("elbo", "reconstruction", "kl", "log_evidence", "log_evidence_stderr", "khat_share", "proposal")
+FIGURES = ("elbo", "reconstruction", "kl", "log_evidence", "log_evidence_stderr", "khat_share", "proposal", "codes")
 """What ``--json`` prints of an evaluation."""
 
 
@@ -127,7 +127,7 @@ def _refuse_fewer(run: Any, epochs: int) -> None:
 
 
 def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool, as_json: bool) -> int:
-    from pyro_vae.evidence import evaluate, quick_samples
+    from pyro_vae.evidence import evaluate, latent_sites, quick_samples
     from pyro_vae.report import write_run_report
     from pyro_vae.training import Interrupted, fit
 
@@ -140,9 +140,11 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
         fitted = fit(pair, data, run=run, resume=resume, progress=True, **asdict(training))
         if not first:
             return 0
-        for module in pair.modules().values():
-            module.float()  # as `evaluate` has it, whose data are in single precision
-        figures = evaluate(pair, data, num_samples=quick_samples(data.size(data.choose())))
+        for module in pair.to("cpu").modules().values():
+            module.float()  # where `evaluate` has it, whose data are there and in single precision
+        split = data.choose()
+        sites = latent_sites(pair, data.batch(split, 2))
+        figures = evaluate(pair, data, num_samples=quick_samples(data.size(split), sites))
         report = write_run_report(run, pair, data, figures)
     except Interrupted as stop:
         if first:
@@ -151,7 +153,8 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
     finally:
         run.release()
     if as_json:
-        print(json.dumps(_summary(run, fitted) | {key: getattr(figures, key) for key in FIGURES}))
+        told = figures.to_dict()
+        print(json.dumps(_summary(run, fitted) | {key: told[key] for key in FIGURES}))
     else:
         show_figures(figures, pair, data)
         compiled = " (compiled)" if fitted.compiled else ""

@@ -295,12 +295,14 @@ class Watch:
         return None
 
     def _kept_by_library(self, held: Held, name: Any, new: Any) -> bool:
-        """Return whether a library's own code keeps a result there: a weight normalised at each call, an autoguide's plates."""
+        """Return whether a library's own code keeps a result there: a weight normalised at each call, an autoguide's plates, a
+        transform's inverse (by a weak reference in torch before 2.15).
+        """
         names = self._caching.get(id(held.holder), frozenset())
         if names is not None and (name not in names or name in self._names):
             return False
         values = new if isinstance(new, tuple) else new.values() if isinstance(new, dict) else (new,)
-        return all(value is None or isinstance(value, Tensor | Messenger) for value in values)
+        return all(value is None or isinstance(value, Tensor | Messenger | weakref.ReferenceType) for value in values)
 
     def renew(self) -> None:
         """Take what is there now for what must be there."""

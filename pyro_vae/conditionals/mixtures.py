@@ -229,6 +229,14 @@ class _Encoder(nn.Module):
         k = torch.eye(number).to(x).reshape(number, *(1,) * (x.dim() - 1), number)
         return (components(k, seen).log_prob(x) + prior.log_prob(k)).movedim(0, -1)
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether all components are equal, so that k says nothing of x: they stay so under EM and
+        gradients alike.
+        """
+        natural = self._of[1].natural()  # type: ignore[operator]
+        return all(len(value) > 1 and bool((value == value[:1]).all()) for value in natural.values())
+
 
 class Responsibilities(_Encoder):
     """q(k | x) = p(k | x), exactly: with it the ELBO is log p(x).

@@ -4,20 +4,20 @@
 the latent is made of vectors and its distribution is discrete, see `pyro_vae.distributions.Codebook`.
 """
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_vae.distributions import Codebook, distances, nearest
+from pyro_vae.distributions import Autoregressive, Codebook, MaskedNet, distances, nearest
 from pyro_vae.options import Count, Weight, checked
 
 __all__ = ["CodebookPrior", "Quantize"]
 
 DECAY = 0.99  # of the averages, per step (van den Oord et al., 2017, appendix A.1)
-ROUNDS = 20  # of k-means
 MOST_PARTS = 10_000  # that k-means is taken of
 
 
@@ -37,11 +37,14 @@ class CodebookPrior(nn.Module):
         size: of each vector.
         learned: probabilities of the codes at each place are learned, from uniform ones; else they
             stay 1 / ``codes``.
+        net: what the codes at earlier places say of each place is added to its log-odds, so that
+            codes are drawn one after the other: `pyro_vae.nets.MaskedLabels`. Without one the places
+            are independent.
         codebook: how the vectors are learned.
         restart: data without use after which a code begins again; the size of an epoch, say.
 
     Raises:
-        ValueError: there is a single code.
+        ValueError: there is a single code, or the net is of other places or codes.
     """
 
     base: Tensor
@@ -58,12 +61,20 @@ class CodebookPrior(nn.Module):
         size: Count,
         *,
         learned: bool = True,
+        net: nn.Module | None = None,
         codebook: Literal["averages", "gradient"] = "averages",
         restart: Count = 10_000,
     ) -> None:
         super().__init__()
         if codes < 2:
             raise ValueError(f"codes must be at least 2, got {codes}: a single code says nothing of the data.")
+        sizes = (getattr(net, "inputs", places), getattr(net, "outputs", codes * places))
+        if sizes != (places, codes * places):
+            raise ValueError(
+                f"the net {type(net).__name__} makes {sizes[1]} numbers of {sizes[0]} places, and {codes} codes at "
+                f"{places} places need {codes * places}: build the net for them."
+            )
+        self.net = net
         self.codes, self.places, self.size, self.restart = codes, places, size, restart
         self.register_buffer("base", torch.randn(codes, size))
         self.register_buffer("idle", torch.zeros(codes))  # data since each code was used
@@ -88,21 +99,26 @@ class CodebookPrior(nn.Module):
         return Codebook(self.vectors, self.index())
 
     def index(self) -> TorchDistribution:
-        """Return the distribution of the codes' numbers, long, event shape ``(places,)``: here of
-        independent places.
-        """
-        return dist.Categorical(logits=self.logits).to_event(1)
+        """Return the distribution of the codes' numbers, event shape ``(places,)``."""
+        if self.net is None:
+            return dist.Categorical(logits=self.logits).to_event(1)
+        return Autoregressive(cast(MaskedNet, self.net), _Codes(self.places, self.codes), self.logits.T.flatten())
 
     @torch.no_grad()
     def start(self, z: Tensor) -> None:
-        """Begin at the centres of k-means of the encoder's outputs ``z``, ``(..., places * size)``."""
+        """Begin at the centres of k-means of the encoder's outputs ``z``, ``(..., places * size)``.
+
+        Where outputs are fewer than codes, or differ less, the codes left over stay where they are:
+        they are restarted if nothing comes near them.
+        """
+        from sklearn.cluster import KMeans
+
         parts = z.detach().reshape(-1, self.size).to(self.base)
         parts = parts[_spread(min(MOST_PARTS, len(parts)), parts)]
-        centres = _apart(self.codes, parts)
-        for _ in range(ROUNDS):
-            counts, sums = self._assigned(parts, nearest(centres, parts).squeeze(-1))
-            centres = torch.where(counts.unsqueeze(-1) > 0, sums / counts.clamp(min=1).unsqueeze(-1), centres)
-        self.base.copy_(centres)
+        known = parts.isfinite().all() and min(self.codes, len(parts.unique(dim=0)))
+        if known:
+            found = KMeans(int(known), n_init=1, random_state=0).fit(parts.cpu().double().numpy())
+            self.base[: int(known)] = torch.from_numpy(found.cluster_centers_).to(self.base)
         self.idle.zero_()
         if self.averages:
             self.counts.zero_()
@@ -144,18 +160,20 @@ class CodebookPrior(nn.Module):
         return chosen.sum(0), chosen.T @ parts
 
 
-def _apart(count: int, parts: Tensor) -> Tensor:
-    """Return parts far from each other, ``(count, size)``: each is drawn in proportion to its squared
-    distance from those before it (k-means++), always the same ones.
-    """
-    dice = torch.Generator().manual_seed(0)
-    chosen = parts[:1]
-    far = distances(chosen, parts).flatten()
-    for _ in range(count - 1):
-        shares = far.cpu().double() + torch.finfo(far.dtype).tiny
-        one = parts[torch.multinomial(shares, 1, generator=dice).to(parts.device)]
-        chosen, far = torch.cat([chosen, one]), far.minimum(distances(one, parts).flatten())
-    return chosen
+class _Codes:
+    """What `Autoregressive` needs of a head, of whole numbers; parameters are ``(..., codes * features)``."""
+
+    def __init__(self, features: int, codes: int) -> None:
+        self.features, self.codes = features, codes
+
+    def __call__(self, parameters: Tensor) -> TorchDistribution:
+        """Return the distribution of codes that are independent given the parameters."""
+        logits = parameters.unflatten(-1, (self.codes, self.features)).transpose(-1, -2)
+        return dist.Categorical(logits=logits).to_event(1)
+
+    def part(self, keep: Sequence[int]) -> Any:
+        """Return the head of some features."""
+        return _Codes(len(keep), self.codes)
 
 
 def _spread(count: int, parts: Tensor) -> Tensor:
@@ -171,7 +189,8 @@ class Quantize(nn.Module):
     are.) Vectors and outputs are drawn together by ``pull * (|e - sg(o)|^2 + commitment * |o -
     sg(e)|^2)``, which enters the point's log density minus its own value: the ELBO's gradient has
     it and its value does not, which stays a bound on log p(x), since the point is one on a mass
-    function.
+    function. As a part of log q, the pull is scaled with the KL by beta and its warm-up: at beta 0
+    nothing holds outputs to vectors.
 
     With a temperature above 0 it is a distribution over all codes instead, place by place:
     softmax(-|o - e|^2 / temperature). The net and the distances are computed in full precision
@@ -183,7 +202,8 @@ class Quantize(nn.Module):
     Args:
         net: ``x -> (..., places * size)``.
         prior: whose vectors are chosen from.
-        pull: what the squared distance weighs, in nats.
+        pull: what the squared distance weighs, in nats. The larger, the less an output leaves its
+            first code; a large one keeps whole places at one code.
         commitment: the part of it that the net's outputs feel.
         temperature: of the softmax; 0 for the nearest codes, as in training.
 
@@ -199,7 +219,7 @@ class Quantize(nn.Module):
         net: nn.Module,
         prior: CodebookPrior,
         *,
-        pull: Weight = 10.0,
+        pull: Weight = 1.0,
         commitment: Weight = 0.25,
         temperature: Weight = 0.0,
     ) -> None:

@@ -5,6 +5,7 @@ resumes in the middle of an epoch without saved state, and each of several proce
 share of the same global batch.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +28,7 @@ Device = torch.device | str | None
 STRETCHES = 50  # parts of a split that `Data.subset` takes data from
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Spec:
     """What a pair needs to know of its data."""
 
@@ -56,8 +57,13 @@ class Spec:
     binarize: str
     """"gray" (values as they are), "static" or "dynamic"."""
     description: str
+    sequence: tuple[int, int] | None = None
+    """(steps, features of a step) where ``x`` is a sequence, its steps side by side."""
     class_names: tuple[str, ...] | None = None
     """Of class 0, 1, ..., where the data bring names."""
+
+    def __repr__(self) -> str:
+        return f"Spec({self.description})"
 
     def class_label(self, number: int) -> str:
         """Return a class as pictures show it: its number and, where it has one, its name."""
@@ -147,6 +153,20 @@ class Data:
         """Whether the training split has data of which some of ``x`` is not ``seen``."""
         split = self._split("train")
         return "seen" in split.arrays and not split.take("seen", np.arange(len(split))).all()
+
+    def read(self, x: np.ndarray) -> Tensor:
+        """Return other ``x`` as batches hold it, ``(data, features)``: scaled and laid out like the
+        source's own. Nothing is binarized.
+
+        Raises:
+            DataError: its shape is another.
+        """
+        wanted = self.spec.features
+        if x.ndim == 0 or math.prod(x.shape[1:]) != wanted:
+            raise DataError(
+                f"x has shape {x.shape}, and {self.spec.name} has {wanted} features: give one row per datum."
+            )
+        return _unit(flat(x, self._contents), None if x.dtype.kind == "f" else self._contents.top, None)
 
     def subset(self, split: str, count: int, *, device: Device = None) -> tuple[Batch, list[int]]:
         """Return ``count`` data from all over ``split``, as in evaluation, and their positions.

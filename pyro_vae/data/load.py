@@ -164,6 +164,8 @@ def _described(opened: Source, splits: dict[str, Split], contents: Contents, mod
     levels = contents.levels if support == "levels" else None
     drawn = {"gray": support, "static": "binarized once", "dynamic": "binarized anew each epoch"}[mode]
     drawn = f"{levels} levels" if levels else drawn
+    if opened.sequence:
+        kind = "sequences of {} steps of {} features".format(*opened.sequence)
     facts: dict[str, Any] = {
         "name": name,
         "features": features,
@@ -175,6 +177,7 @@ def _described(opened: Source, splits: dict[str, Split], contents: Contents, mod
         "num_data": sizes[0],
         "binarize": mode,
         "class_names": opened.class_names,
+        "sequence": opened.sequence,
         "description": f"{name}: {' / '.join(told)} {kind}, {drawn}",
     }
     nothing = torch.empty(features)
@@ -192,7 +195,8 @@ def _distinct(split: Split) -> int:
 
 
 def _moments(data: Data) -> tuple[Tensor, Tensor]:
-    """Return (mean, standard deviation) of each feature of training x, in float64, piece by piece.
+    """Return (mean, standard deviation) of each feature of training x, in float64, piece by piece;
+    of sequences over all steps that are there, the same for each.
 
     Pieces are joined as in *Updating Formulae and a Pairwise Algorithm for Computing Sample
     Variances* (Chan, Golub & LeVeque, 1979), which stays exact where the mean is large.
@@ -200,9 +204,13 @@ def _moments(data: Data) -> tuple[Tensor, Tensor]:
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
     for batch in data.batches("train", max(1, 2**21 // data.spec.features)):
         x = batch["x"].double()
+        if data.spec.sequence is not None:
+            x = x.unflatten(-1, data.spec.sequence)[batch["mask"]]
         here = x.mean(0)
         total = count + len(x)
         squares = squares + (x - here).square().sum(0) + (here - mean).square() * (count * len(x) / total)
         mean = mean + (here - mean) * (len(x) / total)
         count = total
-    return mean, (squares / count).sqrt()
+    std = (squares / count).sqrt()
+    times = 1 if data.spec.sequence is None else data.spec.sequence[0]
+    return mean.repeat(times), std.repeat(times)

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from pyro_vae.data.image_folders import progress, read_image_folder, read_images
 from pyro_vae.data.readers import DataError, brief, read_idx, read_npy, read_npy_folder, read_npz
+from pyro_vae.data.sequences import FILES, mark_lengths, named_sequences, pendulums, read_chorales
 from pyro_vae.data.sprinkler import sprinkler_days
 
 DATASETS: dict[str, str] = {
@@ -31,6 +32,10 @@ DATASETS: dict[str, str] = {
     "svhn": "99,289 house numbers in colour, 32x32, 256 levels; 10 classes",
     "celeba": "202,599 faces in colour, cropped and resized to 64x64, 256 levels; 40 attributes",
     "sprinkler": "5,000 days of cloud, sprinkler, rain and wet grass, 30% of it missing; comes with the package",
+    "chorales": "382 chorales by Bach as piano rolls of 88 keys, 25 to 160 quarter notes",
+    "sketches": "32,000 drawings of characters as pen strokes, 2 to 157 points",
+    "pendulum": "1,200 swings of a pendulum, 32 to 64 places seen with noise, and its state; comes with the package",
+    "digit_rows": "the digits, read row by row: 8 steps of 8 grey values; comes with scikit-learn",
 }
 """What `load_data` knows by name."""
 
@@ -70,6 +75,7 @@ class Source:
     class_names: tuple[str, ...] | None = None  # of class 0, 1, ...
     resized: bool = False  # images have other sizes in their files
     curated: bool = False  # a published set: copies of a datum are part of it
+    sequence: tuple[int, int] | None = None  # (steps, features), side by side in x
 
 
 def open_source(source: object, *, data_dir: str | os.PathLike | None = None, image_size: int | None = None) -> Source:
@@ -97,6 +103,8 @@ def open_source(source: object, *, data_dir: str | os.PathLike | None = None, im
             f"Data cannot be loaded from {type(source).__name__}: give a name such as 'digits', a path, "
             "or a mapping such as {'x': array}."
         )
+    marked, sequence = mark_lengths(opened.parts, opened.name)
+    opened = replace(opened, parts=marked, sequence=sequence or opened.sequence)
     if image_size is not None:
         raise DataError(f"image_size={image_size} resizes folders of images, omniglot and celeba, not {opened.name}.")
     return opened
@@ -120,11 +128,13 @@ def _from_path(path: Path, given: str) -> Source:
         return Source(path.name, _parts(read_npy_folder(path), str(path)))
     if path.suffix == ".npy":
         return Source(path.stem, {"all": {"x": read_npy(path)}})
+    if path.suffix == ".json":
+        return Source(path.stem, _ordered(read_chorales(path)))
     if path.suffix == ".npz":
         return Source(path.stem, _parts(read_npz(path), str(path)))
     if path.exists():
         raise DataError(
-            f"{path} is neither .npy, .npz nor a folder: save the arrays with numpy.savez(path, x=..., y=...)."
+            f"{path} is neither .npy, .npz, .json nor a folder: save the arrays with numpy.savez(path, x=..., y=...)."
         )
     if path.suffix or len(path.parts) > 1:
         raise DataError(f"There is no file or folder {path}: check the name.")
@@ -180,6 +190,21 @@ def _named(name: str, folder: Path) -> Source:
     if name == "digits":
         x, y = _bundled_digits()
         return Source(name, {"all": {"x": x, "y": y}}, levels=17, image=(1, 8, 8), classes=10)
+    if name == "digit_rows":
+        x, y = _bundled_digits()
+        steps = np.ones((len(x), 8), bool)
+        return Source(
+            name,
+            {"all": {"x": x, "y": y, "mask": steps}},
+            levels=17,
+            image=(1, 8, 8),
+            classes=10,
+            sequence=(8, 8),
+        )
+    if name == "pendulum":
+        return Source(name, {"all": pendulums()}, curated=True)
+    if name in FILES:
+        return Source(name, _ordered(named_sequences(name, folder)), curated=True)
     if name == "sprinkler":
         return Source(name, {"all": sprinkler_days()}, curated=True)
     if name in _IDX:

@@ -6,15 +6,16 @@ Everything that applies to a pair, at a budget, with a verdict and advice a line
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from pyro_vae.data import Data
 from pyro_vae.diagnostics.subject import Budget, LeftOut, Subject, Verdict
-from pyro_vae.evidence import Figures, collect
+from pyro_vae.evidence import Figures, collect, normalized
 from pyro_vae.posterior import reconstruct
-from pyro_vae.program import Pair, PairError, evaluation, log_weights, size_of
+from pyro_vae.program import Pair, PairError, Verbs, evaluation, log_weights, pair_and_data, size_of
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -43,7 +44,7 @@ BUDGETS: dict[str, Budget] = {
 }
 
 
-@dataclass
+@dataclass(repr=False)
 class Diagnosis:
     """The table, the figures behind it and the material of pictures.
 
@@ -88,7 +89,18 @@ class Diagnosis:
             num_data=self.num_data,
             samples=subject.budget.draws,
             codes=found.get("codes"),
+            log_z=found.get("log_z"),
         )
+
+    def __repr__(self) -> str:
+        counts = {name: sum(v.verdict == name for v in self.verdicts) for name in ("good", "fair", "bad")}
+        told = ", ".join(f"{count} {name}" for name, count in counts.items())
+        return f"Diagnosis({self.num_data:,} data of the {self.split} split: {told}; print it for the table)"
+
+    def _repr_html_(self) -> str:
+        cells = ((escape(v.check), escape(v.verdict), escape(v.advice)) for v in self.verdicts)
+        rows = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in cells)
+        return f"<table><tr><th>check</th><th>verdict</th><th>what it means</th></tr>{rows}</table>"
 
     def __str__(self) -> str:
         width = max(len(v.check) for v in self.verdicts)
@@ -96,8 +108,8 @@ class Diagnosis:
 
 
 def diagnose(
-    pair: Pair,
-    data: Data | Mapping[str, torch.Tensor],
+    pair: Verbs,
+    data: Data | Mapping[str, torch.Tensor] | torch.Tensor | None = None,
     *,
     budget: BudgetName = "quick",
     split: str | None = None,
@@ -110,6 +122,7 @@ def diagnose(
     computed. The pair, its parameters and the global random states are left as they were.
 
     Args:
+        pair: the pair, or what ``fit`` or ``load`` returned, which has data of its own.
         data: from ``load_data``; or one batch, without which nothing is compared with training
             data.
         budget: quick is a minute or two for MNIST on two cores, standard ten times that, thorough
@@ -125,14 +138,17 @@ def diagnose(
     if budget not in BUDGETS:
         raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}")
     begun = time.monotonic()
+    pair, data = pair_and_data(pair, data)
+    data = {"x": data} if isinstance(data, torch.Tensor) else data
     split = data.choose(split) if isinstance(data, Data) else split or "test"
     size = BUDGETS[budget]
     subject = _subject(pair, data, split, size, seed)
     verdicts: list[Verdict] = []
-    for number, (name, check) in enumerate(CHECKS.items()):
-        if progress is not None:
-            progress(name, number, len(CHECKS))
-        verdicts += _examine(name, check, subject)
+    with normalized(pair, seed=seed) as subject.found["log_z"]:
+        for number, (name, check) in enumerate(CHECKS.items()):
+            if progress is not None:
+                progress(name, number, len(CHECKS))
+            verdicts += _examine(name, check, subject)
     return Diagnosis(verdicts, budget, split, size_of(subject.test), time.monotonic() - begun, subject)
 
 
@@ -141,7 +157,7 @@ def expected_seconds(pair: Pair, data: Data, budget: BudgetName = "quick", split
     size = BUDGETS[budget]
     device = next((parameter.device for parameter in pair.named_parameters().values()), None)
     batch = data.batch(data.choose(split), 64, device=device)
-    with evaluation(pair, 0):
+    with normalized(pair, temperatures=1), evaluation(pair, 0):
         log_weights(pair, batch, 2)
         times = []
         for _ in range(3):  # the least: others may use the machine too

@@ -3,25 +3,40 @@
 from collections.abc import Iterator
 
 from pyro_vae.diagnostics.subject import Level, Subject, Verdict, percent, require_weights
-from pyro_vae.evidence import Evidence, believable, elbo, evidence_words, log_evidence, sandwich
+from pyro_vae.evidence import (
+    Evidence,
+    annealed_words,
+    believable,
+    draws_for,
+    elbo,
+    evidence_words,
+    folded,
+    log_evidence,
+    sandwich,
+)
 from pyro_vae.program import evaluation, simulate
 
 
 def evidence(subject: Subject) -> Iterator[Verdict]:
     """How large is log p(x), and how far is the ELBO from it?"""
     meaning = subject.meaning
-    table = elbo(subject.pair, subject.test, num_samples=1 if meaning.exact else 16, seed=subject.seed)
+    looks = 1 if meaning.exact else draws_for(len(meaning.latent), 16)
+    table = elbo(subject.pair, subject.test, num_samples=looks, seed=subject.seed)
     subject.found["elbo"] = table
-    parts = ", ".join(f"{name} {nats:.2f}" for name, nats in table.sites.items())
+    parts = ", ".join(f"{name} {nats:.2f}" for name, nats in folded(table.sites).items())
     yield Verdict(meaning.bound, table.elbo, "note", f"{table.elbo:.2f} nats = {parts}")
     gap = f"{meaning.evidence} - ELBO"
     if meaning.unweighable:
         yield from (Verdict(name, None, "left out", meaning.unweighable) for name in (meaning.evidence, gap))
         return
-    draws = 1 if meaning.exact else subject.budget.draws
+    draws = 1 if meaning.exact else draws_for(len(meaning.latent), subject.budget.draws, 25)
     result = log_evidence(subject.pair, subject.test, num_samples=draws, seed=subject.seed)
     subject.found["evidence"] = result
-    if meaning.exact:
+    if log_z := subject.found.get("log_z"):
+        level: Level = "good" if log_z.agrees else "fair"
+        said = f"{annealed_words(result.mean, log_z)} nats, log Z annealed; errs high"
+        yield Verdict(meaning.evidence, result.mean, level, said)
+    elif meaning.exact:
         yield Verdict(
             meaning.evidence, result.mean, "good", f"{result.mean:.2f} nats, exact: no latent variable is drawn"
         )
@@ -32,7 +47,7 @@ def evidence(subject: Subject) -> Iterator[Verdict]:
         return
     below = result.mean - (table.elbo if meaning.exact else result.elbo.mean().item())
     kl = max(table.kl, 1e-9)
-    level: Level = "good" if below < 0.1 * kl else "fair" if below < 0.3 * kl else "bad"
+    level = "good" if below < 0.1 * kl else "fair" if below < 0.3 * kl else "bad"
     least = "" if meaning.exact or believable(result.khat_share) else "at least "
     shown = 0.0 if abs(below) < 0.005 else below  # not -0.00
     said = f"the ELBO is {least}{shown:.2f} nats below {meaning.evidence}, {percent(shown / kl)} of the KL"

@@ -17,7 +17,7 @@ from pyro_vae.diagnostics.subject import (
     pvalue_words,
     require_weights,
 )
-from pyro_vae.evidence import TOLERATED, log_evidence
+from pyro_vae.evidence import TOLERATED, draws_for, log_evidence
 from pyro_vae.posterior import repeat_batch
 
 FAMILY = "try a richer family, such as a full covariance (--covariance full) or a flow (the pair flow)"
@@ -31,7 +31,7 @@ def pareto(subject: Subject) -> Iterator[Verdict]:
         raise LeftOut("needs log p(x), which could not be estimated")
     if subject.meaning.exact:
         raise LeftOut(f"{subject.meaning.evidence} is exact: no draws are weighted")
-    draws = subject.budget.draws
+    draws = draws_for(len(subject.meaning.latent), subject.budget.draws, 25)
     result = log_evidence(subject.pair, subject.test, num_samples=draws, proposal="guide", seed=subject.seed)
     khat = result.khat
     subject.found["khat"] = khat

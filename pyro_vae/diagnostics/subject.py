@@ -1,6 +1,7 @@
 """What `diagnose` examines, and what its checks say."""
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -8,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from pyro_vae.data import Data
-from pyro_vae.evidence import Meaning, meaning_of
+from pyro_vae.evidence import FEW, Meaning, meaning_of
 from pyro_vae.posterior import distribution_of_x
 from pyro_vae.program import MANY_PASSES, Batch, Pair, passes_of, size_of
 
@@ -97,6 +98,9 @@ def evenly(batch: Batch, count: int) -> dict[str, torch.Tensor]:
     return {name: tensor[index] for name, tensor in batch.items()}
 
 
+Check = Callable[[Subject], Iterable[Verdict]]
+
+
 class LeftOut(Exception):
     """A check that does not apply; the message says why and what would make it apply."""
 
@@ -109,6 +113,17 @@ def require_weights(subject: Subject) -> None:
     """
     if subject.meaning.unweighable:
         raise LeftOut(subject.meaning.unweighable)
+
+
+def few_levels(check: "Check") -> "Check":
+    """Return the check, left out where it would treat a long chain's hundred vectors one by one."""
+
+    def checked(subject: Subject) -> Iterable[Verdict]:
+        if (sites := len(subject.meaning.latent)) > FEW:
+            raise LeftOut(f"made for up to {FEW} latent sites, and this pair has {sites}, steps of a chain")
+        yield from check(subject)
+
+    return checked
 
 
 def pvalue_words(pvalue: float) -> str:

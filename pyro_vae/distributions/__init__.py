@@ -1,19 +1,23 @@
 """Distributions that torch and Pyro lack."""
 
 from pyro_vae.distributions.autoregressive import Autoregressive, MaskedNet, by_feature
+from pyro_vae.distributions.boltzmann import MOST_UNITS, Boltzmann, Energy, LogZ, anneal_energy, states_of
 from pyro_vae.distributions.codebook import Codebook, distances, nearest
 from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_vae.distributions.copies import IMPOSSIBLE, Copies
 from pyro_vae.distributions.levels import STD_OF_LOGISTIC, CategoricalLevels, DiscretizedLogistic, Levels
 from pyro_vae.distributions.rescaled import Rescaled
 from pyro_vae.distributions.splines import BOX, ConditionalSplineAutoregressive, ConditionalSplineCoupling, spline
+from pyro_vae.distributions.steps import Path, Recurrent, Steps
 from pyro_vae.distributions.tilted import Tilted
 
 __all__ = [
     "BOX",
     "IMPOSSIBLE",
+    "MOST_UNITS",
     "STD_OF_LOGISTIC",
     "Autoregressive",
+    "Boltzmann",
     "CategoricalLevels",
     "Codebook",
     "ConditionalSplineAutoregressive",
@@ -21,12 +25,19 @@ __all__ = [
     "ContinuousBernoulli",
     "Copies",
     "DiscretizedLogistic",
+    "Energy",
     "Levels",
+    "LogZ",
     "MaskedNet",
+    "Path",
+    "Recurrent",
     "Rescaled",
+    "Steps",
     "Tilted",
+    "anneal_energy",
     "by_feature",
     "distances",
     "nearest",
     "spline",
+    "states_of",
 ]

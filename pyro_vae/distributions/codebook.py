@@ -62,7 +62,7 @@ class Codebook(TorchDistribution):
 
     Args:
         vectors: the codebook, ``(codes, size)``.
-        index: the distribution of the codes' numbers: event shape ``(places,)``, long.
+        index: the distribution of the codes' numbers: event shape ``(places,)``.
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own attribute)
@@ -102,7 +102,7 @@ class Codebook(TorchDistribution):
 
         Given the codes a draw is a function of the vectors, whose gradient it has.
         """
-        return self.words(self.index.sample(torch.Size(sample_shape)))
+        return self.words(self.index.sample(torch.Size(sample_shape)).long())
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """Return all values, ``(codes ** places, ..., places * size)``.

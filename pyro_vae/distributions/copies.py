@@ -39,6 +39,11 @@ class Copies(TorchDistribution):
         """Return the same distribution with a larger batch shape."""
         return Copies(self.values, self.seen, batch_shape)
 
+    @property
+    def unmasked(self) -> "Copies":
+        """The same with everything seen."""
+        return Copies(self.values, None, self.batch_shape)
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Return 0 where all that is seen agrees, and far below where something does not."""
         total = value.new_zeros(())

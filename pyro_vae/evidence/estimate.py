@@ -6,14 +6,15 @@ for each datum, and their tail shows how far to trust the estimate.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_vae.evidence.chunks import Chunks, Compile
+from pyro_vae.evidence.many_levels import FEW, in_pieces
 from pyro_vae.evidence.proposal import refinable, refine
 from pyro_vae.evidence.psis import MAX_KHAT, khat_of_tail, tail_size
 from pyro_vae.program import (
@@ -22,11 +23,14 @@ from pyro_vae.program import (
     Latents,
     Pair,
     PairError,
+    Terms,
+    Verbs,
+    chain_in,
     evaluation,
     is_factor,
     is_latent,
     is_site,
-    pieces,
+    pair_and_data,
     plate_nesting,
     points,
     run,
@@ -54,6 +58,13 @@ class Evidence(NamedTuple):
     elbo: Tensor  # mean log-weight of the guide's draws among them, enumerated sites summed out
     proposal: str  # "refined" or "guide", where the draws came from; "exact" where nothing had to be drawn
 
+    def __repr__(self) -> str:
+        number = f"{len(self.estimate):,} {'datum' if len(self.estimate) == 1 else 'data'}"
+        if self.proposal == "exact":
+            return f"Evidence({number}: {self.mean:.2f} nats per datum, exact)"
+        trust = f"k-hat > {MAX_KHAT} for {100 * self.khat_share:.0f} %"
+        return f"Evidence({number}: {self.mean:.2f} ± {self.mean_stderr:.2f} nats per datum, {trust})"
+
     @property
     def mean(self) -> float:
         """Mean estimate over the data."""
@@ -80,8 +91,8 @@ class ElboTable(NamedTuple):
 
 
 def log_evidence(
-    pair: Pair,
-    data: Batch | Iterable[Batch],
+    pair: Verbs,
+    data: Any = None,
     *,
     num_samples: int = 5000,
     proposal: Proposal = "refined",
@@ -102,10 +113,13 @@ def log_evidence(
     data are batched makes no difference.
 
     Args:
-        data: one batch, or an iterable of batches such as ``data.batches("test", 500)``.
+        pair: the pair, or what ``fit`` or ``load`` returned.
+        data: one batch, ``x`` alone, an iterable of batches such as ``data.batches("test", 500)``,
+            or `Data`, of which the test split is taken; by default those of what ``fit`` returned.
         proposal: "guide" draws from the guide alone. So does "refined" where no proposal can be
-            refined: with discrete latents that the guide draws, auxiliary sites, angles, or
-            programs that take no particles. ``Evidence.proposal`` says which was used.
+            refined: with more than eight latent sites or 256 dimensions, discrete latents that
+            the guide draws, auxiliary sites, angles, or programs that take no particles.
+            ``Evidence.proposal`` says which was used.
         seed: of the draws; the global random state is left as it was.
         compile: "auto" compiles where there are enough chunks to pay for it; "on" always does,
             "off" never. The draws are the same, and the figures agree to rounding.
@@ -116,6 +130,7 @@ def log_evidence(
             the prior is a density.
         ValueError: for an unknown or impossible option, and without data.
     """
+    pair, data = pair_and_data(pair, data)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     if proposal not in ("refined", "guide"):
@@ -123,7 +138,7 @@ def log_evidence(
     done: list[Evidence] = []
     chunks = Chunks(compile)
     with evaluation(pair, seed):
-        for part in pieces(data, max(1, rows // min(max(num_samples, MIN_TOGETHER), 64))):
+        for part in in_pieces(pair, data, max(1, rows // min(max(num_samples, MIN_TOGETHER), 64))):
             done.append(_estimate(pair, chunks, part, num_samples, proposal, rows))
             if progress is not None:
                 progress(size_of(part))
@@ -135,28 +150,47 @@ def log_evidence(
     return Evidence(estimate, stderr, ess, khat, own, said)
 
 
-def elbo(pair: Pair, data: Batch | Iterable[Batch], *, num_samples: int = 1, seed: int = 0) -> ElboTable:
+def elbo(pair: Verbs, data: Any = None, *, num_samples: int = 1, seed: int = 0) -> ElboTable:
     """Return the ELBO (beta = 1) by site, averaged over the data and ``num_samples`` draws each.
 
     Sites that the guide enumerates are averaged over exactly. Those that only the model enumerates
     are summed out: they and what depends on them appear as one observed term, under the joined
-    names of the sites.
+    names of the sites. Sites of a chain (see `docs/design.md`) are told by level: zl-1 adds
+    -KL(q(zl-1 | zl, x) || p(zl-1 | zl)), the last -KL(q(zT | x) || p(zT)), by formula.
+
+    Args:
+        pair: the pair, or what ``fit`` or ``load`` returned.
+        data: see `log_evidence`.
+        num_samples: draws for each datum.
+        seed: of the draws.
     """
+    pair, data = pair_and_data(pair, data)
     sums: dict[str, float] = {}
     observed: set[str] = set()
     count = 0
     with evaluation(pair, seed):
-        for batch in pieces(data, max(1, MAX_ROWS // num_samples)):
-            nesting = plate_nesting(pair, batch)
-            vectorized = takes_particles(pair, batch, nesting)
-            for _ in range(1 if vectorized else num_samples):
-                parts = terms(pair, batch, num_samples if vectorized else None, nesting, marginal=False)
+        for batch in in_pieces(pair, data, max(1, MAX_ROWS // num_samples)):
+            runs = list(_site_terms(pair, batch, num_samples))
+            for parts in runs:
                 observed |= parts.observed
                 for name, term in parts.sites.items():
-                    share = term.double().sum().item() / (num_samples if not vectorized else term.shape[0])
+                    share = term.double().sum().item() / (term.shape[0] * len(runs))
                     sums[name] = sums.get(name, 0.0) + share
             count += size_of(batch)
     return table_of({name: value / count for name, value in sums.items()}, observed)
+
+
+def _site_terms(pair: Pair, batch: Batch, num_samples: int) -> Iterator[Terms]:
+    """Yield what each site adds, in one run of all draws or in one run each."""
+    chain = chain_in(pair)
+    if chain is not None:
+        for _ in range(num_samples):
+            yield Terms({name: term.unsqueeze(0) for name, term in chain.terms(batch["x"]).items()}, {"x"})
+        return
+    nesting = plate_nesting(pair, batch)
+    together = takes_particles(pair, batch, nesting)
+    for _ in range(1 if together else num_samples):
+        yield terms(pair, batch, num_samples if together else None, nesting, marginal=False)
 
 
 def table_of(sites: dict[str, float], observed: set[str]) -> ElboTable:
@@ -171,10 +205,11 @@ def table_of(sites: dict[str, float], observed: set[str]) -> ElboTable:
 def _estimate(pair: Pair, chunks: Chunks, batch: Batch, num_samples: int, proposal: Proposal, rows: int) -> Evidence:
     nesting = plate_nesting(pair, batch)
     together = max(1, rows // size_of(batch)) if takes_particles(pair, batch, nesting) else None
-    points, sampled = _kinds(pair, batch, nesting)
-    if not sampled:
+    points, drawn = _kinds(pair, batch, nesting)
+    if not drawn:
         return _exact(weigh(pair, batch, None, nesting).double()[0], num_samples)
-    space = refinable(pair, batch, nesting) if proposal == "refined" and together and not points else None
+    refined = proposal == "refined" and together and not points and drawn <= FEW
+    space = refinable(pair, batch, nesting) if refined else None
     if space is not None and together is not None:
         return _refined(space, chunks, num_samples, together)
     result = _from_guide(pair, chunks, batch, num_samples, nesting, together).result("guide")
@@ -183,8 +218,8 @@ def _estimate(pair: Pair, chunks: Chunks, batch: Batch, num_samples: int, propos
     return result._replace(khat=torch.full_like(result.khat, math.inf)) if points else result
 
 
-def _kinds(pair: Pair, batch: Batch, nesting: int) -> tuple[bool, bool]:
-    """Return whether the guide has points, and whether anything is drawn rather than summed over.
+def _kinds(pair: Pair, batch: Batch, nesting: int) -> tuple[bool, int]:
+    """Return whether the guide has points, and how many sites are drawn rather than summed over.
 
     Raises:
         PairError: for points under a density, and latent sites that the guide lacks.
@@ -204,7 +239,7 @@ def _kinds(pair: Pair, batch: Batch, nesting: int) -> tuple[bool, bool]:
                 f"guide {pair.bound_guide.name} does not sample latent site {name!r}; "
                 "add it to the guide, or enumerate it"
             )
-    return bool(found), bool(drawn - {n for n in drawn if guide.nodes[n]["is_observed"]})
+    return bool(found), len(drawn - {n for n in drawn if guide.nodes[n]["is_observed"]})
 
 
 def _is_summed(site: Mapping) -> bool:

@@ -8,9 +8,12 @@ import torch
 from pyro.poutine import Trace
 
 from pyro_vae.data import Data
+from pyro_vae.distributions import LogZ
 from pyro_vae.evidence.estimate import ElboTable, Evidence, Proposal, elbo, log_evidence
 from pyro_vae.evidence.figures import Figures
+from pyro_vae.evidence.many_levels import FEW, draws_for
 from pyro_vae.evidence.meaning import Meaning, meaning_of
+from pyro_vae.evidence.normalizer import TEMPERATURES, normalized
 from pyro_vae.posterior import CodeUse, active_units, code_use, posterior_means, reconstruct
 from pyro_vae.program import (
     Batch,
@@ -18,7 +21,6 @@ from pyro_vae.program import (
     PairError,
     add_up,
     data_frame,
-    declared,
     evaluation,
     is_deterministic,
     is_site,
@@ -100,35 +102,51 @@ def evaluate(
     data: Data,
     *,
     split: str | None = None,
-    num_samples: int = 5000,
+    num_samples: int | None = None,
     proposal: Proposal = "refined",
+    temperatures: int = TEMPERATURES,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Figures:
-    """Return the figures of a pair on one split, with ``num_samples`` draws per datum for log p(x).
+    """Return the figures of a pair on one split, with ``num_samples`` draws per datum for log p(x):
+    5000 by default; with more than eight latent sites, 1000 by their number, but 10 at least; and
+    ``temperatures`` for its normaliser log Z where the model lacks one.
 
     Where log p(x) is not defined (sites that all data share, a guide that is a point, an
     unnormalised model) it is None, and so is what rests on it; where nothing has to be drawn it is
     exact, from one run. The split is test by default, or valid or train if that is empty.
     """
     split = data.choose(split)
+    with normalized(pair, temperatures=temperatures, seed=seed) as log_z:
+        return _evaluate(pair, data, split, num_samples, proposal, log_z, seed, progress)
 
+
+def _evaluate(
+    pair: Pair,
+    data: Data,
+    split: str,
+    num_samples: int | None,
+    proposal: Proposal,
+    log_z: LogZ | None,
+    seed: int,
+    progress: Callable[[int], None] | None,
+) -> Figures:
     def batches():  # type: ignore[no-untyped-def]
         return data.batches(split, BATCH_SIZE)
 
     meaning = meaning_of(pair, data.batch(split, 2))
-    table = bound(pair, batches(), data.size("train"), num_samples=1 if meaning.exact else 16, seed=seed)
-    means = {} if meaning.shared else posterior_means(pair, data.subset(split, MAX_EXAMINED)[0], seed=seed)
+    sites = len(meaning.latent)
+    usual = 5000 if sites <= FEW else 1000  # steps of a chain cost more than decoding a code
+    num_samples = draws_for(sites, usual, 10) if num_samples is None else num_samples
+    looks = 1 if meaning.exact else draws_for(sites, 16)
+    table = bound(pair, batches(), data.size("train"), num_samples=looks, seed=seed)
+    untold = meaning.shared or sites > FEW
+    means = {} if untold else posterior_means(pair, data.subset(split, MAX_EXAMINED)[0], seed=seed)
     evidence = None
-    if meaning.unweighable is None and declared(pair.objective).figure.comparable:
+    if meaning.unweighable is None and meaning.normalised:
         draws = 1 if meaning.exact else num_samples
         evidence = log_evidence(pair, batches(), num_samples=draws, proposal=proposal, seed=seed, progress=progress)
-        never = (evidence.estimate == -math.inf).nonzero().flatten().tolist()
-        if never:
-            warn(
-                f"log p is -inf for {len(never):,} of {data.size(split):,} data of the {split} split, first for datum "
-                f"{never[0]}: the model gives what is seen of it probability 0, and so the averages are -inf"
-            )
+        _warn_of_never(evidence, split)
     return collect(
         meaning,
         table,
@@ -138,8 +156,19 @@ def evaluate(
         split=split,
         num_data=data.size(split),
         samples=num_samples,
+        steps=_steps(data, split),
         codes=code_use(pair, batches()),
+        log_z=log_z,
     )
+
+
+def _warn_of_never(evidence: Evidence, split: str) -> None:
+    never = (evidence.estimate == -math.inf).nonzero().flatten().tolist()
+    if never:
+        warn(
+            f"log p is -inf for {len(never):,} of {len(evidence.estimate):,} data of the {split} split, first for "
+            f"datum {never[0]}: the model gives what is seen of it probability 0, and so the averages are -inf"
+        )
 
 
 def collect(
@@ -152,11 +181,15 @@ def collect(
     split: str,
     num_data: int,
     samples: int,
+    steps: float | None = None,
     codes: dict[str, CodeUse] | None = None,
+    log_z: LogZ | None = None,
 ) -> Figures:
     """Join what was computed into one record of figures."""
     means = {name: mean for name, mean in means.items() if name in meaning.real}
-    exact = evidence is not None and meaning.exact
+    drawless = evidence is not None and meaning.exact
+    exact = drawless and log_z is None
+    error = None if evidence is None else 0.0 if exact else evidence.mean_stderr
     unknown = evidence is None or bool(evidence.khat.isnan().all())
     return Figures(
         split=split,
@@ -167,21 +200,32 @@ def collect(
         kl=table.kl,
         sites=table.sites,
         rms_error=rms_error,
-        active_units=None if meaning.shared else sum(active_units(means).values()),
-        latent=None if meaning.shared else sum(mean.shape[1] for mean in means.values()),
+        active_units=None if meaning.shared or len(meaning.latent) > FEW else sum(active_units(means).values()),
+        latent=None if meaning.shared or len(meaning.latent) > FEW else sum(mean.shape[1] for mean in means.values()),
         log_evidence=None if evidence is None else evidence.mean,
-        log_evidence_stderr=None if evidence is None else 0.0 if exact else evidence.mean_stderr,
-        ess=None if evidence is None or exact else evidence.ess.median().item(),
+        log_evidence_stderr=log_z.stderr if log_z else error,
+        ess=None if evidence is None or drawless else evidence.ess.median().item(),
         khat_share=0.0 if exact else None if unknown else evidence.khat_share,  # type: ignore[union-attr]
-        proposal=None if evidence is None else "exact" if exact else evidence.proposal,
+        proposal=None if evidence is None else "annealed" if log_z else "exact" if exact else evidence.proposal,
         meaning=meaning,
+        steps=steps,
         codes=codes or None,
+        log_z=log_z,
     )
 
 
-def quick_samples(num_data: int) -> int:
-    """Return a number of draws per datum that keeps an evaluation to seconds."""
-    return max(100, min(1000, 1_000_000 // num_data))
+def quick_samples(num_data: int, sites: int = 1) -> int:
+    """Return a number of draws per datum, of so many latent sites, that keeps an evaluation to
+    seconds.
+    """
+    return draws_for(sites, max(100, min(1000, 1_000_000 // num_data)))
+
+
+def _steps(data: Data, split: str) -> float | None:
+    """Return the mean number of steps of sequences, padding not counted; None for other data."""
+    if data.spec.sequence is None:
+        return None
+    return sum(int(batch["mask"].sum()) for batch in data.batches(split, BATCH_SIZE)) / data.size(split)
 
 
 def _rms(pair: Pair, data: Data, split: str) -> float | None:

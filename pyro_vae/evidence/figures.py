@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pyro_vae.distributions import LogZ
 from pyro_vae.evidence.baselines import pca_figures
 from pyro_vae.evidence.meaning import Meaning
 from pyro_vae.evidence.psis import MAX_KHAT
@@ -39,7 +40,9 @@ class Figures:
     khat_share: float | None  # share of data with k-hat above 0.7; None where there are too few draws to know
     proposal: str | None  # what was drawn from: "refined", "guide", or "exact" for nothing
     meaning: Meaning
+    steps: float | None = None  # mean number of steps of sequences, padding not counted
     codes: dict[str, CodeUse] | None = None  # how the split uses codebooks, by latent site; None without one
+    log_z: LogZ | None = None  # of a model known up to its normaliser, as estimated for log p(x); None otherwise
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as ``pyro-vae evaluate --json`` prints them.
@@ -47,12 +50,17 @@ class Figures:
         ``names`` says what ELBO and log p(x) are called for this pair.
         """
         plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "meaning"}
+        plain["log_z"] = self.log_z and self.log_z.to_dict()
         plain["codes"] = self.codes and {site: use._asdict() for site, use in self.codes.items()}
         return plain | {"names": {"elbo": self.meaning.bound, "log_evidence": self.meaning.evidence}}
 
     @property
     def doubtful(self) -> bool:
-        """Whether log p(x) is only a lower bound, whatever its standard error."""
+        """Whether log p(x) is only a bound, whatever its standard error: from below, or from above
+        where log Z is annealed.
+        """
+        if self.log_z is not None:
+            return not self.log_z.agrees
         return self.log_evidence is not None and not believable(self.khat_share)
 
     @property
@@ -60,6 +68,8 @@ class Figures:
         """log p(x) in words, see ``evidence_words``; empty where there is none."""
         if self.log_evidence is None:
             return ""
+        if self.log_z is not None:
+            return annealed_words(self.log_evidence, self.log_z)
         return evidence_words(self.log_evidence, self.log_evidence_stderr, self.khat_share, self.proposal)
 
 
@@ -97,6 +107,16 @@ def evidence_words(value: float, stderr: float | None, khat_share: float | None,
     return f">= {value:.1f} ({why})"
 
 
+def annealed_words(value: float, log_z: LogZ) -> str:
+    """Return log p(x) in words, where log Z is estimated: with its error if both sides of log Z
+    agree, else as an upper bound.
+    """
+    if log_z.agrees:
+        return f"{value:.2f} ± {log_z.stderr:.2f}"
+    why = "log Z from below only" if log_z.upper is None else f"log Z known to {log_z.upper - log_z.lower:.1f} nats"
+    return f"<= {value:.1f} ({why})"
+
+
 def rows(figures: Figures, pca: dict[str, float] | None = None) -> list[Row]:
     """Return the table of figures, each under the name of its quantity; ``pca`` holds those of
     PCA."""
@@ -113,6 +133,10 @@ def rows(figures: Figures, pca: dict[str, float] | None = None) -> list[Row]:
         found.append(row("kl", f"  {meaning.divergence}", f"{figures.kl:.2f}"))
     if figures.log_evidence is not None:
         found.append(row("log_evidence", meaning.evidence, figures.evidence, figures.doubtful))
+    if figures.steps:
+        best = figures.elbo if figures.log_evidence is None or figures.doubtful else figures.log_evidence
+        name = meaning.bound if best == figures.elbo else meaning.evidence
+        found.append(Row(f"{name} per step", f"{best / figures.steps:.3f}", "-", False))
     if figures.rms_error is not None:
         found.append(row("rms_error", "RMS error per feature", f"{figures.rms_error:.4f}", decimals=4))
     return found
@@ -137,6 +161,8 @@ def remarks(figures: Figures, pca: dict[str, float] | None = None) -> list[str]:
                 f"The KL is {figures.kl:.2f} nats: z says little of x, however many dimensions are active; "
                 "a warm-up or free bits wake it."
             )
+    if figures.steps:
+        said.append(f"A sequence has {figures.steps:.1f} steps on average; per step means all nats over all steps.")
     said += [f"{use_in_words(site, use)}." for site, use in (figures.codes or {}).items()]
     if meaning.given:
         said.append(f"PCA is not shown beside it: it gives log p(x), and this is {meaning.evidence}.")
@@ -146,6 +172,8 @@ def remarks(figures: Figures, pca: dict[str, float] | None = None) -> list[str]:
 
 
 def _how(figures: Figures) -> str:
+    if figures.log_z is not None:
+        return _normalised(figures.log_evidence or 0.0, figures.log_z)
     if figures.proposal == "exact":
         return "is exact: no latent variable is drawn."
     draws = f"{figures.samples:,} draws per datum from the {_PROPOSALS.get(figures.proposal or '', figures.proposal)}"
@@ -154,6 +182,20 @@ def _how(figures: Figures) -> str:
         return f"= {figures.evidence}: {draws}."
     advice = "use more draws (--samples)" if figures.khat_share is None else "use more draws or a closer guide"
     return f"{figures.evidence}: {draws}. It is a lower bound, whose error the draws do not show; {advice}."
+
+
+def _normalised(value: float, log_z: LogZ) -> str:
+    """Say how log Z is known, and between what log p(x) then lies."""
+    how = (
+        f"= {annealed_words(value, log_z)}: log Z = {log_z.lower:.2f} ± {log_z.stderr:.2f} by annealing through "
+        f"{log_z.temperatures:,} temperatures with {len(log_z.forward)} chains, of which {log_z.ess:.0f} count; it "
+        "errs low, and log p(x) high."
+    )
+    if log_z.upper is None:
+        return f"{how} Nothing bounds it from the other side."
+    start = "exact draws" if log_z.exact else "the chains' draws, a bound if these have mixed"
+    advice = "" if log_z.agrees else "; use more temperatures (--temperatures)"
+    return f"{how} The way back, from {start}, gives {value + log_z.lower - log_z.upper:.2f}{advice}."
 
 
 _PROPOSALS = {"guide": "guide", "refined": "refined guide"}

@@ -8,16 +8,18 @@ batch's fields decide.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyro.poutine as poutine
-from pyro.ops.provenance import ProvenanceTensor, get_provenance
+from pyro.distributions import Independent, MaskedDistribution
+from pyro.ops.provenance import ProvenanceTensor, detach_provenance, get_provenance
 from torch import Tensor
 
 from pyro_vae.program import (
     Batch,
     Pair,
+    declared,
     evaluation,
     is_deterministic,
     is_discrete,
@@ -29,6 +31,7 @@ from pyro_vae.program import (
     points,
     size_of,
     structure,
+    unnormalized,
 )
 
 FAILURES = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
@@ -49,7 +52,9 @@ class Meaning:
     shared: tuple[str, ...]  # sites of either program outside the data plate, factors too: what all data share
     numbers: int  # continuous latent numbers per datum: the size of a PCA to compare with
     is_density: bool  # of real values, so that its logarithm may be positive; else probabilities
+    normalised: bool  # whether log p is known, or can be, and not only up to a constant that training moves
     whole: bool  # p is of x, all of it and nothing else, given nothing: what PCA has a density of, too
+    where: Mapping[str, str] = field(default_factory=dict)  # observed sites and the fields that say what of them counts
 
     @property
     def evidence(self) -> str:
@@ -59,6 +64,8 @@ class Meaning:
     @property
     def bound(self) -> str:
         """Name of the ELBO: of the joint density at a point where the guide is one."""
+        if not self.normalised:
+            return "unnormalised ELBO"
         return f"{self._log_p(self.observed + self.points)} at the point" if self.points else "ELBO"
 
     @property
@@ -89,8 +96,9 @@ class Meaning:
         return None
 
     def _log_p(self, names: tuple[str, ...]) -> str:
+        told = [f"{name} where {self.where[name]}" if name in self.where else name for name in names]
         given = f" | {', '.join(self.given)}" if self.given else ""
-        return f"log p({', '.join(names)}{given})"
+        return f"log p({', '.join(told)}{given})"
 
 
 def meaning_of(pair: Pair, batch: Batch) -> Meaning:
@@ -111,8 +119,11 @@ def meaning_of(pair: Pair, batch: Batch) -> Meaning:
     fixed = points(pair, batch)
     real = tuple(name for name, site in latent.items() if not is_discrete(site))
     given, sources = _conditions(pair, batch, tuple(observed))
+    where = _masks(pair, batch, tuple(observed), given)
+    given = tuple(name for name in given if name not in where.values())
     seen: Any = next(iter(observed.values()), None)
-    whole = len(observed) == 1 and not given and not is_masked(seen) and set().union(*sources.values()) == {"x"}
+    whole = len(observed) == 1 and not given and not where and not is_masked(seen)
+    whole = whole and set().union(*sources.values()) == {"x"}
     return Meaning(
         tuple(observed),
         given,
@@ -125,7 +136,9 @@ def meaning_of(pair: Pair, batch: Batch) -> Meaning:
         _outside(pair, guide, model),
         sum(_numbers(latent[name], pair, batch) for name in real),
         any(not is_discrete(site) for site in observed.values()),
+        declared(pair.objective).figure.comparable or any(True for _ in unnormalized(pair)),
         whole and seen["value"].numel() == batch["x"].numel(),
+        where,
     )
 
 
@@ -172,6 +185,41 @@ def _sources(pair: Pair, batch: Batch, observed: tuple[str, ...]) -> dict[str, s
     # a mask that is a field's decides what of the data counts, and differs from datum to datum
     masks = {name: get_provenance(nodes[name]["mask"]) - set(observed) for name in observed}
     return {name: set(get_provenance(nodes[name]["value"])) | masks[name] for name in observed}
+
+
+def _masks(pair: Pair, batch: Batch, observed: tuple[str, ...], given: tuple[str, ...]) -> dict[str, str]:
+    """Return the fields that do nothing but mask features of an observed site's distribution: what
+    is missing of a datum is no condition.
+    """
+    tracked = {
+        name: ProvenanceTensor(value, frozenset({name})) if name in given and value.numel() else value
+        for name, value in batch.items()
+    }
+    found = {}
+    try:
+        with evaluation(pair, 0):
+            nodes = poutine.trace(pair.bound_model).get_trace(tracked).nodes
+            read = {
+                name: get_provenance(_unmasked(site["fn"]).log_prob(detach_provenance(site["value"])))
+                for name, site in nodes.items()
+                if _counts(site)
+            }
+            for name in observed:
+                masks = get_provenance(nodes[name]["fn"].log_prob(detach_provenance(nodes[name]["value"])))
+                for one in masks - set().union(*read.values()):
+                    found[name] = one
+    except FAILURES:
+        return {}
+    return found
+
+
+def _unmasked(fn: Any) -> Any:
+    """Return a distribution of which all features count."""
+    if isinstance(fn, MaskedDistribution):
+        return _unmasked(fn.base_dist)
+    if isinstance(fn, Independent):
+        return _unmasked(fn.base_dist).to_event(fn.reinterpreted_batch_ndims)
+    return getattr(fn, "unmasked", fn)
 
 
 def _part(field: str, sources: Mapping[str, set[str]]) -> str:

@@ -14,12 +14,14 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae.evidence.many_levels import FEW
 from pyro_vae.program import Batch, Latents, Pair, PairError, add_up, is_factor, is_masked, is_site, latents_of, run
 
 DOF = 5.0  # of the Student-t, at least: tails heavier than any Gaussian's, and a covariance
 # Degrees of freedom per dimension: in many dimensions a heavy tail leaves few draws at the distance
 # where the density is.
 THINNER = 3 / 8
+MOST = 256  # dimensions that are refined: a long path would take minutes, and its weights fail all the same
 BLOCK = 64  # dimensions up to which a covariance is full; larger vectors have blocks of this size
 CENTRES = 64  # kernels of the mixture
 WIDTH = 0.8  # of a kernel, relative to the mixture, in few dimensions
@@ -99,13 +101,16 @@ class Students:
 def refinable(pair: Pair, batch: Batch, nesting: int) -> Latents | None:
     """Return the latent space of a pair whose proposal can be refined, else None.
 
-    It needs continuous latent variables (what the guide enumerates is summed out) that are neither
-    angles nor masked, of supports that other latent variables do not move, programs that take
-    particles, a guide without auxiliary sites, and densities that are
-    the same at given values as when the programs draw these values themselves.
+    It needs few latent sites of at most ``MOST`` dimensions, of continuous variables (what the
+    guide enumerates is summed out) that are neither angles nor masked, of supports that other
+    latent variables do not move, programs that take particles, a guide without auxiliary sites,
+    and densities that are the same at given values as when the programs draw these values
+    themselves.
     """
     try:
         space = latents_of(pair, batch, marginal=True)
+        if len(space.sites) > FEW or space.size > MOST:
+            return None
         guide, model = run(pair, batch, SEEN, nesting, enumerate_sites="model")
         drawn = {name for name, site in guide.nodes.items() if is_site(site) and not site["is_observed"]}
         if drawn != space.sites.keys() | space.summed:

@@ -54,7 +54,7 @@ def _mask(
 class MaskedMLP(nn.Module):
     """A perceptron that says of every feature what follows from those before it, in one pass.
 
-    ``(..., features) -> (..., kinds * features)``, laid out as heads read it, without a bias. MADE
+    ``(..., features * width) -> (..., kinds * features)``, laid out as heads read it, without a bias. MADE
     (Germain et al., 2015), arXiv 1502.03509, with its direct connections: every hidden unit has a
     place in the order, reads nothing from later places, and is read by no earlier one. The places are
     spread evenly. The direct connections, 0 at first, let every feature read every one before it,
@@ -66,6 +66,7 @@ class MaskedMLP(nn.Module):
         hidden: widths of the hidden layers; ``()`` leaves the direct connections, a logistic
             regression of every feature on those before it where x is binary.
         activation: a name in ``ACTIVATIONS``.
+        width: numbers that a feature is given by, side by side.
         distance: between features, ``(features, features)``; in the order, if not given.
         field: how far a feature can see: none farther away than this says anything of it.
 
@@ -83,13 +84,14 @@ class MaskedMLP(nn.Module):
         hidden: Sequence[Count] = (500,),
         activation: Activation = "relu",
         *,
+        width: Count = 1,
         distance: Tensor | None = None,
         field: Count | None = None,
     ) -> None:
         super().__init__()
         check_order(order)
         features = len(order)
-        self.inputs, self.outputs, self.kinds = features, kinds * features, kinds
+        self.inputs, self.outputs, self.kinds = features * width, kinds * features, kinds
         self.passes = 1  # whose work the steps do together
         self.register_buffer("order", order.clone())
         place = torch.empty_like(order)
@@ -99,14 +101,15 @@ class MaskedMLP(nn.Module):
             distance = (place.unsqueeze(-1) - place).abs()
         mask = partial(_mask, place, distance)
         everything = torch.arange(features)
-        spread = [(torch.arange(width) * (features - 1) // width + 1).clamp(max=features - 1) for width in hidden]
-        homes = [everything, *(order[places] for places in spread)]
+        given = everything.repeat_interleave(width)
+        spread = [(torch.arange(units) * (features - 1) // units + 1).clamp(max=features - 1) for units in hidden]
+        homes = [given, *(order[places] for places in spread)]
         self.activation = activation_named(activation)
         self.hidden = nn.ModuleList(
             MaskedLinear(mask(targets, sources, radii[i], strict=i == 0), 2**0.5)
             for i, (sources, targets) in enumerate(pairwise(homes))
         )
-        reads = mask(everything, everything, field, strict=True)
+        reads = mask(everything, given, field, strict=True)
         self.direct = MaskedLinear(reads.repeat(kinds, 1), 0.0, bias=False)
         self.last: MaskedLinear | None = None
         if hidden:
@@ -125,14 +128,14 @@ class MaskedMLP(nn.Module):
 
     def steps(self, x: Tensor) -> Iterator[Tensor]:
         """Yield what is said of each feature, ``(..., kinds)``, in the order; the caller fills it in
-        in ``x``, ``(..., features)``, before asking for the next.
+        in ``x``, ``(..., features * width)``, before asking for the next.
 
         Together the steps do the work of about one pass: a unit is computed once, when the features
         that it reads are there.
         """
         hidden = [layer for layer in self.hidden if isinstance(layer, MaskedLinear)]
         weights = [layer.masked for layer in hidden]
-        direct = self.direct.masked.unflatten(0, (self.kinds, -1))  # (kinds, features, features)
+        direct = self.direct.masked.unflatten(0, (self.kinds, -1))  # (kinds, features, inputs)
         last = None if self.last is None else self.last.masked.unflatten(0, (self.kinds, -1))
         layers = [x, *(x.new_zeros(*x.shape[:-1], len(weight)) for weight in weights)]
         for place, feature in enumerate(self.order.tolist()):

@@ -12,6 +12,8 @@ Per datum i with draws z_k ~ q(z | x), k = 1..K, and log w_k = log p(x, z_k) - l
     ReweightedWakeSleep     log mean_k w_k for p; cross-entropy of the weighted draws for q
     TotalCorrelation        the ELBO with the KL's total correlation weighted
     MaximumMeanDiscrepancy  E log p(x | z) - weight * MMD(q(z), p(z))
+    FreeEnergyContrast      F of the chains' draws - F(x), for models known up to a constant
+    OneLevel                the ELBO of a chain, its KL at one level per datum
     TraceEnum_ELBO          Pyro's own, for sites that are summed over
 
 Weights are formed per datum, never pooled over the batch, and each datum's bound is scaled as the
@@ -26,8 +28,10 @@ from pyro_vae.objectives.aggregate_posterior import (
     stratified_weights,
 )
 from pyro_vae.objectives.analytic_kl import AnalyticKL
+from pyro_vae.objectives.contrast import FreeEnergyContrast
 from pyro_vae.objectives.importance import ImportanceWeighted, LogWeightBound, Renyi
 from pyro_vae.objectives.objective import Objective
+from pyro_vae.objectives.one_level import OneLevel
 from pyro_vae.objectives.path_derivative import DoublyReparameterized, PathDerivative, StickingTheLanding
 from pyro_vae.objectives.registry import OBJECTIVES
 from pyro_vae.objectives.wake_sleep import ReweightedWakeSleep
@@ -36,10 +40,12 @@ __all__ = [
     "OBJECTIVES",
     "AnalyticKL",
     "DoublyReparameterized",
+    "FreeEnergyContrast",
     "ImportanceWeighted",
     "LogWeightBound",
     "MaximumMeanDiscrepancy",
     "Objective",
+    "OneLevel",
     "PathDerivative",
     "Renyi",
     "ReweightedWakeSleep",

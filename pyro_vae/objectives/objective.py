@@ -51,12 +51,14 @@ class Objective(ELBO):
         figure: what minus the loss is.
         has_kl: whether there is a KL for beta to weight.
         per_datum: whether each datum is weighted by itself.
+        validates: whether epochs are measured by its own figure.
     """
 
     needs: frozenset[str] = Declaration.needs
     figure: Figure = Declaration.figure
     has_kl: bool = Declaration.has_kl
     per_datum: bool = Declaration.per_datum
+    validates: bool = Declaration.validates
 
     @checked()
     def __init__(self, num_particles: Count = 1, *, data_plate: str = "data") -> None:

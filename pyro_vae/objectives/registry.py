@@ -8,6 +8,7 @@ from pyro_vae.objectives.aggregate_posterior import (
 )
 from pyro_vae.objectives.analytic_kl import AnalyticKL
 from pyro_vae.objectives.importance import ImportanceWeighted, Renyi
+from pyro_vae.objectives.one_level import OneLevel
 from pyro_vae.objectives.path_derivative import DoublyReparameterized, StickingTheLanding
 from pyro_vae.objectives.wake_sleep import ReweightedWakeSleep
 from pyro_vae.options import Registry
@@ -31,6 +32,7 @@ for _name, _line, _kind in (
     ("dreg", "the importance-weighted bound, its gradient without the score of q", DoublyReparameterized),
     ("renyi", "the Renyi bound of order 1/2", Renyi),
     ("rws", "reweighted wake-sleep, which needs no reparameterised draws", ReweightedWakeSleep),
+    ("one-level", "the ELBO of a chain of many levels, at one of them per datum (diffusion)", OneLevel),
 ):
     OBJECTIVES.enter(_name, _line)(lambda particles, num_data, kind=_kind: kind(particles))
 

@@ -12,6 +12,7 @@ from pyro_vae.pairs import (
     quantized_pairs as quantized_pairs,
     conditional_pairs as conditional_pairs,
     hierarchical_pairs as hierarchical_pairs,
+    diffusion_pairs as diffusion_pairs,
     semi_supervised_pairs as semi_supervised_pairs,
     structured_pairs as structured_pairs,
     grouped_pairs as grouped_pairs,
@@ -20,6 +21,7 @@ from pyro_vae.pairs import (
     density_pairs as density_pairs,
     mixture_pairs as mixture_pairs,
     bayes_net_pairs as bayes_net_pairs,
+    markov_pairs as markov_pairs,
 )
 
 # isort: on

@@ -49,7 +49,7 @@ def latent(
         activation: of the nets; silu by default, relu in masked ones.
         decoder: features of x independent given z, or each given z and those before it (PixelVAE;
             masked perceptrons, or a PixelCNN with --net conv). Its likelihood auto is that of the
-            pair autoregressive. Such a decoder can do without z: see --field and --free_bits.
+            pair autoregressive. Such a decoder can do without z: see --field and --free-bits.
         field: how far before itself a feature of an autoregressive decoder sees, in pixels or
             places; what lies farther is for z to say. By default as in the pair autoregressive.
         objective: what training maximises; see pyro_vae.objectives.registry.

@@ -6,7 +6,7 @@ from pyro_vae.conditionals import CodebookPrior, Quantize
 from pyro_vae.data import Spec
 from pyro_vae.guides.latent import LatentGuide
 from pyro_vae.models.latent import LatentModel
-from pyro_vae.nets import Activation, GridDecoder, GridEncoder, grid_of
+from pyro_vae.nets import Activation, GridDecoder, GridEncoder, MaskedLabels, grid_of
 from pyro_vae.options import Count, Weight
 from pyro_vae.pairs import factory as parts
 from pyro_vae.pairs.likelihoods import Likelihood
@@ -14,6 +14,8 @@ from pyro_vae.pairs.likelihoods import likelihood as likelihood_of
 from pyro_vae.pairs.nets import Net, image_of
 from pyro_vae.pairs.registry import pair
 from pyro_vae.program import Pair, PairError
+
+Prior = Literal["uniform", "learned", "autoregressive"]
 
 
 @pair
@@ -24,9 +26,9 @@ def quantized(
     places: Count | None = None,
     size: Count = 8,
     likelihood: Likelihood = "auto",
-    prior: Literal["uniform", "learned"] = "learned",
+    prior: Prior = "learned",
     codebook: Literal["averages", "gradient"] = "averages",
-    pull: Weight = 10.0,
+    pull: Weight = 1.0,
     commitment: Weight = 0.25,
     net: Net = "mlp",
     hidden: list[Count] | None = None,
@@ -42,9 +44,11 @@ def quantized(
             convolutions there is one for every fourth row and column of the image.
         size: numbers in each vector.
         likelihood: p(x | z).
-        prior: of the codes: all equally likely, or with learned probabilities at each place.
+        prior: of the codes: all equally likely, with learned probabilities at each place, or each
+            given those at the places before it, which is what makes samples worth looking at.
         codebook: learned as running averages of the encoder's outputs, or by gradient.
-        pull: what the squared distance between outputs and codes weighs in training, in nats.
+        pull: what the squared distance between outputs and codes weighs in training, in nats, times
+            beta.
         commitment: the part of it that the encoder feels.
         net: multilayer perceptrons, or convolutions for images, whose codes lie on a grid.
         hidden: widths of the perceptrons' hidden layers, [500, 500] by default; the decoder has
@@ -84,10 +88,10 @@ def _places(spec: Spec, asked: int | None, net: Net) -> int:
     return height * width
 
 
-def _prior(spec: Spec, codes: int, places: int, size: int, prior: str, codebook: Any) -> CodebookPrior:
+def _prior(spec: Spec, codes: int, places: int, size: int, prior: Prior, codebook: Any) -> CodebookPrior:
+    net = MaskedLabels(places, codes) if prior == "autoregressive" else None
+    kept: dict[str, Any] = {"learned": prior != "uniform", "codebook": codebook, "restart": max(1, spec.num_data)}
     try:
-        return CodebookPrior(
-            codes, places, size, learned=prior == "learned", codebook=codebook, restart=max(1, spec.num_data)
-        )
+        return CodebookPrior(codes, places, size, net=net, **kept)
     except ValueError as error:
         raise PairError(str(error).rstrip(".")) from None

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -110,6 +111,8 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         raise NotDrawable("the history is empty: no epoch was finished yet")
     column = {key: np.array([float(row[key]) for row in history]) for key in history[0]}
     epoch = column["epoch"]
+    if "figure" in column:
+        return _of_own_figure(epoch, column)
     figure = page(5.6)
     top, *below = figure.subplot_mosaic([["elbo", "elbo"], ["reconstruction", "kl"]], height_ratios=[3, 2]).values()
     best = int(np.where(np.isfinite(column["elbo"]), column["elbo"], -np.inf).argmax())
@@ -131,15 +134,34 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_title(what, fontsize=NORMAL, loc="left")
         _focus(axes, column[key])
     for axes in (top, *below):
-        axes.set_xlabel("epoch", fontsize=NORMAL)
-        axes.set_ylabel("nats per datum", fontsize=NORMAL)
-        axes.tick_params(labelsize=SMALL)
-        axes.grid(color=GREY, alpha=0.25)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if len(epoch) == 1:
-            axes.lines[-1].set_marker("o")
+        _by_epoch(axes, len(epoch))
     headline(figure, "Training: ELBO = reconstruction - KL; higher is better")
     return figure
+
+
+def _of_own_figure(epoch: np.ndarray, column: Mapping[str, np.ndarray]) -> Figure:
+    """Draw the curves of an objective whose figure is no ELBO: there are no parts, and no best
+    epoch is marked.
+    """
+    figure = page(3.6)
+    axes = figure.add_subplot()
+    axes.plot(epoch, -column["loss"], color=ORANGE, ls="--", lw=1.4, label="- loss in training")
+    axes.plot(epoch, column["figure"], color=BLUE, lw=1.8, label="the objective's figure, validation split")
+    _focus(axes, column["figure"], -column["loss"])
+    axes.legend(fontsize=SMALL, frameon=False)
+    _by_epoch(axes, len(epoch))
+    headline(figure, "Training: the objective's own figure, which is no likelihood")
+    return figure
+
+
+def _by_epoch(axes: Axes, epochs: int) -> None:
+    axes.set_xlabel("epoch", fontsize=NORMAL)
+    axes.set_ylabel("nats per datum", fontsize=NORMAL)
+    axes.tick_params(labelsize=SMALL)
+    axes.grid(color=GREY, alpha=0.25)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if epochs == 1:
+        axes.lines[-1].set_marker("o")
 
 
 def kl(pair: Pair, data: Data, *, count: int = 2000, split: str | None = None, seed: int = 0) -> Figure:

@@ -12,14 +12,17 @@ from matplotlib.figure import Figure
 
 from pyro_vae.data import Data
 from pyro_vae.evidence import meaning_of
+from pyro_vae.plots.boltzmann import bracket, chains, filters
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
 from pyro_vae.plots.codebook import code_map, codebook
 from pyro_vae.plots.completion import completions
 from pyro_vae.plots.components import components, frames, steps
+from pyro_vae.plots.diffusion import denoising, few_steps, nats_per_level, noising
 from pyro_vae.plots.features import growth, nats
 from pyro_vae.plots.graphical_model import graph
 from pyro_vae.plots.labels import analogies, attributes, classes
 from pyro_vae.plots.latent_space import interpolation, manifold, traversal
+from pyro_vae.plots.sequences import rolls, states
 from pyro_vae.plots.tables import tables
 from pyro_vae.plots.tiles import at_least, is_image, mean_of_x, sheet
 from pyro_vae.posterior import (
@@ -138,6 +141,15 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "nats": nats,
     "codebook": codebook,
     "code-map": code_map,
+    "rolls": rolls,
+    "states": states,
+    "filters": filters,
+    "chains": chains,
+    "bracket": bracket,
+    "noising": noising,
+    "denoising": denoising,
+    "few-steps": few_steps,
+    "nats-per-level": nats_per_level,
     "components": components,
     "frames": frames,
     "curves": curves,

@@ -1,7 +1,8 @@
 """What the posterior gives: predictive draws, latent means, decoding, active units, codes."""
 
-from pyro_vae.posterior.codes import encode, write_codes
+from pyro_vae.posterior.codes import codes_of, encode, write_codes
 from pyro_vae.posterior.latents import (
+    Given,
     NotDrawable,
     centres,
     code_sites,
@@ -14,11 +15,14 @@ from pyro_vae.posterior.latents import (
     variance_of_means,
 )
 from pyro_vae.posterior.predictive import (
+    AtMean,
     distribution_of_x,
     generate,
+    mean_of,
     observed_sites,
     reconstruct,
     repeat_batch,
+    row_per_datum,
     shown,
 )
 from pyro_vae.posterior.usage import ACTIVE_VARIANCE, active_units, posterior_means
@@ -34,7 +38,9 @@ from pyro_vae.posterior.words import (
 
 __all__ = [
     "ACTIVE_VARIANCE",
+    "AtMean",
     "CodeUse",
+    "Given",
     "NotDrawable",
     "active_units",
     "at_temperature",
@@ -42,6 +48,7 @@ __all__ = [
     "code_sites",
     "code_use",
     "codebooks",
+    "codes_of",
     "decode",
     "dimensions_of_prior",
     "distribution_of_x",
@@ -50,11 +57,13 @@ __all__ = [
     "generate",
     "kl_by_dimension",
     "latent_vectors",
+    "mean_of",
     "observed_sites",
     "posterior_means",
     "prior_moments",
     "reconstruct",
     "repeat_batch",
+    "row_per_datum",
     "shown",
     "temperatures",
     "use_in_words",

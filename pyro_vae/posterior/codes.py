@@ -3,7 +3,7 @@ programs."""
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +54,10 @@ def encode(
     """
     few = data.batch("train", 2)
     sites = list(latent_vectors(pair, few))
-    if not sites and (classes := class_sites(pair, few)):
-        return _arrays(data, lambda batch, number: _classes(pair, batch, classes, draws, seed + number), progress)
+    if not sites and not class_sites(pair, few) and words(pair, few):
+        _refuse_for_words(draws=draws, idle=idle)
     if not sites:
-        _require_words(pair, few, draws=draws, idle=idle)
-        return _arrays(data, lambda batch, number: torch.cat([*words(pair, batch).values()], -1), progress)
+        return _arrays(data, lambda batch, number: codes_of(pair, batch, draw=draws, seed=seed + number), progress)
     some = centres(pair, data.batch("train", BATCH_SIZE), seed=seed)
     kept = torch.cat([some[site].var(0) for site in sites], -1) > ACTIVE_VARIANCE
     if idle:
@@ -68,21 +67,49 @@ def encode(
             f"none of the {len(kept)} latent dimensions is in use, so codes say nothing of the data; "
             "train longer or with a smaller --beta, or keep idle dimensions"
         )
+    return _arrays(
+        data,
+        lambda batch, number: codes_of(pair, batch, draw=draws, seed=seed + number if draws else seed)[:, kept],
+        progress,
+    )
 
-    def vector(batch: Batch, number: int) -> torch.Tensor:
-        values = _drawn(pair, batch, seed + number) if draws else centres(pair, batch, seed=seed)
-        return torch.cat([values[site] for site in sites], -1)[:, kept]
 
-    return _arrays(data, vector, progress)
+def codes_of(pair: Pair, batch: Batch, *, site: str | None = None, draw: bool = False, seed: int = 0) -> torch.Tensor:
+    """Return the codes of one batch, idle dimensions among them: see `encode`.
+
+    Args:
+        site: only this latent site.
+        draw: one draw per datum, in place of the mean.
+        seed: of the draws.
+
+    Raises:
+        PairError: the model has no code per datum, or not at this site.
+    """
+    found = list(latent_vectors(pair, batch)) or class_sites(pair, batch)
+    if not found:
+        numbers = words(pair, batch)
+        _require_site(site, numbers)
+        return torch.cat([*numbers.values()] if site is None else [numbers[site]], -1)
+    _require_site(site, found)
+    sites = found if site is None else [site]
+    if set(sites) & set(class_sites(pair, batch)):
+        return _classes(pair, batch, sites, draw, seed)
+    values = _drawn(pair, batch, seed) if draw else centres(pair, batch, seed=seed)
+    return torch.cat([values[name] for name in sites], -1)
 
 
-def _require_words(pair: Pair, few: Batch, *, draws: bool, idle: bool) -> None:
-    """Refuse a pair that has no codes at all, and options that its codes leave no choice for."""
-    if not words(pair, few):
+def _require_site(site: str | None, found: Collection[str]) -> None:
+    if not found:
         raise PairError(
             "the model has no continuous latent vector per datum, and the guide infers no class, so data have no code"
         )
-    for name, given in (("draws", draws), ("idle", idle)):
+    if site is not None and site not in found:
+        raise PairError(f"there are no codes at the site {site!r}; there are at {', '.join(map(repr, found))}")
+
+
+def _refuse_for_words(**options: bool) -> None:
+    """Refuse options that words of codes leave no choice for."""
+    for name, given in options.items():
         if given:
             raise PairError(f"{name} is for continuous codes, and these are the numbers of vectors; leave {name} out")
 

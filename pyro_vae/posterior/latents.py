@@ -71,14 +71,14 @@ def decode(
     with evaluation(pair, seed):
         names = observed_sites(pair, batch)
         known = {name: batch[name] for name in names if name != "x" and name in batch}
-        with nullcontext() if draw_rest else AtMean(), _Given({**known, **values}):
+        with nullcontext() if draw_rest else AtMean(), Given({**known, **values}):
             model = poutine.trace(uncondition(pair.bound_model)).get_trace(batch)
         return {name: mean_of(model.nodes[name]) for name in names}
 
 
 def draw_latents(pair: Pair, batch: Batch, values: Mapping[str, Tensor], *, seed: int = 0) -> dict[str, Tensor]:
     """Return draws from the model of all its latent sites, those in ``values`` as given."""
-    with evaluation(pair, seed), _Given(values):
+    with evaluation(pair, seed), Given(values):
         model = poutine.trace(pair.bound_model).get_trace(batch)
     return {name: site["value"] for name, site in model.nodes.items() if is_latent(site)}
 
@@ -125,7 +125,7 @@ def prior_moments(pair: Pair, batch: Batch, values: Mapping[str, Tensor]) -> dic
         batch: of one datum.
         values: by site, ``(1, latent)``.
     """
-    with evaluation(pair, 0), _Given(values):
+    with evaluation(pair, 0), Given(values):
         model = poutine.trace(pair.bound_model).get_trace(batch)
         return {name: _moments(model.nodes[name]["fn"]) for name in latent_vectors(pair, batch)}
 
@@ -166,7 +166,7 @@ def _factors(fn: Any) -> Any:
     return fn
 
 
-class _Given(Messenger):
+class Given(Messenger):
     """Sites take given values and stay latent."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:

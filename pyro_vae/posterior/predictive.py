@@ -7,7 +7,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_vae.program import Batch, Pair, evaluation, is_data, is_latent, uncondition
+from pyro_vae.program import Batch, Pair, PairError, evaluation, innermost, is_data, is_latent, uncondition
 
 
 def reconstruct(pair: Pair, batch: Batch, *, seed: int = 0, draw: bool = True) -> dict[str, Tensor]:
@@ -58,12 +58,19 @@ def generate(pair: Pair, batch: Batch, *, seed: int = 0, draw: bool = False) -> 
     Args:
         batch: gives the number of data and the fields that the model is conditioned on.
         draw: values drawn from p(x | z) in place of its mean.
+
+    Raises:
+        PairError: draws are none of the model's, such as those of chains that were never trained.
     """
     with evaluation(pair, seed):
-        names = observed_sites(pair, batch)
+        observed = poutine.trace(pair.bound_model).get_trace(batch).nodes
+        names = [name for name, site in observed.items() if is_data(site)]
+        for name in names:  # before anything is drawn
+            if refusal := getattr(innermost(observed[name]["fn"]), "refusal", None):
+                raise PairError(refusal)
         model = poutine.trace(uncondition(pair.bound_model)).get_trace(batch)
     if draw:
-        return {name: _a_row_a_datum(model.nodes[name], model.nodes[name]["value"]) for name in names}
+        return {name: row_per_datum(model.nodes[name], model.nodes[name]["value"]) for name in names}
     return {name: mean_of(model.nodes[name]) for name in names}
 
 
@@ -91,10 +98,10 @@ def mean_of(site: Any) -> Tensor:
         value = site["fn"].mean
     except NotImplementedError:
         value = site["fn"].sample() if site["is_observed"] else site["value"]
-    return _a_row_a_datum(site, value)
+    return row_per_datum(site, value)
 
 
-def _a_row_a_datum(site: Any, value: Tensor) -> Tensor:
+def row_per_datum(site: Any, value: Tensor) -> Tensor:
     """Return values ``(batch, numbers)``, those of plates inside the data's side by side."""
     data = value.dim() - len(site["fn"].event_shape) - 1
     return value.movedim(data, 0).flatten(1) if data > 0 else value

@@ -1,12 +1,23 @@
 """What a pair is: `Pair` and its contract, sites, handlers, log-weights, and the graphical model."""
 
 from pyro_vae.program.alone import alone
-from pyro_vae.program.batches import one_batch
+from pyro_vae.program.batches import batches, one_batch, pair_and_data
+from pyro_vae.program.chain import Chain, chain_in, chain_of
 from pyro_vae.program.checking import check_pair, find_problems, require_sound
 from pyro_vae.program.contract import Problem
 from pyro_vae.program.declaration import Declaration, Figure, declared
 from pyro_vae.program.graphical_model import Node, descendants, structure
-from pyro_vae.program.handlers import FreeBits, PerDatum, Tempered, Wrapped, uncondition, unwrapped, whole_plates
+from pyro_vae.program.handlers import (
+    FreeBits,
+    PerDatum,
+    Tempered,
+    Wrapped,
+    rewrapped,
+    uncondition,
+    unwrapped,
+    whole_plates,
+)
+from pyro_vae.program.normalizers import Unnormalized, require_normalized, unnormalized
 from pyro_vae.program.pair import Batch, BatchProgram, Pair, PairError, evaluating, program_name, size_of
 from pyro_vae.program.particle_plate import PARTICLES, Runs, particles, stacking, warn_of_left
 from pyro_vae.program.point_guides import point_sites, points
@@ -28,6 +39,7 @@ from pyro_vae.program.sites import (
 )
 from pyro_vae.program.tracing import trace_of, trace_pair
 from pyro_vae.program.unconstrained import Latents, latents_of, simulate
+from pyro_vae.program.verbs import Verbs
 from pyro_vae.program.weights import (
     NEVER,
     Terms,
@@ -51,6 +63,7 @@ __all__ = [
     "PARTICLES",
     "Batch",
     "BatchProgram",
+    "Chain",
     "Declaration",
     "Figure",
     "FreeBits",
@@ -63,9 +76,14 @@ __all__ = [
     "Runs",
     "Tempered",
     "Terms",
+    "Unnormalized",
+    "Verbs",
     "Wrapped",
     "add_up",
     "alone",
+    "batches",
+    "chain_in",
+    "chain_of",
     "check_pair",
     "data_frame",
     "declared",
@@ -88,6 +106,7 @@ __all__ = [
     "log_prob",
     "log_weights",
     "one_batch",
+    "pair_and_data",
     "particles",
     "passes_of",
     "per_datum",
@@ -96,7 +115,9 @@ __all__ = [
     "point_sites",
     "points",
     "program_name",
+    "require_normalized",
     "require_sound",
+    "rewrapped",
     "run",
     "samples",
     "simulate",
@@ -108,6 +129,7 @@ __all__ = [
     "trace_of",
     "trace_pair",
     "uncondition",
+    "unnormalized",
     "unwrapped",
     "warn_of_left",
     "weigh",

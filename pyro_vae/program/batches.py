@@ -1,4 +1,4 @@
-"""What figures take as data: one batch, or several; anything else is refused in a sentence."""
+"""What figures take: a pair or what training returned, and data; else they refuse in a sentence."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -6,20 +6,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.program.pair import Batch
+from pyro_vae.program.pair import Batch, Pair
+from pyro_vae.program.verbs import Verbs
 
 NOTHING = "there are no data; give at least one datum"
 
 
+ROWS = 1000  # data of a batch, where a whole split is taken
+
+
+def pair_and_data(used: Verbs, data: Any) -> tuple[Pair, Any]:
+    """Return the pair, and the data: those of what training returned, unless others are given.
+
+    Raises:
+        TypeError: there are none.
+    """
+    pair = used if isinstance(used, Pair) else getattr(used, "pair", None)
+    if not isinstance(pair, Pair):
+        raise TypeError(f"a pair is a Pair or what fit or load returned, and this is {_kind(used)}; build one first")
+    data = getattr(used, "data", None) if data is None else data
+    if data is None:
+        raise TypeError("there are no data; pass some, or what fit or load returned, which has its own")
+    return pair, data
+
+
 def batches(data: Any) -> Iterator[dict[str, Tensor]]:
-    """Yield the batches of ``data``: one batch, or an iterable of some.
+    """Yield the batches of ``data``: one batch, ``x`` alone, an iterable of batches, or `Data`, of
+    which the test split is taken (valid or train where that is empty).
 
     Raises:
         TypeError: for what is neither, and for fields that are no tensors.
         ValueError: for no data at all.
     """
     empty = True
-    for batch in [data] if isinstance(data, Mapping) else _several(data):
+    for batch in [data] if isinstance(data, Mapping | Tensor) else _several(data):
         fields = _fields(batch)
         empty = empty and _is_empty(fields)
         yield fields
@@ -28,19 +48,21 @@ def batches(data: Any) -> Iterator[dict[str, Tensor]]:
 
 
 def one_batch(batch: Any) -> dict[str, Tensor]:
-    """Return a batch as a dictionary.
+    """Return a batch as a dictionary: one batch, ``x`` alone, or `Data`, as in `batches`.
 
     Raises:
         TypeError: for what is none, and for fields that are no tensors.
         ValueError: for no data at all.
     """
-    fields = _fields(batch)
+    fields = _fields(batch.batch(batch.choose()) if _is_split(batch) else batch)
     if _is_empty(fields):
         raise ValueError(NOTHING)
     return fields
 
 
 def _fields(batch: Any) -> dict[str, Tensor]:
+    if isinstance(batch, Tensor):
+        batch = {"x": batch}
     if not isinstance(batch, Mapping):
         raise TypeError(f"a batch is a dictionary of tensors by field, and this is {_kind(batch)}; {_change(batch)}")
     for name, value in batch.items():
@@ -56,14 +78,19 @@ def _is_empty(fields: Batch) -> bool:
 
 
 def _several(data: Any) -> Iterable[Batch]:
-    if isinstance(data, Tensor) or not isinstance(data, Iterable):
+    if _is_split(data):
+        return data.batches(data.choose(), ROWS)
+    if not isinstance(data, Iterable):
         _fields(data)  # refuses it
     return data
 
 
+def _is_split(data: Any) -> bool:
+    """Return whether it is `Data`, which stands on a floor beside this one."""
+    return hasattr(data, "choose") and hasattr(data, "batches")
+
+
 def _change(value: Any) -> str:
-    if hasattr(value, "batch") and hasattr(value, "spec"):
-        return "pass one split of it, such as data.batch('test')"
     if isinstance(value, list | tuple) and any(map(torch.is_tensor, value)):
         return "let the loader yield dictionaries, such as {'x': x}"
     return "pass {'x': ...}"

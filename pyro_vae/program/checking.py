@@ -2,8 +2,9 @@
 
 import difflib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, overload
 
 import pyro
 import torch
@@ -11,6 +12,8 @@ from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor
 
 from pyro_vae.program.alone import alone
+from pyro_vae.program.batches import one_batch, pair_and_data
+from pyro_vae.program.chain import agrees
 from pyro_vae.program.checking_runs import arguments, runs
 from pyro_vae.program.checking_values import finite, gradients, supports, validates
 from pyro_vae.program.contract import Look, Problem, first_line
@@ -20,15 +23,23 @@ from pyro_vae.program.handlers import uncondition
 from pyro_vae.program.pair import Batch, Pair, PairError
 from pyro_vae.program.sites import MANY_PASSES, is_enumerated, passes_of, samples
 from pyro_vae.program.tracing import trace_of
+from pyro_vae.program.verbs import Verbs
 from pyro_vae.runs import seeded
 
 FEW_DATA = 4  # that are drawn where a draw costs many passes
 
 
+@overload
+def check_pair(model: Verbs, guide: Any = None, /) -> None: ...
+@overload
 def check_pair(
-    model: Callable, guide: Callable, batch: Batch, *, objective: ELBO | None = None, data_plate: str = "data"
+    model: Callable, guide: Callable, batch: Any, *, objective: ELBO | None = None, data_plate: str = "data"
+) -> None: ...
+def check_pair(
+    model: Any, guide: Any = None, batch: Any = None, *, objective: ELBO | None = None, data_plate: str = "data"
 ) -> None:
-    """Check on one batch that a pair keeps the contract of a model and its guide.
+    """Check on one batch that a pair keeps the contract of a model and its guide:
+    ``check_pair(model, guide, batch)``, ``check_pair(pair, batch)`` or ``check_pair(fitted)``.
 
     Draws from the pair, replays, unconditions, takes one gradient, and runs it a few more times
     with other seeds, and with other data beside the same ones; in evaluation mode. Parameters,
@@ -38,7 +49,13 @@ def check_pair(
     Raises:
         PairError: naming every problem found: the site, both facts, and the change to make.
     """
-    require_sound(Pair(model, guide, objective or Trace_ELBO(), data_plate), batch)
+    if isinstance(model, Verbs):
+        pair, data = pair_and_data(model, guide)
+        batch = data if isinstance(data, Mapping) else one_batch(data)
+        require_sound(pair, batch)
+    else:
+        batch = batch if isinstance(batch, Mapping) else one_batch(batch)  # fields that are no tensors are problems
+        require_sound(Pair(model, guide, objective or Trace_ELBO(), data_plate), batch)
 
 
 def require_sound(pair: Pair, batch: Batch) -> None:
@@ -267,6 +284,7 @@ CHECKS: tuple[Callable[[Look], Iterator[Problem]], ...] = (
     _peeks,
     of_each_datum,
     on_latents,
+    agrees,
 )
 
 

@@ -1,6 +1,7 @@
 """What an objective needs of a pair and what it yields, declared where it is defined.
 
-An objective declares by attributes: ``needs``, ``figure``, ``has_kl`` and ``per_datum``, each with
+An objective declares by attributes: ``needs``, ``figure``, ``has_kl``, ``per_datum`` and
+``validates``, each with
 the default of `Declaration`, which is what Pyro's own ELBOs are. `declared` reads them, and nothing
 else asks what class an objective is.
 """
@@ -41,12 +42,15 @@ class Declaration:
         has_kl: whether it has a KL, or the log-ratio of q and p, for beta to weight.
         per_datum: whether it weights each datum by itself, so that a KL over the batch does not
             exist in it.
+        validates: whether its own figure is an unbiased estimate of the ELBO that takes less time
+            than the programs' own, so that epochs are measured by it.
     """
 
     needs: frozenset[str] = frozenset(["guide", "density"])
     figure: Figure = Figure("ELBO", "bound")
     has_kl: bool = True
     per_datum: bool = False
+    validates: bool = False
 
     @property
     def has_elbo(self) -> bool:
@@ -56,9 +60,14 @@ class Declaration:
         return self.needs >= {"guide", "density"}
 
     @property
+    def is_elbo(self) -> bool:
+        """Whether the figure of an epoch is an ELBO, and not some other figure of its own."""
+        return self.has_elbo and self.figure.comparable
+
+    @property
     def shown(self) -> str:
         """What the figure of an epoch is called."""
-        if not self.has_elbo:
+        if not self.has_elbo or self.validates:
             return self.figure.name
         return "ELBO" if self.figure.comparable else "unnormalised ELBO"
 

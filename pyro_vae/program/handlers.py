@@ -196,3 +196,10 @@ def unwrapped(program: Callable) -> Callable:
     while isinstance(program, Wrapped):
         program = program.program
     return program
+
+
+def rewrapped(program: Callable, inner: Callable) -> Callable:
+    """Return ``inner`` with the handlers that were put around ``program``."""
+    if not isinstance(program, Wrapped):
+        return inner
+    return Wrapped(rewrapped(program.program, inner), program.handler, program.after)

@@ -13,14 +13,13 @@ import pyro.poutine as poutine
 import torch
 from pyro.infer import ELBO, Trace_ELBO
 from pyro.nn import PyroModule
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.distributions import transform_to
 from torch.nn.parameter import is_lazy
 
+from pyro_vae.program.global_parameters import GlobalParameters
 from pyro_vae.program.reachable import modules_of
+from pyro_vae.program.verbs import Verbs
 from pyro_vae.runs import seeded
-from pyro_vae.warning import warn
 
 Batch = Mapping[str, Tensor]
 Program = Callable[..., Any]
@@ -45,8 +44,8 @@ class PairError(ValueError):
         self.unused = unused
 
 
-@dataclass(frozen=True)
-class Pair:
+@dataclass(frozen=True, repr=False)
+class Pair(Verbs):
     """A model p and a guide q, with the objective that trains them.
 
     Args:
@@ -79,15 +78,21 @@ class Pair:
     """A state that was loaded before the first run, which makes the parameters that it belongs to.
     """
 
+    def __repr__(self) -> str:
+        name = f"{self.recipe['name']}: " if self.recipe else ""
+        count = sum(0 if is_lazy(p) else p.numel() for p in self.named_parameters().values())
+        programs = f"{self.bound_model.name}, {self.bound_guide.name}"
+        return f"Pair({name}{programs}, {type(self.objective).__name__}, {count:,} parameters)"
+
     @functools.cached_property
     def bound_model(self) -> "BatchProgram":
         """The model as a function of the batch."""
-        return BatchProgram(self.model, self._store("model", self.model), self._begin)
+        return BatchProgram(self.model, self._store("model", self.model), self.begin)
 
     @functools.cached_property
     def bound_guide(self) -> "BatchProgram":
         """The guide as a function of the batch."""
-        return BatchProgram(self.guide, self._store("guide", self.guide), self._begin)
+        return BatchProgram(self.guide, self._store("guide", self.guide), self.begin)
 
     def _store(self, role: str, program: Program) -> dict[str, dict]:
         # A PyroModule registers every net it touches under its attribute's name: ``self.net`` in both model and
@@ -172,7 +177,7 @@ class Pair:
             for name, tensor in own.items():
                 tensor.copy_(state[name])
 
-    def _begin(self, batch: Batch) -> None:
+    def begin(self, batch: Batch) -> None:
         """Before the first run with a state to load: run both programs, which makes their
         parameters, and load it.
         """
@@ -226,6 +231,10 @@ class BatchProgram:
     Args:
         store: the parameters that its ``pyro.param`` and ``pyro.module`` statements made.
         begin: called with the batch before the first run.
+
+    Attributes:
+        ran: whether it has been run.
+        shapes: event shape of each field that it was first run on.
     """
 
     def __init__(
@@ -235,6 +244,7 @@ class BatchProgram:
         self.store = store
         self.begin = begin
         self.ran = False
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self.name = program_name(program)
         self.fields, self.required, self.takes_all = _parameters(program)
 
@@ -258,50 +268,11 @@ class BatchProgram:
         if not self.ran:
             self.ran = True
             self.begin(batch)
+            self.shapes.update({name: tuple(value.shape[1:]) for name, value in arguments.items()})
         store = pyro.get_param_store()
-        shared = _Shared(self.name, store.get_state()) if store else nullcontext()
+        shared = GlobalParameters(self.name, store.get_state()) if store else nullcontext()
         with store.scope(self.store), shared:
             return self.program(**arguments)
-
-
-class _Shared(Messenger):
-    """Take parameters of Pyro's global store, trained or not, for those that a pair has not met
-    yet.
-
-    Only what ``pyro.param`` begins from a value or function: a net's own parameters are in the net.
-    """
-
-    def __init__(self, program: str, outside: Mapping[str, dict]) -> None:
-        super().__init__()
-        self.program = program
-        self.outside = outside
-
-    def _pyro_param(self, msg: Any) -> None:
-        name, *init = msg["args"]
-        theirs = self.outside["params"].get(name)
-        if theirs is None or isinstance(next(iter(init), None), nn.Parameter):
-            return
-        store = pyro.get_param_store()
-        if name not in store:
-            state = {kind: {name: values[name]} for kind, values in self.outside.items()}
-            if _same_shape(state, name, *init):
-                store.set_state(state)
-        elif (own := dict(store.named_parameters())[name]) is not theirs and own.shape == theirs.shape:
-            warn(
-                f"{self.program} has a parameter {name!r} of its own, and Pyro's global store has another of "
-                "that name, "
-                "made since; the pair uses its own: build it anew to take the other one, or clear the global store"
-            )
-
-
-def _same_shape(state: Any, name: str, init: Any = None) -> bool:
-    """Return whether a parameter of Pyro's store has the shape of the program's own initial value."""
-    if init is None:
-        return True
-    with seeded(0):
-        first = init() if callable(init) else init
-    value = transform_to(state["constraints"][name])(state["params"][name])
-    return bool(first.shape == value.shape)
 
 
 @contextmanager

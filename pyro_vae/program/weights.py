@@ -24,6 +24,7 @@ from pyro_vae.program.batches import batches
 from pyro_vae.program.checking_runs import runs
 from pyro_vae.program.contract import Look
 from pyro_vae.program.handlers import subsampled_plates, whole_plates
+from pyro_vae.program.normalizers import require_normalized
 from pyro_vae.program.pair import Batch, Pair, PairError, size_of
 from pyro_vae.program.particle_plate import PARTICLES, particles, stacking, warn_of_left
 from pyro_vae.program.sites import innermost, is_deterministic, is_latent, is_site
@@ -162,6 +163,7 @@ def terms(pair: Pair, batch: Batch, num_samples: int | None, nesting: int, *, ma
     term, named after all of them. So are the guide's with ``marginal``; without it the term of
     every site is its expectation under q, as in the ELBO.
     """
+    require_normalized(pair)
     guide, model = run(pair, batch, num_samples, nesting)
     for name, site in model.nodes.items():
         if is_latent(site) and name not in guide.nodes and site["infer"].get("_enumerate_dim") is None:

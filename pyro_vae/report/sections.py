@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyro_vae import __version__
 from pyro_vae.data import Data
-from pyro_vae.evidence import Figures, Meaning, baseline, remarks, rows
+from pyro_vae.evidence import Figures, Meaning, baseline, folded, remarks, rows
 from pyro_vae.program import BatchProgram, Pair
 from pyro_vae.runs import Run
 
@@ -119,6 +119,8 @@ def _training(run: Run, bound: str) -> str:
     if not history:
         return "no finished epoch"
     epochs = f"{len(history)} epoch{'s' if len(history) > 1 else ''}, {int(history[-1]['step']):,} steps"
+    if "figure" in history[0]:
+        return f"{epochs}; the objective's figure is no ELBO, and curves show it"
     finite = [row for row in history if math.isfinite(row["elbo"])]
     if not finite:
         return f"{epochs}; no epoch's validation {bound} is finite, and the last parameters are kept"
@@ -134,7 +136,9 @@ def _by_site(figures: Figures) -> list[str]:
     if len(sites) < 2:
         return []
     return [
-        f"{meaning.divergence} by site: " + ", ".join(f"{name} {-nats:.2f}" for name, nats in sites.items()) + " nats."
+        f"{meaning.divergence} by site: "
+        + ", ".join(f"{name} {-nats:.2f}" for name, nats in folded(sites).items())
+        + " nats."
     ]
 
 

@@ -242,7 +242,7 @@ class Run:
         """
         if self.begun and not os.path.lexists(self.folder / "best.ckpt"):
             state, _ = self.load()
-            if state["history"] and not any(math.isfinite(row["elbo"]) for row in state["history"]):
+            if state["history"] and not any(math.isfinite(row.get("figure", row["elbo"])) for row in state["history"]):
                 warn(f"no epoch of {self} has a finite ELBO on the validation split; its last one is taken", RunNote)
                 return {"parameters": state["parameters"], "epoch": state["epoch"], "elbo": math.nan}
         return checkpoint.load(self.folder / "best.ckpt")

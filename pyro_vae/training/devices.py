@@ -26,7 +26,7 @@ def resolve_device(training: Training, data: Data, world: World) -> torch.device
     size = min(training.rows(data.size("train")), data.size("train"))
     if size < world.size:
         raise SettingsError(
-            f"a batch of {size} data cannot be shared by {world.size} processes; raise --batch_size or lower --devices"
+            f"a batch of {size} data cannot be shared by {world.size} processes; raise --batch-size or lower --devices"
         )
     return world.device or _named(training.device)
 

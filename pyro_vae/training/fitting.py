@@ -1,7 +1,7 @@
 """``fit``: train a pair; and describe how it was built."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from pyro_vae.training.distributed import join
 from pyro_vae.training.fitted import Fitted
 from pyro_vae.training.loop import Loop
 from pyro_vae.training.programs import check_settings
-from pyro_vae.training.progress import Progress, Silent
+from pyro_vae.training.progress import Callback, Observer, Progress, Silent
 from pyro_vae.training.settings import SettingsError, Training
 from pyro_vae.training.trainer import Trainer
 
@@ -30,14 +30,16 @@ def fit(
     *,
     run: str | os.PathLike | Run | None = None,
     resume: bool = False,
-    progress: Progress | bool = False,
+    progress: Observer | bool = False,
+    callbacks: Sequence[Callback] = (),
     config: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Fitted:
     """Train a pair by stochastic variational inference and return it with its history.
 
-    The pair is checked first (see ``check_pair``). Every random number follows from ``seed``; the
-    global random states are left as they were. Draws, data order and schedules do not depend on
+    The pair is checked first (see ``check_pair``). Every random number of training follows from
+    ``seed``; those that the pair begins with were drawn when it was built, from torch's generator.
+    The global random states are left as they were. Draws, data order and schedules do not depend on
     when checkpoints are written, so a resumed run ends with the same bits as one that was never
     stopped. Of several threads that call it, one trains at a time: Pyro has one stack of handlers.
 
@@ -46,7 +48,9 @@ def fit(
         data: from ``load_data``, or what ``load_data`` takes.
         run: folder for checkpoints and history; none are written without one.
         resume: go on from the folder's last checkpoint.
-        progress: True for a line per epoch on stderr, or an object with ``Progress``'s methods.
+        progress: True for a bar on a terminal and lines in a log, or any `Observer`.
+        callbacks: each is called as ``f(row, pair)`` after every epoch, with its row of the history
+            and the pair in evaluation mode. What it draws changes nothing in training.
         config: how to build pair and data anew, stored in the run folder; pairs from
             ``pyro_vae.pairs`` bring theirs.
         settings: any field of ``Training``.
@@ -59,7 +63,7 @@ def fit(
         Unsaved: when a checkpoint cannot be written.
         RunError: when the folder cannot be used, or another process is writing to it.
     """
-    own = ("run", "resume", "progress", "config")
+    own = ("run", "resume", "progress", "callbacks", "config")
     for name in settings.keys() - set(Training.names()):
         raise SettingsError(misspelled("fit", name, [*Training.names(), *own]))
     training = Training(**settings)
@@ -77,7 +81,7 @@ def fit(
                 world.first(run.lock)
             if run is not None and resume:
                 world.first(partial(refuse_other_data, run, data))
-            return Loop(trainer, data, run, _observer(progress, pair, data, world)).train(resume)
+            return Loop(trainer, data, run, _observer(progress, trainer, data, world), callbacks).train(resume)
         finally:
             if run is not None and not held:
                 run.release()
@@ -110,10 +114,15 @@ def refuse_other_data(run: Run, data: Data) -> None:
         )
 
 
-def _observer(progress: Progress | bool, pair: Pair, data: Data, world: World) -> Progress:
-    if isinstance(progress, Progress):
+def _observer(progress: Observer | bool, trainer: Trainer, data: Data, world: World) -> Observer:
+    if not isinstance(progress, bool):
+        lacking = [name for name in ("start", "step", "epoch", "note", "stop") if not hasattr(progress, name)]
+        if lacking:
+            raise SettingsError(
+                f"progress is True, False or an object with the methods of Observer, and lacks {lacking[0]}"
+            )
         return progress
-    return _shown(pair, data) if progress and not world.rank else Silent()
+    return _shown(trainer, data) if progress and not world.rank else Silent()
 
 
 def em(pair: Pair, data: Data | Mapping[str, Any] | str, iterations: int = 100, **settings: Any) -> Fitted:
@@ -137,12 +146,12 @@ def em(pair: Pair, data: Data | Mapping[str, Any] | str, iterations: int = 100, 
     return fit(pair, data, **{"precision": "64", **settings, "optimizer": "em", "epochs": iterations})
 
 
-def _shown(pair: Pair, data: Data) -> Progress:
+def _shown(trainer: Trainer, data: Data) -> Progress:
     """Return a progress display whose figures are named after what the pair models."""
     from pyro_vae.evidence import FAILURES, meaning_of
 
     try:
-        return Progress(meaning_of(pair, data.batch("train", 2)))
+        return Progress(meaning_of(trainer.pair, trainer.place(data.batch("train", 2))))
     except FAILURES:  # of a pair that cannot be run, which training says in its own words
         return Progress()
 

@@ -3,6 +3,7 @@
 import math
 import time
 import warnings
+from collections.abc import Sequence
 
 import pyro
 from torch import Tensor
@@ -14,7 +15,7 @@ from pyro_vae.training.feed import Feed
 from pyro_vae.training.fitted import Fitted
 from pyro_vae.training.interruption import SIGNALS, Interrupted, StopRequest
 from pyro_vae.training.nonfinite import parameters
-from pyro_vae.training.progress import Progress
+from pyro_vae.training.progress import Callback, Observer
 from pyro_vae.training.recovery import Recovery, RolledBack
 from pyro_vae.training.run_state import Best, Keeper, State
 from pyro_vae.training.trainer import Trainer
@@ -27,8 +28,11 @@ MAX_SECONDS = 1.0  # that many steps in one call take, before progress is shown
 class Loop:
     """One training run."""
 
-    def __init__(self, trainer: Trainer, data: Data, run: Run | None, observer: Progress) -> None:
+    def __init__(
+        self, trainer: Trainer, data: Data, run: Run | None, observer: Observer, callbacks: Sequence[Callback] = ()
+    ) -> None:
         self.trainer, self.data, self.run, self.observer = trainer, data, run, observer
+        self.callbacks = callbacks
         self.pair, self.training, self.world = trainer.pair, trainer.training, trainer.world
         self.state = State()
         self.keeper = Keeper(self.trainer, self.state, run, self._note)
@@ -61,7 +65,8 @@ class Loop:
         if best:
             self.pair.load_state_dict(best)
         seconds, compiled = time.monotonic() - begun, self.trainer.stepper.compiled
-        return Fitted(self.pair, self.data, state.history, state.epoch, state.step, seconds, compiled, self.run)
+        counts = (state.epoch, state.step, seconds, compiled)
+        return Fitted(self.pair, self.data, state.history, *counts, self.run, self.training)
 
     def _seed(self) -> None:
         """Seed each process differently; the first draws what a single process would."""
@@ -175,28 +180,33 @@ class Loop:
     def _validate(self) -> None:
         """Enter the epoch's figures into the history, and its parameters as the best if they are."""
         state, epoch = self.state, self.state.epoch
-        elbo, reconstruction, kl = self.validation.measure()
+        value, reconstruction, kl = self.validation.measure()
         row = {
             "epoch": epoch + 1,
             "step": state.step,
             "loss": state.loss_sum / max(1, state.position - state.skipped),
-            "elbo": elbo,
+            "elbo": value if self.yields.is_elbo else math.nan,
             "reconstruction": reconstruction,
             "kl": kl,
             "beta": self.trainer.beta.item(),
             "lr": self.trainer.optimizer.param_groups[0]["lr"],
+            **({} if self.yields.is_elbo else {"figure": value}),
             **self.validation.codes(),
             **getattr(self.trainer.stepper, "figures", {}),
         }
         state.history.append(row)
-        if not math.isfinite(elbo):
+        if not math.isfinite(value):
             split = self.validation.split
             self._note(
-                f"the {self.yields.shown} on the {split} split is {elbo} after epoch {epoch + 1}; "
+                f"the {self.yields.shown} on the {split} split is {value} after epoch {epoch + 1}; "
                 "this epoch is not the best"
             )
-        better = math.isfinite(elbo) and (elbo > state.best.elbo or not self.yields.figure.comparable)
+        better = math.isfinite(value) and (value > state.best.elbo or not self.yields.figure.comparable)
         if better:
             parameters = {name: tensor.cpu().clone() for name, tensor in self.pair.state_dict().items()}
-            state.best = Best(elbo, epoch, parameters)
+            state.best = Best(value, epoch, parameters)
         self.observer.epoch(row)
+        if self.world.rank == 0:
+            for callback in self.callbacks:
+                with checkpoint.seeded(self.training.seed), self.pair.evaluating():
+                    callback(dict(row), self.pair)

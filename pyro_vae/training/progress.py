@@ -5,10 +5,42 @@ log.
 import math
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pyro_vae.program import Pair
 
 if TYPE_CHECKING:
     from pyro_vae.evidence import Meaning
+
+
+Callback = Callable[[dict[str, float], Pair], None]
+"""What ``fit`` calls after each epoch, with its row of the history and the pair."""
+
+
+class Observer(Protocol):
+    """What is told of training as it goes on; `Progress` is one.
+
+    Attributes:
+        figure: what the objective's own figure is called; set before ``start``.
+    """
+
+    figure: str
+
+    def start(self, epochs: int, steps: int, epoch: int) -> None:
+        """Begin: ``epochs`` in all of ``steps`` each, of which ``epoch`` are done."""
+
+    def step(self, epoch: int, position: int, loss: float) -> None:
+        """Note a step; ``loss`` in nats per datum."""
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """Note an epoch's row of the history."""
+
+    def note(self, text: str) -> None:
+        """Say something once."""
+
+    def stop(self) -> None:
+        """End."""
 
 
 class Progress:
@@ -76,7 +108,7 @@ class Progress:
             if not self.meaning.latent:
                 name, parts = self.meaning.evidence, ""
         codes = f", {row['codes_used']:.0f} codes in use" if "codes_used" in row else ""
-        return f"{name} {row['elbo']:.2f}{parts} nats{codes}"
+        return f"{name} {row.get('figure', row['elbo']):.2f}{parts} nats{codes}"
 
     def note(self, text: str) -> None:
         """Say something once."""

@@ -105,7 +105,7 @@ class Recovery:
             "rollback": f", after going back {state.rollbacks} times",
         }[policy]
         advice = "lower --lr, set --clip, or look at the batch" + kept
-        other = ", or pass over such batches with --on_nonfinite skip" if policy == "stop" else ""
+        other = ", or pass over such batches with --on-nonfinite skip" if policy == "stop" else ""
         message = f"{said}{tried}; {advice}{other}"
         raise NonFinite(message, site=cause.site, step=state.step, epoch=state.epoch + 1, batch=cause.batch)
 

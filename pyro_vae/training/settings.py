@@ -67,7 +67,7 @@ class Training:
         warm_up: epochs over which beta rises linearly from 0.
         free_bits: nats of KL that every latent site keeps for free.
         patience: stop after this many epochs without a better validation ELBO.
-        seed: of initialisation, order and draws.
+        seed: of order and draws; on the command line of the parameters to begin with, too.
         device: cpu, cuda, mps, or auto for the fastest there is.
         precision: of arithmetic: 32, 64, or bf16-mixed.
         compile: record the pair once and replay it without Pyro; auto does so when the run is long

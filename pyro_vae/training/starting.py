@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from pyro_vae.program import Pair
+from pyro_vae.warning import warn
 
 SEEN = 2000  # data that parts begin at
 
@@ -23,3 +24,17 @@ def start_from_data(pair: Pair, batch: Mapping[str, Tensor]) -> None:
             start = getattr(part, "start_from", None)
             if callable(start):
                 start(batch["x"])
+
+
+def warn_of_symmetry(pair: Pair) -> None:
+    """Warn of every part of a pair that says it begins ``symmetric``: its latent values can never be
+    told apart.
+    """
+    for module in pair.modules().values():
+        for name, part in module.named_modules():
+            if getattr(part, "symmetric", False) is True:
+                warn(
+                    f"the start is symmetric in {name or type(part).__name__!r}: all components are equal, and "
+                    "neither EM nor gradients will ever tell them apart; begin at data, such as start_at(x[:10]), or "
+                    "at random"
+                )

@@ -18,7 +18,7 @@ from pyro_vae.training.expectation_maximization import EM, owners_of
 from pyro_vae.training.interruption import SIGNALS
 from pyro_vae.training.programs import require_possible, weighted_programs
 from pyro_vae.training.settings import SCHEDULES, Training, optimizer, optimizer_state
-from pyro_vae.training.starting import SEEN, start_from_data
+from pyro_vae.training.starting import SEEN, start_from_data, warn_of_symmetry
 from pyro_vae.training.stepper import BlockStepper, Stepper, require_stepper
 
 CHECKED_BATCH = 16  # data that the pair is tried on before the first step
@@ -63,7 +63,9 @@ class Trainer:
         self.dtype = torch.float64 if training.precision == "64" else torch.float32
         convert(pair, self.device, self.dtype)
         require_sound(pair, self.place(data.batch("train", CHECKED_BATCH)))
+        require_possible(pair, data, self.place)
         start_from_data(pair, self.place(data.subset("train", SEEN)[0]))
+        warn_of_symmetry(pair)
         self.rows = training.rows(data.size("train"))
         self.steps_per_epoch = data.num_batches(self.rows)
         self.beta = torch.tensor(training.beta, dtype=self.dtype, device=self.device)
@@ -71,7 +73,6 @@ class Trainer:
         self.exchange = self._join() if world.size > 1 else None
         make: Any = pair.stepper or SVI
         if training.optimizer == "em":
-            require_possible(pair, data, self.place)
             make = partial(EM, owners=owners_of(pair), stepwise=self.rows < data.size("train"))
         self.stepper: Stepper = make(
             *weighted_programs(pair, training, data.size("train"), self.beta, self.device),

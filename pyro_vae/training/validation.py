@@ -88,7 +88,8 @@ class Validation:
         if not count:
             return Figures(0.0, 0.0, 0.0), 0
         pair = self._trainer.pair
-        if not declared(pair.objective).has_elbo:
+        yields = declared(pair.objective)
+        if yields.validates or not yields.has_elbo:
             return self._objective(self._batches(starts, rows), count), count
         if self._shared is None:
             self._shared = bool(global_sites(pair, next(self._batches(starts, rows))))
@@ -126,7 +127,7 @@ class Validation:
 
     def _objective(self, batches: Iterator[Batch], count: int) -> Figures:
         """Return minus the objective's loss: what there is where guide or model have no density to
-        compare.
+        compare, and what is quicker where the objective says so.
         """
         pair, total = self._trainer.pair, 0.0
         with evaluation(pair, 0), PerDatum(self._data.size("train"), pair.data_plate):

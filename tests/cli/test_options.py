@@ -58,29 +58,47 @@ OTHER: dict[str, list[Any]] = {
     "codebook": ["gradient"],
     "pull": [3.0],
     "commitment": [0.7],
+    "first": [2.0],
+    "last": [-7.0],
+    "spread": ["forward", "posterior"],
+    "width": [5],
+    "blocks": [3],
+    "channels": [4],
     "posterior": ["nearest", "amortized"],
     "variance": ["shared", "diagonal"],
     "weights": ["equal"],
     "floor": [0.3],
+    "units": [5],
+    "gradient": ["divergence"],
+    "gibbs": [2],
+    "chains": [3],
     "graph": ["star", "sprinkler"],
     "start": ["given"],
+    "transition": ["linear", "table"],
 }
 """A value or more that is not the default, by option; a new option needs one. The first is tried beside every other option."""
 OTHER_OF = {
-    "quantized.prior": ["uniform"],
+    "quantized.prior": ["uniform", "autoregressive"],
     "conditional.prior": ["learned"],
+    "diffusion.noise": ["cosine", "linear"],
+    "diffusion.net": ["conv"],
+    "diffusion.steps": [3],
+    "diffusion.objective": ["elbo"],
     "hierarchical.latent": [[3], [], [4, 2]],
     "grouped.items": [2, 0],
     "latent.likelihood": ["normal-per-feature"],
     "autoregressive.likelihood": ["normal-per-feature"],
     "autoregressive.net": ["pixelcnn"],
     "autoregressive.activation": ["silu"],
+    "markov.posterior": ["filter", "mean-field", "exact"],
+    "markov.hidden": [7],
 }
 FIELDS: dict[str, dict[str, Any]] = {
     "conditional": {"classes": 3, "y": ()},
     "attribute": {"classes": 3, "y": ()},
     "semi_supervised": {"classes": 3, "y": (), "labelled": ()},
     "grouped": {"mask": (4,)},
+    "markov": {"mask": (4,), "sequence": (4, 4)},
 }
 
 
@@ -89,8 +107,8 @@ def others(name: str, option: str) -> list[Any]:
 
 
 def described(name: str, support: str) -> Spec:
-    # nodes take whole numbers: real data have probability 0
-    found = spec(support="binary" if name == "bayes_net" else support, **FIELDS.get(name, {}))
+    # nodes take whole numbers: real data have probability 0; units are binary
+    found = spec(support="binary" if name in ("bayes_net", "boltzmann") else support, **FIELDS.get(name, {}))
     return replace(found, std=found.std * torch.linspace(0.5, 1.5, found.features))
 
 
@@ -157,6 +175,8 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("autoregressive", {"order": "random", "net": "pixelcnn"}, "order", "is not that of a PixelCNN"),
     ("hierarchical", {"latent": []}, "latent", "names no level; give at least one size"),
     ("semi_supervised", {"scaling": "common"}, "scaling", "is for real x, and test is binary"),
+    ("diffusion", {"channels": 8}, "channels", "are those of convolutions, and --net is mlp"),
+    ("diffusion", {"noise": "cosine", "last": -5.0}, "last", "of even or logistic steps, and --noise is cosine"),
     ("semi_amortized", {"rate": 0.7, "steps": 0}, "rate", "is the size of the steps, and --steps is 0"),
 ]
 
@@ -239,7 +259,7 @@ def test_a_setting_of_the_kl_has_an_effect_or_is_refused(row, setting):
     (name,) = setting
     kl_by_datum = name == "free_bits" and row.endswith(("stl", "iwae", "dreg", "renyi", "rws", "correlation"))
     if kl_by_datum or row == "latent-mmd":
-        with pytest.raises(SettingsError, match=f"leave --{name} out"):
+        with pytest.raises(SettingsError, match=f"leave --{name.replace('_', '-')} out"):
             pv.fit(pair, {"x": X}, **setting)
     else:
         check_settings(training, pair, load_data({"x": X}))

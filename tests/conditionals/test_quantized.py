@@ -17,6 +17,7 @@ from pyro_vae.conditionals import CodebookPrior, Quantize
 from pyro_vae.distributions import Codebook, distances, nearest
 from pyro_vae.guides.latent import LatentGuide
 from pyro_vae.models.latent import LatentModel
+from pyro_vae.nets import MaskedLabels
 from pyro_vae.posterior import at_temperature
 
 
@@ -285,3 +286,51 @@ def test_a_draw_of_codes_is_weighted_by_its_probability() -> None:
         found = pv.log_evidence(pair, {"x": x}, num_samples=4000)
     error = (found.estimate - mixture(x, TOY, 0.5)).abs()
     assert (error < 5 * found.stderr + 1e-6).all()
+
+
+def after_each_other(codes: int = 3, places: int = 4) -> CodebookPrior:
+    """Return a prior whose codes depend on those before them."""
+    torch.manual_seed(0)
+    prior = CodebookPrior(codes, places, 2, net=MaskedLabels(places, codes, width=3, hidden=(9,))).double()
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.normal_()
+    return prior
+
+
+def test_codes_one_after_the_other_add_up_to_one_and_are_drawn_as_they_are_judged() -> None:
+    prior = after_each_other()
+    p = prior().log_prob(prior().enumerate_support()).exp().detach()
+    assert p.sum().item() == pytest.approx(1, abs=1e-12)
+    codes = prior().codes(prior().sample((20_000,)))
+    number = (codes * 3 ** torch.arange(3, -1, -1)).sum(-1)
+    found = torch.bincount(number, minlength=81) / 20_000
+    assert ((found - p).abs() < 5 * (p / 20_000).sqrt() + 1e-4).all()
+    independent = torch.stack([torch.bincount(codes[:, i], minlength=3) / 20_000 for i in range(4)])
+    product = torch.stack([independent[i][codes[:, i]] for i in range(4)]).prod(0)
+    assert (product - p[number]).abs().mean() > 0.01, "places are not independent"
+
+
+def test_a_code_is_judged_by_those_before_it_and_what_is_learned_of_its_place() -> None:
+    prior = after_each_other()
+    codes = torch.tensor([[2, 0, 1, 1]])
+    said = prior.net(codes).unflatten(-1, (3, 4))[0].T + prior.logits
+    by_hand = torch.log_softmax(said, -1)[torch.arange(4), codes[0]].sum()
+    torch.testing.assert_close(prior().log_prob(prior().words(codes))[0], by_hand)
+
+
+def test_a_net_of_other_codes_is_refused() -> None:
+    with pytest.raises(ValueError, match="makes 20 numbers of 4 places, and 3 codes at 4 places need 12"):
+        CodebookPrior(3, 4, 2, net=MaskedLabels(4, 5))
+
+
+@pytest.mark.parametrize("x", [torch.zeros(3, 2), torch.arange(4.0).reshape(2, 2), torch.full((5, 2), math.nan)])
+def test_a_codebook_starts_at_few_or_equal_outputs_too(x: Tensor) -> None:
+    prior = CodebookPrior(6, 1, 2)
+    before = prior.vectors
+    prior.start(x)
+    known = len(x.unique(dim=0)) if x.isfinite().all() else 0
+    assert prior.vectors.isfinite().all()
+    assert torch.equal(prior.vectors[known:], before[known:])
+    if known:
+        torch.testing.assert_close(nearest(prior.vectors, x).unique().numel(), known)

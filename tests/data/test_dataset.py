@@ -139,15 +139,15 @@ def test_fields_keep_their_kind():
             "x": torch.randn(n, 2, dtype=torch.bfloat16),
             "y": torch.arange(n) % 3,
             "mask": torch.arange(n) % 2 == 0,
-            "lengths": np.arange(n, dtype=np.uint16),
+            "count": np.arange(n, dtype=np.uint16),
             "context": np.ones((n, 4, 5)),
         }
     )
-    assert data.spec.fields == {"x": (2,), "y": (), "mask": (), "lengths": (), "context": (4, 5)}
+    assert data.spec.fields == {"x": (2,), "y": (), "mask": (), "count": (), "context": (4, 5)}
     batch = data.batch("test", 2)
     kinds = {name: value.dtype for name, value in batch.items()}
     assert kinds == {
-        "x": torch.float32, "y": torch.int64, "mask": torch.bool, "lengths": torch.int64, "context": torch.float32,
+        "x": torch.float32, "y": torch.int64, "mask": torch.bool, "count": torch.int64, "context": torch.float32,
     }  # fmt: skip
     assert data.spec.classes == 3
 
@@ -395,7 +395,8 @@ def test_the_recipe_loads_the_same_again(tmp_path, monkeypatch):
 def test_the_package_offers_it():
     assert pv.load_data is load_data
     assert set(DATASETS) == set(
-        "digits mnist fashion_mnist kmnist emnist omniglot cifar10 svhn celeba sprinkler".split()
+        "digits mnist fashion_mnist kmnist emnist omniglot cifar10 svhn celeba sprinkler "
+        "chorales sketches pendulum digit_rows".split()
     )
     assert all(0 < len(line) < 110 and "\n" not in line for line in DATASETS.values())
     assert repr(load_data("digits")) == "Data(digits: 1,437 / 180 / 180 images 1x8x8, 17 levels)"

@@ -50,6 +50,7 @@ def test_figures_and_diagnoses_read_it(empty):
     assert len(codes["x_train"]) == data.size("train")
 
 
+CHAINS = ("noising", "denoising", "few-steps", "nats-per-level")
 OF = {  # what a picture applies to, where that is not `latent`
     "levels": (pv.pairs.hierarchical, {"latent": [3, 2], "hidden": [8]}),
     "classes": (pv.pairs.conditional, {"latent": 2, "hidden": [8]}),
@@ -58,15 +59,22 @@ OF = {  # what a picture applies to, where that is not `latent`
     "growth": (pv.pairs.autoregressive, {"hidden": [8]}),
     "codebook": (pv.pairs.quantized, {"codes": 3, "places": 2, "size": 2, "hidden": [8]}),
     "code-map": (pv.pairs.quantized, {"codes": 3, "places": 2, "size": 2, "hidden": [8]}),
+    **dict.fromkeys(("rolls", "states"), (pv.pairs.markov, {"latent": 2, "hidden": 8})),
     "components": (pv.pairs.mixture, {"components": 3}),
     "frames": (pv.pairs.mixture, {"components": 3}),
+    **{chain: (pv.pairs.diffusion, {"steps": 12, "width": 8}) for chain in CHAINS},
 }
 NO_DATA = ("curves", "steps", "rate-distortion", "graph", "tables")
+OF_MACHINES = ("filters", "chains", "bracket")  # see tests/pairs/test_boltzmann.py: they need binary data
 
 
-@pytest.mark.parametrize("name", [name for name in PICTURES if name not in NO_DATA])
+@pytest.mark.parametrize("name", [name for name in PICTURES if name not in (*NO_DATA, *OF_MACHINES)])
 def test_pictures_are_of_it(name):
     data = load(("test",))
+    if name in ("rolls", "states"):
+        rng = np.random.default_rng(0)
+        fields = {"x": rng.normal(size=(40, 5, 2)), "state": rng.normal(size=(40, 10)), "lengths": np.full(40, 4)}
+        data = pv.load_data(fields, test=0)
     build, options = OF.get(name, (pv.pairs.latent, {"latent": 2, "hidden": [8]}))
     assert PICTURES[name](build(data.spec, **options), data).axes
 

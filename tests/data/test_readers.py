@@ -263,7 +263,7 @@ def test_files_that_cannot_be_used(tmp_path):
     with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
         archive.writestr("readme.txt", "hello")
     for name, message in (
-        ("a.csv", "is neither .npy, .npz nor a folder: save the arrays with numpy.savez(path, x=..., y=...)."),
+        ("a.csv", "is neither .npy, .npz, .json nor a folder: save the arrays with numpy.savez(path, x=..., y=...)."),
         ("a.npz", "is damaged and cannot be unpacked (File is not a zip file): save it again."),
         ("text.npz", "array 'readme.txt' of"),
         ("empty", "holds neither .npy files nor images: check the name."),

@@ -149,6 +149,21 @@ def test_a_mask_that_belongs_to_the_data_is_no_condition_but_forbids_pca():
     assert (meaning.evidence, meaning.whole) == ("log p(x)", False)
 
 
+def test_what_is_missing_is_named_after_x_and_is_no_condition():
+    data = pv.load_data("sprinkler")
+    for pair in (pairs.bayes_net(data.spec), pairs.mixture(data.spec, components=3, posterior="amortized")):
+        meaning = meaning_of(pair, data.batch("test", 5))
+        assert (meaning.evidence, meaning.given, meaning.whole) == ("log p(x where seen)", (), False)
+
+    def model(x, seen):  # also depends on which are seen
+        with pyro.plate("data", len(x)):
+            fn = dist.Normal(seen.float(), 1.0).mask(seen).to_event(1)
+            pyro.sample("x", fn, obs=x)
+
+    meaning = meaning_of(Pair(model, lambda x: None), data.batch("test", 5))
+    assert meaning.evidence == "log p(x | seen)"
+
+
 def test_a_point_is_one_where_the_prior_is_a_density(data):
     batch = data.batch("test", 20)
     assert point_sites(pairs.autoencoder(data.spec, latent=2, hidden=[8]), batch) == ["z"]

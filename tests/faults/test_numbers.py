@@ -109,7 +109,7 @@ def test_it_stops_names_the_site_and_keeps_the_batch(data, tmp_path, tally, kind
     assert kept["site"] == site
     assert (kept["batch"]["x"] == POISON).any()
     assert "bad_batch.pt" in str(stop.value)
-    assert "--on_nonfinite skip" in str(stop.value)
+    assert "--on-nonfinite skip" in str(stop.value)
     again = pair_of(kind)  # the file alone repeats the failure
     again.load_state_dict(kept["parameters"])
     torch.set_rng_state(kept["random"][0])

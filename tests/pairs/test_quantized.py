@@ -9,7 +9,10 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.cli.commands import main
+from pyro_vae.conditionals import CodebookPrior
 from pyro_vae.evidence import best_temperature, evaluate, global_sites, meaning_of, remarks
+from pyro_vae.models.latent import LatentModel
+from pyro_vae.nets import MaskedLabels
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.posterior import at_temperature, code_use, codebooks, encode, words
 from pyro_vae.program import latents_of, plate_nesting, points, takes_particles
@@ -68,11 +71,11 @@ def test_an_objective_counts_plates_without_moving_averages(data: pv.Data) -> No
     assert pair.model.prior.counts.sum().item() == pytest.approx(0.01 * 50 * 3), "one run, two particles side by side"
 
 
-@pytest.mark.parametrize("kind", ["averages", "gradient"])
-def test_recorded_steps_move_the_codebook_as_eager_ones_do(data: pv.Data, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "prior"), [("averages", "autoregressive"), ("gradient", "learned")])
+def test_recorded_steps_move_the_codebook_as_eager_ones_do(data: pv.Data, kind: str, prior: str) -> None:
     ends = []
     for compile in ("off", "recorded"):
-        pair = built(data, codebook=kind)
+        pair = built(data, codebook=kind, prior=prior)
         pair.model.prior.restart = 600  # so that codes are restarted on the way
         fitted = pv.fit(pair, data, epochs=3, batch_size=256, seed=3, compile=compile)
         assert fitted.compiled is (compile == "recorded")
@@ -96,6 +99,25 @@ def test_the_elbo_is_a_bound_and_the_figures_say_so(data: pv.Data) -> None:
     assert soft.log_evidence > soft.elbo > point.elbo
     assert soft.codes == point.codes
     assert pair.guide.encoder.temperature == 0
+
+
+def test_a_prior_of_codes_that_follow_each_other_makes_the_bound_tighter(data: pv.Data) -> None:
+    """Of the same codes, on data not trained on: what is gained is what the places say of each other."""
+    pair = built(data, places=6).train(False)
+    pair.guide.encoder.start_from(data.batch("train")["x"])
+    codes, few = words(pair, data.batch("train"))["z"], data.batch("test")
+    bounds = []
+    for net in (None, MaskedLabels(6, 6, hidden=(64,))):
+        p = CodebookPrior(6, 6, 2, net=net)
+        optimizer = torch.optim.Adam(p.parameters(), 1e-2)
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss = -p.index().log_prob(codes).mean()
+            loss.backward()
+            optimizer.step()
+        p.base.copy_(pair.model.prior.base)
+        bounds.append(pv.elbo(pv.Pair(LatentModel(p, pair.model.decoder), pair.guide), few).elbo)
+    assert bounds[0] + 0.5 < bounds[1], bounds
 
 
 def test_use_is_counted_over_the_whole_split(data: pv.Data) -> None:
@@ -130,6 +152,10 @@ def test_on_the_command_line(tmp_path: Any, capsys: pytest.CaptureFixture) -> No
     assert main(["train", "quantized", *words, "--run", run]) == 0
     said = capsys.readouterr().out
     assert "codes of z are in use" in said
+    assert main(["train", "quantized", *words, "--prior", "autoregressive", "--run", f"{run}-json", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["codes"]["z"]
+    assert found["used"] <= found["codes"] == 6
+    assert 1 <= found["perplexity"] <= 6
     assert "perplexity" in Run.open(run).history[-1]
     assert main(["evaluate", run, "--samples", "20", "--temperature", "auto", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -89,7 +89,16 @@ HISTORY = [
 ]
 POINTS = [{"beta": b, "kl": 12 / b, "reconstruction": -80 - 9 * b} for b in (0.5, 1, 4)]
 OTHERS = ("curves", "rate-distortion", "completions", "codebook", "code-map")
-OF_TABLES = ("components", "frames", "steps", "tables")  # of mixtures and graphs of tables
+OF_TABLES = ("components", "frames", "steps", "tables", "rolls", "states")  # of tables, mixtures and sequences
+OF_TABLES += (
+    "noising",
+    "denoising",
+    "few-steps",
+    "nats-per-level",
+    "filters",
+    "chains",
+    "bracket",
+)  # of chains, machines
 IMAGES, TABLE = table(16, image=(1, 4, 4)), table()
 
 

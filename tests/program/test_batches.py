@@ -1,5 +1,7 @@
 """What figures take as data, and the sentence for what they do not take."""
 
+import re
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -34,8 +36,6 @@ FIGURES = {
 }
 
 REFUSED = {
-    "Data": (lambda: pv.load_data({"x": X}), TypeError, "this is a Data; pass one split of it, such as data.batch"),
-    "tensor": (lambda: X, TypeError, "this is a torch.Tensor; pass {'x': ...}"),
     "number": (lambda: 3, TypeError, "this is a int; pass {'x': ...}"),
     "numpy": (lambda: {"x": X.numpy()}, TypeError, "the field 'x' is a numpy.ndarray and programs take tensors"),
     "list": (lambda: {"x": X.tolist()}, TypeError, "the field 'x' is a list and programs take tensors"),
@@ -71,3 +71,41 @@ def test_batches_of_dictionaries_count_as_one():
     assert pv.log_evidence(pair, [{"x": X[:3]}, {"x": X[3:]}], num_samples=8, compile="off").mean == pytest.approx(
         whole
     )
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_data_or_x_alone_are_taken(figure):
+    pair, data = pv.Pair(model, guide), pv.load_data({"x": X})
+    expected = repr(FIGURES[figure](pair, data.batch("test")))
+    assert repr(FIGURES[figure](pair, data)) == expected
+    assert repr(FIGURES[figure](pair, data.batch("test")["x"])) == expected
+
+
+def test_what_training_returned_brings_its_data():
+    pair, data = pv.Pair(model, guide), pv.load_data({"x": X})
+    fitted = pv.fit(pair, data, epochs=1, compile="off")
+    assert pv.elbo(fitted) == pv.elbo(pair, data.batch("test"))
+    assert pv.elbo(fitted, X) == pv.elbo(pair, {"x": X}) != pv.elbo(fitted)
+    assert pv.log_evidence(fitted, num_samples=4).estimate.equal(pv.log_evidence(pair, data, num_samples=4).estimate)
+    for arguments in ((fitted,), (fitted, X), (pair, data), (model, guide, X), (model, guide, {"x": X})):
+        pv.check_pair(*arguments)
+    with pytest.raises(pv.PairError, match="guide fails on the batch"):
+        pv.check_pair(pair, X[:, :2])
+    for figure in (pv.elbo, pv.log_evidence, pv.check_pair, pv.diagnose):
+        with pytest.raises(TypeError, match="there are no data; pass some"):
+            figure(pair)
+    with pytest.raises(TypeError, match="a pair is a Pair or what fit or load returned, and this is a dict"):
+        pv.elbo({"x": X})
+
+
+def test_what_is_shown_is_a_line():
+    data = pv.load_data({"x": X})
+    fitted = pv.fit(pv.Pair(model, guide), data, epochs=1, compile="off")
+    assert re.fullmatch(r"Pair\(model, guide, Trace_ELBO, 22 parameters\)", repr(fitted.pair))
+    assert re.fullmatch(
+        r"Fitted\(pair on arrays: 1 epoch in \d+ s, kept epoch 1, validation ELBO -\d+\.\d\d\)", repr(fitted)
+    )
+    shown = repr(pv.log_evidence(fitted, num_samples=8))
+    assert re.fullmatch(r"Evidence\(1 datum: -\d+\.\d\d ± \d+\.\d\d nats per datum, k-hat > 0.7 for \d+ %\)", shown)
+    assert repr(data.spec).startswith("Spec(arrays: 8 / 1 / 1 ")
+    assert list(fitted.to_pandas().columns) == list(fitted.history[0])

@@ -1,7 +1,8 @@
 """EM of any pair: published figures, monotone steps, batches, resuming, and what it refuses."""
 
 import itertools
-from functools import cache
+import warnings
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -25,7 +26,9 @@ from pyro_vae.guides.mixture import MixtureGuide
 from pyro_vae.guides.nothing import Nothing
 from pyro_vae.models.bayes_net import BayesNetModel
 from pyro_vae.models.mixture import MixtureModel
-from pyro_vae.training import SettingsError, owners_of
+from pyro_vae.training import SettingsError, Training, owners_of
+from pyro_vae.training.expectation_maximization import EM
+from pyro_vae.training.programs import weighted_programs
 
 GRAPH = {"cloud": (), "sprinkler": ("cloud",), "rain": ("cloud",), "wet": ("sprinkler", "rain")}
 MURPHY = {"cloud": [0.5], "sprinkler": [0.5, 0.1], "rain": [0.2, 0.8], "wet": [0.0, 0.9, 0.9, 0.99]}
@@ -132,6 +135,64 @@ def test_the_mixture_becomes_k_means_as_the_variance_vanishes():
     assert gaps == sorted(gaps, reverse=True)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variance", "golden", "entropy"),
+    [(0.07, 2.5361255, 0.0380), (0.01, 2.5383576, 0.00117), (0.003, 2.5384885, 0.000135), (1e-4, 2.538648146, 3e-6)],
+)
+def test_soft_em_at_a_fixed_small_variance_reaches_the_free_energy(variance, golden, entropy):
+    """-2 s2 (log p - const) at the end of EM, from the first ten images, weights equal."""
+    pair, x = mixture("shared", learned=False), torch.tensor(load_digits().data / 16)
+    with torch.no_grad():
+        pair.model.decoder.log_scale.fill_(0.5 * np.log(variance)).requires_grad_(requires_grad=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "log_scale was not registered")  # Pyro's, of what is held
+        pv.em(pair, digits(), 60)
+    constant = -32 * np.log(2 * np.pi * variance) - np.log(10)
+    with torch.no_grad():
+        log_p = pv.elbo(pair, {"x": x}).elbo
+        q = pair.guide.encoder(x)
+    assert -2 * variance * (log_p - constant) == pytest.approx(golden, abs=2e-7)
+    assert q.entropy().mean().item() == pytest.approx(entropy, rel=0.05)
+
+
+@pytest.mark.parametrize("encoder", [Responsibilities, Nearest])
+def test_the_gradient_of_svi_is_that_of_the_expected_counts(encoder):
+    """SVI on the mixture is gradient EM: its gradient is the M step's function's, at the same q."""
+    pair, batch = mixture("component", encoder), {"x": torch.tensor(load_digits().data[:200] / 16)}
+    for module in pair.modules().values():
+        module.double()
+    parameters = pair.named_parameters()
+    loss = pair.objective.differentiable_loss(pair.bound_model, pair.bound_guide, batch) / 200
+    found = torch.autograd.grad(loss, list(parameters.values()))
+    owners = owners_of(pair)
+    _, expected = EM(
+        *weighted_programs(pair, Training(), 200, torch.tensor(1.0), torch.device("cpu")),
+        torch.optim.SGD(parameters.values(), 1.0),
+        pair.objective,
+        owners=owners,
+        stepwise=False,
+    ).expect(batch)
+    linear = sum(
+        (expected[name][key] * value).sum() for name, o in owners.items() for key, value in o.natural().items()
+    )
+    by_counts = torch.autograd.grad(-linear, list(parameters.values()))
+    assert max(gradient.abs().max() for gradient in found) > 0.1
+    torch.testing.assert_close(found, by_counts, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("components", [NormalComponents, BernoulliComponents])
+@pytest.mark.parametrize("train", [partial(pv.em, iterations=1), partial(pv.fit, epochs=1, compile="off")])
+@pytest.mark.parametrize("spread", [0.0, 0.1])
+def test_a_symmetric_start_of_a_mixture_is_warned_of_and_another_is_not(components, train, spread, recwarn):
+    p_k, p_x = Weights(3), components((0.5 + spread * torch.randn(3, 64)).clamp(0.1, 0.9))
+    guide = MixtureGuide(Responsibilities(p_k, p_x))
+    pair = pv.Pair(MixtureModel(p_k, p_x), guide, TraceEnum_ELBO(max_plate_nesting=1))
+    data = pv.load_data({"x": load_digits().data[:200].round() // 9}, valid=0, test=0)
+    train(pair, data)
+    assert (spread == 0) is any("all components are equal" in str(w.message) for w in recwarn)
+
+
 def test_em_with_missing_entries_of_any_node():
     x = complete_days()
     seen = torch.ones_like(x, dtype=torch.bool)
@@ -225,8 +286,9 @@ def test_settings_without_effect_are_refused(setting):
         pv.em(mixture("shared"), digits(), 1, **setting)
 
 
-def test_a_datum_that_cannot_be_is_named():
+@pytest.mark.parametrize("train", [pv.em, pv.fit])
+def test_a_datum_that_cannot_be_is_named(train):
     x = np.array([[1, 1, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]] * 4, np.float32)
     with pytest.raises(pv.PairError, match=r"datum 1 of the training data has log p = -inf"):
-        pv.em(net(MURPHY), pv.load_data({"x": x}, valid=0, test=0), 1)
+        train(net(MURPHY), pv.load_data({"x": x}, valid=0, test=0), precision="64")
     assert pv.log_weights(net(MURPHY), {"x": torch.tensor(x[:2]).double()})[0].isneginf().tolist() == [False, True]
