@@ -14,6 +14,7 @@ _PACKAGE_OF = {
     "PairError": "program",
     "Problem": "program",
     "check_pair": "program",
+    "compare": "comparison",
     "find_problems": "program",
     "Data": "data",
     "DataError": "data",
@@ -26,6 +27,7 @@ _PACKAGE_OF = {
     "em": "training",
     "load": "using",
     "elbo": "evidence",
+    "explore": "explorer",
     "log_evidence": "evidence",
     "log_weights": "program",
     "query": "evidence",
@@ -35,12 +37,14 @@ _MODULES = {
     "checking": "program.checking",
     "checkpoint": "runs.checkpoint",
     "cli": "cli",
+    "comparison": "comparison",
     "compiled": "compiled",
     "conditionals": "conditionals",
     "data": "data",
     "diagnostics": "diagnostics",
     "distributions": "distributions",
     "evidence": "evidence",
+    "explorer": "explorer",
     "guides": "guides",
     "handlers": "program.handlers",
     "models": "models",
@@ -68,9 +72,11 @@ __all__ = [
     "Problem",
     "Spec",
     "check_pair",
+    "compare",
     "diagnose",
     "elbo",
     "em",
+    "explore",
     "find_problems",
     "fit",
     "load",
@@ -82,9 +88,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from pyro_vae.comparison import compare
     from pyro_vae.data import Data, DataError, Spec, load_data
     from pyro_vae.diagnostics import diagnose, to_datatree
     from pyro_vae.evidence import elbo, log_evidence, query
+    from pyro_vae.explorer import explore
     from pyro_vae.program import Pair, PairError, Problem, check_pair, find_problems, log_weights
     from pyro_vae.svi import SVI
     from pyro_vae.training import Fitted, em, fit

@@ -98,6 +98,17 @@ def test_a_trained_pair_is_used_as_told(tmp_path, monkeypatch):
     assert torch.allclose(names["exported"].module()(names["z"]), names["fitted"].decode(names["z"]), atol=1e-6)
 
 
+def test_runs_are_compared_as_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = pv.load_data("digits", binarize="static")
+    for name, pair in (("latent", "latent"), ("made", "autoregressive")):
+        built = pv.pairs.find(pair)(data.spec, hidden=[8])
+        pv.fit(built, data, epochs=1, compile="off", run=f"runs/{name}", progress=False)
+    (code,) = code_of("howto/compare-runs.md")
+    exec(code.replace('"runs/made")', '"runs/made", num_samples=10)'), {})
+    assert Path("comparison.html").is_file()
+
+
 def test_training_is_logged_as_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     board, weights = MagicMock(), MagicMock()

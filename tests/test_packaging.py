@@ -50,6 +50,8 @@ def test_the_wheel_trains_from_an_empty_directory(built, tmp_path):
     assert (installed / "pyro_vae" / "guides" / "latent.py").is_file()
     assert (installed / "pyro_vae" / "py.typed").is_file()
     assert (installed / "pyro_vae" / "report" / "report.html.j2").is_file()
+    for name in ("explorer.html.j2", "explorer.js", "forward.js"):
+        assert (installed / "pyro_vae" / "explorer" / name).is_file()
     empty = tmp_path / "empty"
     empty.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}

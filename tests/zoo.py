@@ -21,6 +21,7 @@ def spec(
     classes: int | None = None,
     features: int = FEATURES,
     sequence: tuple[int, int] | None = None,
+    counts: bool = False,
     **fields: tuple[int, ...],
 ) -> Spec:
     """Describe data that only a test has: ``FEATURES`` numbers, a 4x4 image; ``fields`` besides x by event shape."""
@@ -39,6 +40,7 @@ def spec(
         binarize="gray",
         description="drawn for a test",
         sequence=sequence,
+        counts=counts,
     )
 
 
@@ -48,6 +50,8 @@ def batch(spec: Spec, size: int = BATCH) -> dict[str, Tensor]:
     drawn = {}
     for name, shape in spec.fields.items():
         drawn[name] = torch.randn(size, *shape, generator=generator, dtype=torch.float64)
+        if name == "x" and spec.counts:
+            drawn[name] = (3 * drawn[name]).abs().floor()
         if name == "x" and spec.support == "binary":
             drawn[name] = (drawn[name] > 0).double()
         if name in ("mask", "labelled", "seen"):
@@ -106,6 +110,9 @@ ROWS: dict[str, Row] = {
     "latent-bernoulli": Row(pairs.latent, SMALL, BINARY),
     "latent-conv": Row(pairs.latent, {"latent": 3, "net": "conv"}, BINARY),
     "latent-autoregressive": Row(pairs.latent, {**SMALL, "decoder": "autoregressive", "field": 2}, BINARY),
+    "latent-counts": Row(
+        pairs.latent, {**SMALL, "likelihood": "zero-inflated-negative-binomial"}, spec(counts=True, features=5)
+    ),
     "latent-full": Row(pairs.latent, {**SMALL, "covariance": "full"}),
     "latent-low-rank": Row(pairs.latent, {**SMALL, "covariance": "low-rank"}),
     **{f"latent-{p}": Row(pairs.latent, {**SMALL, "prior": p, "components": 4}) for p in ("mixture", "vamp")},
@@ -117,6 +124,7 @@ ROWS: dict[str, Row] = {
     },
     **{f"flow-{k}": Row(pairs.flow, {**SMALL, "kind": k, "layers": 2}, density=k != "planar") for k in FLOWS},
     "autoencoder": Row(pairs.autoencoder, SMALL),
+    "incomplete": Row(pairs.incomplete, SMALL, UNSEEN),
     "quantized": Row(pairs.quantized, {**WORDS, "codebook": "gradient"}),
     "quantized-averages": Row(pairs.quantized, {**WORDS, "places": 2}, BINARY),
     "quantized-autoregressive": Row(pairs.quantized, {**WORDS, "prior": "autoregressive"}, BINARY),
@@ -152,6 +160,9 @@ ROWS: dict[str, Row] = {
     "autoregressive-made": Row(pairs.autoregressive, {"hidden": [8]}, BINARY, exact=True),
     "autoregressive-pixelcnn": Row(pairs.autoregressive, {"net": "pixelcnn", "hidden": [4, 4]}, BINARY, exact=True),
     "boltzmann": Row(pairs.boltzmann, {"units": 5}, BINARY, exact=True),
+    "reversible": Row(pairs.reversible, {"hidden": [8]}, exact=True),
+    "reversible-coupling": Row(pairs.reversible, {"hidden": [8], "kind": "coupling"}, BINARY),
+    "reversible-uniform": Row(pairs.reversible, {"hidden": [8], "dequantization": "uniform"}, BINARY),
     "linear": Row(pairs.linear, {"latent": 3}, exact=True),
     "mixture": Row(pairs.mixture, {"components": 3, "variance": "diagonal"}, exact=True),
     "mixture-missing": Row(pairs.mixture, {"components": 3}, UNSEEN, exact=True),

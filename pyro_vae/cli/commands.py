@@ -22,8 +22,10 @@ usage: pyro-vae COMMAND ...
   resume   RUN                go on with a run that stopped
   evaluate RUN                ELBO, log p(x) and more on the test split
   query    RUN|PAIR EVENT     P(EVENT), or P(EVENT | GIVEN) with --given: rain=1 --given wet=1
+  compare  RUN RUN ...        density, sampling, representation and cost of runs on the same data, side by side
   diagnose RUN                can q(z | x) be trusted, and the model? a table and report.html
   draw     RUN WHAT           pictures: samples, reconstructions, manifold, traversal, curves, graph, ...
+  explore  RUN                a page to move z in and see x at once, for any browser
   encode   RUN                the codes of all data as a .npz, which --data takes
 
 PAIR is a name from `pyro-vae list`, or your own file.py:function; RUN is a folder that train made.
@@ -37,8 +39,10 @@ COMMANDS = {
     "resume": "train.resume",
     "evaluate": "evaluate.evaluate",
     "query": "query.query",
+    "compare": "compare.compare",
     "diagnose": "evaluate.diagnose",
     "draw": "inspect.draw",
+    "explore": "inspect.explore",
     "encode": "inspect.encode",
 }
 """Where each command lives in this package; its module is imported when the command runs."""

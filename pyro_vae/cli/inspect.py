@@ -1,4 +1,4 @@
-"""Commands that look at what there is: ``list``, ``check``, ``draw`` and ``encode``."""
+"""Commands that look at what there is: ``list``, ``check``, ``draw``, ``explore``, ``encode``."""
 
 import io
 import json
@@ -14,6 +14,7 @@ from pyro_vae.cli.options import (
     add_data,
     add_pair,
     add_run,
+    add_split,
     build_pair,
     load,
     named_pair,
@@ -158,6 +159,30 @@ def _save(figure: Any, out: Path) -> None:
     write_whole(out, content.getvalue())
 
 
+def explore(words: Sequence[str]) -> int:
+    """Write a page in which z moves and x follows: ``pyro-vae explore RUN``."""
+    parser = parser_of(
+        "explore", "Write a page to open in a browser: move z with sliders or on a map of the codes, and see x."
+    )
+    add_run(parser)
+    parser.add_argument("--out", type=str | None, default=None, help=".html (default: RUN/explorer.html)")
+    parser.add_argument("--count", type=int, default=500, help="data whose codes are shown, at most")
+    add_split(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of the draws from the prior")
+    args = parser.parse_args(words)
+    from pyro_vae.explorer import explore
+    from pyro_vae.runs import Run
+
+    run = Run.open(args.run)
+    out = Path(args.out) if args.out else run.folder / "explorer.html"
+    if out.suffix != ".html":
+        raise UsageError(f"--out must end in .html, got {out}")
+    pair, data = rebuild_best(run, args)
+    explore(pair, out, data, count=args.count, split=args.split, seed=args.seed)
+    say(json.dumps({"explorer": str(out)}) if args.json else f"{out}: open it in a browser; it needs no other file")
+    return 0
+
+
 def encode(words: Sequence[str]) -> int:
     """Write the codes of all data: ``pyro-vae encode RUN``."""
     parser = parser_of("encode", "Write the codes of all data, with their other fields, for `train --data` and NumPy.")
@@ -169,7 +194,7 @@ def encode(words: Sequence[str]) -> int:
     parser.add_argument("--idle", type=bool, default=False, help="true: keep latent dimensions that are not in use")
     parser.add_argument("--seed", type=int, default=0, help="of the draws, which a guide without a mean takes too")
     args = parser.parse_args(words)
-    from pyro_vae.posterior import encode, write_codes
+    from pyro_vae.posterior import encode, kind_of_codes, write_codes
     from pyro_vae.runs import Run
     from pyro_vae.training import Counter
 
@@ -182,9 +207,9 @@ def encode(words: Sequence[str]) -> int:
     with Counter(total, "codes") as counter:
         arrays = encode(pair, data, draws=args.draws, idle=args.idle, seed=args.seed, progress=counter.add)
     write_codes(arrays, out)
-    features = arrays["x_train"].shape[1]
+    features, what = arrays["x_train"].shape[1], kind_of_codes(pair, data.batch("train", 2), draw=args.draws)
     if args.json:
-        print(json.dumps({"codes": str(out), "num_data": total, "latent": features}))
+        print(json.dumps({"codes": str(out), "num_data": total, "latent": features, "what": what}))
     else:
-        say(f"{out}: codes of {total:,} data, {features} numbers each")
+        say(f"{out}: codes of {total:,} data, {features} numbers each: {what}")
     return 0

@@ -59,6 +59,7 @@ DATA_OPTIONS = {
     "split_by": (str | None, "field whose equal values stay in one split, such as a patient's number"),
     "labels": (int | None, "training data that keep their class, equally many per class; the others' are hidden"),
     "label_seed": (int | None, "decides which data keep theirs (default: 0)"),
+    "y": (str | None, "the column of a .csv or .tsv table that is y and no part of x"),
     "missing": (str | None, "refuse NaN in x, or mark them as missing (the default for pairs that take such data)"),
 }
 
@@ -66,7 +67,9 @@ DATA_OPTIONS = {
 def add_data(parser: Any) -> None:
     """Add the options that choose data."""
     group = parser.add_argument_group("data")
-    group.add_argument("--data", type=str, default="digits", help="a name from `pyro-vae list`, .npz, .npy or a folder")
+    group.add_argument(
+        "--data", type=str, default="digits", help="a name from `pyro-vae list`, .npz, .npy, .csv or a folder"
+    )
     for name, (kind, text) in DATA_OPTIONS.items():
         group.add_argument(f"--{name}", type=kind, default=None, help=text)
     parser.kinds["image"] = DATA_OPTIONS["image"][0]  # its numbers need no brackets
@@ -121,6 +124,16 @@ def positionals(words: Sequence[str]) -> Iterator[str]:
 def add_run(parser: Any) -> None:
     """Add the run and the permission to run code of its own."""
     parser.add_argument("run", type=str, help="a folder that `pyro-vae train` made")
+    _add_permission(parser)
+
+
+def add_runs(parser: Any) -> None:
+    """Add several runs and the permission to run code of their own."""
+    parser.add_argument("runs", nargs="+", type=str, help="folders that `pyro-vae train` made")
+    _add_permission(parser)
+
+
+def _add_permission(parser: Any) -> None:
     parser.add_argument(
         "--pair",
         type=str | None,

@@ -85,3 +85,28 @@ def show_verdicts(verdicts: Sequence[Any], title: str) -> None:
         style = colours.get(verdict.verdict, "")
         table.add_row(Text(visible(verdict.check)), Text(verdict.verdict, style), Text(visible(verdict.advice)))
     Console().print(table)
+
+
+def show_comparison(comparison: Any) -> None:
+    """Print runs side by side, a table for each use that models are put to."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from pyro_vae.comparison import remarks, sections
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    console.print(Text(visible(f"{comparison.data.spec.description}; {comparison.split} split")), soft_wrap=True)
+    references = {row.name for row in comparison.references}
+    for section in sections(comparison):
+        table = Table(title=section.title, title_justify="left")
+        for i, head in enumerate(section.heads):
+            table.add_column(Text(head), justify="right" if i else "left", no_wrap=not i)
+        for line in section.lines:
+            style = "dim" if line[0] in references else ""
+            table.add_row(*(Text(visible(cell), style) for cell in line))
+        console.print(table)
+    for remark in remarks(comparison):
+        console.print(Text(visible(remark)))

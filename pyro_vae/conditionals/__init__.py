@@ -2,11 +2,12 @@
 
     density  () -> p(x)         `Density` of a head such as `Autoregressive`; `Boltzmann`
     prior    () -> p(z)         `StandardNormal`, `NormalPrior`, `MixturePrior`, `VampPrior`,
-                                `FlowPrior`, `CodebookPrior`
+                                `FlowPrior`, `CodebookPrior`, `CellsPrior`
     decoder  z -> p(x | z)      `Conditional` of a net and a likelihood's head
     encoder  x -> q(z | x)      `Conditional` of a net and `Normal`, `LowRank`, `FullCovariance`,
                                 `Flow` or `PointMass`; `Quantize`
     sequences  `Chain`, `EachStep`, `PathEncoder`: see `pyro_vae.conditionals.chains`
+    grey levels  `CellsPrior`, `Rounding`, `Dequantize`: see `pyro_vae.conditionals.rounding`
     noising  zl -> q(zl+1 | zl)  `Noising`, without parameters, and back: `Reverse` of a denoiser
     others   z, y -> p(x | z, y)    `Conditional` too: it takes any number of contexts
 
@@ -27,15 +28,18 @@ from pyro_vae.conditionals import (
     boltzmann,
     chains,
     conditional,
+    counts,
     denoising,
     flows,
     gaussian,
     head,
     likelihoods,
+    missing,
     mixtures,
     noise,
     priors,
     quantized,
+    rounding,
     scales,
     smoothers,
     tables,
@@ -44,15 +48,18 @@ from pyro_vae.conditionals.autoregressive import *
 from pyro_vae.conditionals.boltzmann import *
 from pyro_vae.conditionals.chains import *
 from pyro_vae.conditionals.conditional import *
+from pyro_vae.conditionals.counts import *
 from pyro_vae.conditionals.denoising import *
 from pyro_vae.conditionals.flows import *
 from pyro_vae.conditionals.gaussian import *
 from pyro_vae.conditionals.head import *
 from pyro_vae.conditionals.likelihoods import *
+from pyro_vae.conditionals.missing import *
 from pyro_vae.conditionals.mixtures import *
 from pyro_vae.conditionals.noise import *
 from pyro_vae.conditionals.priors import *
 from pyro_vae.conditionals.quantized import *
+from pyro_vae.conditionals.rounding import *
 from pyro_vae.conditionals.scales import *
 from pyro_vae.conditionals.smoothers import *
 from pyro_vae.conditionals.tables import *
@@ -64,15 +71,18 @@ __all__ += autoregressive.__all__
 __all__ += chains.__all__
 __all__ += boltzmann.__all__
 __all__ += conditional.__all__
+__all__ += counts.__all__
 __all__ += denoising.__all__
 __all__ += flows.__all__
 __all__ += gaussian.__all__
 __all__ += head.__all__
 __all__ += likelihoods.__all__
+__all__ += missing.__all__
 __all__ += noise.__all__
 __all__ += mixtures.__all__
 __all__ += priors.__all__
 __all__ += quantized.__all__
+__all__ += rounding.__all__
 __all__ += scales.__all__
 __all__ += smoothers.__all__
 __all__ += tables.__all__

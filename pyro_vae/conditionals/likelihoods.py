@@ -1,8 +1,8 @@
 """Heads for likelihoods p(x | z), by data.
 
 `Bernoulli` (0 or 1), `ContinuousBernoulli` (between 0 and 1), `DiscretizedLogistic`,
-`DiscretizedLogisticMixture` and `Categorical` (equally spaced levels), `Normal` (real). `Normal` is
-also a head for posteriors and conditional priors of z, as are those of
+`DiscretizedLogisticMixture` and `Categorical` (equally spaced levels), `Normal` (real); those of
+counts are in `pyro_vae.conditionals.counts`. `Normal` is also a head for posteriors and conditional priors of z, as are those of
 `pyro_vae.conditionals.gaussian` and `pyro_vae.conditionals.flows`.
 """
 

@@ -61,6 +61,10 @@ class Spec:
     """(steps, features of a step) where ``x`` is a sequence, its steps side by side."""
     class_names: tuple[str, ...] | None = None
     """Of class 0, 1, ..., where the data bring names."""
+    counts: bool = False
+    """Whether real x are whole numbers from 0 on."""
+    feature_names: tuple[str, ...] | None = None
+    """Of the features, where the data bring names: columns of a table."""
 
     def __repr__(self) -> str:
         return f"Spec({self.description})"

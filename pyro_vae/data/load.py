@@ -42,6 +42,7 @@ def load_data(
     labels: int | None = None,
     label_seed: int | None = None,
     missing: Missing | None = None,
+    y: str | None = None,
 ) -> Data:
     """Return a data set, split and checked.
 
@@ -49,9 +50,12 @@ def load_data(
         source: a name in `DATASETS`; a .npz file with ``x`` and any other field, or ``x_train``,
             ``x_test``, ...; a .npy file of ``x`` or a folder with one .npy file per field, both
             memory-mapped; a folder of images, flat or with one subfolder per class, below train,
-            valid and test if need be; or a mapping of arrays or tensors by field. Arrays of uint8
-            mean k/255. Integer ``y`` of shape (data,) are classes, -1 or NaN where unknown; other
-            ``y`` are attributes as floats.
+            valid and test if need be; a table in a .csv or .tsv file; or what holds data: an
+            array, tensor or sparse matrix ``x``, a pair ``(x, y)``, a mapping of them by field, a
+            DataFrame, AnnData, a data set of Hugging Face or of torch (map-style, of items x, (x,
+            y) or dicts), or its DataLoader. All but memory-mapped files is read into memory. Arrays
+            of uint8 mean k/255. Integer or text ``y`` of shape (data,) are classes, -1, NaN or
+            empty where unknown; other ``y`` are attributes as floats.
         data_dir: where named sets lie or are downloaded to; ``$PYRO_VAE_DATA`` or
             ``~/.cache/pyro_vae`` by default.
         binarize: "gray": values as they are. "static": every value of [0, 1] is replaced by one
@@ -71,26 +75,19 @@ def load_data(
         label_seed: decides which; 0 by default.
         missing: "mark": NaN in x are missing entries, and a field ``seen`` of x's shape says which
             are not. By default NaN are refused.
+        y: the column of a table, or of AnnData's ``obs``, that is y and no part of x; of Hugging
+            Face's data ``label`` by default.
 
     Raises:
         DataError: one sentence about a name, file, array or option that cannot be used.
     """
-    options = {
-        "data_dir": data_dir and os.path.abspath(Path(data_dir).expanduser()),
-        "binarize": binarize,
-        "valid": valid,
-        "test": test,
-        "seed": seed or None,
-        "image_size": image_size,
-        "image": image and list(image),
-        "levels": levels,
-        "split_by": split_by,
-        "labels": labels,
-        "label_seed": label_seed or None,
-        "missing": missing if missing == "mark" else None,
-    }
+    place = data_dir and os.path.abspath(Path(data_dir).expanduser())
+    options: dict[str, Any] = {"data_dir": place, "binarize": binarize, "valid": valid, "test": test}
+    options |= {"seed": seed or None, "image_size": image_size, "image": image and list(image), "levels": levels}
+    options |= {"split_by": split_by, "labels": labels, "label_seed": label_seed or None}
+    options |= {"missing": missing if missing == "mark" else None, "y": y}
     _check_options(seed, levels, image, labels, label_seed)
-    opened = _marked(open_source(source, data_dir=data_dir, image_size=image_size), missing)
+    opened = _marked(open_source(source, data_dir=data_dir, image_size=image_size, y=y), missing)
     contents = _inspected(opened, image, levels)
     mode = _binarization(binarize, opened, contents)
     splits = cut(opened, contents, valid, test, seed, split_by)
@@ -163,7 +160,7 @@ def _described(opened: Source, splits: dict[str, Split], contents: Contents, mod
     support = "binary" if mode != "gray" else contents.support
     levels = contents.levels if support == "levels" else None
     drawn = {"gray": support, "static": "binarized once", "dynamic": "binarized anew each epoch"}[mode]
-    drawn = f"{levels} levels" if levels else drawn
+    drawn = f"{levels} levels" if levels else "whole numbers from 0" if contents.counts else drawn
     if opened.sequence:
         kind = "sequences of {} steps of {} features".format(*opened.sequence)
     facts: dict[str, Any] = {
@@ -177,6 +174,8 @@ def _described(opened: Source, splits: dict[str, Split], contents: Contents, mod
         "num_data": sizes[0],
         "binarize": mode,
         "class_names": opened.class_names,
+        "counts": contents.counts,
+        "feature_names": opened.feature_names,
         "sequence": opened.sequence,
         "description": f"{name}: {' / '.join(told)} {kind}, {drawn}",
     }

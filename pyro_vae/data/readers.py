@@ -81,6 +81,23 @@ def read_npy_folder(folder: Path) -> dict[str, np.ndarray]:
     return {path.stem: read_npy(path) for path in sorted(folder.glob("*.npy"))}
 
 
+def read_table(path: Path) -> Any:
+    """Return a .csv or .tsv file with a line of names as a pandas table.
+
+    Raises:
+        DataError: the file is missing, larger than half of memory, or no table.
+    """
+    import pandas
+
+    open_file(path).close()
+    if path.stat().st_size > memory_limit():
+        raise DataError(f"{path} is larger than half of this machine's memory: save its columns as .npy files.")
+    try:
+        return pandas.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ",", skipinitialspace=True)
+    except (ValueError, pandas.errors.ParserError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is no table of columns with names: {brief(error)}.") from None
+
+
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a .npz file, read into memory.
 

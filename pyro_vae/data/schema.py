@@ -39,6 +39,8 @@ class Contents:
     fields: Mapping[str, tuple[int, ...]]
     kinds: Mapping[str, str]
     classes: int | None
+    counts: bool = False
+    """Whether real ``x`` are whole numbers from 0 on, some above 1."""
 
 
 def pieces(array: np.ndarray) -> Iterator[np.ndarray]:
@@ -106,7 +108,8 @@ def inspect(
             note(f"{name}: y begins with class {lowest}, so {empty} no data: number the classes from 0.")
     else:
         classes = None
-    return Contents(support, found, top, values.low, values.high, layout, channels_last, fields, kinds, classes)
+    whole = support == "real" and values.whole and values.low >= 0
+    return Contents(support, found, top, values.low, values.high, layout, channels_last, fields, kinds, classes, whole)
 
 
 def _suggest_levels(values: "Values", name: str) -> None:
@@ -153,6 +156,7 @@ class Values:
     low: float = math.inf
     high: float = -math.inf
     ends: bool = True  # all are 0 or 255
+    whole: bool = True  # all are whole numbers
     tops: list[int] = field(default_factory=lambda: list(range(1, 256)))
 
     def update(self, piece: np.ndarray) -> None:
@@ -160,7 +164,9 @@ class Values:
         self.low, self.high = min(self.low, float(piece.min())), max(self.high, float(piece.max()))
         if piece.dtype.kind != "f":
             self.ends = self.ends and bool(((piece == 0) | (piece == 255)).all())
-        elif self.low < 0 or self.high > 1:
+            return
+        self.whole = self.whole and bool((piece == np.rint(piece)).all())
+        if self.low < 0 or self.high > 1:
             self.tops = []
         elif self.tops:
             self._narrow(piece)

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from pyro_vae.data.image_folders import progress, read_image_folder, read_images
-from pyro_vae.data.readers import DataError, brief, read_idx, read_npy, read_npy_folder, read_npz
+from pyro_vae.data.objects import Objects, dense, numbered, objects_in
+from pyro_vae.data.readers import DataError, brief, read_idx, read_npy, read_npy_folder, read_npz, read_table
 from pyro_vae.data.sequences import FILES, mark_lengths, named_sequences, pendulums, read_chorales
 from pyro_vae.data.sprinkler import sprinkler_days
 
@@ -76,15 +77,19 @@ class Source:
     resized: bool = False  # images have other sizes in their files
     curated: bool = False  # a published set: copies of a datum are part of it
     sequence: tuple[int, int] | None = None  # (steps, features), side by side in x
+    feature_names: tuple[str, ...] | None = None  # of columns
 
 
-def open_source(source: object, *, data_dir: str | os.PathLike | None = None, image_size: int | None = None) -> Source:
-    """Return the arrays of ``source``: a name of `DATASETS`, a path, or a mapping of arrays."""
+def open_source(
+    source: object, *, data_dir: str | os.PathLike | None = None, image_size: int | None = None, y: str | None = None
+) -> Source:
+    """Return the arrays of ``source``: see `load_data`."""
     if image_size is not None and not 1 <= image_size <= 4096:
         raise DataError(f"image_size={image_size} is not a size of an image: give 1 to 4096 pixels.")
     sized = {"omniglot", "celeba"}
-    if isinstance(source, Mapping):
-        opened = Source("arrays", _parts({str(k): _array(v, str(k)) for k, v in source.items()}, "arrays"))
+    held = _held(source, y)
+    if held is not None:
+        opened = held
     elif isinstance(source, str) and source in DATASETS:
         folder = Path(data_dir or os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae").expanduser()
         if source in sized:
@@ -100,14 +105,37 @@ def open_source(source: object, *, data_dir: str | os.PathLike | None = None, im
         opened = _from_path(path, str(source))
     else:
         raise DataError(
-            f"Data cannot be loaded from {type(source).__name__}: give a name such as 'digits', a path, "
-            "or a mapping such as {'x': array}."
+            f"Data cannot be loaded from {type(source).__name__}: give a name such as 'digits', a path, an array, "
+            "a table, a data set with __len__ and __getitem__, or a mapping such as {'x': array}."
         )
     marked, sequence = mark_lengths(opened.parts, opened.name)
     opened = replace(opened, parts=marked, sequence=sequence or opened.sequence)
     if image_size is not None:
         raise DataError(f"image_size={image_size} resizes folders of images, omniglot and celeba, not {opened.name}.")
     return opened
+
+
+def _held(source: object, y: str | None) -> Source | None:
+    """Return the arrays of what is no name and no path, or of a table in a file."""
+    name = "arrays"
+    if isinstance(source, str | os.PathLike):
+        if not (isinstance(source, str) and source in DATASETS) and Path(source).suffix.lower() in (".csv", ".tsv"):
+            name, source = Path(source).stem, read_table(_path(source))
+        elif y is not None:
+            raise DataError(f"y={y!r} names a column of a table, and {source} is none: leave it out.", unused="y")
+        else:
+            return None
+    found = objects_in(source, y)
+    if found is None and isinstance(source, Mapping):
+        if y is not None:
+            raise DataError(f"y={y!r} names a column of a table: name the array y instead.", unused="y")
+        found = Objects({str(key): dense(value) for key, value in source.items()})
+    if found is None:
+        return None
+    arrays, classes = numbered(found.arrays, found.class_names)
+    parts = _parts({key: _array(value, key) for key, value in arrays.items()}, name)
+    count = len(classes) if classes else None
+    return Source(name, parts, feature_names=found.feature_names, class_names=classes, classes=count)
 
 
 def _path(source: str | os.PathLike) -> Path:
@@ -134,7 +162,8 @@ def _from_path(path: Path, given: str) -> Source:
         return Source(path.stem, _parts(read_npz(path), str(path)))
     if path.exists():
         raise DataError(
-            f"{path} is neither .npy, .npz, .json nor a folder: save the arrays with numpy.savez(path, x=..., y=...)."
+            f"{path} is neither .npy, .npz, .csv, .tsv, .json nor a folder: save the arrays with "
+            "numpy.savez(path, x=..., y=...)."
         )
     if path.suffix or len(path.parts) > 1:
         raise DataError(f"There is no file or folder {path}: check the name.")

@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.diagnostics.judge import Judge
+
 
 class TwoSample(NamedTuple):
     """Whether a classifier can tell two sets apart, judged on held-out halves."""
 
     accuracy: float  # 0.5: no
     pvalue: float  # that it only guesses
+    stderr: float  # of the accuracy of one that only guesses
 
 
 class Predictive(NamedTuple):
@@ -67,7 +70,8 @@ def two_sample(first: Tensor, second: Tensor, *, components: int = 30, seed: int
     features = np.clip(scaler.transform(features), -10, 10)
     model = LogisticRegression(C=0.1, max_iter=300).fit(features[half[0]], y[half[0]])
     accuracy = float(model.score(features[half[1]], y[half[1]]))
-    return TwoSample(accuracy, 0.5 * math.erfc((accuracy - 0.5) * 2 * math.sqrt(len(half[1])) / math.sqrt(2)))
+    stderr = 0.5 / math.sqrt(len(half[1]))
+    return TwoSample(accuracy, 0.5 * math.erfc((accuracy - 0.5) / stderr / math.sqrt(2)), stderr)
 
 
 def _features(x: np.ndarray, fitted: np.ndarray, components: int) -> np.ndarray:
@@ -156,18 +160,8 @@ def classifier_features(x: Tensor, y: Tensor, *sets: Tensor, width: int = 64, se
 
     It is trained on (x, y); the hidden layers are features for ``frechet``.
     """
-    from sklearn.neural_network import MLPClassifier
-
-    net = MLPClassifier((width,), max_iter=15, early_stopping=False, random_state=seed, batch_size=128)
-    import warnings
-
-    from sklearn.exceptions import ConvergenceWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fifteen passes are enough for features
-        net.fit(x.cpu().numpy(), y.cpu().numpy())
-    weight, bias = (torch.as_tensor(part[0]) for part in (net.coefs_, net.intercepts_))
-    return [torch.relu(part.cpu().to(weight.dtype) @ weight + bias) for part in sets]
+    judge = Judge.train(x, y, width=width, seed=seed)  # fifteen passes are enough for features
+    return [judge.features(part) for part in sets]
 
 
 def neighbours(samples: Tensor, train: Tensor, test: Tensor) -> Neighbours:

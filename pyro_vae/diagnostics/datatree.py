@@ -25,6 +25,7 @@ from pyro_vae.program import (
     Pair,
     PairError,
     Runs,
+    Verbs,
     add_up,
     data_frame,
     evaluation,
@@ -36,6 +37,7 @@ from pyro_vae.program import (
     is_site,
     log_prob,
     one_batch,
+    pair_and_data,
     particles,
     per_datum,
     plate_nesting,
@@ -62,9 +64,12 @@ class Named(NamedTuple):
 Group = dict[str, Named]
 
 
+TAKEN = 100  # data of a split
+
+
 def to_datatree(
-    pair: Pair,
-    batch: Batch,
+    pair: Verbs,
+    data: Any = None,
     *,
     num_samples: int = 1000,
     prior_samples: int | None = None,
@@ -81,8 +86,10 @@ def to_datatree(
     predictive group.
 
     Args:
-        pair: ``Pair(model, guide)`` of any Pyro model and guide, autoguides included.
-        batch: the fields that the programs name.
+        pair: ``Pair(model, guide)`` of any Pyro model and guide, autoguides included, or what
+            ``fit`` and ``load`` return.
+        data: a batch of the fields that the programs name, ``x`` alone, or `Data`, of which a
+            hundred are taken; by default those of ``pair``.
         num_samples: draws from the guide.
         prior_samples: draws from the model alone; as many as ``num_samples`` if not given, 0 for
             none.
@@ -93,7 +100,8 @@ def to_datatree(
 
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-    batch, left_out = one_batch(batch), []
+    pair, data = pair_and_data(pair, data)
+    batch, left_out = one_batch(data.subset(data.choose(), TAKEN)[0] if hasattr(data, "subset") else data), []
     with evaluation(pair, seed):
         source = _Source.of(pair, batch)
         left_out += source.unlisted()

@@ -21,7 +21,8 @@ from pyro_vae.evidence import TOLERATED, draws_for, log_evidence
 from pyro_vae.posterior import repeat_batch
 
 FAMILY = "try a richer family, such as a full covariance (--covariance full) or a flow (the pair flow)"
-ENCODER = "try a larger encoder or train for longer"
+ENCODER = "train it for longer, on data that the model draws too (--dream 1), or try a larger encoder"
+OVERFITS = "train it on data that the model draws too (--dream 1) or on more data, not a larger one"
 
 
 def pareto(subject: Subject) -> Iterator[Verdict]:
@@ -55,13 +56,18 @@ def suboptimality(subject: Subject) -> Iterator[Verdict]:
         subject.pair, subject.part(budget.refined), steps=budget.steps, num_samples=budget.draws, seed=subject.seed
     )
     subject.found["gaps"] = result
-    kl = max(
+    subject.found["kl"] = kl = max(
         (result.elbo - result.log_evidence).neg().mean().item(),
         subject.found["elbo"].kl if "elbo" in subject.found else 0,
     )
+    if subject.train is not None:
+        train = evenly(subject.train, budget.refined)
+        subject.found["gaps_train"] = gaps(
+            subject.pair, train, steps=budget.steps, num_samples=budget.draws, seed=subject.seed
+        )
     for name, value, advice in (
         ("approximation gap", result.approximation, FAMILY),
-        ("amortization gap", result.amortization, ENCODER),
+        ("amortization gap", result.amortization, _encoder_cure(subject)),
     ):
         level: Level = "good" if value < 0.05 * kl else "fair" if value < FAIR_GAP * kl else "bad"
         what = "the best q of its family" if name.startswith("approx") else "the encoder"
@@ -69,29 +75,33 @@ def suboptimality(subject: Subject) -> Iterator[Verdict]:
         yield Verdict(name, value, level, loses if level == "good" else f"{loses}; {advice}")
     if subject.train is None:
         return
-    train = evenly(subject.train, budget.refined)
-    other = gaps(subject.pair, train, steps=budget.steps, num_samples=budget.draws, seed=subject.seed)
-    subject.found["gaps_train"] = other
-    excess = result.amortization - other.amortization
-    level = "good" if excess < 0.05 * kl else "fair" if excess < 0.2 * kl else "bad"
+    level, excess = _overfitting(subject)
     said = f"the encoder's gap is {result.amortization:.2f} nats on {subject.split} data "
-    said += f"and {other.amortization:.2f} on training data"
-    yield Verdict(
-        "encoder overfitting",
-        excess,
-        level,
-        said + ("" if level == "good" else "; stop earlier, or regularise the encoder"),
-    )
+    said += f"and {subject.found['gaps_train'].amortization:.2f} on training data"
+    yield Verdict("encoder overfitting", excess, level, said + ("" if level == "good" else f"; {OVERFITS}"))
+
+
+def _overfitting(subject: Subject) -> tuple[Level, float]:
+    """Judge by how much the encoder's gap is larger than on training data, against the KL."""
+    excess = subject.found["gaps"].amortization - subject.found["gaps_train"].amortization
+    kl = subject.found["kl"]
+    return "good" if excess < 0.05 * kl else "fair" if excess < 0.2 * kl else "bad", excess
+
+
+def _encoder_cure(subject: Subject) -> str:
+    """Return what helps an encoder: a larger one would only overfit more, where one does."""
+    overfits = "gaps_train" in subject.found and _overfitting(subject)[0] != "good"
+    return OVERFITS if overfits else ENCODER
 
 
 def _cure(subject: Subject) -> str:
     """Return which half of the guide to change: the one with the larger gap."""
     parts = subject.found.get("gaps")
     if parts is None:
-        return "q misses part of the posterior: try a richer family or a larger encoder"
+        return "q misses part of the posterior: try a richer family or train the encoder for longer"
     if parts.approximation >= parts.amortization:
         return f"the family is the larger part of it: {FAMILY}"
-    return f"the encoder is the larger part of it: {ENCODER}"
+    return f"the encoder is the larger part of it: {_encoder_cure(subject)}"
 
 
 def retraining(subject: Subject) -> Iterator[Verdict]:

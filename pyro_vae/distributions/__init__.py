@@ -2,9 +2,11 @@
 
 from pyro_vae.distributions.autoregressive import Autoregressive, MaskedNet, by_feature
 from pyro_vae.distributions.boltzmann import MOST_UNITS, Boltzmann, Energy, LogZ, anneal_energy, states_of
+from pyro_vae.distributions.cells import Cells, NormalCDF, Rounded
 from pyro_vae.distributions.codebook import Codebook, distances, nearest
 from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_vae.distributions.copies import IMPOSSIBLE, Copies
+from pyro_vae.distributions.counts import NegativeBinomial, Poisson
 from pyro_vae.distributions.levels import STD_OF_LOGISTIC, CategoricalLevels, DiscretizedLogistic, Levels
 from pyro_vae.distributions.rescaled import Rescaled
 from pyro_vae.distributions.splines import BOX, ConditionalSplineAutoregressive, ConditionalSplineCoupling, spline
@@ -19,6 +21,7 @@ __all__ = [
     "Autoregressive",
     "Boltzmann",
     "CategoricalLevels",
+    "Cells",
     "Codebook",
     "ConditionalSplineAutoregressive",
     "ConditionalSplineCoupling",
@@ -29,9 +32,13 @@ __all__ = [
     "Levels",
     "LogZ",
     "MaskedNet",
+    "NegativeBinomial",
+    "NormalCDF",
     "Path",
+    "Poisson",
     "Recurrent",
     "Rescaled",
+    "Rounded",
     "Steps",
     "Tilted",
     "anneal_energy",

@@ -35,8 +35,14 @@ class Energy(NamedTuple):
     def gibbs(self, x: Tensor, steps: int) -> Tensor:
         """Return ``x``, ``(..., visible)``, after so many draws of h given x and of x given h."""
         for _ in range(steps):
-            x = self.visible_given(torch.bernoulli(torch.sigmoid(self.hidden + x @ self.weights)))
+            x = self.visible_given(torch.bernoulli(self.hidden_given(x)))
         return x
+
+    def hidden_given(self, x: Tensor) -> Tensor:
+        """Return p(h = 1 | x), ``(..., hidden)``, for ``x``, ``(..., visible)``: the units are
+        independent.
+        """
+        return torch.sigmoid(self.hidden + x @ self.weights)
 
     def visible_given(self, h: Tensor) -> Tensor:
         """Return a draw of x given ``h``, ``(..., hidden)``."""

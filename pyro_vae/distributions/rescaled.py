@@ -15,7 +15,8 @@ class Rescaled(TorchDistribution):
     precision.
 
     Args:
-        base: of u, event shape ``(features,)``.
+        base: of u, event shape ``(features,)``; or of single features, batch shape ``(...,
+            features)``.
         loc: ``(features,)``.
         scale: positive, ``(features,)``.
     """
@@ -38,7 +39,9 @@ class Rescaled(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density at ``value``, in nats."""
-        return self.base_dist.log_prob((value - self.loc) / self.scale) - self.scale.log().sum()
+        volume = self.scale.log()
+        inner = self.base_dist.log_prob((value - self.loc) / self.scale)
+        return inner - (volume.sum() if self.event_shape else volume)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 (torch's own default)
         """Return draws, ``sample_shape + batch_shape + event_shape``, that gradients pass through."""

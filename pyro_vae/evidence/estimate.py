@@ -138,8 +138,10 @@ def log_evidence(
     done: list[Evidence] = []
     chunks = Chunks(compile)
     with evaluation(pair, seed):
+        known = None
         for part in in_pieces(pair, data, max(1, rows // min(max(num_samples, MIN_TOGETHER), 64))):
-            done.append(_estimate(pair, chunks, part, num_samples, proposal, rows))
+            known = known or _look(pair, part)  # once: of a long chain, a look costs several pieces
+            done.append(_estimate(pair, known, chunks, part, num_samples, proposal, rows))
             if progress is not None:
                 progress(size_of(part))
     if not done:
@@ -202,10 +204,25 @@ def table_of(sites: dict[str, float], observed: set[str]) -> ElboTable:
     return ElboTable(total, reconstruction, kl, sites)
 
 
-def _estimate(pair: Pair, chunks: Chunks, batch: Batch, num_samples: int, proposal: Proposal, rows: int) -> Evidence:
+class _Known(NamedTuple):
+    """What holds of a pair's programs whatever the data."""
+
+    nesting: int
+    stacks: bool  # they take particles
+    points: bool  # the guide has some
+    drawn: int  # sites that are not summed over
+
+
+def _look(pair: Pair, batch: Batch) -> _Known:
     nesting = plate_nesting(pair, batch)
-    together = max(1, rows // size_of(batch)) if takes_particles(pair, batch, nesting) else None
-    points, drawn = _kinds(pair, batch, nesting)
+    return _Known(nesting, takes_particles(pair, batch, nesting), *_kinds(pair, batch, nesting))
+
+
+def _estimate(
+    pair: Pair, known: _Known, chunks: Chunks, batch: Batch, num_samples: int, proposal: Proposal, rows: int
+) -> Evidence:
+    nesting, stacks, points, drawn = known
+    together = max(1, rows // size_of(batch)) if stacks else None
     if not drawn:
         return _exact(weigh(pair, batch, None, nesting).double()[0], num_samples)
     refined = proposal == "refined" and together and not points and drawn <= FEW

@@ -152,11 +152,12 @@ def _evaluate(
         table,
         evidence,
         means,
-        _rms(pair, data, split) if meaning.latent and meaning.inferred else None,
+        _rms(pair, data, split) if meaning.latent and meaning.inferred and sites <= FEW else None,
         split=split,
         num_data=data.size(split),
         samples=num_samples,
         steps=_steps(data, split),
+        dimensions=data.spec.features if data.spec.levels and meaning.whole and not meaning.is_density else None,
         codes=code_use(pair, batches()),
         log_z=log_z,
     )
@@ -182,6 +183,7 @@ def collect(
     num_data: int,
     samples: int,
     steps: float | None = None,
+    dimensions: int | None = None,
     codes: dict[str, CodeUse] | None = None,
     log_z: LogZ | None = None,
 ) -> Figures:
@@ -209,6 +211,7 @@ def collect(
         proposal=None if evidence is None else "annealed" if log_z else "exact" if exact else evidence.proposal,
         meaning=meaning,
         steps=steps,
+        dimensions=dimensions,
         codes=codes or None,
         log_z=log_z,
     )

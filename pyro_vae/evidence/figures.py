@@ -1,5 +1,6 @@
 """The figures of a trained pair, worded so that what cannot be trusted says so."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,7 +32,7 @@ class Figures:
     reconstruction: float
     kl: float
     sites: dict[str, float]
-    rms_error: float | None  # of the reconstruction, per feature
+    rms_error: float | None  # of the reconstruction, per feature; None with many latent sites
     active_units: int | None
     latent: int | None  # continuous latent dimensions, of which ``active_units`` are active
     log_evidence: float | None  # log p of the observed given what the model is given, by importance sampling
@@ -41,6 +42,7 @@ class Figures:
     proposal: str | None  # what was drawn from: "refined", "guide", or "exact" for nothing
     meaning: Meaning
     steps: float | None = None  # mean number of steps of sequences, padding not counted
+    dimensions: int | None = None  # features of x, where log p(x) is of its grey levels; None otherwise
     codes: dict[str, CodeUse] | None = None  # how the split uses codebooks, by latent site; None without one
     log_z: LogZ | None = None  # of a model known up to its normaliser, as estimated for log p(x); None otherwise
 
@@ -52,6 +54,7 @@ class Figures:
         plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "meaning"}
         plain["log_z"] = self.log_z and self.log_z.to_dict()
         plain["codes"] = self.codes and {site: use._asdict() for site, use in self.codes.items()}
+        plain["bits_per_dimension"] = self.bits_per_dimension
         return plain | {"names": {"elbo": self.meaning.bound, "log_evidence": self.meaning.evidence}}
 
     @property
@@ -62,6 +65,20 @@ class Figures:
         if self.log_z is not None:
             return not self.log_z.agrees
         return self.log_evidence is not None and not believable(self.khat_share)
+
+    @property
+    def best(self) -> tuple[str, float]:
+        """The name and the value of log p(x) where it can be trusted, else of the ELBO."""
+        if self.log_evidence is None or self.doubtful:
+            return self.meaning.bound, self.elbo
+        return self.meaning.evidence, self.log_evidence
+
+    @property
+    def bits_per_dimension(self) -> float | None:
+        """Bits that a feature of x costs, by ``best``: of grey levels, whose probabilities compare
+        between models; else None.
+        """
+        return None if self.dimensions is None else -self.best[1] / self.dimensions / math.log(2)
 
     @property
     def evidence(self) -> str:
@@ -134,9 +151,12 @@ def rows(figures: Figures, pca: dict[str, float] | None = None) -> list[Row]:
     if figures.log_evidence is not None:
         found.append(row("log_evidence", meaning.evidence, figures.evidence, figures.doubtful))
     if figures.steps:
-        best = figures.elbo if figures.log_evidence is None or figures.doubtful else figures.log_evidence
-        name = meaning.bound if best == figures.elbo else meaning.evidence
+        name, best = figures.best
         found.append(Row(f"{name} per step", f"{best / figures.steps:.3f}", "-", False))
+    if figures.bits_per_dimension is not None:
+        found.append(
+            Row(f"bits per dimension by the {figures.best[0]}", f"{figures.bits_per_dimension:.3f}", "-", False)
+        )
     if figures.rms_error is not None:
         found.append(row("rms_error", "RMS error per feature", f"{figures.rms_error:.4f}", decimals=4))
     return found
@@ -167,7 +187,8 @@ def remarks(figures: Figures, pca: dict[str, float] | None = None) -> list[str]:
     if meaning.given:
         said.append(f"PCA is not shown beside it: it gives log p(x), and this is {meaning.evidence}.")
     if pca and "elbo" not in pca:
-        said.append("PCA has no log p(x) here: it is a density of real values, and these data are binary.")
+        why = "these data are binary" if meaning.is_density else "p(x) here is the probability of discrete ones"
+        said.append(f"PCA has no log p(x) here: it is a density of real values, and {why}.")
     return said
 
 
@@ -186,8 +207,9 @@ def _how(figures: Figures) -> str:
 
 def _normalised(value: float, log_z: LogZ) -> str:
     """Say how log Z is known, and between what log p(x) then lies."""
+    found = f"{'= ' if log_z.agrees else ''}{annealed_words(value, log_z)}"
     how = (
-        f"= {annealed_words(value, log_z)}: log Z = {log_z.lower:.2f} ± {log_z.stderr:.2f} by annealing through "
+        f"{found}: log Z = {log_z.lower:.2f} ± {log_z.stderr:.2f} by annealing through "
         f"{log_z.temperatures:,} temperatures with {len(log_z.forward)} chains, of which {log_z.ess:.0f} count; it "
         "errs low, and log p(x) high."
     )
@@ -206,4 +228,7 @@ def baseline(figures: Figures, data: "Data") -> dict[str, float] | None:
     meaning = figures.meaning
     if not meaning.whole or meaning.points or not meaning.numbers or figures.rms_error is None:
         return None
-    return pca_figures(data, meaning.numbers, figures.split)
+    found = pca_figures(data, meaning.numbers, figures.split)
+    if found is None or meaning.is_density:
+        return found
+    return {"rms_error": found["rms_error"]}  # a density is no match for a probability

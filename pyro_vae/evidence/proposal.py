@@ -14,6 +14,7 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae.distributions import IMPOSSIBLE
 from pyro_vae.evidence.many_levels import FEW
 from pyro_vae.program import Batch, Latents, Pair, PairError, add_up, is_factor, is_masked, is_site, latents_of, run
 
@@ -103,7 +104,8 @@ def refinable(pair: Pair, batch: Batch, nesting: int) -> Latents | None:
 
     It needs few latent sites of at most ``MOST`` dimensions, of continuous variables (what the
     guide enumerates is summed out) that are neither angles nor masked, of supports that other
-    latent variables do not move, programs that take particles, a guide without auxiliary sites,
+    latent variables do not move, data that the prior's draws give a probability, programs that
+    take particles, a guide without auxiliary sites,
     and densities that are the same at given values as when the programs draw these values
     themselves.
     """
@@ -116,6 +118,8 @@ def refinable(pair: Pair, batch: Batch, nesting: int) -> Latents | None:
         if drawn != space.sites.keys() | space.summed:
             return None  # auxiliary sites
         if any(_is_circular(model.nodes[name]) or is_masked(model.nodes[name]) for name in space.sites):
+            return None
+        if _is_walled(space):
             return None
         for name in [name for name, site in guide.nodes.items() if is_factor(site)]:
             guide.remove_node(name)
@@ -133,6 +137,15 @@ def refinable(pair: Pair, batch: Batch, nesting: int) -> Latents | None:
         if not bool((short <= TOLERANCE * (1 + theirs.abs())).all()):
             return None
     return space
+
+
+def _is_walled(space: Latents) -> bool:
+    """Return whether every draw of the prior gives every datum probability 0, as where x is z
+    rounded: scores do not tell where such a posterior ends.
+    """
+    with torch.random.fork_rng():
+        log_p = space.log_joint(space.from_prior(SEEN))
+    return bool((log_p < IMPOSSIBLE / 2).all())
 
 
 def _is_circular(site: Mapping) -> bool:

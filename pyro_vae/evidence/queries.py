@@ -24,10 +24,13 @@ from pyro_vae.program import (
     Batch,
     Pair,
     PairError,
+    Verbs,
     data_frame,
     evaluation,
     is_discrete,
     log_prob,
+    one_batch,
+    pair_and_data,
     plate_nesting,
     samples,
     uncondition,
@@ -78,18 +81,18 @@ class Answer(NamedTuple):
 
 
 def query(
-    pair: Pair,
+    pair: Verbs,
     event: Event,
     given: Event | None = None,
     *,
-    batch: Batch | None = None,
+    batch: Any = None,
     num_samples: int = 100_000,
     seed: int = 0,
 ) -> Answer:
     """Return P(event | given) under the model of any pair.
 
     Args:
-        pair: its guide is not used.
+        pair: a pair, whose guide is not used, or what ``fit`` and ``load`` return.
         event: "rain=1", conditions with a comma between, each a variable of the model, perhaps with
             the number of one of its entries, ``x[5]``, one of = != < <= > >=, and a number; or a
             mapping of variables to values, which then are equal. A one-hot variable is named by its
@@ -97,7 +100,7 @@ def query(
         given: likewise, or None. A variable that is given as a whole is held and weighted with its
             density; of others, draws without the property count for nothing.
         batch: one datum or more, of which the first has the fields that the model is conditioned
-            on, such as y; not needed for a pair from ``pyro_vae.pairs`` without any.
+            on, such as y, or `Data`; not needed for a pair from ``pyro_vae.pairs`` without any.
         num_samples: draws, where it has to be drawn.
         seed: of the draws.
 
@@ -108,7 +111,9 @@ def query(
     wanted, known = _read(event, "event"), [] if given is None else _read(given, "given")
     if num_samples < 1:
         raise PairError(f"num_samples is the number of draws and must be at least 1, got {num_samples}")
-    one = _one_datum(pair, batch)
+    if not isinstance(pair, Pair):
+        pair, batch = pair_and_data(pair, batch)
+    one = _one_datum(pair, None if batch is None else one_batch(batch))
     with evaluation(pair, seed):
         sites = samples(poutine.trace(uncondition(pair.bound_model)).get_trace(one))
         for condition in wanted:

@@ -15,6 +15,7 @@ Per datum i with draws z_k ~ q(z | x), k = 1..K, and log w_k = log p(x, z_k) - l
     FreeEnergyContrast      F of the chains' draws - F(x), for models known up to a constant
     OneLevel                the ELBO of a chain, its KL at one level per datum
     TraceEnum_ELBO          Pyro's own, for sites that are summed over
+    Dreaming                any of them, and E_p log q(z | x) of drawn z, x for the guide
 
 Weights are formed per datum, never pooled over the batch, and each datum's bound is scaled as the
 programs scale the datum (``PerDatum``, subsampling), so that losses are in the unit that the
@@ -29,6 +30,7 @@ from pyro_vae.objectives.aggregate_posterior import (
 )
 from pyro_vae.objectives.analytic_kl import AnalyticKL
 from pyro_vae.objectives.contrast import FreeEnergyContrast
+from pyro_vae.objectives.dreaming import Dreaming
 from pyro_vae.objectives.importance import ImportanceWeighted, LogWeightBound, Renyi
 from pyro_vae.objectives.objective import Objective
 from pyro_vae.objectives.one_level import OneLevel
@@ -40,6 +42,7 @@ __all__ = [
     "OBJECTIVES",
     "AnalyticKL",
     "DoublyReparameterized",
+    "Dreaming",
     "FreeEnergyContrast",
     "ImportanceWeighted",
     "LogWeightBound",

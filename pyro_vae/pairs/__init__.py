@@ -9,6 +9,7 @@ parts.
 # isort: off
 from pyro_vae.pairs import (
     latent_pairs as latent_pairs,
+    incomplete_pairs as incomplete_pairs,
     quantized_pairs as quantized_pairs,
     conditional_pairs as conditional_pairs,
     hierarchical_pairs as hierarchical_pairs,
@@ -19,6 +20,7 @@ from pyro_vae.pairs import (
     semi_amortized_pairs as semi_amortized_pairs,
     linear_pairs as linear_pairs,
     density_pairs as density_pairs,
+    reversible_pairs as reversible_pairs,
     mixture_pairs as mixture_pairs,
     bayes_net_pairs as bayes_net_pairs,
     markov_pairs as markov_pairs,

@@ -13,12 +13,16 @@ from pyro_vae.conditionals import (
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
     Head,
+    NegativeBinomial,
     Normal,
+    Poisson,
+    ZeroInflated,
 )
-from pyro_vae.data import Spec
+from pyro_vae.data import DataNote, Spec
 from pyro_vae.options import Registry, checked
 from pyro_vae.pairs.units import InUnits, Scaling, Units, over_reals
 from pyro_vae.program import PairError
+from pyro_vae.warning import warn
 
 LIKELIHOODS = Registry("likelihood")
 Likelihood = Annotated[str | Head, LIKELIHOODS]
@@ -60,9 +64,30 @@ def levels_of(spec: Spec, name: str) -> int:
     return spec.levels
 
 
+def require_counts(spec: Spec, name: str) -> int:
+    """Return the number of features of counts.
+
+    Raises:
+        PairError: x has other values than whole numbers from 0 on.
+    """
+    if not (spec.counts or spec.support == "binary"):
+        scaled = spec.support == "levels"
+        raise PairError(
+            f"likelihood {name} needs counts 0, 1, 2, ..., and x of {spec.name} "
+            + ("is scaled to [0, 1]; save counts as int64" if scaled else "has other values; use --likelihood normal")
+        )
+    return spec.features
+
+
 @LIKELIHOODS.enter("auto", "bernoulli for binary data, else normal")
 def auto(spec: Spec) -> Head:
     """Return the usual head for such data."""
+    if spec.counts:
+        warn(
+            f"x of {spec.name} is whole numbers from 0 on, for which likelihood auto is a Normal density; if they are "
+            "counts, --likelihood negative-binomial or poisson gives them probabilities",
+            DataNote,
+        )
     return bernoulli(spec) if spec.support == "binary" else normal(spec)
 
 
@@ -112,3 +137,27 @@ def logistic_mixture(spec: Spec) -> Head:
 def categorical(spec: Spec) -> Head:
     """Return a categorical over the levels for each feature."""
     return Categorical(spec.features, levels_of(spec, "categorical"), highest=1.0)
+
+
+@LIKELIHOODS.enter("poisson", "counts with the variance of their mean")
+def poisson(spec: Spec) -> Head:
+    """Return a Poisson for each feature."""
+    return Poisson(require_counts(spec, "poisson"))
+
+
+@LIKELIHOODS.enter("negative-binomial", "counts of any larger variance, learned for each feature")
+def negative_binomial(spec: Spec) -> Head:
+    """Return a negative binomial for each feature."""
+    return NegativeBinomial(require_counts(spec, "negative-binomial"))
+
+
+@LIKELIHOODS.enter("zero-inflated-poisson", "the same as poisson with extra zeros, their share predicted")
+def zero_inflated_poisson(spec: Spec) -> Head:
+    """Return a Poisson with extra zeros for each feature."""
+    return ZeroInflated(Poisson(require_counts(spec, "zero-inflated-poisson")))
+
+
+@LIKELIHOODS.enter("zero-inflated-negative-binomial", "the same as negative-binomial with extra zeros")
+def zero_inflated_negative_binomial(spec: Spec) -> Head:
+    """Return a negative binomial with extra zeros for each feature."""
+    return ZeroInflated(NegativeBinomial(require_counts(spec, "zero-inflated-negative-binomial")))

@@ -2,6 +2,7 @@
 
 from pyro_vae.plots.boltzmann import bracket, chains, filters
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
+from pyro_vae.plots.comparison import bars
 from pyro_vae.plots.completion import completions
 from pyro_vae.plots.components import components, frames, steps
 from pyro_vae.plots.diffusion import denoising, few_steps, nats_per_level, noising
@@ -10,6 +11,7 @@ from pyro_vae.plots.graphical_model import graph
 from pyro_vae.plots.labels import analogies, attributes, classes
 from pyro_vae.plots.latent_space import interpolation, manifold, traversal
 from pyro_vae.plots.registry import OF_HISTORY, PICTURES, levels, reconstructions, samples
+from pyro_vae.plots.reversible import through_noise
 from pyro_vae.plots.sequences import rolls, states
 from pyro_vae.plots.tables import tables
 from pyro_vae.plots.tiles import BLUE, GREY, NORMAL, ORANGE, SMALL, page, sheet
@@ -26,6 +28,7 @@ __all__ = [
     "NotDrawable",
     "analogies",
     "attributes",
+    "bars",
     "bracket",
     "chains",
     "classes",
@@ -55,5 +58,6 @@ __all__ = [
     "states",
     "steps",
     "tables",
+    "through_noise",
     "traversal",
 ]

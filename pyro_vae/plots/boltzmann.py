@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from pyro_vae.conditionals import Boltzmann
 from pyro_vae.data import Data
+from pyro_vae.plots.calling import picture
 from pyro_vae.plots.tiles import BLUE, GREY, NORMAL, ORANGE, SMALL, at_least, headline, is_image, mean_of_x, page, sheet
 from pyro_vae.posterior import NotDrawable, generate, repeat_batch
 from pyro_vae.program import Pair
@@ -18,6 +19,7 @@ from pyro_vae.program import Pair
 TEMPERATURES = (10, 30, 100, 300, 1000)
 
 
+@picture
 def filters(pair: Pair, data: Data, *, count: int = 64) -> Figure:
     """Draw what each hidden unit answers to: its weights as an image, white for, black against.
 
@@ -36,6 +38,7 @@ def filters(pair: Pair, data: Data, *, count: int = 64) -> Figure:
     return sheet(shown.unflatten(0, (down, across)), data, title="Filters: the weights of each hidden unit")
 
 
+@picture
 def chains(pair: Pair, data: Data, *, count: int = 6, columns: int = 10, seed: int = 0) -> Figure:
     """Draw Gibbs sampling as a film strip: each row is a chain that begins at a draw of the model.
 
@@ -65,6 +68,7 @@ def chains(pair: Pair, data: Data, *, count: int = 6, columns: int = 10, seed: i
     )
 
 
+@picture
 def bracket(pair: Pair, data: Data, *, draws: int = 100, seed: int = 0) -> Figure:
     """Draw how annealing closes in on log Z: from below on the way there, from above back.
 

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pyro_vae.data import Data, Spec
+from pyro_vae.plots.calling import history_picture, picture
 from pyro_vae.plots.tiles import BLUE, CLASSES, CLEAR, GREEN, GREY, NORMAL, ORANGE, SMALL, headline, page
 from pyro_vae.posterior import (
     ACTIVE_VARIANCE,
@@ -23,6 +24,7 @@ from pyro_vae.posterior import (
     kl_by_dimension,
     latent_vectors,
     posterior_means,
+    refuse_chain,
     variance_of_means,
 )
 from pyro_vae.program import Pair
@@ -30,6 +32,7 @@ from pyro_vae.program import Pair
 MARKERS = "osD^vP*X<>"
 
 
+@picture
 def scatter(
     pair: Pair,
     data: Data,
@@ -57,7 +60,7 @@ def scatter(
     if method not in ("auto", "pca", "tsne"):
         raise NotDrawable(f"method must be auto, pca or tsne, got {method!r}")
     batch = data.batch(split, min(count, data.size(split)))
-    site = _chosen(latent_vectors(pair, batch), site)
+    site = _chosen(latent_vectors(pair, data.batch(split, 2)), site)
     means = posterior_means(pair, batch, seed=seed)[site].double()
     prior = draw_latents(pair, batch, {}, seed=seed)[site].double().expand(len(means), -1)
     figure = page(5.6)
@@ -78,6 +81,7 @@ def _chosen(sizes: Mapping[str, int], site: str | None) -> str:
     """Return the site to draw: the one asked for, or the top one."""
     if not sizes:
         raise NotDrawable("the model has no continuous latent vector per datum, so there is nowhere to place the data")
+    refuse_chain(sizes)
     site = site or next(iter(sizes))
     if site not in sizes:
         raise NotDrawable(f"there is no latent vector {site!r}; the model has {', '.join(map(repr, sizes))}")
@@ -101,6 +105,7 @@ def _cloud(
     )
 
 
+@history_picture
 def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw how training went: loss, and the ELBO and its parts on the validation split.
 
@@ -164,6 +169,7 @@ def _by_epoch(axes: Axes, epochs: int) -> None:
         axes.lines[-1].set_marker("o")
 
 
+@picture
 def kl(pair: Pair, data: Data, *, count: int = 2000, split: str | None = None, seed: int = 0) -> Figure:
     """Draw the KL of each latent dimension, largest first; 0 means collapsed to the prior.
 
@@ -177,8 +183,10 @@ def kl(pair: Pair, data: Data, *, count: int = 2000, split: str | None = None, s
     """
     split = data.choose(split)
     batch = data.batch(split, min(count, data.size(split)))
-    if not latent_vectors(pair, batch):
+    vectors = latent_vectors(pair, data.batch(split, 2))
+    if not vectors:
         raise NotDrawable("the model has no continuous latent vector per datum, so there are no dimensions to compare")
+    refuse_chain(vectors)
     nats = kl_by_dimension(pair, [batch], seed=seed)
     spread = variance_of_means(pair, batch)
     figure = page(0.7 + 2.6 * len(nats))

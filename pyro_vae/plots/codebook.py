@@ -11,11 +11,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.data import Data
+from pyro_vae.plots.calling import picture
 from pyro_vae.plots.tiles import INCHES, NORMAL, SMALL, at_least, headline, is_image, mean_of_x, page, sheet
 from pyro_vae.posterior import NotDrawable, code_use, codebooks, decode, reconstruct, repeat_batch, use_in_words, words
 from pyro_vae.program import Pair
 
 
+@picture
 def codebook(pair: Pair, data: Data, *, count: int = 64, split: str | None = None) -> Figure:
     """Draw what each code decodes to: the mean of p(x | z) with the same code at every place.
 
@@ -46,6 +48,7 @@ def codebook(pair: Pair, data: Data, *, count: int = 64, split: str | None = Non
     return sheet(x.unsqueeze(1)[:6], data, title=title, rows=shares[:6])
 
 
+@picture
 def code_map(pair: Pair, data: Data, *, count: int = 10, split: str | None = None) -> Figure:
     """Draw data, their reconstructions, and the codes between: a colour for each code.
 

@@ -10,12 +10,14 @@ from torch import Tensor
 from pyro_vae.data import Data
 from pyro_vae.distributions import Autoregressive
 from pyro_vae.evidence import meaning_of
+from pyro_vae.plots.calling import picture
 from pyro_vae.plots.features import HIDDEN, until
 from pyro_vae.plots.tiles import at_least, is_image, sheet
 from pyro_vae.posterior import NotDrawable, distribution_of_x, generate, observed_sites
 from pyro_vae.program import Batch, Pair, evaluation, innermost
 
 
+@picture
 def completions(
     pair: Pair,
     data: Data,

@@ -10,12 +10,14 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from pyro_vae.data import Data
+from pyro_vae.plots.calling import history_picture, picture
 from pyro_vae.plots.tiles import BLUE, GREY, NORMAL, SMALL, at_least, headline, is_image, mean_of_x, page, sheet
 from pyro_vae.posterior import NotDrawable, decode
 from pyro_vae.program import Pair, PairError, PerDatum, Wrapped, evaluation, is_latent
 from pyro_vae.training import EM, owners_of
 
 
+@picture
 def components(pair: Pair, data: Data, *, count: int = 8, split: str | None = None) -> Figure:
     """Draw the mean of p(x | k) for every k, and q(k | x) of some data as bars.
 
@@ -48,6 +50,7 @@ def components(pair: Pair, data: Data, *, count: int = 8, split: str | None = No
     return figure
 
 
+@picture
 def frames(pair: Pair, data: Data, *, steps: int = 6, seed: int = 0) -> Figure:
     """Draw EM, or k-means where q(k | x) is a point, frame by frame, from data for means.
 
@@ -91,6 +94,7 @@ def frames(pair: Pair, data: Data, *, steps: int = 6, seed: int = 0) -> Figure:
     )
 
 
+@history_picture
 def steps(history: Any) -> Figure:
     """Draw EM step by step: the E step lifts the ELBO to log p(x), the M step lifts both.
 

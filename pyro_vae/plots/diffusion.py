@@ -13,11 +13,13 @@ from torch import Tensor
 from pyro_vae.conditionals import Noise, Reverse
 from pyro_vae.data import Data
 from pyro_vae.evidence import elbo
+from pyro_vae.plots.calling import picture
 from pyro_vae.plots.tiles import BLUE, GREY, NORMAL, ORANGE, SMALL, at_least, headline, mean_of_x, page, sheet
 from pyro_vae.posterior import NotDrawable
 from pyro_vae.program import Pair, evaluation
 
 
+@picture
 def noising(pair: Pair, data: Data, *, rows: int = 3, columns: int = 10, split: str | None = None) -> Figure:
     """Draw data as noise fills them, and below what the denoiser sees in each level: E[x | z].
 
@@ -49,6 +51,7 @@ def noising(pair: Pair, data: Data, *, rows: int = 3, columns: int = 10, split: 
     )
 
 
+@picture
 def denoising(pair: Pair, data: Data, *, rows: int = 5, columns: int = 10, seed: int = 0) -> Figure:
     """Draw new data as they come out of noise: z of some levels, and the mean of p(x | z1) last.
 
@@ -77,6 +80,7 @@ def denoising(pair: Pair, data: Data, *, rows: int = 5, columns: int = 10, seed:
     )
 
 
+@picture
 def few_steps(pair: Pair, data: Data, *, columns: int = 12, seed: int = 0) -> Figure:
     """Draw samples against the number of steps they are taken in; a row skips all other levels.
 
@@ -100,6 +104,7 @@ def few_steps(pair: Pair, data: Data, *, columns: int = 12, seed: int = 0) -> Fi
     )
 
 
+@picture
 def nats_per_level(pair: Pair, data: Data, *, count: int = 1000, split: str | None = None, seed: int = 0) -> Figure:
     """Draw where -ELBO comes from: nats per level against the log signal-to-noise ratio.
 

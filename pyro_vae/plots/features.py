@@ -9,6 +9,7 @@ from torch import Tensor
 from pyro_vae.data import Data
 from pyro_vae.distributions import Autoregressive, by_feature
 from pyro_vae.evidence import meaning_of
+from pyro_vae.plots.calling import picture
 from pyro_vae.plots.tiles import NORMAL, SMALL, at_least, headline, is_image, mean_of_x, page, sheet
 from pyro_vae.posterior import NotDrawable, distribution_of_x, generate, repeat_batch
 from pyro_vae.program import Batch, Pair, innermost
@@ -16,6 +17,7 @@ from pyro_vae.program import Batch, Pair, innermost
 HIDDEN = 0.5  # grey: what is not given, or not drawn yet
 
 
+@picture
 def growth(pair: Pair, data: Data, *, count: int = 8, steps: int = 9, seed: int = 0) -> Figure:
     """Draw how samples grow, one pixel after the other; pixels to come are grey.
 
@@ -43,6 +45,7 @@ def growth(pair: Pair, data: Data, *, count: int = 8, steps: int = 9, seed: int 
     )
 
 
+@picture
 def nats(pair: Pair, data: Data, *, count: int = 8, split: str | None = None, seed: int = 0) -> Figure:
     """Draw data above what each pixel costs in nats, -log p: surprising ones are bright.
 

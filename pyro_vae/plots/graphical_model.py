@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, FancyArrowPatch, FancyBboxPatch, Rectangle
 
 from pyro_vae.data import Data
+from pyro_vae.plots.calling import picture
 from pyro_vae.plots.tiles import BLUE, CLEAR, NORMAL, SMALL, headline, page
 from pyro_vae.program import Node, Pair, structure
 
@@ -19,6 +20,7 @@ RADIUS = 0.3
 LEFT, RIGHT, ABOVE, BELOW = 0.8, 1.75, 0.6, 0.75
 
 
+@picture
 def graph(pair: Pair, data: Data) -> Figure:
     """Draw the graphical model and the guide, as found by running them, like ``pyro.render_model``.
 

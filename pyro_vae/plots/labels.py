@@ -5,11 +5,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.data import Data
+from pyro_vae.plots.calling import picture
 from pyro_vae.plots.tiles import at_least, mean_of_x, numbers, sheet
 from pyro_vae.posterior import NotDrawable, centres, code_sites, decode, repeat_batch, shown
 from pyro_vae.program import Batch, Pair
 
 
+@picture
 def classes(pair: Pair, data: Data, *, count: int = 12, seed: int = 0) -> Figure:
     """Draw samples of every class, style across and class down: a column has one z, a row one y.
 
@@ -34,6 +36,7 @@ def classes(pair: Pair, data: Data, *, count: int = 12, seed: int = 0) -> Figure
     )
 
 
+@picture
 def analogies(pair: Pair, data: Data, *, count: int = 8, split: str | None = None, seed: int = 0) -> Figure:
     """Draw data as the other classes: the code of q(z | x, y) decoded with every y.
 
@@ -63,6 +66,7 @@ def analogies(pair: Pair, data: Data, *, count: int = 8, split: str | None = Non
     )
 
 
+@picture
 def attributes(
     pair: Pair,
     data: Data,

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from pyro_vae.data import Data
+from pyro_vae.plots.calling import picture
 from pyro_vae.plots.tiles import at_least, is_image, mean_of_x, numbers, sheet
 from pyro_vae.posterior import (
     NotDrawable,
@@ -25,6 +26,7 @@ from pyro_vae.posterior import (
 from pyro_vae.program import Batch, Pair, descendants, structure
 
 
+@picture
 def manifold(pair: Pair, data: Data, *, side: int = 20, seed: int = 0) -> Figure:
     """Draw a two-dimensional latent space: E[x | z] on a grid of equal prior probability.
 
@@ -73,6 +75,7 @@ def manifold(pair: Pair, data: Data, *, side: int = 20, seed: int = 0) -> Figure
     )
 
 
+@picture
 def interpolation(
     pair: Pair,
     data: Data,
@@ -98,13 +101,13 @@ def interpolation(
     """
     split = data.choose(split)
     at_least(2, steps=steps)
-    ends = _two(data, first, second, split)
+    ends = two_data(data, first, second, split)
     sites = code_sites(pair, ends)
     codes = {name: z for name, z in centres(pair, ends, seed=seed).items() if name in sites}
     t = torch.linspace(0, 1, steps)[:, None]
     batch = {name: field[(t[:, 0] > 0.5).long()] for name, field in ends.items()}
     rows = []
-    for path in (_line, _arc):
+    for path in (line, arc):
         values = {name: path(z[0], z[1], t) for name, z in codes.items()}
         rows.append(torch.cat([ends["x"][:1], mean_of_x(decode(pair, batch, values, seed=seed)), ends["x"][1:]]))
     ticks = ["data", *numbers(t[:, 0]), "data"]
@@ -118,6 +121,7 @@ def interpolation(
     )
 
 
+@picture
 def traversal(
     pair: Pair,
     data: Data,
@@ -178,7 +182,8 @@ def _roots(pair: Pair, batch: Batch) -> dict[str, int]:
     return {name: size for name, size in found.items() if not set(parents[name]) & set(found)}
 
 
-def _two(data: Data, first: int, second: int | None, split: str) -> dict[str, Tensor]:
+def two_data(data: Data, first: int, second: int | None, split: str) -> dict[str, Tensor]:
+    """Return a batch of two data; the second is by default the next one of another class."""
     batch = data.batch(split, 1, start=first)
     if second is None:
         rest = data.batch(split)
@@ -191,14 +196,16 @@ def _two(data: Data, first: int, second: int | None, split: str) -> dict[str, Te
     return {name: torch.cat([field, last[name]]) for name, field in batch.items()}
 
 
-def _line(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+def line(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Return the points at shares ``t``, ``(steps, 1)``, of the line from ``a`` to ``b``."""
     return (1 - t) * a + t * b
 
 
-def _arc(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+def arc(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Return the points at shares ``t``, ``(steps, 1)``, of the arc from ``a`` to ``b``."""
     angle = torch.acos((a @ b / (a.norm() * b.norm()).clamp(min=1e-12)).clamp(-1, 1))
     if angle.sin() < 1e-4:  # the same or opposite directions have no arc of their own
-        return _line(a, b, t)
+        return line(a, b, t)
     return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / angle.sin()
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from pyro_vae.data import Data
 from pyro_vae.evidence import meaning_of
 from pyro_vae.plots.boltzmann import bracket, chains, filters
+from pyro_vae.plots.calling import picture
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
 from pyro_vae.plots.codebook import code_map, codebook
 from pyro_vae.plots.completion import completions
@@ -22,6 +23,7 @@ from pyro_vae.plots.features import growth, nats
 from pyro_vae.plots.graphical_model import graph
 from pyro_vae.plots.labels import analogies, attributes, classes
 from pyro_vae.plots.latent_space import interpolation, manifold, traversal
+from pyro_vae.plots.reversible import through_noise
 from pyro_vae.plots.sequences import rolls, states
 from pyro_vae.plots.tables import tables
 from pyro_vae.plots.tiles import at_least, is_image, mean_of_x, sheet
@@ -32,6 +34,7 @@ from pyro_vae.posterior import (
     generate,
     latent_vectors,
     reconstruct,
+    refuse_chain,
     repeat_batch,
     shown,
 )
@@ -40,6 +43,7 @@ from pyro_vae.program import Pair, structure
 __all__ = ["OF_HISTORY", "PICTURES", "levels", "reconstructions", "samples"]
 
 
+@picture
 def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure:
     """Draw new data from the model: the mean of p(x | z) at z ~ p(z), or x itself where there is no
     z or no mean.
@@ -60,6 +64,7 @@ def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure
     return sheet(x.unflatten(0, (down, across)), data, title=title)
 
 
+@picture
 def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str | None = None, seed: int = 0) -> Figure:
     """Draw data above their reconstructions: the mean of p(x | z) at the centre of q(z | x).
 
@@ -85,6 +90,7 @@ def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str | Non
     return sheet(torch.stack(rows), data, title=title, rows=["data", shown(pair, batch).split()[0]] * (len(rows) // 2))
 
 
+@picture
 def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: int = 0) -> Figure:
     """Draw what each level of a hierarchy decides: it is drawn anew, all above it held.
 
@@ -98,7 +104,9 @@ def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: in
     at_least(1, rows=rows)
     at_least(2, columns=columns)
     few = data.batch(data.choose(), 2)
-    order = list(latent_vectors(pair, few))
+    vectors = latent_vectors(pair, few)
+    refuse_chain(vectors)
+    order = list(vectors)
     nodes = {node.name: node for node in structure(pair, pair.bound_model, few)}
     if len(order) < 2 or not any(set(nodes[name].parents) & set(order) for name in order):
         raise NotDrawable(
@@ -131,6 +139,7 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "manifold": manifold,
     "scatter": scatter,
     "interpolation": interpolation,
+    "through-noise": through_noise,
     "traversal": traversal,
     "classes": classes,
     "analogies": analogies,

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.data import Data
+from pyro_vae.plots.calling import picture
 from pyro_vae.plots.tiles import BLUE, GREY, NORMAL, ORANGE, SMALL, at_least, headline, mean_of_x, page
 from pyro_vae.posterior import NotDrawable, generate, latent_vectors, posterior_means, reconstruct
 from pyro_vae.program import Pair
@@ -17,6 +18,7 @@ from pyro_vae.program import Pair
 FEW = 4  # features that are drawn as curves
 
 
+@picture
 def rolls(pair: Pair, data: Data, *, count: int = 2, split: str | None = None, seed: int = 0) -> Figure:
     """Draw sequences, their reconstructions and draws of the model of the same lengths: as piano
     rolls, steps across and features down, or as curves where there are few features.
@@ -51,6 +53,7 @@ def rolls(pair: Pair, data: Data, *, count: int = 2, split: str | None = None, s
     return figure
 
 
+@picture
 def states(pair: Pair, data: Data, *, count: int = 3, split: str | None = None, seed: int = 0) -> Figure:
     """Draw the true state of every step beside what the posterior's mean says of it: a linear
     function, fitted to training data, of the mean of q(z_t | x).

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyro_vae.conditionals import Table
 from pyro_vae.data import Data
+from pyro_vae.plots.calling import picture
 from pyro_vae.plots.graphical_model import places_of
 from pyro_vae.plots.tiles import GREY, SMALL, headline, page
 from pyro_vae.posterior import NotDrawable
@@ -16,6 +17,7 @@ WIDE, HIGH = 2.6, 1.9  # inches from node to node
 MOST_ROWS = 8
 
 
+@picture
 def tables(pair: Pair, data: Data) -> Figure:
     """Draw the graph of a model made of tables, each node with its table."""
     found = {

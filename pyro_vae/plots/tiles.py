@@ -74,7 +74,8 @@ def _tiles(x: Tensor, spec: Spec, labels: _Labels) -> Figure:
     down, across = x.shape[:2]
     gap = max(1, height // 14)
     picture = _joined(x, spec.image, gap)
-    edge = 0.35 + 1.0 * (labels.rows is not None)  # inches beside the tiles
+    # inches beside the tiles, where the rows' labels are
+    edge = 0.35 + max([1.0, *(0.088 * len(row) for row in labels.rows)] if labels.rows else [0.0])
     largest = 0.9  # inches: a few tiles need not fill the page
     tile_width = min((INCHES - edge) / across, largest, (MAX_HEIGHT - 1) / down * width / height)
     inches = max(INCHES if len(labels.title) > 40 else 4.0, tile_width * across + edge)
@@ -123,13 +124,23 @@ def _curves(x: Tensor, data: Data, labels: _Labels) -> Figure:
             name = f"{f'{labels.ylabel}: ' if labels.ylabel else ''}{labels.rows[i]}"
             axes.set_title(name.replace("\n", " "), fontsize=SMALL, loc="left")
         axes.tick_params(labelsize=SMALL)
-    panels[-1].set_xlabel("feature", fontsize=NORMAL)
+    name_features(panels[-1], data.spec)
     figure.supylabel("value, in the data's unit", fontsize=NORMAL)
     figure.legend(loc="outside lower right", ncols=3, fontsize=SMALL, frameon=False)
     if labels.columns:
         _add_colour_bar(figure, panels, labels.columns, labels.xlabel)
     headline(figure, labels.title)
     return figure
+
+
+def name_features(axes: Any, spec: Spec) -> None:
+    """Write the features' names below their axis, where they have some and there is room."""
+    names = spec.feature_names
+    axes.set_xlabel("feature", fontsize=NORMAL)
+    if names and len(names) <= 40:
+        turned = sum(map(len, names)) > 60
+        shown = [textwrap.shorten(name, 24, placeholder="...") for name in names]
+        axes.set_xticks(range(len(names)), shown, rotation=90 if turned else 0, fontsize=SMALL)
 
 
 def _looks(columns: Sequence[str] | None, across: int) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """What the posterior gives: predictive draws, latent means, decoding, active units, codes."""
 
-from pyro_vae.posterior.codes import codes_of, encode, write_codes
+from pyro_vae.posterior.codes import class_sites, codes_of, encode, kind_of_codes, write_codes
 from pyro_vae.posterior.latents import (
     Given,
     NotDrawable,
@@ -12,6 +12,7 @@ from pyro_vae.posterior.latents import (
     kl_by_dimension,
     latent_vectors,
     prior_moments,
+    refuse_chain,
     variance_of_means,
 )
 from pyro_vae.posterior.predictive import (
@@ -45,6 +46,7 @@ __all__ = [
     "active_units",
     "at_temperature",
     "centres",
+    "class_sites",
     "code_sites",
     "code_use",
     "codebooks",
@@ -55,6 +57,7 @@ __all__ = [
     "draw_latents",
     "encode",
     "generate",
+    "kind_of_codes",
     "kl_by_dimension",
     "latent_vectors",
     "mean_of",
@@ -62,6 +65,7 @@ __all__ = [
     "posterior_means",
     "prior_moments",
     "reconstruct",
+    "refuse_chain",
     "repeat_batch",
     "row_per_datum",
     "shown",

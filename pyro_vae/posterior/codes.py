@@ -12,7 +12,8 @@ from pyro import poutine
 from pyro.distributions import constraints
 
 from pyro_vae.data import SPLITS, Data
-from pyro_vae.posterior.latents import centres, latent_vectors
+from pyro_vae.posterior.latents import centres, latent_vectors, refuse_chain
+from pyro_vae.posterior.units import hidden_units
 from pyro_vae.posterior.usage import ACTIVE_VARIANCE
 from pyro_vae.posterior.words import words
 from pyro_vae.program import Batch, Pair, PairError, evaluation, is_latent
@@ -45,17 +46,23 @@ def encode(
         ``x_train``, ``x_valid``, ``x_test``: ``(data, dimensions)``, the model's latent vectors
             side by side, top level first, or ``(data, places)`` whole numbers where they are words
             of a codebook; and the other fields by the same names. Of a model with neither, the
-            probabilities of q(k | x), or draws, of its one-hot sites.
+            probabilities of q(k | x), or draws, of its one-hot sites; else p(h = 1 | x), or draws,
+            of the hidden units of a Boltzmann machine.
 
     Raises:
         PairError: the model has neither a continuous latent vector nor a word of codes per datum,
-            and the guide infers no class; none of the vector's dimensions is in use; or an option
-            has no effect on words.
+            the guide infers no class, and the model has no hidden units; none of the vector's
+            dimensions is in use; they are a long chain; or an option has no effect on such codes.
     """
     few = data.batch("train", 2)
-    sites = list(latent_vectors(pair, few))
-    if not sites and not class_sites(pair, few) and words(pair, few):
-        _refuse_for_words(draws=draws, idle=idle)
+    vectors = latent_vectors(pair, few)
+    refuse_chain(vectors)
+    sites = list(vectors)
+    if not sites and not class_sites(pair, few):
+        if words(pair, few):
+            _refuse("continuous codes, and these are the numbers of vectors", draws=draws, idle=idle)
+        elif hidden_units(pair, few):
+            _refuse("continuous codes, and these are the probabilities of hidden units, all kept", idle=idle)
     if not sites:
         return _arrays(data, lambda batch, number: codes_of(pair, batch, draw=draws, seed=seed + number), progress)
     some = centres(pair, data.batch("train", BATCH_SIZE), seed=seed)
@@ -87,7 +94,7 @@ def codes_of(pair: Pair, batch: Batch, *, site: str | None = None, draw: bool = 
     """
     found = list(latent_vectors(pair, batch)) or class_sites(pair, batch)
     if not found:
-        numbers = words(pair, batch)
+        numbers = words(pair, batch) or hidden_units(pair, batch, draw=draw, seed=seed)
         _require_site(site, numbers)
         return torch.cat([*numbers.values()] if site is None else [numbers[site]], -1)
     _require_site(site, found)
@@ -101,17 +108,28 @@ def codes_of(pair: Pair, batch: Batch, *, site: str | None = None, draw: bool = 
 def _require_site(site: str | None, found: Collection[str]) -> None:
     if not found:
         raise PairError(
-            "the model has no continuous latent vector per datum, and the guide infers no class, so data have no code"
+            "the model has no continuous latent vector per datum and no hidden units, and the guide infers no class, "
+            "so data have no code"
         )
     if site is not None and site not in found:
         raise PairError(f"there are no codes at the site {site!r}; there are at {', '.join(map(repr, found))}")
 
 
-def _refuse_for_words(**options: bool) -> None:
-    """Refuse options that words of codes leave no choice for."""
+def _refuse(why: str, **options: bool) -> None:
+    """Refuse options that codes leave no choice for."""
     for name, given in options.items():
         if given:
-            raise PairError(f"{name} is for continuous codes, and these are the numbers of vectors; leave {name} out")
+            raise PairError(f"{name} is for {why}; leave {name} out")
+
+
+def kind_of_codes(pair: Pair, batch: Batch, *, draw: bool = False) -> str:
+    """Return what `codes_of` returns of a batch, in words."""
+    if latent_vectors(pair, batch):
+        return "draws of q(z | x)" if draw else "means of q(z | x)"
+    what = "draws" if draw else "probabilities"
+    if class_sites(pair, batch):
+        return f"{what} of classes"
+    return "numbers of codebook vectors" if words(pair, batch) else f"{what} of hidden units given x"
 
 
 def _arrays(

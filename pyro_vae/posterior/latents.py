@@ -15,6 +15,8 @@ from pyro_vae.posterior.predictive import AtMean, mean_of, observed_sites
 from pyro_vae.posterior.usage import posterior_means
 from pyro_vae.program import Batch, Pair, PairError, evaluation, is_discrete, is_latent, uncondition
 
+MOST_VECTORS = 8  # latent vectors up to which each can be a picture's
+
 
 class NotDrawable(PairError):
     """A picture that does not apply to a pair or its data; the message says why and what to do."""
@@ -23,7 +25,7 @@ class NotDrawable(PairError):
 def latent_vectors(pair: Pair, batch: Batch) -> dict[str, int]:
     """Return the sizes of each datum's continuous latent vectors, in the model's order."""
     with evaluation(pair, 0):
-        model = poutine.trace(pair.bound_model).get_trace(batch)
+        model = poutine.trace(pair.bound_model).get_trace({name: field[:2] for name, field in batch.items()})
     return {
         name: site["fn"].event_shape[0]
         for name, site in model.nodes.items()
@@ -39,12 +41,26 @@ def code_sites(pair: Pair, batch: Batch) -> dict[str, int]:
     """``latent_vectors``, for pictures that move in them.
 
     Raises:
-        NotDrawable: when there are none.
+        NotDrawable: when there are none, or a long chain of them.
     """
     found = latent_vectors(pair, batch)
     if not found:
         raise NotDrawable("the model has no continuous latent vector per datum, so there is no code to move in")
+    refuse_chain(found)
     return found
+
+
+def refuse_chain(found: Mapping[str, int]) -> None:
+    """Refuse a long chain of latent vectors, for pictures of each or of one as a code.
+
+    Raises:
+        NotDrawable: there are more than ``MOST_VECTORS``.
+    """
+    if len(found) > MOST_VECTORS:
+        raise NotDrawable(
+            f"the model has a chain of {len(found)} latent vectors, none of which is a code by itself: see "
+            "`pyro-vae draw RUN samples`, or denoising where it is a chain of noise"
+        )
 
 
 def centres(pair: Pair, batch: Batch, *, seed: int = 0) -> dict[str, Tensor]:

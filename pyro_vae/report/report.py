@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jinja2 import Environment, FileSystemLoader
 from torch import Tensor
 
 from pyro_vae.data import Data
 from pyro_vae.diagnostics import Diagnosis
-from pyro_vae.evidence import Figures
+from pyro_vae.evidence import Figures, baseline
 from pyro_vae.posterior import ACTIVE_VARIANCE
 from pyro_vae.program import Pair
-from pyro_vae.report.sections import FIRST, draw_all, embedded, pictures, png, programs, repeat, summary
+from pyro_vae.report.captions import answer, examined
+from pyro_vae.report.page import embedded, png, rendered
+from pyro_vae.report.sections import FIRST, draw_all, pictures, programs, repeat, summary
 from pyro_vae.runs import Run, figures_in, replacing, write_whole
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ def write_run_report(run: Run, pair: Pair, data: Data, figures: Figures, diagnos
         "repeat": repeat(run, pair, data),
     }
     name = pair.recipe["name"] if pair.recipe else "A pair"
-    examined = None if diagnosis is None else _diagnosed(diagnosis, run.folder)
-    return _write(run.folder, title=f"{name} on {data.spec.name}", run=shown, diagnosis=examined)
+    verdicts = None if diagnosis is None else _diagnosed(diagnosis, run.folder)
+    opening = answer(figures, baseline(figures, data), diagnosis)
+    return _write(run.folder, title=f"{name} on {data.spec.name}", answer=opening, run=shown, diagnosis=verdicts)
 
 
 def write_report(diagnosis: Diagnosis, folder: str | os.PathLike, *, title: str = "Diagnosis") -> Path:
@@ -61,11 +63,8 @@ def write_report(diagnosis: Diagnosis, folder: str | os.PathLike, *, title: str 
 
 
 def _write(folder: Path, **shown: Any) -> Path:
-    page = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    ).get_template("report.html.j2")
     report = folder / "report.html"
-    write_whole(report, page.render(shown).encode())
+    write_whole(report, rendered("report.html.j2", **shown).encode())
     return report
 
 
@@ -76,7 +75,7 @@ def _diagnosed(diagnosis: Diagnosis, folder: Path) -> dict[str, Any]:
     for name, figure in figures(diagnosis).items():
         picture = png(figure)
         write_whole(own / f"diagnose-{name}.png", picture)
-        shown.append(embedded(picture, name))
+        shown.append(embedded(picture, name, caption=examined(name, diagnosis)))
     if diagnosis.tree is not None:
         write_tree(diagnosis.tree, folder / "posterior.nc")
     about = f"{diagnosis.num_data} data of the {diagnosis.split} split, budget {diagnosis.budget}, "
@@ -198,6 +197,8 @@ def _coverage(diagnosis: Diagnosis) -> "Figure":
     figure, axes = _axes("Coverage of credible regions", "credibility", "how often they hold the truth", 3.4)
     line = torch.linspace(0, 1, 51, dtype=torch.float64)
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
+    band = 2.6 * (line * (1 - line) / len(coverage.fractions)).sqrt()  # 99 % at one level, if q is right
+    axes.fill_between(line.numpy(), (line - band).numpy(), (line + band).numpy(), color=GREY, alpha=0.3, lw=0)
     axes.plot(line.tolist(), [coverage.at(level) for level in line.tolist()], color=BLUE)
     axes.set_aspect("equal")
     return figure

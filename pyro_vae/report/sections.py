@@ -4,9 +4,7 @@ Each function returns what ``report.html.j2`` shows of it; the template holds al
 whatever it is given.
 """
 
-import base64
 import inspect
-import io
 import math
 import platform
 import shlex
@@ -18,12 +16,13 @@ from pyro_vae import __version__
 from pyro_vae.data import Data
 from pyro_vae.evidence import Figures, Meaning, baseline, folded, remarks, rows
 from pyro_vae.program import BatchProgram, Pair
+from pyro_vae.report.captions import GOOD
+from pyro_vae.report.page import Picture, embedded, png
 from pyro_vae.runs import Run
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
-PIXEL = 0.75  # of a screen, for each of a picture
 FIRST = ("graph", "curves")  # shown beside the programs and the training, the rest below
 
 
@@ -59,15 +58,6 @@ def draw_all(run: Run, pair: Pair, data: Data) -> Drawn:
             # a pair from elsewhere may do what no picture expects; the run is whole without it
             drawn.left_out[name] = f"could not be drawn for this pair ({type(error).__name__}: {first_line(error)})"
     return drawn
-
-
-class Picture(NamedTuple):
-    """A PNG as part of the page, ``width`` pixels wide, with the command that draws it below."""
-
-    name: str
-    source: str
-    width: int
-    command: str = ""
 
 
 def summary(run: Run, pair: Pair, data: Data, figures: Figures) -> dict[str, Any]:
@@ -145,24 +135,10 @@ def _by_site(figures: Figures) -> list[str]:
 def pictures(run: Run, drawn: Drawn, names: Iterable[str]) -> list[Picture]:
     """Return those of the named pictures that were drawn."""
     return [
-        embedded(drawn.pictures[name], name, f"pyro-vae draw {shlex.quote(str(run))} {name}")
+        embedded(drawn.pictures[name], name, f"pyro-vae draw {shlex.quote(str(run))} {name}", GOOD[name])
         for name in names
         if name in drawn.pictures
     ]
-
-
-def png(figure: "Figure") -> bytes:
-    """Return a figure as a PNG file's content."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-def embedded(picture: bytes, name: str, command: str = "") -> Picture:
-    """Return a PNG as part of the page."""
-    # the width in a PNG's header; one scale for all, so that letters have one size
-    pixels = int.from_bytes(picture[16:20])
-    return Picture(name, f"data:image/png;base64,{base64.b64encode(picture).decode()}", round(PIXEL * pixels), command)
 
 
 def programs(pair: Pair) -> list[dict[str, str]]:

@@ -187,6 +187,33 @@ class Run:
         known = self.fingerprint("data")
         return None if known is None else known == data
 
+    def remember_time(self, seconds: float, step: int) -> None:
+        """Note in ``config.yaml`` that training up to a step took so long in all."""
+        self.update({**self.config, "time": {"seconds": round(seconds, 3), "step": step}})
+
+    def time_up_to(self, step: int) -> float | None:
+        """Return the seconds that training up to a step took; None where the run does not know.
+
+        It knows of its last checkpoint only. Runs of older versions know nothing, nor do those
+        that went on from an earlier checkpoint than their last.
+        """
+        known = self.config.get("time")
+        if not isinstance(known, dict) or known.get("step") != step:
+            return None
+        seconds = known.get("seconds")
+        if not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds < 0:
+            return None
+        return float(seconds)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long its training took in all; None where that is not known."""
+        known, history = self.config.get("time"), self.history
+        step = known.get("step") if isinstance(known, dict) else None
+        if not isinstance(step, int) or not history or step < int(history[-1]["step"]):
+            return None
+        return self.time_up_to(step)
+
     def update(self, config: dict[str, Any]) -> None:
         """Write ``config.yaml`` anew."""
         checkpoint.write_whole(self.folder / "config.yaml", as_yaml(config).encode())

@@ -30,7 +30,9 @@ class Fitted(Verbs):
     steps: int
     """Steps taken in all."""
     seconds: float
-    """How long training took; NaN for a run that `pyro_vae.load` opened."""
+    """How long this call trained. Of a run that `pyro_vae.load` opened, how long its training took in
+    all; NaN where the run does not know.
+    """
     compiled: bool
     """Whether the steps were compiled; False for a run that `pyro_vae.load` opened."""
     run: Run | None

@@ -12,6 +12,7 @@ from pyro_vae.options import misspelled
 from pyro_vae.program import Pair, PairError, alone
 from pyro_vae.runs import Run, RunError, checkpoint
 from pyro_vae.svi import World
+from pyro_vae.training.bars import bar_possible
 from pyro_vae.training.devices import unconverted_on_failure
 from pyro_vae.training.distributed import join
 from pyro_vae.training.fitted import Fitted
@@ -30,7 +31,7 @@ def fit(
     *,
     run: str | os.PathLike | Run | None = None,
     resume: bool = False,
-    progress: Observer | bool = False,
+    progress: Observer | bool | None = None,
     callbacks: Sequence[Callback] = (),
     config: Mapping[str, Any] | None = None,
     **settings: Any,
@@ -48,7 +49,8 @@ def fit(
         data: from ``load_data``, or what ``load_data`` takes.
         run: folder for checkpoints and history; none are written without one.
         resume: go on from the folder's last checkpoint.
-        progress: True for a bar on a terminal and lines in a log, or any `Observer`.
+        progress: True for a bar on a terminal or in a notebook and lines in a log, False for
+            silence, or any `Observer`; by default the bar, and nothing in a log.
         callbacks: each is called as ``f(row, pair)`` after every epoch, with its row of the history
             and the pair in evaluation mode. What it draws changes nothing in training.
         config: how to build pair and data anew, stored in the run folder; pairs from
@@ -114,7 +116,9 @@ def refuse_other_data(run: Run, data: Data) -> None:
         )
 
 
-def _observer(progress: Observer | bool, trainer: Trainer, data: Data, world: World) -> Observer:
+def _observer(progress: Observer | bool | None, trainer: Trainer, data: Data, world: World) -> Observer:
+    if progress is None:
+        progress = bar_possible()
     if not isinstance(progress, bool):
         lacking = [name for name in ("start", "step", "epoch", "note", "stop") if not hasattr(progress, name)]
         if lacking:

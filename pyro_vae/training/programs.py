@@ -79,7 +79,7 @@ def check_settings(training: Training, pair: Pair, data: Data) -> None:
     if data.has_missing and "seen" not in pair.fields:
         raise SettingsError(
             f"some entries of x of {data.spec.name} are missing, and the pair does not read seen, which tells which; "
-            "use a pair that does, such as mixture or bayes_net, or fill them"
+            "use a pair that does, such as incomplete or mixture, or fill them"
         )
     if training.optimizer == "em":
         _check_em(training, pair)
@@ -96,11 +96,36 @@ def check_settings(training: Training, pair: Pair, data: Data) -> None:
             f"free_bits {training.free_bits} are of the KL over the batch, and {name} weights each datum by itself; "
             "leave --free-bits out, or use the objective elbo or analytic-kl"
         )
+    if training.dream:
+        _check_dream(training, pair, data)
     if training.patience is not None and not yields.figure.comparable:
         raise SettingsError(
             f"patience {training.patience} waits for a better epoch, and the {yields.figure.name} of {name} is "
             "unnormalised, which makes no epoch better than another; leave --patience out"
         )
+
+
+def _check_dream(training: Training, pair: Pair, data: Data) -> None:
+    """Refuse dreams for a guide without a density, or one that cannot be asked about them."""
+    said = f"dream {training.dream} weights the guide's log-probability of what the model draws, and"
+    change = "leave --dream out"
+    if pair.stepper is not None or training.optimizer == "em":
+        raise SettingsError(f"{said} this pair is trained by an algorithm of its own; {change}")
+    try:
+        meaning = meaning_of(pair, data.batch("train", 2))
+    except FAILURES:  # of a pair that cannot be run, which training says in its own words
+        return
+    if meaning.points or meaning.modes:
+        raise SettingsError(f"{said} the guide is a point at {(meaning.points + meaning.modes)[0]!r}; {change}")
+    if meaning.shared:
+        raise SettingsError(f"{said} all data share {meaning.shared[0]}, which is not drawn for each; {change}")
+    told = [name for name in meaning.latent if name in pair.bound_guide.required]
+    told += ["y"] if "y" in meaning.latent and "labelled" in pair.fields else []
+    if told:
+        raise SettingsError(f"{said} the guide is given {told[0]}, which the model draws; {change}")
+    names = list(pair.named_parameters())
+    if not meaning.latent or (names and not any(name.startswith("guide") for name in names)):
+        raise SettingsError(f"{said} dreams train a guide, which has no parameters of its own here; {change}")
 
 
 def _check_em(training: Training, pair: Pair) -> None:

@@ -6,9 +6,10 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pyro_vae.program import Pair
+from pyro_vae.training.bars import NotebookBar, TerminalBar, bar_possible, in_notebook
 
 if TYPE_CHECKING:
     from pyro_vae.evidence import Meaning
@@ -62,22 +63,9 @@ class Progress:
         """Begin: ``epochs`` in all of ``steps`` each, of which ``epoch`` are done."""
         self.epochs, self.steps, self.first = epochs, steps, epoch
         self.begun = self.printed = time.monotonic()
-        self.bar: Any = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
-
-            columns = (
-                TextColumn("epoch"),
-                MofNCompleteColumn(),
-                BarColumn(),
-                TextColumn("{task.fields[figures]}"),
-                TimeRemainingColumn(),
-            )
-            self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
-            self.task = self.bar.add_task("", total=epochs, completed=epoch, figures="")
-            self.bar.start()
+        self.bar: TerminalBar | NotebookBar | None = None
+        if bar_possible():
+            self.bar = NotebookBar(epochs, epoch) if in_notebook() else TerminalBar(epochs, epoch)
 
     def step(self, epoch: int, position: int, loss: float) -> None:
         """Note a step; ``loss`` in nats per datum.
@@ -86,7 +74,7 @@ class Progress:
         the next call on.
         """
         if self.bar is not None and position % 10 == 0:
-            self.bar.update(self.task, completed=epoch + position / self.steps)
+            self.bar.update(epoch + position / self.steps)
 
     def epoch(self, row: dict[str, float]) -> None:
         """Note an epoch's row of the history."""
@@ -94,7 +82,7 @@ class Progress:
         figures = self._named(row)
         now = time.monotonic()
         if self.bar is not None:
-            self.bar.update(self.task, completed=done, figures=figures)
+            self.bar.update(done, f"validation {figures}")
         elif now - self.printed > 5 or done in (self.first + 1, self.epochs):
             left = (now - self.begun) / (done - self.first) * (self.epochs - done)
             print(f"epoch {done}/{self.epochs}  validation {figures}  {left:.0f} s left", file=sys.stderr)

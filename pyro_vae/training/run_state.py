@@ -91,6 +91,8 @@ class Keeper:
         self._best_written = -1
         self._saved: tuple[int, int] | None = None  # (epoch, step) of the last checkpoint
         self._saved_at, self._save_took = time.monotonic(), 0.0
+        self._began = time.monotonic()
+        self._before: float | None = 0.0  # seconds of training before that; None where they are not known
 
     @property
     def world(self) -> World:
@@ -145,6 +147,8 @@ class Keeper:
             run.save_best({"parameters": best.parameters, "epoch": best.epoch + 1, "elbo": best.elbo})
             self._best_written = best.epoch
         run.write_history(self.state.history)
+        if self._before is not None:
+            run.remember_time(self._before + time.monotonic() - self._began, self.state.step)
         run.save(state)
 
     def restore(self) -> None:
@@ -167,6 +171,7 @@ class Keeper:
         self.good = None if state["good"] is None else self._of_this(state["good"])
         self.apply(self._of_this(state))
         self._saved = self.state.epoch, self.state.step
+        self._before = self.world.first(lambda: run.time_up_to(self.state.step))
 
     def _of_all(self, state: dict[str, Any]) -> dict[str, Any]:
         """Return the state with every process's draws and counts, by rank.

@@ -66,6 +66,8 @@ class Training:
         beta: weight of the KL in training; figures are always at beta = 1.
         warm_up: epochs over which beta rises linearly from 0.
         free_bits: nats of KL that every latent site keeps for free.
+        dream: weight of log q(z | x) at z and x drawn from the model, for the guide: a net that has
+            seen few data learns to invert the model wherever it draws.
         patience: stop after this many epochs without a better validation ELBO.
         seed: of order and draws; on the command line of the parameters to begin with, too.
         device: cpu, cuda, mps, or auto for the fastest there is.
@@ -89,6 +91,7 @@ class Training:
     beta: float = 1.0
     warm_up: float = 0.0
     free_bits: float = 0.0
+    dream: float = 0.0
     patience: int | None = None
     seed: int = 0
     device: str = "auto"
@@ -107,7 +110,7 @@ class Training:
             check_seed(self.seed)
         except ValueError as error:
             raise SettingsError(str(error)) from None
-        for name in ("beta", "warm_up", "free_bits", "save_every"):
+        for name in ("beta", "warm_up", "free_bits", "dream", "save_every"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise SettingsError(f"{name} must be a finite number, 0 or more, got {value}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Data
+from pyro_vae.objectives import Dreaming
 from pyro_vae.program import Pair, require_sound
 from pyro_vae.runs import checkpoint
 from pyro_vae.svi import SVI, Exchange, Schedule, World
@@ -77,7 +78,7 @@ class Trainer:
         self.stepper: Stepper = make(
             *weighted_programs(pair, training, data.size("train"), self.beta, self.device),
             self.optimizer,
-            pair.objective,
+            Dreaming(pair.objective, training.dream) if training.dream else pair.objective,
             # without a bound too: the norm reveals a non-finite gradient before it reaches the parameters
             clip=math.inf if training.clip is None else training.clip,
             compile=training.compile,

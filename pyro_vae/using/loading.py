@@ -56,7 +56,7 @@ def load(run: str | os.PathLike, *, build: Build | None = None, data: object = N
         history,
         int(last["epoch"]),
         int(last["step"]),
-        seconds=math.nan,
+        seconds=math.nan if (seconds := opened.seconds) is None else seconds,
         compiled=False,
         run=opened,
         training=Training.read(opened.config["training"]),

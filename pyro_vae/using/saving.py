@@ -21,10 +21,13 @@ def save(used: Verbs, path: str | os.PathLike) -> None:
 def _save_run(fitted: Fitted, folder: str | os.PathLike) -> None:
     best = fitted.best or {"epoch": fitted.epochs, "elbo": math.nan}
     told = {**describe(fitted.pair, fitted.data), "training": asdict(fitted.training)}
+    seconds = fitted.seconds if fitted.run is None else fitted.run.seconds
     run = Run.create(folder, told)
     try:
         parameters = fitted.pair.state_dict()
         run.save_best({"parameters": parameters, "epoch": int(best["epoch"]), "elbo": best["elbo"]})
         run.write_history(fitted.history)
+        if seconds is not None and math.isfinite(seconds):
+            run.remember_time(seconds, fitted.steps)
     finally:
         run.release()

@@ -75,6 +75,7 @@ OTHER: dict[str, list[Any]] = {
     "graph": ["star", "sprinkler"],
     "start": ["given"],
     "transition": ["linear", "table"],
+    "dequantization": ["uniform"],
 }
 """A value or more that is not the default, by option; a new option needs one. The first is tried beside every other option."""
 OTHER_OF = {
@@ -92,6 +93,9 @@ OTHER_OF = {
     "autoregressive.activation": ["silu"],
     "markov.posterior": ["filter", "mean-field", "exact"],
     "markov.hidden": [7],
+    "reversible.kind": ["coupling", "autoregressive", "spline_coupling"],
+    "reversible.hidden": [[40]],
+    "reversible.layers": [3],
 }
 FIELDS: dict[str, dict[str, Any]] = {
     "conditional": {"classes": 3, "y": ()},

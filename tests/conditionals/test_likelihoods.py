@@ -19,8 +19,11 @@ from pyro_vae.conditionals import (
     FullCovariance,
     Head,
     LowRank,
+    NegativeBinomial,
     Normal,
     PointMass,
+    Poisson,
+    ZeroInflated,
 )
 
 LEVELS = {
@@ -43,7 +46,13 @@ REAL = {
 }
 FLOWS = {f"flow, {kind}": lambda n, kind=kind: Flow(n, kind, layers=2, context=3, hidden=(8,)) for kind in KINDS}
 UNIT = {"continuous bernoulli": lambda n: ContinuousBernoulli(n)}
-HEADS = {**{name: make for name, (make, _) in LEVELS.items()}, **REAL, **FLOWS, **UNIT}
+COUNTS = {
+    "poisson": lambda n: Poisson(n),
+    "negative binomial": lambda n: NegativeBinomial(n),
+    "zero-inflated poisson": lambda n: ZeroInflated(Poisson(n)),
+    "zero-inflated negative binomial": lambda n: ZeroInflated(NegativeBinomial(n)),
+}
+HEADS = {**{name: make for name, (make, _) in LEVELS.items()}, **REAL, **FLOWS, **UNIT, **COUNTS}
 MASSLESS = {"point mass": lambda n: PointMass(n)}
 LEADS = [(), (4,), (3, 4), (3, 1, 4)]
 
@@ -149,6 +158,8 @@ def test_finite_at_the_ends(name, dtype):
     p = head(parameters)
     if name in LEVELS:
         values = [torch.full((3,), LEVELS[name][1][k], dtype=dtype) for k in (0, 1, -1)]
+    elif name in COUNTS:
+        values = [torch.full((3,), value, dtype=dtype) for value in (0.0, 1.0, 5000.0)]
     elif name in UNIT:
         values = [torch.full((3,), value, dtype=dtype) for value in (0.0, 0.5, 1.0)]
     elif name in REAL:

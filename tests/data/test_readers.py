@@ -256,14 +256,17 @@ def test_idx_files_that_are_none(tmp_path):
 
 
 def test_files_that_cannot_be_used(tmp_path):
-    (tmp_path / "a.csv").write_text("1,2")
+    (tmp_path / "a.txt").write_text("1,2")
     (tmp_path / "a.npz").write_text("no zip")
     (tmp_path / "empty").mkdir()
     os.mkfifo(tmp_path / "pipe.npy")
     with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
         archive.writestr("readme.txt", "hello")
     for name, message in (
-        ("a.csv", "is neither .npy, .npz, .json nor a folder: save the arrays with numpy.savez(path, x=..., y=...)."),
+        (
+            "a.txt",
+            "is neither .npy, .npz, .csv, .tsv, .json nor a folder: save the arrays with numpy.savez(path, x=..., y=...).",
+        ),
         ("a.npz", "is damaged and cannot be unpacked (File is not a zip file): save it again."),
         ("text.npz", "array 'readme.txt' of"),
         ("empty", "holds neither .npy files nor images: check the name."),

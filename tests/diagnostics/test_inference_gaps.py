@@ -1,6 +1,8 @@
 """The gaps between the ELBO and log p(x), against the closed forms of Gaussians and a neural pair summed over a grid."""
 
 import math
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -9,6 +11,7 @@ import torch
 from truths import damaged, data, grid_evidence, linear, neural, rand
 
 import pyro_vae as pv
+from pyro_vae.diagnostics.guide_checks import _cure
 from pyro_vae.diagnostics.inference_gaps import gaps, refit_guide
 from pyro_vae.guides.linear import LinearGuide
 from pyro_vae.models.linear import LinearModel
@@ -105,3 +108,19 @@ def test_refitting_helps_a_bad_guide_and_leaves_it_as_it_was(model):
     assert all(torch.equal(before[name], tensor) for name, tensor in pair.state_dict().items())
     with pytest.raises(pv.PairError, match="has no parameters of its own"):
         refit_guide(pv.Pair(model, LinearGuide(model)), [], data(model, 5))
+
+
+@pytest.mark.parametrize(("on_training_data", "larger"), [(6.4, True), (3.0, False)])
+def test_an_encoder_that_overfits_is_not_told_to_be_larger(on_training_data, larger):
+    found = {"gaps": Fixed(6.5), "gaps_train": Fixed(on_training_data), "kl": 18.5}
+    advice = _cure(SimpleNamespace(found=found))
+    assert "the encoder is the larger part of it" in advice
+    assert "--dream 1" in advice
+    assert ("try a larger encoder" in advice) is larger
+
+
+class Fixed(NamedTuple):
+    """Gaps of one size."""
+
+    amortization: float
+    approximation: float = 1.0

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import pyro_vae as pv
+from pyro_vae.evidence import estimate, evaluate, rows
 from pyro_vae.evidence.chunks import COMPILES_AT, Chunks
+from pyro_vae.program import takes_particles
 from pyro_vae.svi import EagerWarning
 
 
@@ -182,3 +184,26 @@ def test_errors_while_recording_are_told_and_cost_nothing(proposal, monkeypatch)
 def test_a_mode_that_is_none_is_refused():
     with pytest.raises(ValueError, match="compile is 'yes'; give 'auto', 'on' or 'off'"):
         Chunks("yes")
+
+
+def test_the_programs_are_looked_at_once_whatever_the_pieces(monkeypatch):
+    """Of a long chain a look costs several pieces: the programs are run to find out how they may be run."""
+    nets, looks = Nets(), []
+    monkeypatch.setattr(estimate, "takes_particles", lambda *args: looks.append(args) or takes_particles(*args))
+    pair = pv.Pair(nets.model, nets.guide)
+    batches = [{"x": binary(5, 6, seed=seed)} for seed in range(4)]
+    found = pv.log_evidence(pair, batches, num_samples=40, rows=80, proposal="guide")
+    assert len(found.estimate) == 20
+    assert len(looks) == 1
+
+
+def test_a_chain_of_many_levels_has_no_rms_error():
+    """It would be that of x under next to no noise, at the cost of running the whole chain."""
+    data = pv.load_data({"x": binary(40, 6).numpy()})
+    figures = {
+        steps: evaluate(pv.pairs.diffusion(data.spec, steps=steps, width=4, blocks=1), data, num_samples=2)
+        for steps in (3, 12)
+    }
+    assert figures[3].rms_error is not None
+    assert figures[12].rms_error is None
+    assert not any("RMS" in row.label for row in rows(figures[12]))

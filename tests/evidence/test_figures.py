@@ -242,6 +242,13 @@ def test_pca_does_not_stand_beside_what_it_is_not_of(data, build):
     assert baseline(figures, data) is None
 
 
+def test_a_density_does_not_stand_beside_a_probability(data):
+    pair = pairs.latent(data.spec, latent=2, hidden=[8], likelihood="categorical")
+    figures = evaluate(pair, data, num_samples=30)
+    assert baseline(figures, data) == {"rms_error": pca_figures(data, 2)["rms_error"]}
+    assert "the probability of discrete ones" in " ".join(remarks(figures, baseline(figures, data)))
+
+
 def test_probabilistic_pca_is_the_linear_pair_at_its_optimum(data):
     x = data.batch("train")["x"].double()
     fitted = maximum_likelihood(x, 5)

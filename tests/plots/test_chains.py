@@ -5,6 +5,7 @@ import pytest
 
 import pyro_vae as pv
 from pyro_vae import plots
+from pyro_vae.posterior import encode
 
 IMAGES = pv.load_data(
     {
@@ -44,6 +45,19 @@ def test_what_is_no_chain_of_noise_says_so(what):
 @pytest.mark.parametrize("what", CHAINS)
 def test_a_chain_of_one_or_two_levels_is_one_too(what, steps):
     assert plots.PICTURES[what](chain(IMAGES, steps=steps), IMAGES).axes
+
+
+@pytest.mark.parametrize("what", ["scatter", "kl", "levels", "traversal", "interpolation"])
+def test_a_long_chain_has_no_code_to_draw(what):
+    """A hundred vectors of the size of an image took 20 GB and minutes for pictures of nothing."""
+    with pytest.raises(plots.NotDrawable, match="a chain of 12 latent vectors, none of which is a code by itself"):
+        plots.PICTURES[what](chain(IMAGES), IMAGES)
+    plots.PICTURES[what](chain(IMAGES, steps=3), IMAGES)
+
+
+def test_codes_of_a_long_chain_are_refused():
+    with pytest.raises(pv.PairError, match="none of which is a code by itself"):
+        encode(chain(IMAGES), IMAGES)
 
 
 def test_nats_per_level_are_those_of_the_elbo():

@@ -18,7 +18,7 @@ from pyro_vae import plots
 from pyro_vae.cli import main
 from pyro_vae.conditionals import NormalPrior
 from pyro_vae.evidence import elbo
-from pyro_vae.plots.latent_space import _arc
+from pyro_vae.plots.latent_space import arc
 from pyro_vae.posterior import centres, decode, kl_by_dimension, reconstruct
 from pyro_vae.program import descendants, structure
 
@@ -98,7 +98,8 @@ OF_TABLES += (
     "filters",
     "chains",
     "bracket",
-)  # of chains, machines
+    "through-noise",
+)  # of chains, machines, flows
 IMAGES, TABLE = table(16, image=(1, 4, 4)), table()
 
 
@@ -306,8 +307,8 @@ def test_an_interpolation_goes_from_one_reconstruction_to_the_other():
 def test_the_arc_keeps_to_the_ends_lengths_and_the_line_does_not():
     a, b = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 3.0])
     t = torch.tensor([[0.0], [0.5], [1.0]])
-    assert torch.allclose(_arc(a, b, t).norm(dim=1), torch.full((3,), 3.0))
-    assert torch.allclose(_arc(a, a, t), a.expand(3, 2))
+    assert torch.allclose(arc(a, b, t).norm(dim=1), torch.full((3,), 3.0))
+    assert torch.allclose(arc(a, a, t), a.expand(3, 2))
 
 
 def test_the_manifold_is_the_decoder_at_normal_quantiles():

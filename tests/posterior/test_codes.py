@@ -76,7 +76,7 @@ def test_a_second_pair_trains_on_the_codes_of_a_first(tmp_path, monkeypatch, cap
     capsys.readouterr()
     assert main(["encode", "one", "--out", "codes.npz", "--idle", "true", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said == {"codes": "codes.npz", "num_data": 1797, "latent": 3}
+    assert said == {"codes": "codes.npz", "num_data": 1797, "latent": 3, "what": "means of q(z | x)"}
     second = ["semi_supervised", "--data", "codes.npz", "--labels", "100", "--hidden", "[8]", "--epochs", "1"]
     assert main(["train", *second, "--run", "two", "--json"]) == 0
     assert main(["encode", "one", "--out", "codes.txt"]) == 2

@@ -15,7 +15,9 @@ from pyro_vae.diagnostics import Diagnosis, diagnose
 from pyro_vae.diagnostics.subject import Verdict
 from pyro_vae.evidence import evaluate
 from pyro_vae.plots import PICTURES, NotDrawable
-from pyro_vae.report.report import write_report, write_run_report
+from pyro_vae.report.captions import EXAMINED, GOOD, answer, examined
+from pyro_vae.report.report import PICTURES as DIAGNOSED
+from pyro_vae.report.report import WITH_DATA, write_report, write_run_report
 from pyro_vae.report.sections import command, draw_all, summary
 from pyro_vae.runs import Run
 
@@ -56,6 +58,9 @@ def test_training_leaves_one_file_with_everything_in_it(run, data, pair):
         "Pictures",
         "How to repeat it",
     ]
+    assert html.escape(GOOD["reconstructions"]) in text
+    assert text.index("Whether to believe q(z | x) is not examined yet.") < text.index("What it reaches")
+    assert f"pyro-vae explore {run.folder}" in text
     assert "class LatentModel(PyroModule)" in text
     assert "class LatentGuide(PyroModule)" in text
     assert "1 epoch, 11 steps" in text
@@ -178,3 +183,25 @@ def test_the_command_repeats_the_run(run, tmp_path, capsys):
     assert main([*shlex.split(line)[1:], "--run", str(tmp_path / "again"), "--json"]) == 0
     assert Run.open(tmp_path / "again").history == run.history
     assert command({**run.config, "pair": None}) is None
+
+
+def test_every_picture_has_a_sentence_that_says_what_good_looks_like():
+    assert GOOD.keys() >= PICTURES.keys() - {"rate-distortion"}
+    assert EXAMINED.keys() == {*DIAGNOSED, *WITH_DATA}
+
+
+def test_a_diagnosis_is_in_the_captions_and_in_the_first_sentence(data, pair):
+    figures = evaluate(pair, data, num_samples=30)
+    checks = [
+        Verdict("k-hat", 0.3, "bad", "30 % of test data have k-hat > 0.7; do something"),
+        Verdict("probes", 1.0, "note", "fine"),
+        Verdict("memorising", 0.0, "good", "none"),
+    ]
+    found = SimpleNamespace(verdicts=checks)
+    assert examined("khat", found).endswith("Here: 30 % of test data have k-hat > 0.7.")
+    assert examined("worst", found) == EXAMINED["worst"][0]
+    said = answer(figures, None, found)
+    assert said.startswith("log p(x) ")
+    assert "nats per datum on the test split" in said
+    assert said.endswith("Of the checks, 1 good, 1 bad: k-hat.")
+    assert "against -3.25 for PCA" in answer(figures, {"log_evidence": -3.25}, None)

@@ -56,7 +56,7 @@ def test_what_fit_wrote_is_what_load_gives(arrays, folder):
     assert (loaded.epochs, loaded.steps, loaded.history) == (fitted.epochs, fitted.steps, fitted.history)
     assert loaded.best == fitted.best == max(fitted.history, key=lambda row: row["elbo"])
     assert loaded.training == fitted.training
-    assert math.isnan(loaded.seconds)
+    assert 0 < loaded.seconds <= fitted.seconds
     assert not loaded.pair.training
     assert loaded.sample(3).shape == (3, 4)
     (folder / "x.npz").rename("moved.npz")
@@ -115,3 +115,21 @@ def test_code_from_a_file_runs_only_if_it_is_named(arrays, folder):
     with pytest.raises(RunError, match="is not the same code"):
         pv.load("r", build="other.py:tiny")
     assert pv.load("r", build="tiny.py:tiny").encode().shape == (8, 3)
+
+
+def test_a_run_knows_how_long_it_trained_however_often_it_stopped(arrays, folder):
+    data = pv.load_data("x.npz")
+    small = {"latent": 2, "hidden": [8]}
+    first = pv.fit(pv.pairs.latent(data.spec, **small), data, epochs=2, compile="off", run="r")
+    one = first.run.seconds
+    again = pv.fit(pv.pairs.latent(data.spec, **small), data, epochs=4, compile="off", run="r", resume=True)
+    assert one < again.run.seconds <= first.seconds + again.seconds
+    assert pv.load("r").seconds == again.run.seconds
+    pv.load("r").save("copy")
+    assert pv.load("copy").seconds == again.run.seconds
+    config = again.run.config
+    for known in (None, 3, {"seconds": -1.0, "step": 4}, {"seconds": "long", "step": 4}, {"seconds": 1.0, "step": 1}):
+        again.run.update({**config, "time": known})  # of an older version, damaged, or of an earlier step
+        assert math.isnan(pv.load("r").seconds)
+    more = pv.fit(pv.pairs.latent(data.spec, **small), data, epochs=6, compile="off", run="r", resume=True)
+    assert more.run.seconds is None, "what came before is not known"
