@@ -14,7 +14,7 @@ PIXEL = 0.75  # of a screen, for each of a picture
 
 
 class Picture(NamedTuple):
-    """A PNG as part of the page, ``width`` pixels wide; below it a sentence and the command that draws it."""
+    """A PNG of the page, ``width`` pixels wide; below it a sentence and what draws it."""
 
     name: str
     source: str
