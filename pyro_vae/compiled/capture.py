@@ -90,16 +90,16 @@ class Constants(TorchDispatchMode):
         else:
             out = func(*args, **kwargs)
         written = set(map(memory, written_by(func, args, kwargs)))
-        self._written |= written
-        if not constant:
-            self._overwritten |= written
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                for holds, which in ((constant, self._constant), (foreseen, self._foreseen)):
-                    if holds:
-                        which[tensor] = True
-                    else:
-                        which.pop(tensor, None)
+        made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        new = set(map(memory, made)) - set(map(memory, tensors))  # which freed tensors may have had before
+        self._written = (self._written - new) | written
+        self._overwritten = (self._overwritten - new) | (set() if constant else written)
+        for tensor in made:
+            for holds, which in ((constant, self._constant), (foreseen, self._foreseen)):
+                if holds:
+                    which[tensor] = True
+                else:
+                    which.pop(tensor, None)
         return out
 
     def _shape_is_fixed(self, func: Any, args: Any, kwargs: Any, constant: bool) -> tuple[Any, bool]:
@@ -285,7 +285,7 @@ class Reads(TorchFunctionMode):
         if func is torch.Tensor.tolist and self.constants.ask(args[0]):
             with private("disable_current_modes")():
                 return func(*args)
-        if func in _LEAVE_TORCH and not self.constants.constant(args[0]):
+        if func in _LEAVE_TORCH and caller is not memory.__code__ and not self.constants.constant(args[0]):
             raise refuse("it takes the value of a tensor out of torch")
         out = func(*args, **kwargs)
         if isinstance(out, Tensor) and out.dtype == torch.bool:

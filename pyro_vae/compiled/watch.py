@@ -63,6 +63,8 @@ _OPAQUE = (
 )
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training", "_parameters", "_buffers", "_modules"}
+_OF_THE_ENGINE = ("pyro_vae.compiled.", "pyro_vae.svi.", "torch._ops")  # recordings, and torch's operations
+_OF_AN_SVI = ("model", "guide", "loss", "loss_and_grads")  # of what a program may read of the SVI that runs it
 _OF_A_SCOPE = {"params", "constraints"}  # what a scope of Pyro's store holds, which every run in it replaces
 _contents = operator.attrgetter("cell_contents")
 LARGEST_ARRAY = 2**20  # bytes of a NumPy array that is compared by value before every step
@@ -198,6 +200,12 @@ class Watch:
     def _object(self, name: str, value: Any) -> None:
         kind = type(value)
         library = of_library(kind.__module__)
+        if library and isinstance(value, pyro.infer.SVI):
+            self._held.append(Held(vars(value), _OF_AN_SVI))
+            self._follow(name, [vars(value)[one] for one in _OF_AN_SVI if one in vars(value)])
+            return
+        if kind.__module__.startswith(_OF_THE_ENGINE):
+            return
         if isinstance(value, dict | types.MappingProxyType):
             items = dict(dict.items(value) if isinstance(value, dict) else value)
             if items.keys() != _OF_A_SCOPE:

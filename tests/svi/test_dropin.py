@@ -41,6 +41,21 @@ def counts_its_calls(kind):
     return [svi.step(X) for _ in range(14)] + [v.t]
 
 
+@case()
+def reaches_its_own_svi(kind):
+    class Trainer:
+        def __init__(self):
+            self.v = Vae()
+            self.svi = make(kind, self.model, self.v.guide)
+
+        def model(self, x, flag=None):
+            assert self.svi.model is not None
+            self.v.model(x)
+
+    trainer = Trainer()
+    return [trainer.svi.step(X, *((True,) if i % 2 else ())) for i in range(8)]
+
+
 STEPS = 0
 
 
