@@ -271,6 +271,7 @@ def record(
     _, given = signature(args, kwargs)
     leaves = [t.detach() for t in given]  # other objects, so that f(x, x) is not taken for a function of one argument
     outside, saved = _observed(reference, args, kwargs, leaves)
+    written = [i for i, t in enumerate(outside) if any(t is w for w, _ in saved)]
     shapes: list[tuple[list[Any], Any, bool, list[str]]] = []
 
     def flat(*inputs: Tensor) -> list[Tensor]:
@@ -278,11 +279,13 @@ def record(
         reads = Reads(constants, params)
         tensors = iter(inputs[len(outside) :])
         with constants, reads, torch.enable_grad() if params else torch.no_grad():
+            before = [(inputs[i], inputs[i].detach().clone()) for i in written]
             out = fn(*([reads.grads] if params else ()), *rebuilt(list(args), tensors), **rebuilt(kwargs, tensors))
             found, spec = private("tree_flatten")(out)
             kept = [_TENSOR if isinstance(v, Tensor) else v for v in found]
             shapes.append((kept, spec, bool(reads.valid), [line for _, line in constants.asked]))
             valid = [torch.stack(reads.valid).all()] if reads.valid else []
+            _take_back(before, valid)
             return [*(v.detach() for v in found if isinstance(v, Tensor)), *valid, *(t for t, _ in constants.asked)]
 
     graphs = []
@@ -299,6 +302,13 @@ def record(
     if check:
         _check(recording, reference, args, kwargs, leaves, saved)
     return recording
+
+
+def _take_back(before: Sequence[tuple[Tensor, Tensor]], valid: Sequence[Tensor]) -> None:
+    """Record that what was written is undone where the values are not valid, since Pyro then takes the call."""
+    with torch.no_grad():
+        for tensor, old in before if valid else ():
+            tensor.copy_(torch.where(valid[0], tensor, old))
 
 
 def _observed(
