@@ -14,33 +14,7 @@ CHOSEN_ON = 500  # data of the validation split that a temperature is chosen on
 
 def evaluate(words: Sequence[str]) -> int:
     """Print the figures of a run: ``pyro-vae evaluate RUN``."""
-    parser = parser_of("evaluate", "ELBO by site, importance-weighted log p(x) and more, in nats per datum.")
-    add_run(parser)
-    parser.add_argument("--samples", type=int | None, default=None, help="draws for each datum (5000; fewer of chains)")
-    add_split(parser)
-    parser.add_argument(
-        "--proposal", type=str, default="refined", help="where draws come from: refined for each datum, or the guide"
-    )
-    parser.add_argument(
-        "--temperature",
-        type=str | None,
-        default=None,
-        help="of a q over codes, softmax(-distance^2 / temperature): a number, or auto for the best on the validation "
-        "split (default: 0, the nearest code)",
-    )
-    parser.add_argument(
-        "--temperatures",
-        type=int | None,
-        default=None,
-        help="of annealing, for a model whose log p(x) lacks its normaliser log Z (default: 1000)",
-    )
-    args = parser.parse_args(words)
-    if args.temperatures is not None and args.temperatures < 1:
-        raise UsageError(f"--temperatures must be at least 1, got {args.temperatures}: log Z is annealed through them")
-    if args.samples is not None and args.samples < 1:
-        raise UsageError(f"--samples must be at least 1, got {args.samples}")
-    if args.proposal not in ("refined", "guide"):
-        raise UsageError(unknown("proposal", args.proposal, ("refined", "guide")))
+    args = _evaluate_arguments(words)
     from pyro_vae.evidence import TEMPERATURES, evaluate
     from pyro_vae.posterior import at_temperature
     from pyro_vae.program import unnormalized
@@ -69,6 +43,37 @@ def evaluate(words: Sequence[str]) -> int:
         if temperature is not None:
             say(f"Codes were drawn at temperature {temperature:.3g}; training takes the nearest, temperature 0.")
     return 0
+
+
+def _evaluate_arguments(words: Sequence[str]) -> Any:
+    parser = parser_of("evaluate", "ELBO by site, importance-weighted log p(x) and more, in nats per datum.")
+    add_run(parser)
+    parser.add_argument("--samples", type=int | None, default=None, help="draws for each datum (5000; fewer of chains)")
+    add_split(parser)
+    parser.add_argument(
+        "--proposal", type=str, default="refined", help="where draws come from: refined for each datum, or the guide"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=str | None,
+        default=None,
+        help="of a q over codes, softmax(-distance^2 / temperature): a number, or auto for the best on the validation "
+        "split (default: 0, the nearest code)",
+    )
+    parser.add_argument(
+        "--temperatures",
+        type=int | None,
+        default=None,
+        help="of annealing, for a model whose log p(x) lacks its normaliser log Z (default: 1000)",
+    )
+    args = parser.parse_args(words)
+    if args.temperatures is not None and args.temperatures < 1:
+        raise UsageError(f"--temperatures must be at least 1, got {args.temperatures}: log Z is annealed through them")
+    if args.samples is not None and args.samples < 1:
+        raise UsageError(f"--samples must be at least 1, got {args.samples}")
+    if args.proposal not in ("refined", "guide"):
+        raise UsageError(unknown("proposal", args.proposal, ("refined", "guide")))
+    return args
 
 
 def _temperature(asked: str | None, pair: Any, data: Any) -> float | None:
