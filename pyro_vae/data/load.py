@@ -202,12 +202,13 @@ def _moments(data: Data) -> tuple[Tensor, Tensor]:
     """
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
     for batch in data.batches("train", max(1, 2**21 // data.spec.features)):
-        x = batch["x"].double()
+        x = batch["x"].to(torch.float64, copy=True)
         if data.spec.sequence is not None:
             x = x.unflatten(-1, data.spec.sequence)[batch["mask"]]
         here = x.mean(0)
         total = count + len(x)
-        squares = squares + (x - here).square().sum(0) + (here - mean).square() * (count * len(x) / total)
+        x.sub_(here).square_()  # in place: new memory takes longer than the sums
+        squares = squares + x.sum(0) + (here - mean).square() * (count * len(x) / total)
         mean = mean + (here - mean) * (len(x) / total)
         count = total
     std = (squares / count).sqrt()

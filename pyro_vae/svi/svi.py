@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pyro.infer import ELBO
@@ -17,18 +17,11 @@ from pyro_vae.svi.blocks import Schedule, never, take
 from pyro_vae.svi.eager import JITS, EagerSVI, InvalidData, as_tensors
 from pyro_vae.svi.exchange import Exchange
 from pyro_vae.svi.first import FirstStep, store_kept
+from pyro_vae.svi.forecast import Forecast, Mode
 from pyro_vae.svi.replay import StepGraph, audited
 
 __all__ = ["SVI", "Mode"]
 
-Mode = Literal["auto", "on", "off", "recorded"]
-
-RECORDS_AT = 101  # call at which "auto" records when it does not know how many steps are planned
-WORTH_RECORDING = 200  # steps after which recording has paid for itself, about
-WORTH_COMPILING = 10_000  # the same for inductor with a cold cache, on a small VAE
-COMPILES_AT = 5_000  # call at which "auto" compiles when it does not know how many steps are planned
-PLANNED_COMPILES_AT = 100  # the same when they are many: the first losses come before the compiler takes its time
-OTHER_SHAPES_COMPILE_AT = 50  # calls of a second signature before it is compiled too: a last, smaller batch is not
 MOST_RECORDINGS = 8
 PATIENCE = 50  # calls in one state that earn a recording once others have come in vain
 MOST_COUNTS = 256  # signatures whose calls are counted
@@ -88,7 +81,7 @@ class SVI(EagerSVI):
         if compile not in ("auto", "on", "off", "recorded"):
             raise ValueError(f"compile is {compile!r}; give 'auto', 'on', 'off' or 'recorded'")
         self.mode: Mode = compile
-        self.planned = steps
+        self.forecast = Forecast(compile, steps)
         self.count = 0
         self.engine = "eager"
         self.why_not: str | None = None
@@ -109,11 +102,9 @@ class SVI(EagerSVI):
     def _why_never(self) -> str | None:
         if self.mode == "off":
             return "compile is 'off'"
-        if self.mode == "auto" and self.planned is not None and self.planned < WORTH_RECORDING:
-            return f"{self.planned} steps are too few to earn a recording"
         if isinstance(self.objective, JITS):
             return f"{type(self.objective).__name__} records its step itself; its sibling without Jit is faster"
-        return None
+        return self.forecast.why_never()
 
     @property
     def compiled(self) -> bool:
@@ -193,12 +184,13 @@ class SVI(EagerSVI):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts that decide when a graph is compiled; parameters and optimizer have their own."""
-        return {"count": self.count, "calls": dict(self._calls)}
+        return {"count": self.count, "calls": dict(self._calls), **self.forecast.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue counting from `state`, so that a resumed run repeats the uninterrupted one bit for bit."""
         self.count = state["count"]
         self._calls = dict(state["calls"])
+        self.forecast.load_state_dict(state)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies record anew: a recording is of the tensors themselves."""
@@ -219,7 +211,7 @@ class SVI(EagerSVI):
         except Exception as error:  # of what cannot be compared
             return self._give_up(error, self._step_eagerly("", args, kwargs))
         if wait is not None:
-            return self._step_eagerly(wait, args, kwargs)
+            return self.forecast.timed(lambda: self._step_eagerly(wait, args, kwargs))
         if graph is None:
             graph, loss = self._record(key, args, kwargs, name)
             if graph is None:
@@ -233,7 +225,8 @@ class SVI(EagerSVI):
             graph.calls, graph.used = graph.calls + 1, self.count
             tensors = graph.apart(tensors)
             said = graph.audit(args, kwargs, tensors) if audited(graph.calls) else None
-            if not graph.tried and self._worth_compiling(graph.name, calls):
+            first = graph.name == next(iter(self._calls))
+            if not graph.tried and self.forecast.worth_compiling(first, calls):
                 said = graph.compile(tensors)
             if said:
                 self.warn(f"SVI {said}.")
@@ -257,14 +250,6 @@ class SVI(EagerSVI):
         self._calls[name] = self._calls.get(name, 0) + 1
         return self._calls[name]
 
-    def _worth_compiling(self, name: str, calls: int) -> bool:
-        """Return whether compiling pays by now: by counts alone, so that a resumed run, and each of several processes, decides alike."""
-        if self.mode == "on":
-            return name == next(iter(self._calls)) or calls > OTHER_SHAPES_COMPILE_AT
-        if self.mode == "auto" and self.planned is not None:
-            return self.planned >= WORTH_COMPILING and calls >= PLANNED_COMPILES_AT
-        return self.mode == "auto" and calls >= COMPILES_AT
-
     def _why_wait(self, key: tuple[Any, ...], name: str, calls: int, args: Any, kwargs: Any) -> str | None:
         """Say why a step is not recorded yet, or None if it is to be.
 
@@ -272,10 +257,11 @@ class SVI(EagerSVI):
         signature has come often enough while no Python value changed.
         """
         changing = self._changing(key, args, kwargs)
-        if self.mode == "auto" and self.planned is None and calls < RECORDS_AT:
+        early = self.forecast.why_wait(calls)
+        if early is not None:
             if changing is not None and len(self._calls) > 4 * MOST_RECORDINGS:
                 self._say("eager", f"SVI runs eagerly: {changing}.")
-            return f"shapes are recorded at their call {RECORDS_AT}, to be sure that it pays"
+            return early
         if not self._restless:
             return None
         if self._waiting is None:
