@@ -102,11 +102,9 @@ def judging(data: "Data", count: int, num_samples: int, device: str) -> "Callabl
 
 def shown(point: Point) -> str:
     """Return a point's log p(x) in words."""
-    from pyro_vae.evidence import TOLERATED
+    from pyro_vae.evidence import evidence_words
 
-    if point.khat_share > TOLERATED:
-        return f">= {point.log_evidence:.2f} (k-hat above 0.7 for {point.khat_share:.0%})"
-    return f"{point.log_evidence:.2f} ± {point.stderr:.2f}"
+    return evidence_words(point.log_evidence, point.stderr, point.khat_share, "refined")
 
 
 def seconds_to(goal: float, points: list[Point]) -> float | None:

@@ -13,6 +13,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
+from cases import Encoder, mlp
 from torch import Tensor, nn
 
 import pyro_vae as pv
@@ -81,18 +82,6 @@ def latent_pair(
     return pv.Pair(Model(), Guide())
 
 
-class Encoder(nn.Module):
-    """Two heads on one body, as in Pyro's and NumPyro's examples."""
-
-    def __init__(self, body: nn.Module, width: int, latent: int):
-        super().__init__()
-        self.body, self.loc, self.log_scale = body, nn.Linear(width, latent), nn.Linear(width, latent)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        h = self.body(x)
-        return self.loc(h), self.log_scale(h).exp()
-
-
 class Halves(nn.Module):
     """The same nets as ours: one net, whose outputs are locations and the scales before their softplus."""
 
@@ -117,22 +106,33 @@ def same_nets(data: "pv.Data", device: str) -> tuple[nn.Module, nn.Module, int]:
     return Halves(data.spec.features, latent).to(device), pv.nets.MLP(latent, data.spec.features).to(device), latent
 
 
+def descend(
+    loss: Callable[[Tensor], Tensor], optim: torch.optim.Optimizer, epoch: Iterator[Tensor], schedule: Any = None
+) -> None:
+    """Take an epoch's steps, the plain way."""
+    for x in epoch:
+        optim.zero_grad()
+        loss(x).backward()
+        optim.step()
+        if schedule is not None:
+            schedule.step()
+
+
 def by_hand(data: "pv.Data", race: "Race", device: str) -> None:
     """Plain PyTorch: logits, analytic KL, fused Adam, and our default learning rate that falls as ours does."""
     encoder, decoder, latent = same_nets(data, device)
     optim = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=2e-3, fused=True)
     falls = torch.optim.lr_scheduler.LambdaLR(optim, lambda step: 1 / (1 + step / 3000))
+
+    def loss(x: Tensor) -> Tensor:
+        loc, scale = encoder(x)
+        logits = decoder(loc + scale * torch.randn_like(scale))
+        kl = 0.5 * (loc.square() + scale.square() - 1) - scale.log()
+        return (F.binary_cross_entropy_with_logits(logits, x, reduction="sum") + kl.sum()) / len(x)
+
     race.begin()
     for epoch in batches(data, 128, device):
-        for x in epoch:
-            loc, scale = encoder(x)
-            logits = decoder(loc + scale * torch.randn_like(scale))
-            kl = 0.5 * (loc.square() + scale.square() - 1) - scale.log()
-            loss = (F.binary_cross_entropy_with_logits(logits, x, reduction="sum") + kl.sum()) / len(x)
-            optim.zero_grad()
-            loss.backward()
-            optim.step()
-            falls.step()
+        descend(loss, optim, epoch, falls)
         race.epoch(lambda: latent_pair(encoder, decoder, latent))
 
 
@@ -161,9 +161,8 @@ def by_pyro(data: "pv.Data", race: "Race", device: str) -> None:
 def pyro_example(data: "pv.Data", race: "Race", device: str) -> None:
     """examples/vae of Pyro: 784-400-50, softplus, Adam of 1e-3, batches of 256, a sigmoid before Bernoulli."""
     torch.manual_seed(0)
-    body = nn.Sequential(nn.Linear(data.spec.features, 400), nn.Softplus())
-    encoder = Encoder(body, 400, 50).to(device)
-    decoder = nn.Sequential(nn.Linear(50, 400), nn.Softplus(), nn.Linear(400, data.spec.features)).to(device)
+    encoder = Encoder(mlp([data.spec.features, 400]), 400, 50).to(device)
+    decoder = mlp([50, 400, data.spec.features]).to(device)
 
     def model(x: Tensor) -> None:
         pyro.module("decoder", decoder)
@@ -209,11 +208,7 @@ def pythae(objective: str, data: "pv.Data", race: "Race", device: str) -> None:
     race.begin()
     for epoch in batches(data, 128, device):
         net.train()
-        for x in epoch:
-            loss = net({"data": x.view(-1, *shape)}).loss
-            optim.zero_grad()
-            loss.backward()
-            optim.step()
+        descend(lambda x: net({"data": x.view(-1, *shape)}).loss, optim, epoch)
         net.eval()
         race.epoch(lambda: latent_pair(encode, decode, latent))
 
@@ -268,7 +263,7 @@ def from_jax(params: Mapping[str, Any], features: int, latent: int, device: str)
         return layer
 
     (first, _, _, (loc, (log_scale, _))) = params["encoder$params"]
-    encoder = Encoder(nn.Sequential(linear(first), nn.Softplus()), 400, latent)
+    encoder = Encoder(linear(first), 400, latent)
     encoder.loc, encoder.log_scale = linear(loc), linear(log_scale)
     hidden, _, last = params["decoder$params"]
     decoder = nn.Sequential(linear(hidden), nn.Softplus(), linear(last))
