@@ -55,11 +55,9 @@ class Forecast:
             return f"shapes are recorded at their call {RECORDS_AT}, when it pays" if calls < RECORDS_AT else None
         if self.pays is None:
             return f"the first {SEEN} steps tell whether a recording pays"
-        return (
-            None
-            if self.planned >= min(self.pays, WORTH_COMPILING)
-            else (f"{self.planned} steps are too few to earn a recording, which pays after {self.pays}")
-        )
+        if self.planned >= min(self.pays, WORTH_COMPILING):
+            return None
+        return f"{self.planned} steps are too few to earn a recording, which pays after {self.pays}"
 
     def timed(self, step: Callable[[], T]) -> T:
         """Take an eager step, and its time."""

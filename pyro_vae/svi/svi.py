@@ -33,9 +33,9 @@ class SVI(EagerSVI):
     """Drop-in for `pyro.infer.SVI`: `step` returns the same loss, and takes a fraction of the time where
     Python is the cost.
 
-    The first call records the step (loss, gradients, optimizer) as one graph of tensor operations, checks it
-    against eager Pyro, and later calls replay it. A program that cannot be recorded soundly runs eagerly: one
-    warning names the reason.
+    When it pays, a call records the step (loss, gradients, optimizer) as one graph of tensor operations and checks it
+    against eager Pyro; later calls replay it. A program that cannot be recorded soundly runs eagerly: one warning
+    names the reason.
 
     Args:
         model: any Pyro program.
@@ -44,8 +44,8 @@ class SVI(EagerSVI):
             optimizer, which trains the parameters it was given. Learning rates may change from step to step.
         loss: a Pyro ELBO, or `loss(model, guide, *args)` that returns a scalar tensor.
         compile: "on" compiles before the first step; "recorded" replays the recorded graph and never
-            compiles; "off" runs eagerly; "auto" chooses by the number of steps only, so that a resumed run
-            takes the same path (docs/compiled.md).
+            compiles; "off" runs eagerly; "auto" records and compiles when it pays, and in a resumed run as in
+            one that was not stopped (docs/compiled.md).
         clip: largest norm of the gradient over all parameters; torch optimizers only (a Pyro optimizer has
             `clip_args`).
         steps: how many steps are planned, which "auto" goes by.
