@@ -15,6 +15,7 @@ from pyro_vae.compiled.state import (
     put_back,
     random_state,
     set_random_state,
+    surroundings,
     undisturbed,
 )
 from pyro_vae.compiled.verify import (
@@ -56,6 +57,7 @@ __all__ = [
     "resampled",
     "set_random_state",
     "signature",
+    "surroundings",
     "trace",
     "tree_leaves",
     "undisturbed",

@@ -12,7 +12,7 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.compiled import RecordingError, Watch, in_short, random_state, set_random_state, signature
+from pyro_vae.compiled import RecordingError, Watch, in_short, random_state, set_random_state, signature, surroundings
 from pyro_vae.svi.blocks import Schedule, never, take
 from pyro_vae.svi.eager import JITS, EagerSVI, InvalidData, as_tensors
 from pyro_vae.svi.exchange import Exchange
@@ -199,9 +199,10 @@ class SVI(EagerSVI):
     def _replay(self, args: Any, kwargs: Any) -> Any:
         try:
             key, tensors = signature(args, kwargs)
-            casts = [torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) for kind in ("cpu", "cuda")]
-            validate = torch.distributions.Distribution._validate_args
-            key = *key, torch.get_default_dtype(), *casts, validate
+            around = surroundings()
+            if around is None:
+                return self._step_eagerly("the step was called inside a mode of torch's", args, kwargs)
+            key = *key, *around
             graph = next((graph for graph in self._graphs.get(key, ()) if graph.valid(tensors)), None)
             name = graph.name if graph is not None else _name(key)
             calls = self._count(name)
