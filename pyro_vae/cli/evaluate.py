@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from pyro_vae.cli import catalogue
 from pyro_vae.cli.options import UsageError, add_run, add_split, parser_of, rebuild_best
 from pyro_vae.cli.terminal import say, show_figures, show_verdicts
 from pyro_vae.options import unknown
@@ -24,8 +25,11 @@ def evaluate(words: Sequence[str]) -> int:
     pair, data = rebuild_best(Run.open(args.run), args)
     split = data.choose(args.split)
     temperature = _temperature(args.temperature, pair, data)
-    if args.temperatures is not None and not any(True for _ in unnormalized(pair)):
+    lacks_constant = any(True for _ in unnormalized(pair))
+    if args.temperatures is not None and not lacks_constant:
         raise UsageError("--temperatures anneal the log Z that a model lacks, and this one lacks none; leave it out")
+    if lacks_constant and not args.json:
+        print("first log Z, which is the same for all data", file=sys.stderr)
     with at_temperature(pair, temperature or 0.0), Counter(data.size(split), "log p(x)") as counter:
         figures = evaluate(
             pair,
@@ -141,14 +145,13 @@ def diagnose(words: Sequence[str]) -> int:
 
 
 def _diagnose_arguments(words: Sequence[str]) -> Any:
-    from pyro_vae.diagnostics import BUDGETS
-
+    budgets = catalogue.budgets()
     parser = parser_of("diagnose", "Can q(z | x) be trusted, and the model? A table, report.html and posterior.nc.")
     add_run(parser)
-    parser.add_argument("--budget", type=str, default="quick", help=", ".join(BUDGETS))
+    parser.add_argument("--budget", type=str, default="quick", help=", ".join(budgets))
     add_split(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     args = parser.parse_args(words)
-    if args.budget not in BUDGETS:
-        raise UsageError(unknown("budget", args.budget, BUDGETS))
+    if args.budget not in budgets:
+        raise UsageError(unknown("budget", args.budget, budgets))
     return args

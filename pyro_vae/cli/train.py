@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
+from pyro_vae.cli import catalogue
 from pyro_vae.cli.options import (
     UsageError,
     add_data,
@@ -28,20 +29,20 @@ FIGURES = ("elbo", "reconstruction", "kl", "log_evidence", "log_evidence_stderr"
 
 def train(words: Sequence[str]) -> int:
     """Train a pair from the start: ``pyro-vae train PAIR``."""
-    from pyro_vae.training import Training
-
     name = named_pair(words)
     parser = parser_of("train", "Train a pair and show what it reaches.")
     options = add_pair(parser, name)
     add_data(parser)
     parser.add_argument("--run", type=str | None, default=None, help="folder of the run (default: runs/PAIR-DATA)")
-    parser.kinds |= kinds_of(Training)
-    parser.add_class_arguments(Training, as_group=True)
+    settings = catalogue.training()
+    parser.kinds |= kinds_of(settings)
+    parser.add_class_arguments(settings, as_group=True)
     args = parser.parse_args(words)
     from pyro_vae.program import require_sound
     from pyro_vae.runs import Run, next_folder, seeded
     from pyro_vae.training import (
         CHECKED_BATCH,
+        Training,
         check_settings,
         create_on_first_process,
         describe,
