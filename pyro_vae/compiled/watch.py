@@ -69,8 +69,7 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training", "_parameters", "_
 _OF_THE_ENGINE = ("pyro_vae.compiled.", "pyro_vae.svi.", "torch._ops")  # recordings, and torch's operations
 _OF_AN_SVI = frozenset(["model", "guide", "loss", "loss_and_grads"])  # which counts in any case
 _OF_A_SCOPE = {"params", "constraints"}  # what a scope of Pyro's store holds, which every run in it replaces
-_contents = operator.attrgetter("cell_contents")
-_code, _defaults = operator.attrgetter("__code__"), operator.attrgetter("__defaults__")
+_contents, _code, _defaults = map(operator.attrgetter, ("cell_contents", "__code__", "__defaults__"))
 LARGEST_ARRAY = 2**20  # bytes of a NumPy array that is compared by value before every step
 MOST_ENTRIES = 20_000  # of lists and sets, which are gone through before every step
 MOST_OBJECTS = 200_000
@@ -111,12 +110,17 @@ class Watch:
             self._generators.append((one, name, generator_state(one)))
         self._walk()
         self._settings()
-        self._keep_code()
+        self._parts = self._parts_now()
         self._same = Same(self._held, self._hooks)
 
-    def _keep_code(self) -> None:
-        self._contents, self._code = list(map(_contents, self._cells)), list(map(_code, self._functions))
-        self._defaults = list(map(_defaults, self._functions))
+    def _parts_now(self) -> list[tuple[str, Any, list[Any], list[Any]]]:
+        """Return what cells and functions hold: what it is, how to read it, of which objects, and what is there now."""
+        ways = (
+            ("a variable of an enclosing function", _contents, self._cells),
+            ("a function's code", _code, self._functions),
+            ("a default argument", _defaults, self._functions),
+        )
+        return [(what, read, holders, list(map(read, holders))) for what, read, holders in ways]
 
     def _walk(self) -> None:
         """Visit everything; what is visited may name more, so until nothing new is found."""
@@ -216,8 +220,8 @@ class Watch:
         kind = type(value)
         library = of_library(kind.__module__)
         if isinstance(value, pyro.infer.SVI):
-            self._partly.append((vars(value), _OF_AN_SVI))
-            self._class(kind)
+            own = [vars(one) for one in kind.__mro__ if not of_library(one.__module__)]
+            self._partly += [(vars(value), _OF_AN_SVI), *((holder, frozenset[str]()) for holder in own)]
             return
         if kind.__module__.startswith(_OF_THE_ENGINE):
             return
@@ -283,9 +287,7 @@ class Watch:
         """Return whether all is the very object that it was; what is merely equal, `changed` finds out."""
         return (
             bool(self._same)
-            and (not self._cells or all(map(operator.is_, map(_contents, self._cells), self._contents)))
-            and all(map(operator.is_, map(_code, self._functions), self._code))
-            and all(map(operator.is_, map(_defaults, self._functions), self._defaults))
+            and all(all(map(operator.is_, map(read, holders), old)) for _, read, holders, old in self._parts)
             and all(len(now) == len(old) and all(map(operator.is_, now, old)) for now, old in self._lists)
             and all(now.shape == old.shape and now.tobytes() == old.tobytes() for now, old in self._arrays)
         )
@@ -310,11 +312,9 @@ class Watch:
                     held.skipped.add(name)
                 elif _differs(old, new):
                     return str(name)
-        if any(map(_differs, self._contents, map(_contents, self._cells))):
-            return "a variable of an enclosing function"
-        for old, now in ((self._code, _code), (self._defaults, _defaults)):
-            if any(map(_differs, old, map(now, self._functions))):
-                return "a function's code or default arguments"
+        for what, read, holders, old in self._parts:
+            if any(map(_differs, old, map(read, holders))):
+                return what
         if any(len(now) != len(old) or any(map(_differs, old, now)) for now, old in self._lists):
             return "an element of a list or set"
         if any(now.shape != old.shape or now.tobytes() != old.tobytes() for now, old in self._arrays):
@@ -337,7 +337,7 @@ class Watch:
         for held in self._same.held:
             held.renew()
         self._same = Same(self._held, self._hooks)
-        self._keep_code()
+        self._parts = self._parts_now()
         self._lists = [(now, list(now)) for now, _ in self._lists]
         self._arrays = [(now, now.copy()) for now, _ in self._arrays]
 
@@ -345,7 +345,7 @@ class Watch:
         """Undo what the programs have replaced, added or drawn."""
         for held in self._same.held:
             held.put_back()
-        for cell, value in zip(self._cells, self._contents, strict=True):
+        for cell, value in zip(self._cells, self._parts[0][-1], strict=True):
             cell.cell_contents = value
         for now, old in self._lists:
             now.clear()
