@@ -1,7 +1,7 @@
 """The registry: one row a pair. What stands here is tested by every test of ``test_battery.py``."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -54,6 +54,8 @@ def batch(spec: Spec, size: int = BATCH) -> dict[str, Tensor]:
             drawn[name] = (3 * drawn[name]).abs().floor()
         if name == "x" and spec.support == "binary":
             drawn[name] = (drawn[name] > 0).double()
+        if name == "x" and spec.strokes:
+            drawn[name][:, 2::3] = (drawn[name][:, 2::3] > 0.5).double()
         if name in ("mask", "labelled", "seen"):
             drawn[name] = drawn[name] > -0.5
             drawn[name].reshape(size, -1)[:, 0] |= shape != ()  # no group without an item
@@ -103,6 +105,7 @@ ATTRIBUTES = spec(support="binary", y=(2,))
 UNSEEN = spec(seen=(FEATURES,))
 SERIES = spec(mask=(4,), sequence=(4, 4))
 NOTES = spec(support="binary", mask=(4,), sequence=(4, 4))
+STROKES = replace(spec(features=12, mask=(4,), sequence=(4, 3)), strokes=True)
 NODES = spec(support="binary", features=4, seen=(4,))
 
 ROWS: dict[str, Row] = {
@@ -178,5 +181,8 @@ ROWS: dict[str, Row] = {
         pairs.markov, {"transition": "linear", "posterior": "smoother", "latent": 3, "hidden": 8}, SERIES
     ),
     "markov-table": Row(pairs.markov, {"transition": "table", "latent": 3, "hidden": 8}, NOTES, exact=True),
+    "sequence": Row(pairs.sequence, {"latent": 3, "hidden": 8, "dropout": 0.3}, NOTES),
+    "sequence-vamp": Row(pairs.sequence, {"latent": 3, "hidden": 8, "prior": "vamp", "components": 4}, SERIES),
+    "sequence-strokes": Row(pairs.sequence, {"latent": 3, "hidden": 8, "covariance": "full"}, STROKES),
     "linear-per-feature": Row(pairs.linear, {"latent": 3, "noise": "per-feature"}, exact=True),
 }

@@ -3,13 +3,17 @@
 from pyro_vae.data.binarization import key
 from pyro_vae.data.dataset import Data, Spec, listed_classes
 from pyro_vae.data.load import load_data
+from pyro_vae.data.midi import write_midi
 from pyro_vae.data.readers import DataError, DataNote, read_idx
+from pyro_vae.data.sequences import LOWEST, PITCHES
 from pyro_vae.data.sources import DATASETS
 from pyro_vae.data.splits import SPLITS
 from pyro_vae.data.sprinkler import SPRINKLER
 
 __all__ = [
     "DATASETS",
+    "LOWEST",
+    "PITCHES",
     "SPLITS",
     "SPRINKLER",
     "Data",
@@ -20,4 +24,5 @@ __all__ = [
     "listed_classes",
     "load_data",
     "read_idx",
+    "write_midi",
 ]

@@ -10,7 +10,8 @@ from pyro_vae.distributions.counts import NegativeBinomial, Poisson
 from pyro_vae.distributions.levels import STD_OF_LOGISTIC, CategoricalLevels, DiscretizedLogistic, Levels
 from pyro_vae.distributions.rescaled import Rescaled
 from pyro_vae.distributions.splines import BOX, ConditionalSplineAutoregressive, ConditionalSplineCoupling, spline
-from pyro_vae.distributions.steps import Path, Recurrent, Steps
+from pyro_vae.distributions.steps import Following, NextStep, Path, Recurrent, Steps
+from pyro_vae.distributions.strokes import Stroke
 from pyro_vae.distributions.tilted import Tilted
 
 __all__ = [
@@ -29,10 +30,12 @@ __all__ = [
     "Copies",
     "DiscretizedLogistic",
     "Energy",
+    "Following",
     "Levels",
     "LogZ",
     "MaskedNet",
     "NegativeBinomial",
+    "NextStep",
     "NormalCDF",
     "Path",
     "Poisson",
@@ -40,6 +43,7 @@ __all__ = [
     "Rescaled",
     "Rounded",
     "Steps",
+    "Stroke",
     "Tilted",
     "anneal_energy",
     "by_feature",
