@@ -52,9 +52,9 @@ def mlp(sizes: list[int], activation: Callable[[], nn.Module] = nn.Softplus) -> 
 class Encoder(nn.Module):
     """Loc and scale by two heads, as in Pyro's VAE example."""
 
-    def __init__(self, body: nn.Module, width: int):
+    def __init__(self, body: nn.Module, width: int, latent: int = LATENT):
         super().__init__()
-        self.body, self.loc, self.log_scale = body, nn.Linear(width, LATENT), nn.Linear(width, LATENT)
+        self.body, self.loc, self.log_scale = body, nn.Linear(width, latent), nn.Linear(width, latent)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         h = F.softplus(self.body(x))

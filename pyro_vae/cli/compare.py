@@ -3,10 +3,9 @@
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from pyro_vae.cli.options import UsageError, add_runs, add_split, parser_of, rebuild_best
+from pyro_vae.cli.options import UsageError, add_runs, add_split, parser_of, rebuild_best, written_to
 from pyro_vae.cli.terminal import say, show_comparison
 
 
@@ -57,6 +56,5 @@ def _arguments(words: Sequence[str]) -> Any:
     for option in ("samples", "draws"):
         if args[option] is not None and args[option] < 1:
             raise UsageError(f"--{option} must be at least 1, got {args[option]}")
-    if Path(args.out).suffix != ".html":
-        raise UsageError(f"--out must end in .html, got {args.out}")
+    written_to(args.out, ".html")
     return args

@@ -14,6 +14,38 @@ CHOSEN_ON = 500  # data of the validation split that a temperature is chosen on
 
 def evaluate(words: Sequence[str]) -> int:
     """Print the figures of a run: ``pyro-vae evaluate RUN``."""
+    args = _evaluate_arguments(words)
+    from pyro_vae.evidence import TEMPERATURES, evaluate
+    from pyro_vae.posterior import at_temperature
+    from pyro_vae.program import unnormalized
+    from pyro_vae.runs import Run
+    from pyro_vae.training import Counter
+
+    pair, data = rebuild_best(Run.open(args.run), args)
+    split = data.choose(args.split)
+    temperature = _temperature(args.temperature, pair, data)
+    if args.temperatures is not None and not any(True for _ in unnormalized(pair)):
+        raise UsageError("--temperatures anneal the log Z that a model lacks, and this one lacks none; leave it out")
+    with at_temperature(pair, temperature or 0.0), Counter(data.size(split), "log p(x)") as counter:
+        figures = evaluate(
+            pair,
+            data,
+            split=split,
+            num_samples=args.samples,
+            proposal=args.proposal,
+            temperatures=TEMPERATURES if args.temperatures is None else args.temperatures,
+            progress=counter.add,
+        )
+    if args.json:
+        print(json.dumps(figures.to_dict() | ({} if temperature is None else {"temperature": temperature})))
+    else:
+        show_figures(figures, pair, data)
+        if temperature is not None:
+            say(f"Codes were drawn at temperature {temperature:.3g}; training takes the nearest, temperature 0.")
+    return 0
+
+
+def _evaluate_arguments(words: Sequence[str]) -> Any:
     parser = parser_of("evaluate", "ELBO by site, importance-weighted log p(x) and more, in nats per datum.")
     add_run(parser)
     parser.add_argument("--samples", type=int | None, default=None, help="draws for each datum (5000; fewer of chains)")
@@ -45,34 +77,7 @@ def evaluate(words: Sequence[str]) -> int:
         raise UsageError(f"--samples must be at least 1, got {args.samples}")
     if args.proposal not in (known := ("refined", "guide", "filter")):
         raise UsageError(unknown("proposal", args.proposal, known))
-    from pyro_vae.evidence import TEMPERATURES, evaluate
-    from pyro_vae.posterior import at_temperature
-    from pyro_vae.program import unnormalized
-    from pyro_vae.runs import Run
-    from pyro_vae.training import Counter
-
-    pair, data = rebuild_best(Run.open(args.run), args)
-    split = data.choose(args.split)
-    temperature = _temperature(args.temperature, pair, data)
-    if args.temperatures is not None and not any(True for _ in unnormalized(pair)):
-        raise UsageError("--temperatures anneal the log Z that a model lacks, and this one lacks none; leave it out")
-    with at_temperature(pair, temperature or 0.0), Counter(data.size(split), "log p(x)") as counter:
-        figures = evaluate(
-            pair,
-            data,
-            split=split,
-            num_samples=args.samples,
-            proposal=args.proposal,
-            temperatures=TEMPERATURES if args.temperatures is None else args.temperatures,
-            progress=counter.add,
-        )
-    if args.json:
-        print(json.dumps(figures.to_dict() | ({} if temperature is None else {"temperature": temperature})))
-    else:
-        show_figures(figures, pair, data)
-        if temperature is not None:
-            say(f"Codes were drawn at temperature {temperature:.3g}; training takes the nearest, temperature 0.")
-    return 0
+    return args
 
 
 def _temperature(asked: str | None, pair: Any, data: Any) -> float | None:

@@ -21,6 +21,7 @@ from pyro_vae.cli.options import (
     parser_of,
     positionals,
     rebuild_best,
+    written_to,
 )
 from pyro_vae.cli.terminal import say, visible
 from pyro_vae.options import unknown
@@ -105,9 +106,7 @@ def draw(words: Sequence[str]) -> int:
     from pyro_vae.runs import Run, figures_in
 
     run = Run.open(args.run)
-    out = Path(args.out) if args.out else figures_in(run.folder) / f"{args.what}.png"
-    if out.suffix not in (".png", ".svg", ".pdf"):
-        raise UsageError(f"--out must end in .png, .svg or .pdf, got {out}")
+    out = written_to(args.out or figures_in(run.folder) / f"{args.what}.png", ".png", ".svg", ".pdf")
     given: tuple[Any, ...]
     if what == "rate-distortion":
         given = ([_rate(Run.open(folder), args) for folder in (args.run, *args.others)],)
@@ -174,9 +173,7 @@ def explore(words: Sequence[str]) -> int:
     from pyro_vae.runs import Run
 
     run = Run.open(args.run)
-    out = Path(args.out) if args.out else run.folder / "explorer.html"
-    if out.suffix != ".html":
-        raise UsageError(f"--out must end in .html, got {out}")
+    out = written_to(args.out or run.folder / "explorer.html", ".html")
     pair, data = rebuild_best(run, args)
     explore(pair, out, data, count=args.count, split=args.split, seed=args.seed)
     say(json.dumps({"explorer": str(out)}) if args.json else f"{out}: open it in a browser; it needs no other file")
@@ -199,9 +196,7 @@ def encode(words: Sequence[str]) -> int:
     from pyro_vae.training import Counter
 
     run = Run.open(args.run)
-    out = Path(args.out) if args.out else run.folder / "codes.npz"
-    if out.suffix != ".npz":
-        raise UsageError(f"--out must end in .npz, got {out}")
+    out = written_to(args.out or run.folder / "codes.npz", ".npz")
     pair, data = rebuild_best(run, args)
     total = sum(map(data.size, SPLITS))
     with Counter(total, "codes") as counter:

@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from pyro_vae.options import accept, kinds_of, plain, registries, shown, suggestion
@@ -172,6 +173,19 @@ def rebuild_best(run: Any, args: Any) -> tuple[Any, Any]:
     note_other_data(run, data)
     pair.load_state_dict(run.load_best()["parameters"])
     return pair, data
+
+
+def written_to(asked: Path | str, *endings: str) -> Path:
+    """Return the file that ``--out`` names.
+
+    Raises:
+        UsageError: its name ends in none of these.
+    """
+    out = Path(asked)
+    if out.suffix not in endings:
+        *others, last = endings
+        raise UsageError(f"--out must end in {', '.join(others) + ' or ' if others else ''}{last}, got {out}")
+    return out
 
 
 def as_usage_error(make: Callable[[], Any]) -> Any:

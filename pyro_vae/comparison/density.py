@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pyro_vae.comparison.entries import Entry
-from pyro_vae.evidence import Figures, evaluate, latent_sites, quick_samples
+from pyro_vae.evidence import Figures, bits_per_dimension, evaluate, latent_sites, quick_samples
 from pyro_vae.program import PairError, declared
 
 Kind = Literal["exact", "importance-weighted", "ELBO", "annealed", "none"]
@@ -25,7 +25,7 @@ class Density:
         upper: what it is at most, likewise.
         stderr: Monte Carlo standard error, where the value can be believed.
         khat_share: share of data with k-hat above 0.7, of importance weights.
-        bits_per_dim: -value / (features log 2), of probabilities of all of x alone.
+        bits_per_dimension: -value / (features log 2), of probabilities of all of x alone.
         is_density: of real values, whose logarithm may be positive and depends on their unit.
         words: the figure as tables show it.
         why: the reason, where there is none.
@@ -39,7 +39,7 @@ class Density:
     upper: float | None = None
     stderr: float | None = None
     khat_share: float | None = None
-    bits_per_dim: float | None = None
+    bits_per_dimension: float | None = None
     is_density: bool | None = None
     why: str = ""
     num_samples: int | None = None  # draws per datum that it rests on
@@ -47,10 +47,10 @@ class Density:
     @property
     def bits(self) -> str:
         """Bits per dimension in words: a bound on log p(x) from below is one from above on them."""
-        if self.bits_per_dim is None:
+        if self.bits_per_dimension is None:
             return "-"
         sign = "" if self.stderr is not None else ">= " if self.kind == "annealed" else "<= "
-        return f"{sign}{self.bits_per_dim:.3f}"
+        return f"{sign}{self.bits_per_dimension:.3f}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON holds them."""
@@ -86,12 +86,14 @@ def density_of(figures: Figures | str, features: int) -> Density:
             return Density(**known, kind="none", words="none", why=why)
         words = f"{meaning.evidence} >= {figures.elbo:.1f} (ELBO)"
         bits = _bits(figures.elbo, figures, features)
-        return Density(**known, kind="ELBO", words=words, value=figures.elbo, lower=figures.elbo, bits_per_dim=bits)
+        return Density(
+            **known, kind="ELBO", words=words, value=figures.elbo, lower=figures.elbo, bits_per_dimension=bits
+        )
     value, said = figures.log_evidence, figures.evidence
     known |= {
         "value": value,
         "words": f"{meaning.evidence} {said if said[:2] in ('>=', '<=') else f'= {said}'}",
-        "bits_per_dim": _bits(value, figures, features),
+        "bits_per_dimension": _bits(value, figures, features),
         "num_samples": None if figures.proposal == "exact" or figures.log_z else figures.samples,
     }
     if figures.proposal == "exact":
@@ -112,4 +114,4 @@ def _bits(value: float, figures: Figures, features: int) -> float | None:
     meaning = figures.meaning
     if meaning.is_density or not meaning.whole or not math.isfinite(value):
         return None
-    return -value / (features * math.log(2))
+    return bits_per_dimension(value, features)

@@ -77,8 +77,8 @@ def _percent(share: float | None) -> str:
 def seconds(value: float | None) -> str:
     """Return seconds as tables show them.
 
-    >>> [seconds(value) for value in (None, 754.0, 12.34, 0.0123, 0.0000045)]
-    ['-', '754 s', '12.3 s', '12.3 ms', '4.5 us']
+    >>> seconds(None), seconds(754.0), seconds(12.34), seconds(0.0123), seconds(0.0000045)
+    ('-', '754 s', '12.3 s', '12.3 ms', '4.5 us')
     """
     if value is None:
         return "-"

@@ -188,11 +188,9 @@ def collect(
     log_z: LogZ | None = None,
 ) -> Figures:
     """Join what was computed into one record of figures."""
-    means = {name: mean for name, mean in means.items() if name in meaning.real}
-    drawless = evidence is not None and meaning.exact
-    exact = drawless and log_z is None
+    active, latent = _counted(meaning, means)
+    exact = (drawless := evidence is not None and meaning.exact) and log_z is None
     error = None if evidence is None else 0.0 if exact else evidence.mean_stderr
-    unknown = evidence is None or bool(evidence.khat.isnan().all())
     return Figures(
         split=split,
         num_data=num_data,
@@ -202,12 +200,12 @@ def collect(
         kl=table.kl,
         sites=table.sites,
         rms_error=rms_error,
-        active_units=None if meaning.shared or len(meaning.latent) > FEW else sum(active_units(means).values()),
-        latent=None if meaning.shared or len(meaning.latent) > FEW else sum(mean.shape[1] for mean in means.values()),
+        active_units=active,
+        latent=latent,
         log_evidence=None if evidence is None else evidence.mean,
         log_evidence_stderr=log_z.stderr if log_z else error,
         ess=None if evidence is None or drawless else evidence.ess.median().item(),
-        khat_share=0.0 if exact else None if unknown else evidence.khat_share,  # type: ignore[union-attr]
+        khat_share=0.0 if exact else _known_share(evidence),
         proposal=None if evidence is None else "annealed" if log_z else "exact" if exact else evidence.proposal,
         meaning=meaning,
         steps=steps,
@@ -215,6 +213,21 @@ def collect(
         codes=codes or None,
         log_z=log_z,
     )
+
+
+def _counted(meaning: Meaning, means: Mapping[str, torch.Tensor]) -> tuple[int | None, int | None]:
+    """Return how many real latent dimensions are active, and how many there are; None where they
+    are not counted.
+    """
+    if meaning.shared or len(meaning.latent) > FEW:
+        return None, None
+    real = {name: mean for name, mean in means.items() if name in meaning.real}
+    return sum(active_units(real).values()), sum(mean.shape[1] for mean in real.values())
+
+
+def _known_share(evidence: Evidence | None) -> float | None:
+    """Return the share of data with k-hat above 0.7; None where none is known."""
+    return None if evidence is None or evidence.khat.isnan().all() else evidence.khat_share
 
 
 def quick_samples(num_data: int, sites: int = 1) -> int:

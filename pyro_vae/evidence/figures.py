@@ -81,7 +81,7 @@ class Figures:
         """Bits that a feature of x costs, by ``best``: of grey levels, whose probabilities compare
         between models; else None.
         """
-        return None if self.dimensions is None else -self.best[1] / self.dimensions / math.log(2)
+        return None if self.dimensions is None else bits_per_dimension(self.best[1], self.dimensions)
 
     @property
     def evidence(self) -> str:
@@ -100,6 +100,11 @@ class Row(NamedTuple):
     value: str
     baseline: str  # what PCA reaches, or "-"
     doubtful: bool
+
+
+def bits_per_dimension(log_probability: float, features: int) -> float:
+    """Return the bits that each of ``features`` costs, given log P(x) in nats per datum."""
+    return -log_probability / (features * math.log(2))
 
 
 def believable(khat_share: float | None) -> bool:

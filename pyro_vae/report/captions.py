@@ -24,6 +24,7 @@ GOOD = {
     "code-map": "Which code stands where: good maps repeat codes where the data repeat.",
     "rolls": "Good draws cannot be told from the sequences above them.",
     "states": "Good states follow the true ones up to a linear map.",
+    "through-noise": "From one datum to another by way of their noise: good paths stay among data.",
     "filters": "Good filters look like strokes or parts; those that look like noise answer to nothing.",
     "chains": "Good chains move from one kind of data to another; those that stay have not mixed.",
     "bracket": "The two curves enclose log Z: good ones meet.",

@@ -69,7 +69,7 @@ def test_every_kind_of_figure_has_its_column(comparison, runs, data):
     figures = evaluate(runs[1].pair, data)
     assert exact.value == pytest.approx(figures.log_evidence)
     assert exact.words == f"log p(x) = {exact.value:.2f} (exact)"
-    assert exact.bits_per_dim == pytest.approx(-exact.value / 36 / math.log(2))
+    assert exact.bits_per_dimension == pytest.approx(-exact.value / 36 / math.log(2))
     weighted = comparison["a"].density
     assert weighted.kind == "importance-weighted"
     assert weighted.khat_share is not None
@@ -124,7 +124,7 @@ def test_figures_that_are_no_likelihood_are_never_shown_as_one(runs, data):
     assert mode.words == f"log p(x) >= {figures.elbo:.1f} (ELBO)"
     for change in ({"points": ("z",)}, {"shared": ("z",)}, {"normalised": False}):
         found = density_of(replace(none, meaning=replace(figures.meaning, **change)), 36)
-        assert (found.kind, found.value, found.bits_per_dim, found.words, found.bits) == (
+        assert (found.kind, found.value, found.bits_per_dimension, found.words, found.bits) == (
             "none",
             None,
             None,
@@ -284,7 +284,7 @@ def test_codes_that_are_told_the_label_are_not_asked_for_it(data, runs):
     assert row.representation is None
     assert "is given the label" in row.left_out["representation"]
     assert row.density.quantity == "log p(x | y)"
-    assert row.density.bits_per_dim is None
+    assert row.density.bits_per_dimension is None
     assert row.sampling.samples == 90
 
 

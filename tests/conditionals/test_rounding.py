@@ -94,8 +94,8 @@ def test_a_dequantized_normal_is_a_difference_of_phis(pushed: bool) -> None:
     normal = dist.Normal(torch.tensor([loc], dtype=F64), torch.tensor([scale], dtype=F64)).to_event(1)
     pair = pair_of(CellsPrior(Of(normal), levels) if pushed else Of(normal), 1, levels)
     edges = norm.ppf(np.arange(levels + 1) / levels) if pushed else np.arange(levels + 1.0)
+    edges[[0, -1]] = -np.inf, np.inf  # what lies beyond the line's ends is rounded to these
     mass = np.diff(norm.cdf(edges, loc, scale))
-    assert mass.sum() == pytest.approx(1.0 if pushed else norm.cdf(levels, loc, scale) - norm.cdf(0, loc, scale))
 
     def density(z: float) -> float:
         return norm.logpdf(norm.ppf(z / levels), loc, scale) - norm.logpdf(norm.ppf(z / levels)) - math.log(levels)
