@@ -125,8 +125,9 @@ def log_evidence(
             refined: with more than eight latent sites or 256 dimensions, discrete latents that
             the guide draws, auxiliary sites, angles, or programs that take no particles. "filter"
             weighs a path of states step by step, by `FILTERS` particle filters that share the
-            draws (see ``pyro_vae.evidence.particle_filter``); so does "refined" where the weights
-            of whole paths spread. ``Evidence.proposal`` says which was used.
+            draws (see ``pyro_vae.evidence.particle_filter``). Of paths "refined" is "filter" where
+            the weights of whole paths spread, else "guide". ``Evidence.proposal`` says which was
+            used.
         seed: of the draws; the global random state is left as it was.
         compile: "auto" compiles where there are enough chunks to pay for it; "on" always does,
             "off" never. The draws are the same, and the figures agree to rounding.
@@ -218,30 +219,32 @@ class _Known(NamedTuple):
     stacks: bool  # they take particles
     points: bool  # the guide has some
     drawn: int  # sites that are not summed over
-    spread: bool  # they are one path of states, whose weights spread
+    refined: Proposal  # what stands for "refined": a filter, or the guide, where they are one path of states
 
 
 def _look(pair: Pair, batch: Batch) -> _Known:
     nesting = plate_nesting(pair, batch)
     kinds = _kinds(pair, batch, nesting)
-    spread = kinds[1] == 1 and follows_path(pair, batch) and _spread(pair, batch, nesting)
-    return _Known(nesting, takes_particles(pair, batch, nesting), *kinds, spread)
+    path = kinds[1] == 1 and follows_path(pair, batch)
+    refined = _for_paths(pair, batch, nesting) if path else "refined"
+    return _Known(nesting, takes_particles(pair, batch, nesting), *kinds, refined)
 
 
-def _spread(pair: Pair, batch: Batch, nesting: int) -> bool:
+def _for_paths(pair: Pair, batch: Batch, nesting: int) -> Proposal:
     with torch.random.fork_rng():
         log_w = torch.cat([weigh(pair, batch, None, nesting) for _ in range(MIN_TOGETHER)])
-    return log_w.double().var(0).median().item() > SPREAD
+    return "filter" if log_w.double().var(0).median().item() > SPREAD else "guide"
 
 
 def _estimate(
     pair: Pair, known: _Known, chunks: Chunks, batch: Batch, num_samples: int, proposal: Proposal, rows: int
 ) -> Evidence:
-    nesting, stacks, points, drawn, spread = known
+    nesting, stacks, points, drawn, instead = known
+    proposal = instead if proposal == "refined" else proposal
     together = max(1, rows // size_of(batch)) if stacks else None
     if not drawn:
         return _exact(weigh(pair, batch, None, nesting).double()[0], num_samples)
-    if proposal == "filter" or (proposal == "refined" and spread):
+    if proposal == "filter":
         return _by_filters(pair, batch, num_samples, nesting)
     refined = proposal == "refined" and together and not points and drawn <= FEW
     space = refinable(pair, batch, nesting) if refined else None
