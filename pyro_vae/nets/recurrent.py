@@ -31,19 +31,26 @@ def scan(gate: Tensor, update: Tensor, *, backward: bool = False) -> Tensor:
     return _scan(gate, update, backward)
 
 
-@torch.library.custom_op("pyro_vae::scan", mutates_args=())
 def _scan(gate: Tensor, update: Tensor, backward: bool) -> Tensor:
+    return torch.ops.pyro_vae.scan(gate, update, backward)
+
+
+# not `torch.library.custom_op`, whose first call imports torch's compiler, for seconds
+torch.library.define("pyro_vae::scan", "(Tensor gate, Tensor update, bool backward) -> Tensor")
+
+
+@torch.library.impl("pyro_vae::scan", "CompositeExplicitAutograd")
+def _states(gate: Tensor, update: Tensor, backward: bool) -> Tensor:
     states = torch.empty_like(update, memory_format=torch.contiguous_format)
-    steps = update.shape[-2]
-    order = list(range(steps))[:: -1 if backward else 1]
-    if steps:
-        states[..., order[0], :] = update[..., order[0], :]
-    for before, t in pairwise(order):
-        torch.addcmul(update[..., t, :], gate[..., t, :], states[..., before, :], out=states[..., t, :])
+    kept, added, into = (each.unbind(-2)[:: -1 if backward else 1] for each in (gate, update, states))
+    for first, start in zip(into[:1], added[:1], strict=True):
+        first.copy_(start)
+    for before, t in pairwise(range(len(into))):
+        torch.addcmul(added[t], kept[t], into[before], out=into[t])
     return states
 
 
-@_scan.register_fake
+@torch.library.register_fake("pyro_vae::scan")
 def _(gate: Tensor, update: Tensor, backward: bool) -> Tensor:
     return torch.empty_like(update, memory_format=torch.contiguous_format)
 
@@ -61,7 +68,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
     return by_update * F.pad(states, earlier), by_update, None
 
 
-_scan.register_autograd(_gradients, setup_context=_keep)
+torch.library.register_autograd("pyro_vae::scan", _gradients, setup_context=_keep)
 
 
 class GatedScan(nn.Module):
