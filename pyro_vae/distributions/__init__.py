@@ -8,6 +8,7 @@ from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_vae.distributions.copies import IMPOSSIBLE, Copies
 from pyro_vae.distributions.counts import NegativeBinomial, Poisson
 from pyro_vae.distributions.levels import STD_OF_LOGISTIC, CategoricalLevels, DiscretizedLogistic, Levels
+from pyro_vae.distributions.linear_paths import LinearPath
 from pyro_vae.distributions.rescaled import Rescaled
 from pyro_vae.distributions.splines import BOX, ConditionalSplineAutoregressive, ConditionalSplineCoupling, spline
 from pyro_vae.distributions.steps import Following, NextStep, Path, Recurrent, Steps
@@ -32,6 +33,7 @@ __all__ = [
     "Energy",
     "Following",
     "Levels",
+    "LinearPath",
     "LogZ",
     "MaskedNet",
     "NegativeBinomial",
