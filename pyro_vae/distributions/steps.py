@@ -175,24 +175,14 @@ class Following(_Sequence):
 
     def sample(self, sample_shape: Any = NOTHING) -> Tensor:
         """Return draws, ``sample_shape + batch_shape + event_shape``, a step after the other."""
-        return self._step_by_step(lambda one: one.sample(), sample_shape)
-
-    @property
-    def likeliest_steps(self) -> Tensor:
-        """Each step the likeliest after those before it, ``batch_shape + event_shape``: what to show
-        in place of a mean. As a whole there may be likelier sequences.
-        """
-        return self._step_by_step(_likeliest, ())
-
-    def _step_by_step(self, choose: Callable[[Any], Tensor], sample_shape: Any) -> Tensor:
         context = self.context.expand(*sample_shape, *self.batch_shape, -1)
-        chosen: list[Tensor] = []
+        drawn: list[Tensor] = []
         state = None
         with torch.no_grad():
             for t in range(self.steps):
-                said, state = self.net.step(chosen[-1] if t else None, context, state)
-                chosen.append(choose(self.head(said)))
-            return torch.where(self.there.unsqueeze(-1), torch.stack(chosen, -2), 0.0).flatten(-2)
+                said, state = self.net.step(drawn[-1] if t else None, context, state)
+                drawn.append(self.head(said).sample())
+            return torch.where(self.there.unsqueeze(-1), torch.stack(drawn, -2), 0.0).flatten(-2)
 
 
 class Path(_Sequence):
@@ -311,16 +301,6 @@ class Recurrent(_Sequence):
         """Return draws, without gradients."""
         with torch.no_grad():
             return self.rsample(sample_shape)
-
-
-def _likeliest(one: Any) -> Tensor:
-    """Return the mode of a distribution, else its mean, else a draw."""
-    for name in ("mode", "mean"):
-        try:
-            return getattr(one, name).nan_to_num(0.0)  # a Bernoulli of probability 1/2 has none
-        except NotImplementedError:
-            continue
-    return one.sample()
 
 
 def _normal(loc: Tensor, scale: Tensor) -> Any:

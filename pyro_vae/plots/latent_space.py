@@ -3,6 +3,8 @@
 See ``pyro_vae.plots``.
 """
 
+from collections.abc import Mapping
+
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -117,7 +119,7 @@ def interpolation(
     rows = []
     for path in (line, arc):
         values = {name: path(z[0], z[1], t) for name, z in codes.items()}
-        rows.append(torch.cat([ends["x"][:1], mean_of_x(decode(pair, batch, values, seed=seed)), ends["x"][1:]]))
+        rows.append(torch.cat([ends["x"][:1], _decoded(pair, batch, values, seed), ends["x"][1:]]))
     if midi is not None:
         write_midi([roll.unflatten(-1, data.spec.sequence).numpy() > 0.5 for roll in rows[0]], midi)  # type: ignore[arg-type]
     ticks = ["data", *numbers(t[:, 0]), "data"]
@@ -173,7 +175,7 @@ def traversal(
         values = {name: z.repeat(steps, 1) for name, z in code.items() if name not in below and z.dim() == 2}
         mean, deviation = spread[site]
         values[site][:, j] = mean[j] + deviation[j] * line
-        rows.append(mean_of_x(decode(pair, batch, values, seed=seed)))
+        rows.append(_decoded(pair, batch, values, seed))
         labels.append(f"{site}[{j}]\n{worth:.2f} {unit}")
     return sheet(
         torch.stack(rows),
@@ -183,6 +185,17 @@ def traversal(
         columns=numbers(line),
         xlabel="the dimension that moves, in sd of p(z)",
     )
+
+
+def _decoded(pair: Pair, batch: Batch, values: Mapping[str, Tensor], seed: int) -> Tensor:
+    """Return what is shown of p(x | z), ``(rows, features)``: means, or draws by the same random
+    numbers in every row, so that rows differ by z alone.
+    """
+    if shown(pair, batch) == "mean of":
+        return mean_of_x(decode(pair, batch, values, seed=seed))
+    rows = (slice(i, i + 1) for i in range(len(batch["x"])))
+    each = (({k: f[row] for k, f in batch.items()}, {k: z[row] for k, z in values.items()}) for row in rows)
+    return torch.cat([mean_of_x(decode(pair, *one, seed=seed)) for one in each])
 
 
 def _roots(pair: Pair, batch: Batch) -> dict[str, int]:

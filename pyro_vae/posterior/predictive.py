@@ -7,7 +7,6 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_vae.distributions import Following
 from pyro_vae.program import Batch, Pair, PairError, evaluation, innermost, is_data, is_latent, uncondition
 
 
@@ -29,13 +28,9 @@ def reconstruct(pair: Pair, batch: Batch, *, seed: int = 0, draw: bool = True) -
 
 
 def shown(pair: Pair, batch: Batch) -> str:
-    """Return what pictures show of p(x | z): "mean of", or without a mean "likeliest steps of" or
-    "draw from".
-    """
+    """Return what pictures show of p(x | z): "mean of", or "draw from" where it has no mean."""
     fn, _ = distribution_of_x(pair, batch)
-    if fn is None or _has_mean(fn):
-        return "mean of"
-    return "likeliest steps of" if isinstance(innermost(fn), Following) else "draw from"
+    return "mean of" if fn is None or _has_mean(fn) else "draw from"
 
 
 def distribution_of_x(pair: Pair, batch: Batch, *, seed: int = 0) -> tuple[Any, Tensor]:
@@ -98,15 +93,11 @@ class AtMean(Messenger):
 
 
 def mean_of(site: Any) -> Tensor:
-    """Return the mean of a site's distribution, or what stands for it; never the observed value."""
+    """Return the mean of a site's distribution, or a draw; never the observed value."""
     try:
         value = site["fn"].mean
     except NotImplementedError:
-        inner = innermost(site["fn"])
-        if isinstance(inner, Following):
-            value = inner.likeliest_steps
-        else:
-            value = site["fn"].sample() if site["is_observed"] else site["value"]
+        value = site["fn"].sample() if site["is_observed"] else site["value"]
     return row_per_datum(site, value)
 
 
