@@ -98,6 +98,15 @@ def test_a_trained_pair_is_used_as_told(tmp_path, monkeypatch):
     assert torch.allclose(names["exported"].module()(names["z"]), names["fitted"].decode(names["z"]), atol=1e-6)
 
 
+def test_training_is_set_up_as_told():
+    names: dict = {}
+    for code in code_of("howto/set-up-training.md"):
+        small = code.replace("epochs=20", "epochs=1, compile='off'").replace("latent=8", "latent=2, hidden=[8]")
+        exec(small.replace("latent=size", "latent=size, hidden=[8]"), names)
+    assert names["fitted"].training.ema == 0.999
+    assert set(names["reached"]) == {2, 5, 10, 20}
+
+
 def test_runs_are_compared_as_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = pv.load_data("digits", binarize="static")

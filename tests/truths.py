@@ -17,13 +17,13 @@ import pyro_vae as pv
 from pyro_vae.conditionals import (
     MLP,
     Bernoulli,
-    Chain,
     Conditional,
     EachStep,
     LinearEmission,
     LinearMove,
     LinearSmoother,
     Normal,
+    PathPrior,
     StandardNormal,
     TableMove,
     TableSmoother,
@@ -176,7 +176,7 @@ def state_space() -> pv.Pair:
         emission.raw_scale.copy_(from_scale(torch.tensor([R**0.5], dtype=torch.float64)))
         move.raw_scale.copy_(from_scale(torch.tensor([Q**0.5], dtype=torch.float64)))
         move.matrix.fill_(A)
-    model = MarkovModel(1, Chain(move), EachStep(emission, 1)).double()
+    model = MarkovModel(1, PathPrior(move), EachStep(emission, 1)).double()
     return pv.Pair(model, MarkovGuide(1, LinearSmoother(move, emission)))
 
 
@@ -203,5 +203,5 @@ def hidden_markov() -> pv.Pair:
     with torch.no_grad():
         move.first_logits.copy_(torch.tensor([0.6, 0.4], dtype=torch.float64).log())
         move.logits.copy_(torch.tensor([[0.7, 0.3], [0.4, 0.6]], dtype=torch.float64).log())
-    model = MarkovModel(3, Chain(move), EachStep(Seen(), 2)).double()
+    model = MarkovModel(3, PathPrior(move), EachStep(Seen(), 2)).double()
     return pv.Pair(model, MarkovGuide(3, TableSmoother(move, model.emission.one)))

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from pyro_vae.cli import catalogue
 from pyro_vae.cli.options import UsageError, add_run, add_split, parser_of, rebuild_best
 from pyro_vae.cli.terminal import say, show_figures, show_verdicts
 from pyro_vae.options import unknown
@@ -24,8 +25,11 @@ def evaluate(words: Sequence[str]) -> int:
     pair, data = rebuild_best(Run.open(args.run), args)
     split = data.choose(args.split)
     temperature = _temperature(args.temperature, pair, data)
-    if args.temperatures is not None and not any(True for _ in unnormalized(pair)):
+    lacks_constant = any(True for _ in unnormalized(pair))
+    if args.temperatures is not None and not lacks_constant:
         raise UsageError("--temperatures anneal the log Z that a model lacks, and this one lacks none; leave it out")
+    if lacks_constant and not args.json:
+        print("first log Z, which is the same for all data", file=sys.stderr)
     with at_temperature(pair, temperature or 0.0), Counter(data.size(split), "log p(x)") as counter:
         figures = evaluate(
             pair,
@@ -115,6 +119,7 @@ def diagnose(words: Sequence[str]) -> int:
     from pyro_vae.program import PairError
     from pyro_vae.report import write_run_report
     from pyro_vae.runs import Run
+    from pyro_vae.training import Training
 
     run = Run.open(args.run)
     pair, data = rebuild_best(run, args)
@@ -126,7 +131,8 @@ def diagnose(words: Sequence[str]) -> int:
     def show(name: str, number: int, total: int) -> None:
         say(f"  {number + 1}/{total} {name}", sys.stderr)
 
-    result = diagnose(pair, data, budget=args.budget, split=split, seed=args.seed, progress=show)
+    dream = Training.read(run.config["training"]).dream
+    result = diagnose(pair, data, budget=args.budget, split=split, seed=args.seed, dream=dream, progress=show)
     try:
         result.tree = to_datatree(pair, data.batch(split, 20), num_samples=200, seed=args.seed, run_folder=run)
     except PairError as error:
@@ -145,14 +151,13 @@ def diagnose(words: Sequence[str]) -> int:
 
 
 def _diagnose_arguments(words: Sequence[str]) -> Any:
-    from pyro_vae.diagnostics import BUDGETS
-
+    budgets = catalogue.budgets()
     parser = parser_of("diagnose", "Can q(z | x) be trusted, and the model? A table, report.html and posterior.nc.")
     add_run(parser)
-    parser.add_argument("--budget", type=str, default="quick", help=", ".join(BUDGETS))
+    parser.add_argument("--budget", type=str, default="quick", help=", ".join(budgets))
     add_split(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     args = parser.parse_args(words)
-    if args.budget not in BUDGETS:
-        raise UsageError(unknown("budget", args.budget, BUDGETS))
+    if args.budget not in budgets:
+        raise UsageError(unknown("budget", args.budget, budgets))
     return args

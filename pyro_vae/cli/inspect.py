@@ -99,10 +99,9 @@ def check(words: Sequence[str]) -> int:
 
 def draw(words: Sequence[str]) -> int:
     """Draw a picture of a run: ``pyro-vae draw RUN WHAT``."""
-    from pyro_vae.plots import OF_HISTORY, PICTURES
-
     what = dict(enumerate(positionals(words))).get(1, "")
     args, options = _draw_arguments(words, what)
+    from pyro_vae.plots import OF_HISTORY, PICTURES
     from pyro_vae.runs import Run, figures_in
 
     run = Run.open(args.run)
@@ -119,23 +118,22 @@ def draw(words: Sequence[str]) -> int:
 
 def _draw_arguments(words: Sequence[str], what: str) -> tuple[Any, list[str]]:
     """Return the arguments, and which of them the picture ``what`` takes as options."""
-    from pyro_vae.plots import PICTURES
-
+    pictures = catalogue.pictures()
     parser = parser_of("draw", "Draw a picture of a trained pair.")
     add_run(parser)
-    parser.add_argument("what", type=str, help=", ".join(PICTURES))
+    parser.add_argument("what", type=str, help=", ".join(pictures))
     parser.add_argument(
         "--out", type=str | None, default=None, help=".png, .svg or .pdf (default: RUN/figures/WHAT.png)"
     )
     options = []
-    if what in PICTURES:
+    if what in pictures:
         options = parser.add_function_arguments(
-            PICTURES[what], skip={"pair", "data", "history", "points"}, as_group=True
+            catalogue.picture(what), skip={"pair", "data", "history", "points", "ax"}, as_group=True
         )
     if what == "rate-distortion":
         parser.add_argument("--others", type=list[str], default=[], help="further runs: '[runs/a, runs/b]'")
-    elif what and what not in PICTURES:
-        raise UsageError(unknown("picture", what, PICTURES))
+    elif what and what not in pictures:
+        raise UsageError(unknown("picture", what, pictures))
     return parser.parse_args(words), options
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pyro_vae.cli import catalogue
 from pyro_vae.options import accept, kinds_of, plain, registries, shown, suggestion
 
 SPLITS = ("train", "valid", "test")
@@ -88,10 +89,8 @@ def load(args: Any) -> Any:
 
 def add_pair(parser: Any, name: str) -> list[str]:
     """Add the pair and its options; return the names of the options."""
-    from pyro_vae.pairs import find
-
     parser.add_argument("pair", nargs="?", default="latent", help="a name from `pyro-vae list`, or file.py:function")
-    build = find(name)
+    build = catalogue.builder(name) or _find(name)
     description = next(iter(inspect.signature(build).parameters), None)  # the description of the data is not an option
     parser.kinds |= kinds_of(build)
     parser.epilog = "\n\n".join(
@@ -101,11 +100,15 @@ def add_pair(parser: Any, name: str) -> list[str]:
     return parser.add_function_arguments(shown(build), skip={description}, as_group=True, fail_untyped=False)
 
 
-def build_pair(args: Any, name: str, options: Iterable[str], spec: Any) -> Any:
-    """Return the pair ``name`` for the data, with the options given."""
+def _find(name: str) -> Callable[..., Any]:
     from pyro_vae.pairs import find
 
-    return as_usage_error(lambda: find(name)(spec, **{option: args[option] for option in options}))
+    return find(name)
+
+
+def build_pair(args: Any, name: str, options: Iterable[str], spec: Any) -> Any:
+    """Return the pair ``name`` for the data, with the options given."""
+    return as_usage_error(lambda: _find(name)(spec, **{option: args[option] for option in options}))
 
 
 def named_pair(words: Sequence[str]) -> str:

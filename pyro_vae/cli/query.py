@@ -45,19 +45,19 @@ def query(words: Sequence[str]) -> int:
 
 
 def _of_run(parser: Any, words: Sequence[str]) -> tuple[Any, Any, Any]:
-    from pyro_vae.runs import Run
-
     add_run(parser)
     args = _asked(parser, words)
+    from pyro_vae.runs import Run
+
     return *rebuild_best(Run.open(args.run), args), args
 
 
 def _of_pair(parser: Any, words: Sequence[str], name: str) -> tuple[Any, Any, Any]:
-    from pyro_vae.runs import seeded
-
     options = add_pair(parser, name)
     add_data(parser)
     args = _asked(parser, words)
+    from pyro_vae.runs import seeded
+
     data = load(args)
     with seeded(args.seed):
         return build_pair(args, name, options, data.spec), data, args

@@ -12,7 +12,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_vae.conditionals.chains import LinearEmission, LinearMove, TableMove
+from pyro_vae.conditionals.paths import LinearEmission, LinearMove, TableMove
 from pyro_vae.distributions import LinearPath, Path
 
 __all__ = ["LinearSmoother", "TableSmoother"]

@@ -7,6 +7,7 @@ from pyro_vae.distributions.codebook import Codebook, distances, nearest
 from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_vae.distributions.copies import IMPOSSIBLE, Copies
 from pyro_vae.distributions.counts import NegativeBinomial, Poisson
+from pyro_vae.distributions.implicit import BITS, NO_DENSITY, Implicit, bits, levels_of, on_levels
 from pyro_vae.distributions.levels import STD_OF_LOGISTIC, CategoricalLevels, DiscretizedLogistic, Levels
 from pyro_vae.distributions.linear_paths import LinearPath
 from pyro_vae.distributions.rescaled import Rescaled
@@ -16,9 +17,11 @@ from pyro_vae.distributions.strokes import Stroke
 from pyro_vae.distributions.tilted import Tilted
 
 __all__ = [
+    "BITS",
     "BOX",
     "IMPOSSIBLE",
     "MOST_UNITS",
+    "NO_DENSITY",
     "STD_OF_LOGISTIC",
     "Autoregressive",
     "Boltzmann",
@@ -32,6 +35,7 @@ __all__ = [
     "DiscretizedLogistic",
     "Energy",
     "Following",
+    "Implicit",
     "Levels",
     "LinearPath",
     "LogZ",
@@ -48,9 +52,12 @@ __all__ = [
     "Stroke",
     "Tilted",
     "anneal_energy",
+    "bits",
     "by_feature",
     "distances",
+    "levels_of",
     "nearest",
+    "on_levels",
     "spline",
     "states_of",
 ]

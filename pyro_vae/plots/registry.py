@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from pyro_vae.data import Data
 from pyro_vae.evidence import meaning_of
+from pyro_vae.plots.adversarial import beside, critic
 from pyro_vae.plots.boltzmann import bracket, chains, filters
 from pyro_vae.plots.calling import picture
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
@@ -54,7 +55,8 @@ def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure
     """
     at_least(1, count=count)
     split = data.choose()
-    latent, what = bool(meaning_of(pair, few := data.batch(split, 2)).latent), shown(pair, few)
+    meaning, what = meaning_of(pair, few := data.batch(split, 2)), shown(pair, few)
+    latent = bool(meaning.latent)
     drawn = not latent or what == "draw from"  # every mean of p(x) is the same
     x = mean_of_x(generate(pair, repeat_batch(data.batch(split, count), count), seed=seed, draw=drawn))
     across = min(count, tiles_across(data.spec) if is_tiled(data.spec) else 20)
@@ -62,6 +64,8 @@ def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure
     blank = torch.full((max(0, down * across - count), x.shape[1]), float(is_image(data.spec)))
     x = torch.cat([x, blank])[: down * across]
     title = f"Samples: {what} p(x | z) at z ~ p(z)" if latent else "Samples: draws from p(x)"
+    if given := [name for name in pair.bound_model.required if name != "x" and name not in meaning.latent]:
+        title += f", given {' and '.join(given)} of the first {split} data"
     return sheet(x.unflatten(0, (down, across)), data, title=title)
 
 
@@ -77,8 +81,11 @@ def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str | Non
     split = data.choose(split)
     at_least(1, count=count)
     batch = data.batch(split, count)
-    if not meaning_of(pair, batch).latent:
+    meaning = meaning_of(pair, batch)
+    if not meaning.latent:
         raise NotDrawable("the model has no latent variable, so there is no code to reconstruct from; draw `samples`")
+    if not meaning.inferred:
+        raise NotDrawable("the guide leaves latent sites out, so there is no code to reconstruct from; draw `samples`")
     x, mean = batch["x"], mean_of_x(reconstruct(pair, batch, seed=seed))
     title = f"Data ({split} split) and reconstructions: {shown(pair, batch)} p(x | z) at the centre of q(z | x)"
     if not is_tiled(data.spec):
@@ -153,6 +160,8 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "code-map": code_map,
     "rolls": rolls,
     "states": states,
+    "beside": beside,
+    "critic": critic,
     "filters": filters,
     "chains": chains,
     "bracket": bracket,

@@ -13,6 +13,7 @@ from pyro_vae.posterior.latents import (
     latent_vectors,
     prior_moments,
     refuse_chain,
+    require_codes,
     variance_of_means,
 )
 from pyro_vae.posterior.predictive import (
@@ -67,6 +68,7 @@ __all__ = [
     "reconstruct",
     "refuse_chain",
     "repeat_batch",
+    "require_codes",
     "row_per_datum",
     "shown",
     "temperatures",

@@ -89,14 +89,14 @@ class Progress:
             self.printed = now
 
     def _named(self, row: dict[str, float]) -> str:
-        parts = "" if math.isnan(row["kl"]) else f" = {row['reconstruction']:.2f} - {row['kl']:.2f}"
+        whole = math.isnan(row["kl"])
+        parts = "" if whole else f" = {row['reconstruction']:.2f} - {row['kl']:.2f}"
         name = self.figure
         if name == "ELBO" and self.meaning is not None:
-            name = self.meaning.bound
-            if not self.meaning.latent:
-                name, parts = self.meaning.evidence, ""
+            name = self.meaning.evidence if whole and self.meaning.exact else self.meaning.bound
         codes = f", {row['codes_used']:.0f} codes in use" if "codes_used" in row else ""
-        return f"{name} {row.get('figure', row['elbo']):.2f}{parts} nats{codes}"
+        value = f"{row['figure']:.3f}" if "figure" in row else f"{row['elbo']:.2f}"
+        return f"{name} {value}{parts} nats{codes}"
 
     def note(self, text: str) -> None:
         """Say something once."""
@@ -125,10 +125,15 @@ class Silent(Progress):
 
 
 class Counter:
-    """Counts data on stderr: ``with Counter(10_000, "log p(x)") as c: ...; c.add(500)``."""
+    """Counts data on stderr: ``with Counter(10_000, "log p(x)") as c: ...; c.add(500)``.
+
+    The time left is estimated from what came after the first count: what is done once, before or
+    with the first data (annealing, recording), says nothing about the rest.
+    """
 
     def __init__(self, total: int, what: str) -> None:
         self.total, self.what, self.done = total, what, 0
+        self.first: tuple[float, int] | None = None
 
     def __enter__(self) -> "Counter":
         self.begun = self.printed = time.monotonic()
@@ -142,11 +147,15 @@ class Counter:
         """Note that ``count`` more data are finished."""
         self.done += count
         now = time.monotonic()
+        if self.first is None:
+            self.first = now, count
+            return
         terminal = sys.stderr.isatty()
         if now - self.printed < (0.3 if terminal else 20) or now - self.begun < 2:
             return
         self.printed = now
-        left = (now - self.begun) / self.done * (self.total - self.done)
+        begun, before = self.first
+        left = (now - begun) / (self.done - before) * (self.total - self.done)
         start, end = ("\r\033[K", "") if terminal else ("", "\n")
         print(
             f"{start}{self.what}: {self.done} of {self.total} data, {left:.0f} s left",

@@ -217,10 +217,11 @@ def test_help_shows_the_options_of_the_pair(capsys):
     [
         ["--help"],
         ["list"],
-        ["list", "--help"],
-        ["resume", "--help"],
-        ["evaluate", "--help"],
-        ["encode", "--help"],
+        *([name, "--help"] for name in COMMANDS),
+        ["train", "flow", "--help"],
+        ["draw", "runs/a", "samples", "--help"],
+        ["train", "--bach-size", "3"],
+        ["train", "--epochs", "2.5"],
         ["trian"],
     ],
 )
