@@ -64,16 +64,16 @@ class LinearSmoother(nn.Module):
         back = matrix.T @ inverse
         told = seen * (back @ loc.unsqueeze(-1)).squeeze(-1)
         precision = seen[..., None] * (back @ (matrix - gate))
-        part = (gate, loc, covariance, told, precision)
+        part: Stretch = (gate, loc, covariance, told, precision)
         steps, reach = said.shape[1], 1
         while reach < steps:
-            joined = _joined(*(tuple(each[:, cut] for each in part) for cut in (slice(-reach), slice(reach, None))))
+            joined = _joined(tuple(each[:, :-reach] for each in part), tuple(each[:, reach:] for each in part))
             part = tuple(torch.cat([new, old[:, -reach:]], 1) for new, old in zip(joined, part, strict=True))
             reach *= 2
         return F.pad(part[3][:, 1:], (0, 0, 0, 1)), F.pad(part[4][:, 1:], (0, 0, 0, 0, 0, 1))
 
 
-Stretch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+Stretch = tuple[Tensor, ...]
 
 
 def _joined(first: Stretch, second: Stretch) -> Stretch:
