@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_vae import Pair, Spec, pairs
 from pyro_vae.conditionals import KINDS as FLOWS
+from pyro_vae.data import Column
 from pyro_vae.objectives import OBJECTIVES
 
 BATCH = 12
@@ -22,6 +23,7 @@ def spec(
     features: int = FEATURES,
     sequence: tuple[int, int] | None = None,
     counts: bool = False,
+    categorical: tuple[Column, ...] = (),
     **fields: tuple[int, ...],
 ) -> Spec:
     """Describe data that only a test has: ``FEATURES`` numbers, a 4x4 image; ``fields`` besides x by event shape."""
@@ -41,6 +43,7 @@ def spec(
         description="drawn for a test",
         sequence=sequence,
         counts=counts,
+        categorical=categorical,
     )
 
 
@@ -58,6 +61,10 @@ def batch(spec: Spec, size: int = BATCH) -> dict[str, Tensor]:
             drawn[name] = (drawn[name] > 0).double()
         if name == "x" and spec.strokes:
             drawn[name][:, 2::3] = (drawn[name][:, 2::3] > 0.5).double()
+        if name == "x":
+            for column in spec.categorical:
+                number = len(column.categories)
+                drawn[name][:, column.place] = torch.eye(number).double()[torch.arange(size) % number]
         if name in ("mask", "labelled", "seen"):
             drawn[name] = drawn[name] > -0.5
             drawn[name].reshape(size, -1)[:, 0] |= shape != ()  # no group without an item
@@ -111,6 +118,7 @@ UNSEEN = spec(seen=(FEATURES,))
 SERIES = spec(mask=(4,), sequence=(4, 4))
 NOTES = spec(support="binary", mask=(4,), sequence=(4, 4))
 STROKES = replace(spec(features=12, mask=(4,), sequence=(4, 3)), strokes=True)
+COLUMNS = spec(features=7, categorical=(Column("kind", 2, ("a", "b", "c")), Column("old", 5, ("no", "yes"))))
 NODES = spec(support="binary", features=4, seen=(4,))
 
 ROWS: dict[str, Row] = {
@@ -121,6 +129,7 @@ ROWS: dict[str, Row] = {
     "latent-counts": Row(
         pairs.latent, {**SMALL, "likelihood": "zero-inflated-negative-binomial"}, spec(counts=True, features=5)
     ),
+    "latent-columns": Row(pairs.latent, SMALL, COLUMNS),
     "latent-full": Row(pairs.latent, {**SMALL, "covariance": "full"}),
     "latent-low-rank": Row(pairs.latent, {**SMALL, "covariance": "low-rank"}),
     **{f"latent-{p}": Row(pairs.latent, {**SMALL, "prior": p, "components": 4}) for p in ("mixture", "vamp")},

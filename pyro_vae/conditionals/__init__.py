@@ -27,6 +27,7 @@ Everything that programs are built from can be imported from here. To add a like
 from pyro_vae.conditionals import (
     autoregressive,
     boltzmann,
+    columns,
     conditional,
     counts,
     denoising,
@@ -50,6 +51,7 @@ from pyro_vae.conditionals import (
 )
 from pyro_vae.conditionals.autoregressive import *
 from pyro_vae.conditionals.boltzmann import *
+from pyro_vae.conditionals.columns import *
 from pyro_vae.conditionals.conditional import *
 from pyro_vae.conditionals.counts import *
 from pyro_vae.conditionals.denoising import *
@@ -76,6 +78,7 @@ from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, OneHot, Standardize
 __all__ = ["MLP", "ConvDecoder", "ConvEncoder", "OneHot", "Standardize"]
 __all__ += autoregressive.__all__
 __all__ += boltzmann.__all__
+__all__ += columns.__all__
 __all__ += conditional.__all__
 __all__ += counts.__all__
 __all__ += denoising.__all__

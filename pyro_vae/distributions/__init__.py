@@ -1,6 +1,7 @@
 """Distributions that torch and Pyro lack."""
 
 from pyro_vae.distributions.autoregressive import Autoregressive, MaskedNet, by_feature
+from pyro_vae.distributions.beside import Beside
 from pyro_vae.distributions.boltzmann import MOST_UNITS, Boltzmann, Energy, LogZ, anneal_energy, states_of
 from pyro_vae.distributions.cells import Cells, NormalCDF, Rounded
 from pyro_vae.distributions.codebook import Codebook, distances, nearest
@@ -24,6 +25,7 @@ __all__ = [
     "NO_DENSITY",
     "STD_OF_LOGISTIC",
     "Autoregressive",
+    "Beside",
     "Boltzmann",
     "CategoricalLevels",
     "Cells",

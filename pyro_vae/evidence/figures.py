@@ -219,7 +219,7 @@ def remarks(figures: Figures, pca: dict[str, float] | None = None) -> list[str]:
     if meaning.given:
         said.append(f"PCA is not shown beside it: it gives log p(x), and this is {meaning.evidence}.")
     if pca and "elbo" not in pca:
-        why = "these data are binary" if meaning.is_density else "p(x) here is the probability of discrete ones"
+        why = "not all of these data are" if meaning.is_density else "p(x) here is the probability of discrete ones"
         said.append(f"PCA has no log p(x) here: it is a density of real values, and {why}.")
     return said
 

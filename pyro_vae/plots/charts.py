@@ -35,6 +35,7 @@ from pyro_vae.posterior import (
     NotDrawable,
     draw_latents,
     kl_by_dimension,
+    latent_numbers,
     latent_vectors,
     posterior_means,
     refuse_chain,
@@ -74,10 +75,11 @@ def scatter(
     if method not in ("auto", "pca", "tsne"):
         raise NotDrawable(f"method must be auto, pca or tsne, got {method!r}")
     batch = data.batch(split, min(count, data.size(split)))
-    site = _chosen(latent_vectors(pair, few := data.batch(split, 2)), site)
+    site = _chosen(_sizes(pair, few := data.batch(split, 2)), site)
     require_codes(pair, few)
     means = posterior_means(pair, batch, seed=seed)[site].double()
-    prior = draw_latents(pair, batch, {}, seed=seed)[site].double().expand(len(means), -1)
+    prior = draw_latents(pair, batch, {}, seed=seed)[site].double()
+    prior = prior.unsqueeze(-1) if prior.dim() == 1 else prior.expand(len(means), -1)
     figure, axes = panel(5.6)
     how = ""
     if means.shape[1] == 1:
@@ -89,6 +91,11 @@ def scatter(
         axes.set_ylabel(names[1], fontsize=NORMAL)
     headline(figure, f"Means of q({site} | x), {len(means):,} {split} data{how}")
     return figure
+
+
+def _sizes(pair: Pair, batch: dict[str, Tensor]) -> dict[str, int]:
+    """Return the sizes of the latent vectors, and 1 for each latent number."""
+    return latent_vectors(pair, batch) | dict.fromkeys(latent_numbers(pair, batch), 1)
 
 
 def _chosen(sizes: Mapping[str, int], site: str | None) -> str:
@@ -194,7 +201,7 @@ def kl(pair: Pair, data: Data, *, count: int = 2000, split: str | None = None, s
     """
     split = data.choose(split)
     batch = data.batch(split, min(count, data.size(split)))
-    vectors = latent_vectors(pair, data.batch(split, 2))
+    vectors = _sizes(pair, data.batch(split, 2))
     if not vectors:
         raise NotDrawable("the model has no continuous latent vector per datum, so there are no dimensions to compare")
     refuse_chain(vectors)

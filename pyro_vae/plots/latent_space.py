@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.distributions import Normal
 
-from pyro_vae.data import Data, write_midi
+from pyro_vae.data import Data, Spec, write_midi
 from pyro_vae.plots.calling import picture
 from pyro_vae.plots.panels import is_roll
 from pyro_vae.plots.tiles import at_least, is_tiled, mean_of_x, numbers, sheet
@@ -21,10 +21,12 @@ from pyro_vae.posterior import (
     decode,
     dimensions_of_prior,
     kl_by_dimension,
+    latent_numbers,
     prior_moments,
     repeat_batch,
     shown,
     variance_of_means,
+    within_support,
 )
 from pyro_vae.program import Batch, Pair, descendants, structure
 
@@ -62,7 +64,7 @@ def manifold(pair: Pair, data: Data, *, side: int = 20, seed: int = 0) -> Figure
     levels = torch.linspace(0.5 / side, 1 - 0.5 / side, side)
     across, up = levels.repeat(side), levels.flip(0).repeat_interleave(side)  # z[1] grows upwards
     z = prior.icdf(torch.stack([across, up], 1))
-    x = mean_of_x(decode(pair, repeat_batch(batch, side * side), {site: z}, seed=seed))
+    x = mean_of_x(decode(pair, repeat_batch(batch, side * side), {site: z}, seed=seed), data.spec)
     ticks = [
         text if i % max(1, side // 8) == 0 else "" for i, text in enumerate(numbers(Normal(0.0, 1.0).icdf(levels)))
     ]
@@ -119,7 +121,7 @@ def interpolation(
     rows = []
     for path in (line, arc):
         values = {name: path(z[0], z[1], t) for name, z in codes.items()}
-        rows.append(torch.cat([ends["x"][:1], _decoded(pair, batch, values, seed), ends["x"][1:]]))
+        rows.append(torch.cat([ends["x"][:1], _decoded(pair, batch, values, seed, data.spec), ends["x"][1:]]))
     if midi is not None:
         write_midi([roll.unflatten(-1, data.spec.sequence).numpy() > 0.5 for roll in rows[0]], midi)  # type: ignore[arg-type]
     ticks = ["data", *numbers(t[:, 0]), "data"]
@@ -164,19 +166,23 @@ def traversal(
     at_least(1, dimensions=dimensions)
     many = data.batch(split, min(1000, data.size(split)))
     nodes = structure(pair, pair.bound_model, data.batch(split, 2))
-    code = centres(pair, data.batch(split, 1, start=datum), seed=seed)
+    one = data.batch(split, 1, start=datum)
+    single = latent_numbers(pair, one)
+    code = {n: z.unsqueeze(-1) if n in single else z for n, z in centres(pair, one, seed=seed).items()}
     batch = repeat_batch(data.batch(split, 1, start=datum), steps)
     line = torch.linspace(-extent, extent, steps)
-    spread = prior_moments(pair, data.batch(split, 1, start=datum), code)
+    spread = prior_moments(pair, one, code)
     rows, labels = [], []
     ranked, unit = _ranked(pair, many)
     for worth, site, j in ranked[:dimensions]:
         below = descendants(nodes, site)
         values = {name: z.repeat(steps, 1) for name, z in code.items() if name not in below and z.dim() == 2}
         mean, deviation = spread[site]
-        values[site][:, j] = mean[j] + deviation[j] * line
-        rows.append(_decoded(pair, batch, values, seed))
-        labels.append(f"{site}[{j}]\n{worth:.2f} {unit}")
+        values[site][:, j] = (
+            within_support(pair, one, site, line, code, seed=seed) if site in single else mean[j] + deviation[j] * line
+        )
+        rows.append(_decoded(pair, batch, values, seed, data.spec))
+        labels.append(f"{site if site in single else f'{site}[{j}]'}\n{worth:.2f} {unit}")
     return sheet(
         torch.stack(rows),
         data,
@@ -187,15 +193,15 @@ def traversal(
     )
 
 
-def _decoded(pair: Pair, batch: Batch, values: Mapping[str, Tensor], seed: int) -> Tensor:
+def _decoded(pair: Pair, batch: Batch, values: Mapping[str, Tensor], seed: int, spec: Spec) -> Tensor:
     """Return what is shown of p(x | z), ``(rows, features)``: means, or draws by the same random
     numbers in every row, so that rows differ by z alone.
     """
     if shown(pair, batch) == "mean of":
-        return mean_of_x(decode(pair, batch, values, seed=seed))
+        return mean_of_x(decode(pair, batch, values, seed=seed), spec)
     rows = (slice(i, i + 1) for i in range(len(batch["x"])))
     each = (({k: f[row] for k, f in batch.items()}, {k: z[row] for k, z in values.items()}) for row in rows)
-    return torch.cat([mean_of_x(decode(pair, *one, seed=seed)) for one in each])
+    return torch.cat([mean_of_x(decode(pair, *one, seed=seed), spec) for one in each])
 
 
 def _roots(pair: Pair, batch: Batch) -> dict[str, int]:
@@ -237,7 +243,8 @@ def _ranked(pair: Pair, batch: Batch) -> tuple[list[tuple[float, str, int]], str
 
     The worth is a dimension's KL, or the variance of its mean where it has no KL of its own.
     """
-    code_sites(pair, batch)
+    if not latent_numbers(pair, batch):
+        code_sites(pair, batch)
     worth, unit = kl_by_dimension(pair, [batch], num_samples=2), "nats"
     if any(nats is None for nats in worth.values()):
         worth, unit = dict(variance_of_means(pair, batch)), "var"

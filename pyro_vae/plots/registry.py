@@ -58,7 +58,7 @@ def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure
     meaning, what = meaning_of(pair, few := data.batch(split, 2)), shown(pair, few)
     latent = bool(meaning.latent)
     drawn = not latent or what == "draw from"  # every mean of p(x) is the same
-    x = mean_of_x(generate(pair, repeat_batch(data.batch(split, count), count), seed=seed, draw=drawn))
+    x = mean_of_x(generate(pair, repeat_batch(data.batch(split, count), count), seed=seed, draw=drawn), data.spec)
     across = min(count, tiles_across(data.spec) if is_tiled(data.spec) else 20)
     down = math.ceil(count / across) if is_tiled(data.spec) else 1
     blank = torch.full((max(0, down * across - count), x.shape[1]), float(is_image(data.spec)))
@@ -86,7 +86,7 @@ def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str | Non
         raise NotDrawable("the model has no latent variable, so there is no code to reconstruct from; draw `samples`")
     if not meaning.inferred:
         raise NotDrawable("the guide leaves latent sites out, so there is no code to reconstruct from; draw `samples`")
-    x, mean = batch["x"], mean_of_x(reconstruct(pair, batch, seed=seed))
+    x, mean = batch["x"], mean_of_x(reconstruct(pair, batch, seed=seed), data.spec)
     title = f"Data ({split} split) and reconstructions: {shown(pair, batch)} p(x | z) at the centre of q(z | x)"
     if not is_tiled(data.spec):
         both = torch.stack([x, mean], 1)[:6]
@@ -129,7 +129,7 @@ def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: in
     for depth, name in enumerate(order):
         above = {other: held[other] for other in order[:depth]}
         fresh = draw_latents(pair, batch, above, seed=seed + 1 + depth)
-        x = mean_of_x(decode(pair, batch, {**above, name: fresh[name]}, seed=seed))
+        x = mean_of_x(decode(pair, batch, {**above, name: fresh[name]}, seed=seed), data.spec)
         pictures.append(x.unflatten(0, (rows, columns)))
         labels += [name] * rows
     return sheet(

@@ -287,8 +287,14 @@ def broken(title: str, inches: float) -> list[str]:
     return textwrap.wrap(title.replace(" | ", "\u00a0|\u00a0"), max(12, int(11.5 * inches)))
 
 
-def mean_of_x(values: Mapping[str, Tensor]) -> Tensor:
-    """Return what was found for the site ``x``, ready to be drawn."""
+def mean_of_x(values: Mapping[str, Tensor], spec: Spec | None = None) -> Tensor:
+    """Return what was found for the site ``x``, or for the only observed site, of the size of x,
+    ready to be drawn.
+    """
+    if "x" not in values and spec is not None and len(values) == 1:
+        (only,) = values.values()
+        if only.shape[1:] == (spec.features,):
+            return only.detach().cpu().float()
     if "x" not in values:
         raise NotDrawable(
             f"the model observes {', '.join(map(repr, values)) or 'nothing'} and no 'x' to be drawn; "

@@ -10,11 +10,13 @@ from pyro_vae.posterior.latents import (
     dimensions_of_prior,
     draw_latents,
     kl_by_dimension,
+    latent_numbers,
     latent_vectors,
     prior_moments,
     refuse_chain,
     require_codes,
     variance_of_means,
+    within_support,
 )
 from pyro_vae.posterior.predictive import (
     AtMean,
@@ -60,6 +62,7 @@ __all__ = [
     "generate",
     "kind_of_codes",
     "kl_by_dimension",
+    "latent_numbers",
     "latent_vectors",
     "mean_of",
     "observed_sites",
@@ -74,6 +77,7 @@ __all__ = [
     "temperatures",
     "use_in_words",
     "variance_of_means",
+    "within_support",
     "words",
     "write_codes",
 ]

@@ -71,6 +71,7 @@ def summary(run: Run, pair: Pair, data: Data, figures: Figures) -> dict[str, Any
         ("programs", f"{short(pair.bound_model)} and {short(pair.bound_guide)}, {count:,} parameters"),
         ("data", data.spec.description),
         *([("classes", data.spec.class_list)] if data.spec.class_names else []),
+        *([("categories", data.spec.category_list)] if data.spec.categorical else []),
         ("training", _training(run, meaning.evidence if whole else meaning.bound)),
     ]
     pca = baseline(figures, data)

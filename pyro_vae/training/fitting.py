@@ -90,6 +90,19 @@ def fit(
     """
     given = locals()
     training = Training(**{name: given[name] for name in Training.names()})
+    return _trained(pair, data, training, run, resume, progress, callbacks, config)
+
+
+def _trained(
+    pair: Pair,
+    data: Any,
+    training: Training,
+    run: str | os.PathLike | Run | None,
+    resume: bool,
+    progress: Observer | bool | None,
+    callbacks: Sequence[Callback],
+    config: Mapping[str, Any] | None,
+) -> Fitted:
     data = data if isinstance(data, Data) else load_data(data, missing="mark" if "seen" in pair.fields else None)
     if not resume:  # older runs may hold such settings
         check_settings(training, pair, data)
@@ -228,4 +241,6 @@ def describe(pair: Pair, data: Data) -> dict[str, Any]:
     told: dict[str, Any] = {"pair": recipe, "data": data.recipe}
     if data.spec.class_names:
         told["classes"] = list(data.spec.class_names)
+    if data.spec.categorical:
+        told["categories"] = {column.name: list(column.categories) for column in data.spec.categorical}
     return {**told, "fingerprints": {"pair": source, "data": data.fingerprint}}

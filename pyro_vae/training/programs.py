@@ -66,21 +66,7 @@ def check_settings(training: Training, pair: Pair, data: Data) -> None:
             weighted by itself; patience where no epoch is better than another; few labels for a
             pair that reads every y.
     """
-    if "y" in pair.fields and "labelled" not in pair.fields and data.has_unlabelled:
-        labels = ((data.recipe or {}).get("options") or {}).get("labels")
-        hidden, change = (
-            ("is unknown for some data", "leave those data out")
-            if labels is None
-            else (f"--labels {labels} hides", "leave --labels out")
-        )
-        raise SettingsError(
-            f"the pair reads y, which {hidden}, and not labelled, which tells where; {change}, or use semi_supervised"
-        )
-    if data.has_missing and "seen" not in pair.fields:
-        raise SettingsError(
-            f"some entries of x of {data.spec.name} are missing, and the pair does not read seen, which tells which; "
-            "use a pair that does, such as incomplete or mixture, or fill them"
-        )
+    _check_fields(pair, data)
     if training.optimizer == "em":
         _check_em(training, pair)
     if not isinstance(training.optimizer, str | type):
@@ -107,6 +93,25 @@ def check_settings(training: Training, pair: Pair, data: Data) -> None:
             f"patience {training.patience} waits for a better epoch, and the {yields.figure.name} of {name} is "
             f"{'measured by a critic that learns too' if yields.figure.judged else 'unnormalised'}, which makes no "
             "epoch better than another; leave --patience out"
+        )
+
+
+def _check_fields(pair: Pair, data: Data) -> None:
+    """Refuse data with gaps that the pair does not read where they are."""
+    if "y" in pair.fields and "labelled" not in pair.fields and data.has_unlabelled:
+        labels = ((data.recipe or {}).get("options") or {}).get("labels")
+        hidden, change = (
+            ("is unknown for some data", "leave those data out")
+            if labels is None
+            else (f"--labels {labels} hides", "leave --labels out")
+        )
+        raise SettingsError(
+            f"the pair reads y, which {hidden}, and not labelled, which tells where; {change}, or use semi_supervised"
+        )
+    if data.has_missing and "seen" not in pair.fields:
+        raise SettingsError(
+            f"some entries of x of {data.spec.name} are missing, and the pair does not read seen, which tells which; "
+            "use a pair that does, such as incomplete or mixture, or fill them"
         )
 
 

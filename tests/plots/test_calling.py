@@ -2,9 +2,12 @@
 
 import inspect
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.plots import OF_HISTORY, PICTURES
@@ -81,3 +84,34 @@ def test_a_picture_of_several_panels_says_so(fitted):
             draw(fitted, ax=ax)
     assert not ax.has_data()
     assert len(pv.plots.curves(fitted).axes) == 3  # and the next one has a figure of its own
+
+
+class Obs(nn.Module):
+    """The names of Pyro's own tutorial."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.net = nn.Linear(2, features)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("latent", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("obs", dist.Normal(self.net(z), 1.0).to_event(1), obs=x[:, : self.net.out_features])
+
+
+class Seer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(64, 2)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("latent", dist.Normal(self.net(x), 1.0).to_event(1))
+
+
+def test_x_is_drawn_whatever_its_site_is_called(fitted):
+    pair = pv.Pair(Obs(64), Seer())
+    for name in ("samples", "reconstructions", "traversal", "interpolation"):
+        assert PICTURES[name](pair, fitted.data).axes[0].has_data(), name
+    with pytest.raises(NotDrawable, match="the model observes 'obs' and no 'x' to be drawn"):
+        pv.plots.samples(pv.Pair(Obs(32), Seer()), fitted.data)
