@@ -32,7 +32,8 @@ def evidence(subject: Subject) -> Iterator[Verdict]:
     whole = meaning.is_evidence(table.sites)
     if not whole:
         parts = ", ".join(f"{name} {nats:.2f}" for name, nats in folded(table.sites).items())
-        yield Verdict(meaning.bound, table.elbo, "note", f"{table.elbo:.2f} nats = {parts}")
+        said = f"{table.elbo:.2f} nats{subject.per_step(table.elbo)} = {parts}"
+        yield Verdict(meaning.bound, table.elbo, "note", said)
     gap = f"{meaning.evidence} - ELBO"
     if meaning.unweighable:
         yield from (Verdict(name, None, "left out", meaning.unweighable) for name in (meaning.evidence, gap))
@@ -48,9 +49,8 @@ def evidence(subject: Subject) -> Iterator[Verdict]:
         said = f"{annealed_words(result.mean, log_z)} nats, log Z annealed; errs high"
         yield Verdict(meaning.evidence, result.mean, level, said)
     elif meaning.exact:
-        yield Verdict(
-            meaning.evidence, result.mean, "good", f"{result.mean:.2f} nats, exact: no latent variable is drawn"
-        )
+        said = f"{result.mean:.2f} nats{subject.per_step(result.mean)}, exact: no latent variable is drawn"
+        yield Verdict(meaning.evidence, result.mean, "good", said)
     else:
         yield _estimated(subject, result)
     if whole:
@@ -91,8 +91,9 @@ def _estimated(subject: Subject, result: Evidence) -> Verdict:
     level: Level = "bad" if ess < 5 else "good" if believable(share) and ess >= 0.05 * draws else "fair"
     more = "; use more draws" if believable(share) else "; the estimate is low: use more draws"
     low = "" if level == "good" else more
-    said = evidence_words(result.mean, result.mean_stderr, share, result.proposal)
+    said = evidence_words(result.mean, result.mean_stderr, share, result.proposal) + subject.per_step(result.mean)
     counted = f"with {draws} draws per datum, of which {ess:.0f} count (median)"
+    counted += ", weighed step by step" if result.proposal == "filter" else ""
     return Verdict(subject.meaning.evidence, result.mean, level, f"{said} {counted}{low}")
 
 
