@@ -1,7 +1,7 @@
 """The registry: one row a pair. What stands here is tested by every test of ``test_battery.py``."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_vae import Pair, Spec, pairs
 from pyro_vae.conditionals import KINDS as FLOWS
+from pyro_vae.data import Column
 from pyro_vae.objectives import OBJECTIVES
 
 BATCH = 12
@@ -22,6 +23,7 @@ def spec(
     features: int = FEATURES,
     sequence: tuple[int, int] | None = None,
     counts: bool = False,
+    categorical: tuple[Column, ...] = (),
     **fields: tuple[int, ...],
 ) -> Spec:
     """Describe data that only a test has: ``FEATURES`` numbers, a 4x4 image; ``fields`` besides x by event shape."""
@@ -41,6 +43,7 @@ def spec(
         description="drawn for a test",
         sequence=sequence,
         counts=counts,
+        categorical=categorical,
     )
 
 
@@ -52,8 +55,14 @@ def batch(spec: Spec, size: int = BATCH) -> dict[str, Tensor]:
         drawn[name] = torch.randn(size, *shape, generator=generator, dtype=torch.float64)
         if name == "x" and spec.counts:
             drawn[name] = (3 * drawn[name]).abs().floor()
+        if name == "x" and spec.levels is not None:
+            drawn[name] = torch.round(torch.sigmoid(drawn[name]) * (spec.levels - 1)) / (spec.levels - 1)
         if name == "x" and spec.support == "binary":
             drawn[name] = (drawn[name] > 0).double()
+        if name == "x":
+            for column in spec.categorical:
+                number = len(column.categories)
+                drawn[name][:, column.place] = torch.eye(number).double()[torch.arange(size) % number]
         if name in ("mask", "labelled", "seen"):
             drawn[name] = drawn[name] > -0.5
             drawn[name].reshape(size, -1)[:, 0] |= shape != ()  # no group without an item
@@ -69,7 +78,8 @@ class Row:
     """A pair, and the data that it is tried on.
 
     ``options`` keep its nets small. ``exact`` says that the guide claims to be the posterior,
-    ``density`` that its density is known at any value, not only at its own draws.
+    ``density`` that its density is known at any value, not only at its own draws; ``implicit`` that
+    x has none.
     """
 
     pair: Callable[..., Pair]
@@ -77,6 +87,7 @@ class Row:
     spec: Spec = field(default_factory=spec)
     exact: bool = False
     density: bool = True
+    implicit: bool = False
 
     def build(self, seed: int = 0) -> Pair:
         """Build the pair in float64, with parameters drawn from ``seed``."""
@@ -96,6 +107,7 @@ SMALL = {"latent": 3, "hidden": [8]}
 WORDS = {"codes": 5, "places": 3, "size": 2, "hidden": [8]}
 STEPS = {"steps": 4, "width": 8, "blocks": 1}
 BINARY = spec(support="binary")
+LEVELS = replace(BINARY, support="levels", levels=17)
 LABELS = spec(classes=3, y=())
 FEW_LABELS = spec(classes=3, y=(), labelled=())
 GROUPS = spec(mask=(4,))
@@ -103,6 +115,7 @@ ATTRIBUTES = spec(support="binary", y=(2,))
 UNSEEN = spec(seen=(FEATURES,))
 SERIES = spec(mask=(4,), sequence=(4, 4))
 NOTES = spec(support="binary", mask=(4,), sequence=(4, 4))
+COLUMNS = spec(features=7, categorical=(Column("kind", 2, ("a", "b", "c")), Column("old", 5, ("no", "yes"))))
 NODES = spec(support="binary", features=4, seen=(4,))
 
 ROWS: dict[str, Row] = {
@@ -113,6 +126,7 @@ ROWS: dict[str, Row] = {
     "latent-counts": Row(
         pairs.latent, {**SMALL, "likelihood": "zero-inflated-negative-binomial"}, spec(counts=True, features=5)
     ),
+    "latent-columns": Row(pairs.latent, SMALL, COLUMNS),
     "latent-full": Row(pairs.latent, {**SMALL, "covariance": "full"}),
     "latent-low-rank": Row(pairs.latent, {**SMALL, "covariance": "low-rank"}),
     **{f"latent-{p}": Row(pairs.latent, {**SMALL, "prior": p, "components": 4}) for p in ("mixture", "vamp")},
@@ -163,6 +177,9 @@ ROWS: dict[str, Row] = {
     "reversible": Row(pairs.reversible, {"hidden": [8]}, exact=True),
     "reversible-coupling": Row(pairs.reversible, {"hidden": [8], "kind": "coupling"}, BINARY),
     "reversible-uniform": Row(pairs.reversible, {"hidden": [8], "dequantization": "uniform"}, BINARY),
+    "adversarial": Row(pairs.adversarial, SMALL, density=False, implicit=True),
+    "adversarial-binary": Row(pairs.adversarial, SMALL, BINARY, density=False, implicit=True),
+    "adversarial-levels": Row(pairs.adversarial, {"latent": 3, "net": "conv"}, LEVELS, density=False, implicit=True),
     "linear": Row(pairs.linear, {"latent": 3}, exact=True),
     "mixture": Row(pairs.mixture, {"components": 3, "variance": "diagonal"}, exact=True),
     "mixture-missing": Row(pairs.mixture, {"components": 3}, UNSEEN, exact=True),

@@ -62,6 +62,7 @@ DATA_OPTIONS = {
     "labels": (int | None, "training data that keep their class, equally many per class; the others' are hidden"),
     "label_seed": (int | None, "decides which data keep theirs (default: 0)"),
     "y": (str | None, "the column of a .csv or .tsv table that is y and no part of x"),
+    "categories": (str | None, "columns of a table that are categories though they hold numbers: class,ward"),
     "missing": (str | None, "refuse NaN in x, or mark them as missing (the default for pairs that take such data)"),
 }
 
@@ -83,6 +84,8 @@ def load(args: Any) -> Any:
     from pyro_vae.pairs import MISSING
 
     asked = {name: args[name] for name in DATA_OPTIONS if args[name] is not None}
+    if "categories" in asked:
+        asked["categories"] = [name.strip() for name in asked["categories"].split(",")]
     return load_data(args.data, **({"missing": "mark"} if args["pair"] in MISSING else {}) | asked)
 
 

@@ -23,7 +23,17 @@ from pyro_vae.cli.options import (
 from pyro_vae.cli.terminal import say, show_figures, title_of
 from pyro_vae.options import kinds_of, shown
 
-FIGURES = ("elbo", "reconstruction", "kl", "log_evidence", "log_evidence_stderr", "khat_share", "proposal", "codes")
+FIGURES = (
+    "elbo",
+    "reconstruction",
+    "kl",
+    "log_evidence",
+    "log_evidence_stderr",
+    "khat_share",
+    "proposal",
+    "codes",
+    "own",
+)
 """What ``--json`` prints of an evaluation."""
 
 
@@ -137,6 +147,8 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
         say(f"{title_of(pair)} on {data.spec.description}; run folder {run}", sys.stderr)
         if data.spec.class_names:
             say(f"classes: {data.spec.class_list}", sys.stderr)
+        if data.spec.categorical:
+            say(f"categories: {data.spec.category_list}", sys.stderr)
     try:
         fitted = fit(pair, data, run=run, resume=resume, progress=True, **vars(training))
         if not first:

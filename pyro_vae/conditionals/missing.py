@@ -1,11 +1,13 @@
 """Conditionals of data with missing entries: a decoder that skips them, an encoder that knows which."""
 
+from typing import Any
+
 import torch
-from pyro.distributions import Independent, TorchDistribution
+from pyro.distributions import Independent, OneHotCategorical, TorchDistribution
 from torch import Tensor, nn
 
 from pyro_vae.conditionals.conditional import Conditional
-from pyro_vae.distributions import Rescaled
+from pyro_vae.distributions import Beside, Rescaled
 
 __all__ = ["Filled", "OfSeen"]
 
@@ -29,7 +31,16 @@ class OfSeen(nn.Module):
             TypeError: features depend on each other.
         """
         fn = self.conditional(z)
-        return fn if seen is None else _each(fn).mask(seen).to_event(1)
+        return fn if seen is None else _of_seen(fn, seen)
+
+
+def _of_seen(fn: Any, seen: Tensor) -> TorchDistribution:
+    """Return the distribution of which only what is seen counts; of a category, all or nothing."""
+    if isinstance(fn, Beside):
+        return Beside([_of_seen(part, one) for part, one in zip(fn.parts, seen.split(fn.sizes, -1), strict=True)])
+    if isinstance(fn, OneHotCategorical):
+        return OneHotCategorical(logits=fn.logits, validate_args=False).mask(seen.all(-1))
+    return _each(fn).mask(seen).to_event(1)
 
 
 def _each(fn: TorchDistribution) -> TorchDistribution:

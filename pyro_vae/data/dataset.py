@@ -7,7 +7,7 @@ share of the same global batch.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.binarization import draw, key
+from pyro_vae.data.columns import Column, as_known, some
 from pyro_vae.data.fingerprint import fingerprint
+from pyro_vae.data.objects import columns_of
 from pyro_vae.data.readers import DataError
 from pyro_vae.data.schema import Contents, flat
 from pyro_vae.data.splits import SPLITS, Split
@@ -65,9 +67,27 @@ class Spec:
     """Whether real x are whole numbers from 0 on."""
     feature_names: tuple[str, ...] | None = None
     """Of the features, where the data bring names: columns of a table."""
+    categorical: tuple[Column, ...] = ()
+    """The columns of categories of a table: one-hot, behind all others."""
 
     def __repr__(self) -> str:
         return f"Spec({self.description})"
+
+    @property
+    def numbers(self) -> "Spec | None":
+        """The description of x without its columns of categories; None where nothing is left."""
+        if not self.categorical:
+            return self
+        count = self.categorical[0].start
+        names = self.feature_names and self.feature_names[:count]
+        fields = {**self.fields, "x": (count,)}
+        first: dict[str, Any] = {
+            "mean": self.mean[:count],
+            "std": self.std[:count],
+            "feature_names": names,
+            "fields": fields,
+        }
+        return replace(self, features=count, categorical=(), **first) if count else None
 
     def class_label(self, number: int) -> str:
         """Return a class as pictures show it: its number and, where it has one, its name."""
@@ -78,6 +98,11 @@ class Spec:
     def class_list(self) -> str:
         """Which class is which number, "0 cat, 1 dog"; empty where classes have no names."""
         return listed_classes(self.class_names or ())
+
+    @property
+    def category_list(self) -> str:
+        """The columns of categories and what they hold, "colour: blue, red; size: ..."."""
+        return "; ".join(f"{column.name}: {some(column.categories)}" for column in self.categorical)
 
 
 class Data:
@@ -171,6 +196,14 @@ class Data:
                 f"x has shape {x.shape}, and {self.spec.name} has {wanted} features: give one row per datum."
             )
         return _unit(flat(x, self._contents), None if x.dtype.kind == "f" else self._contents.top, None)
+
+    def read_table(self, frame: Any) -> Tensor:
+        """Return the ``x`` of another table, its columns found by name, as batches hold it.
+
+        Raises:
+            DataError: a column is missing, or holds a category that is not known.
+        """
+        return self.read(as_known(columns_of(frame), self.spec.feature_names or (), self.spec.categorical))
 
     def subset(self, split: str, count: int, *, device: Device = None) -> tuple[Batch, list[int]]:
         """Return ``count`` data from all over ``split``, as in evaluation, and their positions.

@@ -1,6 +1,7 @@
 """``load_data``: any source as one data set, split, checked and described."""
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.data.columns import say
 from pyro_vae.data.dataset import Data, Spec, check_count
 from pyro_vae.data.missing import mark_missing
 from pyro_vae.data.partial_labels import hide_labels, mark_unknown
@@ -43,6 +45,7 @@ def load_data(
     label_seed: int | None = None,
     missing: Missing | None = None,
     y: str | None = None,
+    categories: Sequence[str] | Mapping[str, Sequence[Any]] | None = None,
 ) -> Data:
     """Return a data set, split and checked.
 
@@ -77,17 +80,23 @@ def load_data(
             are not. By default NaN are refused.
         y: the column of a table, or of AnnData's ``obs``, that is y and no part of x; of Hugging
             Face's data ``label`` by default.
+        categories: columns of a table that are categories though they hold numbers, by name; or
+            all columns of categories with these, in order. By default those that hold text, and,
+            beside others, booleans.
 
     Raises:
         DataError: one sentence about a name, file, array or option that cannot be used.
     """
+    named = {name: list(held) for name, held in categories.items()} if isinstance(categories, Mapping) else categories
     place = data_dir and os.path.abspath(Path(data_dir).expanduser())
     options: dict[str, Any] = {"data_dir": place, "binarize": binarize, "valid": valid, "test": test}
     options |= {"seed": seed or None, "image_size": image_size, "image": image and list(image), "levels": levels}
     options |= {"split_by": split_by, "labels": labels, "label_seed": label_seed or None}
     options |= {"missing": missing if missing == "mark" else None, "y": y}
+    options |= {"categories": named if isinstance(named, Mapping) else named and list(named)}
     _check_options(seed, levels, image, labels, label_seed)
-    opened = _marked(open_source(source, data_dir=data_dir, image_size=image_size, y=y), missing)
+    opened = _marked(open_source(source, data_dir=data_dir, image_size=image_size, y=y, categories=named), missing)
+    _check_categories(opened, named, levels)
     contents = _inspected(opened, image, levels)
     mode = _binarization(binarize, opened, contents)
     splits = cut(opened, contents, valid, test, seed, split_by)
@@ -101,7 +110,7 @@ def load_data(
 def _marked(opened: Source, missing: str | None) -> Source:
     """Return the source with fields that say which labels, and which entries of x, are known."""
     parts = mark_unknown(opened.parts, opened.name)
-    return replace(opened, parts=mark_missing(parts, opened.name) if missing == "mark" else parts)
+    return replace(opened, parts=mark_missing(parts, opened.name, opened.categorical) if missing == "mark" else parts)
 
 
 def _check_options(
@@ -118,6 +127,20 @@ def _check_options(
             "give labels, or leave it out.",
             unused="label_seed",
         )
+
+
+def _check_categories(opened: Source, named: object, levels: int | None) -> None:
+    if named and not opened.categorical:
+        raise DataError(
+            f"categories name columns of a table, and {opened.name} is none: leave them out.", unused="categories"
+        )
+    if opened.categorical and levels is not None:
+        raise DataError(
+            f"levels={levels} are those of images, and {opened.name} is a table with columns of categories: leave "
+            "the option out."
+        )
+    if opened.categorical:
+        say(opened.categorical, opened.name)
 
 
 def _inspected(opened: Source, image: tuple[int, int, int] | None, levels: int | None) -> Contents:
@@ -156,6 +179,8 @@ def _described(opened: Source, splits: dict[str, Split], contents: Contents, mod
         told[0] += " (labelled ones repeated)"
     features = contents.fields["x"][0]
     kind = f"images {'x'.join(map(str, contents.image))}" if contents.image else f"data of {features} features"
+    if opened.categorical:
+        kind += f" (columns of categories one-hot: {len(opened.categorical)})"
     kind += " (resized)" if opened.resized else ""
     support = "binary" if mode != "gray" else contents.support
     levels = contents.levels if support == "levels" else None
@@ -176,6 +201,7 @@ def _described(opened: Source, splits: dict[str, Split], contents: Contents, mod
         "class_names": opened.class_names,
         "counts": contents.counts,
         "feature_names": opened.feature_names,
+        "categorical": opened.categorical,
         "sequence": opened.sequence,
         "description": f"{name}: {' / '.join(told)} {kind}, {drawn}",
     }

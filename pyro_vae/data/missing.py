@@ -1,19 +1,20 @@
 """Data of which single entries are missing: NaN in ``x`` becomes a field ``seen``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pyro_vae.data.columns import Column
 from pyro_vae.data.readers import DataError, note
 from pyro_vae.data.schema import Arrays
 
 
-def mark_missing(parts: Mapping[str, Arrays], name: str) -> Mapping[str, Arrays]:
+def mark_missing(parts: Mapping[str, Arrays], name: str, categorical: Sequence[Column] = ()) -> Mapping[str, Arrays]:
     """Return the arrays with a number for every NaN in ``x``, and a field ``seen`` of x's shape
     that says where there was one.
 
     The number is the feature's median in the first part, which leaves the support and the moments
-    of x as they are; no pair that reads ``seen`` looks at it.
+    of x as they are, or the most frequent category; no pair that reads ``seen`` looks at it.
 
     Data without NaN stay as they are.
 
@@ -30,7 +31,11 @@ def mark_missing(parts: Mapping[str, Arrays], name: str) -> Mapping[str, Arrays]
     if any("seen" in arrays for arrays in parts.values()):
         raise DataError(f"{name}: x has NaN and there is a field seen, which says the same: give one or the other.")
     note(f"{name}: {count:,} of {total:,} entries of x are missing (NaN); the field seen says which.")
-    usual = _medians(next(iter(parts.values()))["x"])
+    first = next(iter(parts.values()))["x"]
+    usual = _medians(first)
+    for column in categorical:
+        counts = np.nansum(first[:, column.place], axis=0)
+        usual[column.place] = np.arange(len(counts)) == counts.argmax()
     return {
         part: {**arrays, "x": np.where(missing[part], usual, arrays["x"]), "seen": ~missing[part]}
         for part, arrays in parts.items()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pyro_vae.data.columns import Column, Named, joined, missing, some, to_numbers
 from pyro_vae.data.readers import DataError
 
 MOST_ITEMS = 10_000_000
@@ -23,72 +24,96 @@ class Objects(NamedTuple):
     arrays: dict[str, Any]
     feature_names: tuple[str, ...] | None = None
     class_names: tuple[str, ...] | None = None
+    categorical: tuple[Column, ...] = ()
 
 
-def objects_in(source: Any, y: str | None) -> Objects | None:
+def objects_in(source: Any, y: str | None, categories: Named | None = None) -> Objects | None:
     """Return what an object holds; None for a mapping of arrays, a name or a path, or what is no
     data.
 
     Args:
         source: any object.
         y: name of the column that is no part of x.
+        categories: see `pyro_vae.data.columns.to_numbers`.
 
     Raises:
         DataError: a column is missing or holds no numbers, or items differ in shape.
     """
     if hasattr(source, "var_names") and hasattr(source, "obs"):
         return _annotated(source, y)
-    if hasattr(source, "column_names") and hasattr(source, "features"):
-        return _hugging_face({"all": source}, y)
-    if isinstance(source, Mapping) and source and all(hasattr(part, "column_names") for part in source.values()):
-        return _hugging_face(source, y)
-    if hasattr(source, "columns") and hasattr(source, "to_numpy"):
-        return table(source, y)
+    found = _of_columns(source, y, categories)
+    if found is not None:
+        return found
     found = _arrays(source)
     if found is not None and y is not None:
         raise DataError(f"y={y!r} names a column of a table, and {type(source).__name__} has none: leave it out.")
     return found
 
 
-def table(frame: Any, y: str | None) -> Objects:
-    """Return a table's columns as x, but for ``y``.
+def _of_columns(source: Any, y: str | None, categories: Named | None) -> Objects | None:
+    """Return what has named columns: tables, in pairs and mappings too, Hugging Face's data."""
+    if hasattr(source, "column_names") and hasattr(source, "features"):
+        return _hugging_face({"all": source}, y, categories)
+    if isinstance(source, Mapping) and source and all(hasattr(part, "column_names") for part in source.values()):
+        return _hugging_face(source, y, categories)
+    if is_table(source):
+        return tables({"x": columns_of(source)}, y, categories)
+    if isinstance(source, tuple) and len(source) == 2 and is_table(source[0]) and y is None:
+        source = {"x": source[0], "y": source[1]}
+    if not isinstance(source, Mapping):
+        return None
+    held = {key: columns_of(part) for key, part in source.items() if str(key)[:2] in ("x", "x_") and is_table(part)}
+    if not held:
+        return None
+    found = tables(held, y, categories)
+    others = {str(key): dense(part) for key, part in source.items() if key not in held}
+    return found._replace(arrays=found.arrays | others)
+
+
+def tables(parts: Mapping[str, Mapping[str, Any]], y: str | None, categories: Named | None) -> Objects:
+    """Return tables' columns as x, but for ``y``; categories are those of all tables together.
+
+    Args:
+        parts: columns by name, of each table by the name that its array has: x, x_train, x_test.
+        y: name of the column that is no part of x.
+        categories: see `pyro_vae.data.columns.to_numbers`.
 
     Raises:
         DataError: see `objects_in`.
     """
-    names = [str(name) for name in frame.columns]
-    columns = dict(zip(names, frame.columns, strict=True))
-    if len(columns) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"The table has two columns {twice!r}: rename one.")
-    if y is not None and y not in columns:
-        raise DataError(f"The table has no column {y!r} for y: it has {_some(names)}.")
-    kept = [name for name in names if name != y]
+    first = next(iter(parts.values()))
+    for one in parts.values():
+        if set(one) != set(first):
+            raise DataError(f"The tables have columns {some(first)} and {some(one)}: give each the same.")
+    if y is not None and y not in first:
+        raise DataError(f"The table has no column {y!r} for y: it has {some(first)}.")
+    kept = [name for name in first if name != y]
     if not kept:
         raise DataError(f"The table has no column but {y!r}, which is y: x needs one at least.")
-    x = np.stack([_numbers(frame[columns[name]], name) for name in kept], 1)
-    arrays = {"x": x} if y is None else {"x": x, "y": labels(frame[columns[y]])}
-    return Objects(arrays, tuple(kept))
+    x, features, found = to_numbers({name: joined([one[name] for one in parts.values()]) for name in kept}, categories)
+    ends = np.cumsum([len(one[kept[0]]) for one in parts.values()])[:-1]
+    arrays: dict[str, Any] = dict(zip(parts, np.split(x, ends), strict=True))
+    if y is not None:
+        arrays |= {f"y{key[1:]}": labels(one[y]) for key, one in parts.items()}
+    return Objects(arrays, features, categorical=found)
 
 
-def _numbers(column: Any, name: str) -> np.ndarray:
-    """Return a column as numbers, NaN where it has none."""
-    array = np.asarray(column)
-    if array.dtype.kind in "biuf":
-        return array.astype(np.int64) if array.dtype.kind == "b" else array
-    try:
-        if array.dtype.kind in "mM":  # times, which would pass as whole numbers
-            raise TypeError
-        given = [np.nan if _missing(value) else value for value in array.tolist()]
-        if any(isinstance(value, str) for value in given):
-            raise TypeError
-        return np.asarray(given, np.float64)
-    except (TypeError, ValueError):
-        example = next((value for value in array.tolist() if not _missing(value)), None)
-        raise DataError(
-            f"Column {name!r} holds {example!r}, which is no number: leave the column out, make numbers of it "
-            "(pandas.get_dummies), or let it be y."
-        ) from None
+def columns_of(frame: Any) -> dict[str, Any]:
+    """Return a table's columns by name.
+
+    Raises:
+        DataError: two have one name.
+    """
+    names = [str(name) for name in frame.columns]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"The table has two columns {twice!r}: rename one.")
+    return {name: frame[key] for name, key in zip(names, frame.columns, strict=True)}
+
+
+def is_table(source: Any) -> bool:
+    """Return whether an object has named columns, as pandas' and polars' tables do."""
+    return hasattr(source, "columns") and hasattr(source, "to_numpy")
 
 
 def labels(column: Any) -> np.ndarray:
@@ -98,18 +123,14 @@ def labels(column: Any) -> np.ndarray:
         return array.astype(np.int64) if array.dtype.kind == "b" else array
     values = array.reshape(-1).tolist() if array.size == len(array) else array.tolist()
     if any(isinstance(value, str) for value in values):
-        return np.array(["" if _missing(value) else str(value) for value in values])
-    return np.array([np.nan if _missing(value) else value for value in values], np.float64)
-
-
-def _missing(value: Any) -> bool:
-    return value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
+        return np.array(["" if missing(value) else str(value) for value in values])
+    return np.array([np.nan if missing(value) else value for value in values], np.float64)
 
 
 def _annotated(source: Any, y: str | None) -> Objects:
     """Return AnnData: cells are data, genes are features, ``y`` is a column of ``obs``."""
     if y is not None and y not in source.obs.columns:
-        raise DataError(f"AnnData has no {y!r} in obs: it has {_some(map(str, source.obs.columns))}.")
+        raise DataError(f"AnnData has no {y!r} in obs: it has {some(map(str, source.obs.columns))}.")
     arrays: dict[str, Any] = {"x": dense(source.X)}
     if y is not None:
         arrays["y"] = labels(source.obs[y])
@@ -121,39 +142,50 @@ def dense(x: Any) -> Any:
     return x.toarray() if hasattr(x, "toarray") else x
 
 
-def _hugging_face(parts: Mapping[str, Any], y: str | None) -> Objects:
+def _hugging_face(parts: Mapping[str, Any], y: str | None, categories: Named | None) -> Objects:
     """Return Hugging Face's data: images or numbers, and a label."""
     arrays: dict[str, Any] = {}
-    features = class_names = None
+    columns: dict[str, dict[str, Any]] = {}  # of tables
+    class_names = None
     for split, part in parts.items():
         names = list(part.column_names)
         label = y if y is not None else next((name for name in ("label", "labels", "y") if name in names), None)
         if label is not None and label not in names:
-            raise DataError(f"The data set has no column {label!r} for y: it has {_some(names)}.")
+            raise DataError(f"The data set has no column {label!r} for y: it has {some(names)}.")
         rest = [name for name in names if name != label]
         if not rest:
             raise DataError(f"The data set has no column but {label!r}, which is y: x needs one at least.")
-        columns = {name: _column(part[name], name) for name in rest}
-        wide = [name for name in rest if columns[name].ndim > 1]
+        found = {name: _column(part, name) for name in rest}
+        wide = [name for name in rest if found[name].ndim > 1]
         if wide and len(rest) > 1:
             raise DataError(
-                f"The data set has columns {_some(rest)} of different shapes: keep one with select_columns, and y."
+                f"The data set has columns {some(rest)} of different shapes: keep one with select_columns, and y."
             )
         ending = "" if split == "all" else f"_{split}"
-        arrays[f"x{ending}"] = columns[rest[0]] if wide else np.stack(list(columns.values()), 1)
-        features = None if wide else tuple(rest)
+        if wide:
+            arrays[f"x{ending}"] = found[rest[0]]
+        else:
+            columns[f"x{ending}"] = found
         if label is not None:
             arrays[f"y{ending}"] = labels(list(part[label]))
-            named = getattr(part.features[label], "names", None)
-            class_names = tuple(map(str, named)) if named else None
-    return Objects(arrays, features, class_names)
+            class_names = _names_of(part, label)
+    table = tables(columns, None, categories) if columns else Objects({})
+    return table._replace(arrays=table.arrays | arrays, class_names=class_names)
 
 
-def _column(values: Any, name: str) -> np.ndarray:
-    listed = list(values)
-    if listed and (isinstance(listed[0], str) or listed[0] is None):
-        return _numbers(listed, name)
-    return _stacked(listed, name)
+def _names_of(part: Any, name: str) -> tuple[str, ...] | None:
+    """Return the names of a column of classes."""
+    named = getattr(part.features[name], "names", None)
+    return tuple(map(str, named)) if named else None
+
+
+def _column(part: Any, name: str) -> np.ndarray:
+    """Return a column of Hugging Face's: numbers, text or rows; of classes, their names."""
+    listed, names = list(part[name]), _names_of(part, name)
+    if names:
+        return np.array([None if value is None or value < 0 else names[value] for value in listed], object)
+    scalar = listed and all(value is None or isinstance(value, str | bool | int | float) for value in listed)
+    return np.array(listed, object) if scalar else _stacked(listed, name)
 
 
 def _arrays(source: Any) -> Objects | None:
@@ -215,11 +247,6 @@ def _stacked(values: list[Any], name: str) -> np.ndarray:
         return np.stack(arrays)
     except ValueError:
         raise DataError(f"{name} of the items differs in shape: give items of one shape.") from None
-
-
-def _some(names: Any) -> str:
-    listed = list(names)
-    return ", ".join(listed[:8]) + (f", ... ({len(listed)})" if len(listed) > 8 else "")
 
 
 def numbered(arrays: dict[str, Any], known: tuple[str, ...] | None) -> tuple[dict[str, Any], tuple[str, ...] | None]:

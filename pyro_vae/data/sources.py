@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_vae.data.columns import Column, Named
 from pyro_vae.data.image_folders import progress, read_image_folder, read_images
 from pyro_vae.data.objects import Objects, dense, numbered, objects_in
 from pyro_vae.data.readers import DataError, brief, read_idx, read_npy, read_npy_folder, read_npz, read_table
@@ -78,16 +79,22 @@ class Source:
     curated: bool = False  # a published set: copies of a datum are part of it
     sequence: tuple[int, int] | None = None  # (steps, features), side by side in x
     feature_names: tuple[str, ...] | None = None  # of columns
+    categorical: tuple[Column, ...] = ()
 
 
 def open_source(
-    source: object, *, data_dir: str | os.PathLike | None = None, image_size: int | None = None, y: str | None = None
+    source: object,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    image_size: int | None = None,
+    y: str | None = None,
+    categories: Named | None = None,
 ) -> Source:
     """Return the arrays of ``source``: see `load_data`."""
     if image_size is not None and not 1 <= image_size <= 4096:
         raise DataError(f"image_size={image_size} is not a size of an image: give 1 to 4096 pixels.")
     sized = {"omniglot", "celeba"}
-    held = _held(source, y)
+    held = _held(source, y, categories)
     if held is not None:
         opened = held
     elif isinstance(source, str) and source in DATASETS:
@@ -115,7 +122,7 @@ def open_source(
     return opened
 
 
-def _held(source: object, y: str | None) -> Source | None:
+def _held(source: object, y: str | None, categories: Named | None) -> Source | None:
     """Return the arrays of what is no name and no path, or of a table in a file."""
     name = "arrays"
     if isinstance(source, str | os.PathLike):
@@ -125,7 +132,7 @@ def _held(source: object, y: str | None) -> Source | None:
             raise DataError(f"y={y!r} names a column of a table, and {source} is none: leave it out.", unused="y")
         else:
             return None
-    found = objects_in(source, y)
+    found = objects_in(source, y, categories)
     if found is None and isinstance(source, Mapping):
         if y is not None:
             raise DataError(f"y={y!r} names a column of a table: name the array y instead.", unused="y")
@@ -134,8 +141,12 @@ def _held(source: object, y: str | None) -> Source | None:
         return None
     arrays, classes = numbered(found.arrays, found.class_names)
     parts = _parts({key: _array(value, key) for key, value in arrays.items()}, name)
-    count = len(classes) if classes else None
-    return Source(name, parts, feature_names=found.feature_names, class_names=classes, classes=count)
+    names: dict[str, Any] = {
+        "feature_names": found.feature_names,
+        "class_names": classes,
+        "categorical": found.categorical,
+    }
+    return Source(name, parts, classes=len(classes) if classes else None, **names)
 
 
 def _path(source: str | os.PathLike) -> Path:

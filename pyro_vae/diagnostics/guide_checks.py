@@ -127,6 +127,8 @@ def retraining(subject: Subject) -> Iterator[Verdict]:
 
 def calibration(subject: Subject) -> Iterator[Verdict]:
     """Is q calibrated on data that the model draws?"""
+    if subject.meaning.implicit:
+        require_weights(subject)
     fixed = subject.meaning.points + subject.meaning.modes
     if fixed:
         raise LeftOut(

@@ -79,7 +79,7 @@ def reconstruction(x: Tensor, fitted: MaximumLikelihood) -> Tensor:
 def pca_figures(data: "Data", latent: int, split: str | None = None) -> dict[str, float] | None:
     """Return what PCA with ``latent`` components, fitted to the training split, reaches on a split.
 
-    ``rms_error`` of its reconstruction and, where the data are not binary and so have a density,
+    ``rms_error`` of its reconstruction and, where the data are numbers that are not binary,
     the figures of probabilistic PCA: log p(x) in closed form, which its exact posterior makes the
     ELBO too. None where ``latent`` is not below the number of features.
     """
@@ -91,7 +91,7 @@ def pca_figures(data: "Data", latent: int, split: str | None = None) -> dict[str
     directions = torch.linalg.qr(fitted.weight).Q
     centred = x - fitted.loc
     error = (centred - centred @ directions @ directions.T).square().mean().sqrt().item()
-    if data.spec.support == "binary":
+    if data.spec.support == "binary" or data.spec.categorical:
         return {"rms_error": error}
     evidence, explained = log_density(x, fitted).mean().item(), reconstruction(x, fitted).mean().item()
     return {

@@ -13,6 +13,7 @@ Per datum i with draws z_k ~ q(z | x), k = 1..K, and log w_k = log p(x, z_k) - l
     TotalCorrelation        the ELBO with the KL's total correlation weighted
     MaximumMeanDiscrepancy  E log p(x | z) - weight * MMD(q(z), p(z))
     FreeEnergyContrast      F of the chains' draws - F(x), for models known up to a constant
+    Adversarial             a bound on the divergence of data and draws, for models without a density
     OneLevel                the ELBO of a chain, its KL at one level per datum
     TraceEnum_ELBO          Pyro's own, for sites that are summed over
     Dreaming                any of them, and E_p log q(z | x) of drawn z, x for the guide
@@ -23,6 +24,7 @@ programs scale the datum (``PerDatum``, subsampling), so that losses are in the 
 handlers ask for. Handlers that scale latent sites (``Tempered``) act inside the weights.
 """
 
+from pyro_vae.objectives.adversarial import LOG_2, Adversarial, critic_gain, divergence_bound
 from pyro_vae.objectives.aggregate_posterior import (
     MaximumMeanDiscrepancy,
     TotalCorrelation,
@@ -41,7 +43,9 @@ from pyro_vae.objectives.registry import OBJECTIVES
 from pyro_vae.objectives.wake_sleep import ReweightedWakeSleep
 
 __all__ = [
+    "LOG_2",
     "OBJECTIVES",
+    "Adversarial",
     "AnalyticKL",
     "DoublyReparameterized",
     "Dreaming",
@@ -57,6 +61,8 @@ __all__ = [
     "ReweightedWakeSleep",
     "StickingTheLanding",
     "TotalCorrelation",
+    "critic_gain",
+    "divergence_bound",
     "squared_mmd",
     "stratified_weights",
 ]

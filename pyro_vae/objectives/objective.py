@@ -53,6 +53,7 @@ class Objective(ELBO):
         per_datum: whether each datum is weighted by itself.
         whole_batch: whether the data of a batch are looked at together.
         validates: whether epochs are measured by its own figure.
+        momentum: of Adam and its kin.
     """
 
     needs: frozenset[str] = Declaration.needs
@@ -61,6 +62,7 @@ class Objective(ELBO):
     per_datum: bool = Declaration.per_datum
     whole_batch: bool = Declaration.whole_batch
     validates: bool = Declaration.validates
+    momentum: float = Declaration.momentum
 
     @checked()
     def __init__(self, num_particles: Count = 1, *, data_plate: str = "data") -> None:

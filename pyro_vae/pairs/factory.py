@@ -25,6 +25,7 @@ from pyro_vae.nets import MLP, OneHot, Standardize, activation_named
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.options import Registry
 from pyro_vae.pairs.nets import Net, NetSize, built, image_of, nets_of
+from pyro_vae.pairs.registry import refuse_categories
 from pyro_vae.pairs.units import Scaling, Units
 from pyro_vae.program import PairError
 
@@ -251,6 +252,7 @@ def items(spec: Spec, count: int | None) -> tuple[int, Spec]:
     Raises:
         PairError: the number is not known, or does not divide the features of x.
     """
+    refuse_categories(spec, "a grouped pair")
     if count is None and "mask" in spec.fields:
         count = spec.fields["mask"][0]
     if count is None:

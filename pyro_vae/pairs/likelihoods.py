@@ -9,6 +9,7 @@ from typing import Annotated
 from pyro_vae.conditionals import (
     Bernoulli,
     Categorical,
+    Columns,
     ContinuousBernoulli,
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
@@ -40,6 +41,8 @@ def likelihood(spec: Spec, chosen: Likelihood = "auto", scaling: Scaling = "feat
     Raises:
         PairError: there is no such likelihood, or it does not suit the data.
     """
+    if spec.categorical and isinstance(chosen, str):
+        return _by_column(spec, chosen, scaling)
     head = LIKELIHOODS[chosen](spec) if isinstance(chosen, str) else chosen
     if head.features != spec.features:
         raise PairError(
@@ -48,6 +51,20 @@ def likelihood(spec: Spec, chosen: Likelihood = "auto", scaling: Scaling = "feat
         )
     units = Units.of(spec, scaling)
     return head if units is None or isinstance(head, InUnits) or not over_reals(head) else InUnits(head, units)
+
+
+def _by_column(spec: Spec, chosen: str, scaling: Scaling) -> Head:
+    """Return the head of a table: the likelihood ``chosen`` of its numbers, and a categorical one of
+    each column of categories.
+    """
+    if spec.numbers is None and chosen != "auto":
+        raise PairError(
+            f"likelihood {chosen} is that of columns of numbers, and {spec.name} has columns of categories alone; "
+            "leave --likelihood out",
+            unused="likelihood",
+        )
+    numbers = None if spec.numbers is None else likelihood(spec.numbers, chosen, scaling)
+    return Columns(numbers, [len(column.categories) for column in spec.categorical])
 
 
 def levels_of(spec: Spec, name: str) -> int:

@@ -12,6 +12,7 @@ from pyro_vae.nets import MaskedMLP, PixelCNN, pixel_distance, raster
 from pyro_vae.options import Count, Registry, Whole
 from pyro_vae.pairs.likelihoods import LIKELIHOODS, Likelihood, likelihood
 from pyro_vae.pairs.nets import Net, image_of
+from pyro_vae.pairs.registry import refuse_categories
 from pyro_vae.program import PairError
 
 MASKED = Registry("net")
@@ -50,6 +51,7 @@ def autoregressive(
     Raises:
         PairError: the likelihood has no autoregressive form, or the net does not suit the data.
     """
+    refuse_categories(spec, "a decoder of one feature after the other")
     chosen = usual(spec, chosen)
     head = LIKELIHOODS[chosen](spec) if isinstance(chosen, str) else chosen
     if head.features != spec.features:

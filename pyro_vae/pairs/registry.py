@@ -6,6 +6,7 @@ from here.
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -46,11 +47,38 @@ def recorded(name: str, build: Builder, source: str | None = None) -> Builder:
     return built
 
 
+def refuse_categories(spec: Spec, what: str) -> None:
+    """Refuse a table with columns of categories for what has no likelihood for them.
+
+    Raises:
+        PairError: it is one.
+    """
+    if spec.categorical:
+        names = ", ".join(column.name for column in spec.categorical[:4]) + ", ..." * (len(spec.categorical) > 4)
+        raise PairError(
+            f"{what} has no likelihood for columns of categories, and {spec.name} has {names}; leave these columns "
+            "out, or use a pair such as latent"
+        )
+
+
+def _without_categories(build: Builder) -> Builder:
+    """Return a builder that refuses columns of categories, if it takes no likelihood."""
+    if "likelihood" in inspect.signature(build).parameters:
+        return build
+
+    @functools.wraps(build)
+    def refusing(spec: Spec, *args: Any, **options: Any) -> Pair:
+        refuse_categories(spec, f"the pair {build.__name__}")
+        return build(spec, *args, **options)
+
+    return refusing
+
+
 def pair(build: Builder) -> Builder:
     """Enter a function into the zoo under its own name; its options are checked against its
     annotations.
     """
-    PAIRS[build.__name__] = checked(PairError)(recorded(build.__name__, build))
+    PAIRS[build.__name__] = checked(PairError)(recorded(build.__name__, _without_categories(build)))
     return PAIRS[build.__name__]
 
 

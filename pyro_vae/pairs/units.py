@@ -59,7 +59,8 @@ class Units(nn.Module):
     def of(cls, spec: Spec, scaling: Scaling = "feature") -> "Units | None":
         """Return the units of x; None where it has a natural one.
 
-        A feature that does not vary has the median unit of those that do.
+        A feature that does not vary has the median unit of those that do; one-hot categories have
+        their natural one.
 
         Args:
             spec: describes x.
@@ -67,6 +68,8 @@ class Units(nn.Module):
         """
         if spec.support in ("binary", "levels"):
             return None
+        if spec.categorical:
+            return cls._of_columns(spec, scaling)
         mean, std = spec.mean.double(), spec.std.double()
         varies = std > ROUNDING * mean.abs()
         if not bool(varies.any()):
@@ -74,6 +77,14 @@ class Units(nn.Module):
         if spec.image is not None or scaling == "common":
             return cls(spec.mean, std.square().mean().sqrt().expand_as(std).float())
         return cls(spec.mean, torch.where(varies, std, std[varies].median()).float())
+
+    @classmethod
+    def _of_columns(cls, spec: Spec, scaling: Scaling) -> "Units | None":
+        inner = None if spec.numbers is None else cls.of(spec.numbers, scaling)
+        if inner is None:
+            return None
+        rest = torch.zeros(spec.features - len(inner.loc))
+        return cls(torch.cat([inner.loc, rest]), torch.cat([inner.scale, rest + 1]))
 
 
 class InUnits(Head):

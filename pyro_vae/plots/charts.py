@@ -39,6 +39,7 @@ from pyro_vae.posterior import (
     latent_vectors,
     posterior_means,
     refuse_chain,
+    require_codes,
     variance_of_means,
 )
 from pyro_vae.program import Pair
@@ -74,7 +75,8 @@ def scatter(
     if method not in ("auto", "pca", "tsne"):
         raise NotDrawable(f"method must be auto, pca or tsne, got {method!r}")
     batch = data.batch(split, min(count, data.size(split)))
-    site = _chosen(_sizes(pair, data.batch(split, 2)), site)
+    site = _chosen(_sizes(pair, few := data.batch(split, 2)), site)
+    require_codes(pair, few)
     means = posterior_means(pair, batch, seed=seed)[site].double()
     prior = draw_latents(pair, batch, {}, seed=seed)[site].double()
     prior = prior.unsqueeze(-1) if prior.dim() == 1 else prior.expand(len(means), -1)
@@ -135,8 +137,10 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     epoch = column["epoch"]
     if "figure" in column:
         return _of_own_figure(epoch, column)
-    figure = page(5.6)
-    top, *below = figure.subplot_mosaic([["elbo", "elbo"], ["reconstruction", "kl"]], height_ratios=[3, 2]).values()
+    parts = bool(np.isfinite(column["kl"]).any())
+    figure = page(5.6 if parts else 3.6)
+    rows: Any = [["elbo", "elbo"], ["reconstruction", "kl"]] if parts else [["elbo"]]
+    top, *below = figure.subplot_mosaic(rows, height_ratios=[3, 2][: len(rows)]).values()
     best = int(np.where(np.isfinite(column["elbo"]), column["elbo"], -np.inf).argmax())
     tempered = bool((column["beta"] != 1).any())
     name = f"- loss in training{f', beta {column["beta"][-1]:g} at the end' if tempered else ''}"
@@ -145,19 +149,17 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     top.plot(epoch[best], column["elbo"][best], "o", color=BLUE, ms=6, label=f"best: {column['elbo'][best]:.2f}, kept")
     _focus(top, column["elbo"], *([] if tempered else [-column["loss"]]))
     top.legend(fontsize=SMALL, frameon=False, loc="lower right")
-    for axes, key, colour, what in zip(
-        below,
-        ("reconstruction", "kl"),
-        (GREEN, ORANGE),
-        ("reconstruction: E log p(x | z)", "KL(q(z | x) || p(z))"),
-        strict=True,
-    ):
+    told = (
+        ("reconstruction", GREEN, "reconstruction: E log p(x | z)"),
+        ("kl", ORANGE, "KL(q(z | x) || p(z))"),
+    )
+    for axes, (key, colour, what) in zip(below, told, strict=False):  # without parts there is no panel below
         axes.plot(epoch, column[key], color=colour, lw=1.6)
         axes.set_title(what, fontsize=NORMAL, loc="left")
         _focus(axes, column[key])
     for axes in (top, *below):
         _by_epoch(axes, len(epoch))
-    headline(figure, "Training: ELBO = reconstruction - KL; higher is better")
+    headline(figure, f"Training: ELBO{' = reconstruction - KL' if parts else ''}; higher is better")
     return figure
 
 
@@ -171,7 +173,7 @@ def _of_own_figure(epoch: np.ndarray, column: Mapping[str, np.ndarray]) -> Figur
     _focus(axes, column["figure"], -column["loss"])
     axes.legend(fontsize=SMALL, frameon=False)
     _by_epoch(axes, len(epoch))
-    headline(figure, "Training: the objective's own figure, which is no likelihood")
+    headline(figure, "Training: the objective's own figure, which is no likelihood: no epoch is the best by it")
     return figure
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from pyro_vae.data import Data
 from pyro_vae.evidence import meaning_of
+from pyro_vae.plots.adversarial import beside, critic
 from pyro_vae.plots.boltzmann import bracket, chains, filters
 from pyro_vae.plots.calling import picture
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
@@ -79,8 +80,11 @@ def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str | Non
     split = data.choose(split)
     at_least(1, count=count)
     batch = data.batch(split, count)
-    if not meaning_of(pair, batch).latent:
+    meaning = meaning_of(pair, batch)
+    if not meaning.latent:
         raise NotDrawable("the model has no latent variable, so there is no code to reconstruct from; draw `samples`")
+    if not meaning.inferred:
+        raise NotDrawable("the guide leaves latent sites out, so there is no code to reconstruct from; draw `samples`")
     x, mean = batch["x"], mean_of_x(reconstruct(pair, batch, seed=seed), data.spec)
     title = f"Data ({split} split) and reconstructions: {shown(pair, batch)} p(x | z) at the centre of q(z | x)"
     if not is_image(data.spec):
@@ -155,6 +159,8 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "code-map": code_map,
     "rolls": rolls,
     "states": states,
+    "beside": beside,
+    "critic": critic,
     "filters": filters,
     "chains": chains,
     "bracket": bracket,

@@ -14,6 +14,7 @@ from pyro_vae.posterior.latents import (
     latent_vectors,
     prior_moments,
     refuse_chain,
+    require_codes,
     variance_of_means,
     within_support,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "reconstruct",
     "refuse_chain",
     "repeat_batch",
+    "require_codes",
     "row_per_datum",
     "shown",
     "temperatures",

@@ -76,10 +76,29 @@ def centres(pair: Pair, batch: Batch, *, seed: int = 0) -> dict[str, Tensor]:
     """Return the centre of q(z | x) at every latent site.
 
     That is the mean, given the means of the levels above, or a draw where there is no mean.
+
+    Raises:
+        NotDrawable: the guide infers none of the model's latent vectors.
     """
     with evaluation(pair, seed), AtMean():
         guide = poutine.trace(pair.bound_guide).get_trace(batch)
-    return {name: site["value"] for name, site in guide.nodes.items() if is_latent(site)}
+    found = {name: site["value"] for name, site in guide.nodes.items() if is_latent(site)}
+    if not found:
+        require_codes(pair, batch)
+    return found
+
+
+def require_codes(pair: Pair, batch: Batch) -> None:
+    """Refuse a pair whose guide infers none of the model's latent vectors, as a critic does.
+
+    Raises:
+        NotDrawable: it does not.
+    """
+    vectors = latent_vectors(pair, batch)
+    with evaluation(pair, 0):
+        guide = poutine.trace(pair.bound_guide).get_trace(batch).nodes
+    if vectors and not vectors.keys() & guide.keys():
+        raise NotDrawable(f"the guide does not infer {', '.join(map(repr, vectors))}, so data have no code")
 
 
 def decode(
@@ -180,6 +199,7 @@ def _moments(fn: Any) -> tuple[Tensor, Tensor]:
 
 def variance_of_means(pair: Pair, batch: Batch) -> dict[str, Tensor]:
     """Return Var_x E[z_j | x] of each dimension: near 0 where it says nothing about the data."""
+    require_codes(pair, batch)
     return {name: mean.var(0, correction=0) for name, mean in posterior_means(pair, batch).items()}
 
 

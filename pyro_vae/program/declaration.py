@@ -1,8 +1,8 @@
 """What an objective needs of a pair and what it yields, declared where it is defined.
 
 An objective declares by attributes: ``needs``, ``figure``, ``has_kl``, ``per_datum``,
-``whole_batch`` and ``validates``, each with the default of `Declaration`, which is what Pyro's own
-ELBOs are. `declared` reads them, and nothing else asks what class an objective is.
+``whole_batch``, ``validates`` and ``momentum``, each with the default of `Declaration`, which is
+what Pyro's own ELBOs are. `declared` reads them, and nothing else asks what class an objective is.
 """
 
 from dataclasses import dataclass, fields
@@ -19,15 +19,18 @@ class Figure:
         name: what it is called where it is shown.
         kind: "bound" of log p(x); "exact" log p(x); "unnormalised", off by a constant that training
             moves; a "divergence", which is no log p(x).
+        judged: whether a part of the pair that learns too measures it, as the critic of an
+            adversarial pair does.
     """
 
     name: str
     kind: Literal["bound", "exact", "unnormalised", "divergence"]
+    judged: bool = False
 
     @property
     def comparable(self) -> bool:
         """Whether a larger figure at another epoch means a better pair."""
-        return self.kind != "unnormalised"
+        return self.kind != "unnormalised" and not self.judged
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Declaration:
             would be another objective.
         validates: whether its own figure is an unbiased estimate of the ELBO that takes less time
             than the programs' own, so that epochs are measured by it.
+        momentum: how much of the mean gradient Adam and its kin keep from step to step. Where two
+            parts of a pair work against each other, less than elsewhere.
     """
 
     needs: frozenset[str] = frozenset(["guide", "density"])
@@ -53,6 +58,7 @@ class Declaration:
     per_datum: bool = False
     whole_batch: bool = False
     validates: bool = False
+    momentum: float = 0.9
 
     @property
     def has_elbo(self) -> bool:

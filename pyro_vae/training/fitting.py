@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pyro_vae.data import Data, DataError, load_data
 from pyro_vae.options import checked
 from pyro_vae.program import Pair, PairError, alone
@@ -170,7 +172,8 @@ def em(pair: Pair, data: Any, iterations: int = 100, **settings: Any) -> Fitted:
     The same as ``fit(pair, data, optimizer="em", epochs=iterations)``, in double precision: all data
     in each step, or ``batch_size`` of them with expectations averaged over the steps. A row's
     ``loss`` is minus the training ELBO at the E step, which with an exact guide is log p(x), and
-    ``m_step`` the ELBO that the M step then reaches under the same q.
+    ``m_step`` the ELBO that the M step then reaches under the same q. The pair is returned in the
+    float type in which it came, unless ``precision`` is given.
 
     Args:
         pair: its parameters belong to conditionals with an M step, see `Maximizable`.
@@ -182,7 +185,13 @@ def em(pair: Pair, data: Any, iterations: int = 100, **settings: Any) -> Fitted:
         PairError: no conditional owns a parameter, or the pair breaks its contract.
         SettingsError: for a setting that EM has no use for.
     """
-    return fit(pair, data, **{"precision": "64", **settings, "optimizer": "em", "epochs": iterations})
+    tensors = [*pair.named_parameters().values(), *pair.named_buffers().values()]
+    single = all(tensor.dtype is torch.float32 for tensor in tensors if tensor.is_floating_point())
+    fitted = fit(pair, data, **{"precision": "64", **settings, "optimizer": "em", "epochs": iterations})
+    if single and "precision" not in settings:
+        for module in pair.modules().values():
+            module.float()
+    return fitted
 
 
 def _shown(trainer: Trainer, data: Data) -> Progress:
@@ -232,4 +241,6 @@ def describe(pair: Pair, data: Data) -> dict[str, Any]:
     told: dict[str, Any] = {"pair": recipe, "data": data.recipe}
     if data.spec.class_names:
         told["classes"] = list(data.spec.class_names)
+    if data.spec.categorical:
+        told["categories"] = {column.name: list(column.categories) for column in data.spec.categorical}
     return {**told, "fingerprints": {"pair": source, "data": data.fingerprint}}

@@ -21,10 +21,15 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 }
 
 
-def optimizer(training: Training, params: Sequence[Tensor]) -> Optimizer:
+def optimizer(training: Training, params: Sequence[Tensor], momentum: float = 0.9) -> Optimizer:
     """Return the optimizer that the settings ask for, over these parameters.
 
     A named one has torch's fused update on a CPU, a third of the time, where torch has one.
+
+    Args:
+        training: the settings.
+        params: what it moves.
+        momentum: the first beta of Adam and its kin, where they are named.
 
     Raises:
         SettingsError: the user's own is none that training can use.
@@ -32,9 +37,12 @@ def optimizer(training: Training, params: Sequence[Tensor]) -> Optimizer:
     chosen, own = training.optimizer, not isinstance(training.optimizer, str)
     kind = OPTIMIZERS[chosen] if isinstance(chosen, str) else chosen
     options: dict[str, Any] = {"weight_decay": training.weight_decay} if training.weight_decay else {}
+    takes = {} if own else inspect.signature(kind).parameters
+    if "betas" in takes:
+        options["betas"] = (momentum, 0.999)
     # torch's fused update takes each gradient to lie in memory as autograd leaves it; on a GPU the
     # compiled step has its own
-    if not own and "fused" in inspect.signature(kind).parameters and all(p.device.type == "cpu" for p in params):
+    if "fused" in takes and all(p.device.type == "cpu" for p in params):
         options["fused"] = True
     try:
         if isinstance(kind, PyroOptim):

@@ -91,7 +91,8 @@ def check_settings(training: Training, pair: Pair, data: Data) -> None:
     if training.patience is not None and not yields.figure.comparable:
         raise SettingsError(
             f"patience {training.patience} waits for a better epoch, and the {yields.figure.name} of {name} is "
-            "unnormalised, which makes no epoch better than another; leave --patience out"
+            f"{'measured by a critic that learns too' if yields.figure.judged else 'unnormalised'}, which makes no "
+            "epoch better than another; leave --patience out"
         )
 
 

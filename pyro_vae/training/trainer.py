@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae.data import Data
 from pyro_vae.objectives import Dreaming, InPieces
-from pyro_vae.program import Pair, require_sound
+from pyro_vae.program import Pair, declared, require_sound
 from pyro_vae.runs import checkpoint
 from pyro_vae.svi import SVI, Exchange, Schedule, World
 from pyro_vae.training.average import Average
@@ -73,7 +73,8 @@ class Trainer:
         self.rows = training.rows(data.size("train"))
         self.steps_per_epoch = data.num_batches(self.rows)
         self.beta = torch.tensor(training.beta, dtype=self.dtype, device=self.device)
-        self.optimizer = optimizer(training, list(pair.named_parameters().values()))
+        params = list(pair.named_parameters().values())
+        self.optimizer = optimizer(training, params, declared(pair.objective).momentum)
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.exchange = self._join() if world.size > 1 else None
         make: Any = pair.stepper or SVI

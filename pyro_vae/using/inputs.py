@@ -1,14 +1,14 @@
 """What users pass as data, as batches that programs take."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data import Data, DataError
+from pyro_vae.data import Data, DataError, is_table
 from pyro_vae.program import Batch, Pair, PairError, Verbs
 
 USUAL = {"seen": True, "mask": True, "labelled": False}
@@ -52,6 +52,8 @@ class Used(NamedTuple):
             raise PairError("there are no data: give x, or use what fit or load returned, which has its own")
         for name in fields.keys() - {"x", *self.shapes, *self.pair.fields}:
             raise PairError(f"there is no field {name!r}; the programs read {', '.join(map(repr, self.pair.fields))}")
+        if self._knows_columns(given["x"]):
+            given["x"] = self.array("x", given["x"])
         if "seen" in self.pair.fields and "seen" not in given:
             given |= _marked(given["x"])
         return given
@@ -78,6 +80,18 @@ class Used(NamedTuple):
             raise PairError(
                 "x has values between 0 and 1, and the pair was trained on binary x, which alone have a probability; "
                 "draw 0 or 1 with these probabilities first, such as torch.bernoulli(x)"
+            )
+        for column in () if self.data is None else self.data.spec.categorical:
+            self._require_one_hot(batch, column.name, column.place)
+
+    def _require_one_hot(self, batch: Batch, name: str, place: slice) -> None:
+        x = batch["x"][..., place]
+        seen = batch["seen"][..., place].all(-1) if "seen" in batch else torch.ones_like(x[..., 0], dtype=torch.bool)
+        one_hot = ((x == 0) | (x == 1)).all(-1) & (x.sum(-1) == 1)
+        if not one_hot[seen].all():
+            raise PairError(
+                f"features {place.start} to {place.stop - 1} of x are the column {name!r}, one-hot, and in some "
+                "rows not exactly one of them is 1; give a table, or one-hot rows"
             )
 
     def filled(self, size: int, given: Mapping[str, Any]) -> Batch:
@@ -152,6 +166,8 @@ class Used(NamedTuple):
             if value.is_floating_point() or name != "x":
                 return value
             value = value.cpu().numpy()
+        if name == "x" and self._knows_columns(value):
+            return self._asked(lambda data: data.read_table(value))
         array = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
         if array.dtype.kind in "US" or (array.dtype.kind == "O" and all(isinstance(v, str) for v in array.flat)):
             return self._classes(name, array)
@@ -163,12 +179,25 @@ class Used(NamedTuple):
             return self._x(array)
         return torch.tensor(array)
 
+    def _knows_columns(self, value: Any) -> bool:
+        """Return whether a table's columns are those of training by name, or some of these are
+        categories.
+        """
+        if self.data is None or not is_table(value):
+            return False
+        names = set(self.data.spec.feature_names or ())
+        return bool(self.data.spec.categorical) or bool(names and names <= set(map(str, value.columns)))
+
+    def _asked(self, read: Callable[[Data], Tensor]) -> Tensor:
+        assert self.data is not None
+        try:
+            return read(self.data)
+        except DataError as error:
+            raise PairError(str(error)) from None
+
     def _x(self, array: np.ndarray) -> Tensor:
         if self.data is not None:
-            try:
-                return self.data.read(np.array(array))  # a copy, since a DataFrame's may not be written
-            except DataError as error:
-                raise PairError(str(error)) from None
+            return self._asked(lambda data: data.read(np.array(array)))  # a copy: a DataFrame's may not be written
         if array.dtype.kind in "iu" and array.size and array.max() > 1:
             raise PairError(
                 f"x holds whole numbers up to {array.max()}, and a pair does not know how those of its training data "

@@ -76,7 +76,7 @@ def rebuild(run: Run, build: Build | None, data: object, words: Words) -> tuple[
         RunError: the run does not say what they are, and nor does the user.
     """
     config = run.config
-    recipe, source = config["pair"] or {"name": None, "options": {}}, config["data"]
+    recipe = config["pair"] or {"name": None, "options": {}}
     make = _builder(run, recipe["name"], build, words)
     seed = Training.read(config["training"]).seed
 
@@ -87,7 +87,7 @@ def rebuild(run: Run, build: Build | None, data: object, words: Words) -> tuple[
             return make(found.spec, **options)
 
     try:
-        found = _data(run, source, data, recipe["name"], words)
+        found = _data(run, data, recipe["name"], words)
         return build_from_config(built, recipe["options"]), found
     except (ValueError, OSError):  # these say it themselves
         raise
@@ -122,20 +122,22 @@ def _builder(run: Run, stored: str | None, build: Build | None, words: Words) ->
     return find(stored if stored in PAIRS else _allowed(run, stored, build, words))
 
 
-def _data(run: Run, source: dict[str, Any] | None, given: object, pair: str | None, words: Words) -> Data:
+def _data(run: Run, given: object, pair: str | None, words: Words) -> Data:
     if isinstance(given, Data):
         return given
+    source, categories = run.config["data"], run.config.get("categories")  # a table's are those of training
+    known: dict[str, Any] = {"categories": categories} if categories else {}
     if source is None and given is None:
         raise RunError(
             f"{run} was trained from Python with data from memory; say what they are, with {words.data} and a "
             ".npz, .npy or folder" + (" or arrays" if words is PYTHON else "")
         )
     if source is None:
-        return load_data(given, missing="mark" if pair in MISSING else None)
+        return load_data(given, missing="mark" if pair in MISSING else None, **known)
     stored = source["name"]
     if given is None and os.path.isabs(stored) and not os.path.exists(stored):
         raise RunError(f"the data of {run} are not at {stored} any more; say where they are with {words.data}")
-    return build_from_config(partial(load_data, stored if given is None else given), source["options"])
+    return build_from_config(partial(load_data, stored if given is None else given), {**source["options"], **known})
 
 
 def _allowed(run: Run, stored: str, named: str | None, words: Words) -> str:

@@ -131,9 +131,7 @@ def test_missing_text_is_an_unknown_class():
 
 
 def test_columns_keep_their_names_and_missing_numbers_are_marked():
-    frame = pd.DataFrame(
-        {"a": pd.array([1, None, 3, 4], dtype="Int64"), "b": [True, False, True, True], 3: [0.5, 1, 2, 9]}
-    )
+    frame = pd.DataFrame({"a": pd.array([1, None, 3, 4], dtype="Int64"), "b": [1, 0, 1, 1], 3: [0.5, 1, 2, 9]})
     with pytest.warns(match="1 of 12 entries of x are missing"):
         batch, spec = whole(frame, missing="mark")
     assert spec.feature_names == ("a", "b", "3")
@@ -174,7 +172,7 @@ class Endless(IterableDataset):
 
 REFUSED = [
     (FRAME, {"y": "kinds"}, "no column 'kinds' for y: it has height, width, age, kind, target"),
-    (FRAME, {}, "Column 'kind' holds '(ash|birch|cedar)', which is no number"),
+    (FRAME, {"categories": {"target": range(3)}}, "Column 'kind' holds '(ash|birch|cedar)', which is no number"),
     (FRAME[["kind"]], {"y": "kind"}, "no column but 'kind', which is y"),
     (FRAME.assign(when=pd.Timestamp("2026-01-01")).drop(columns="kind"), {}, "Column 'when' holds"),
     (pd.concat([FRAME[["age"]]] * 2, axis=1), {}, "two columns 'age'"),

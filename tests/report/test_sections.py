@@ -185,6 +185,7 @@ def test_no_name_becomes_part_of_the_page(run, data, pair, tmp_path, monkeypatch
     assert seen.count("color:#6b6b6b") == 2
 
 
+@pytest.mark.slow
 def test_the_command_repeats_the_run(run, tmp_path, capsys):
     line = command(run.config)
     assert line == "pyro-vae train latent --data digits --latent 2 --hidden '[8]' --epochs 1 --compile off"
