@@ -32,7 +32,7 @@ def contestant(name: str, batch: int, rank: int) -> Callable[[], None]:
     import torch
 
     from pyro_vae.svi import SVI, Exchange, World
-    from pyro_vae.training import optimizer
+    from pyro_vae.training import Training, optimizer
 
     pyro.clear_param_store()
     torch.manual_seed(0)
@@ -44,7 +44,7 @@ def contestant(name: str, batch: int, rank: int) -> Callable[[], None]:
     params = list(state["params"].values())
     exchange = None if name == ALONE else Exchange(World(rank, 2), [])
     svi = SVI(
-        model, guide, optimizer("adam", params, 1e-4), elbo, compile=CONTESTANTS[name], clip=1e9, exchange=exchange
+        model, guide, optimizer(Training(lr=1e-4), params), elbo, compile=CONTESTANTS[name], clip=1e9, exchange=exchange
     )
     if exchange is not None:
         exchange.weight = size

@@ -54,7 +54,7 @@ class Rival:
         parameters = list(self.pair.named_parameters().values())
         training, cpu = Training(), torch.device("cpu")
         programs = weighted_programs(self.pair, training, data.size("train"), torch.tensor(1.0), cpu)
-        adam = optimizer(training.optimizer, parameters, training.lr)
+        adam = optimizer(training, parameters)
         self.svi = pv.SVI(*programs, adam, self.pair.objective, clip=float("inf"), compile="on")
 
     def batches(self, epoch: int) -> Any:

@@ -18,17 +18,17 @@ class MarkovModel(PyroModule):
 
     Args:
         features: size of x_t; ``x`` holds the steps side by side.
-        chain: ``mask -> p(z)``, event shape ``(steps * latent,)``.
+        prior: ``mask -> p(z)``, event shape ``(steps * latent,)``.
         emission: ``z, mask -> p(x | z)``, event shape ``(steps * features,)``.
     """
 
-    def __init__(self, features: int, chain: nn.Module, emission: nn.Module) -> None:
+    def __init__(self, features: int, prior: nn.Module, emission: nn.Module) -> None:
         super().__init__()
-        self.features, self.chain, self.emission = features, chain, emission
+        self.features, self.prior, self.emission = features, prior, emission
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the drawn or observed ``x``: ``(..., batch, steps * features)``."""
         there = x.new_ones(len(x), x.shape[-1] // self.features).bool() if mask is None else mask.bool()
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", self.chain(there))
+            z = pyro.sample("z", self.prior(there))
             return pyro.sample("x", self.emission(z, there), obs=x)

@@ -23,6 +23,7 @@ _PACKAGE_OF = {
     "SVI": "svi",
     "Fitted": "training",
     "fit": "training",
+    "density_ratio": "diagnostics",
     "diagnose": "diagnostics",
     "em": "training",
     "load": "using",
@@ -73,6 +74,7 @@ __all__ = [
     "Spec",
     "check_pair",
     "compare",
+    "density_ratio",
     "diagnose",
     "elbo",
     "em",
@@ -90,7 +92,7 @@ __all__ = [
 if TYPE_CHECKING:
     from pyro_vae.comparison import compare
     from pyro_vae.data import Data, DataError, Spec, load_data
-    from pyro_vae.diagnostics import diagnose, to_datatree
+    from pyro_vae.diagnostics import density_ratio, diagnose, to_datatree
     from pyro_vae.evidence import elbo, log_evidence, query
     from pyro_vae.explorer import explore
     from pyro_vae.program import Pair, PairError, Problem, check_pair, find_problems, log_weights

@@ -6,7 +6,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 
-def warn(message: str, category: type[Warning] = UserWarning) -> None:
+class Note(UserWarning):
+    """A remark of this package, which the command line prints as one line."""
+
+
+def warn(message: str, category: type[Warning] = Note) -> None:
     """Warn at the innermost line that is neither of this package nor of Pyro or torch."""
     warnings.warn(message, category, skip_file_prefixes=_libraries())
 

@@ -1,7 +1,9 @@
 """What the documentation says can be done: its code runs, its commands work, and no module is missing from the reference."""
 
+import importlib
 import json
 import re
+import runpy
 import sys
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -98,6 +100,24 @@ def test_a_trained_pair_is_used_as_told(tmp_path, monkeypatch):
     assert torch.allclose(names["exported"].module()(names["z"]), names["fitted"].decode(names["z"]), atol=1e-6)
 
 
+def test_training_is_set_up_as_told():
+    names: dict = {}
+    for code in code_of("howto/set-up-training.md"):
+        small = code.replace("epochs=20", "epochs=1, compile='off'").replace("latent=8", "latent=2, hidden=[8]")
+        exec(small.replace("latent=size", "latent=size, hidden=[8]"), names)
+    assert names["fitted"].training.ema == 0.999
+    assert set(names["reached"]) == {2, 5, 10, 20}
+
+
+def test_a_table_is_used_as_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    (code,) = code_of("howto/own-data.md")
+    exec(code.replace("epochs=200", "epochs=1, compile='off'").replace("num_samples=500", "num_samples=5"), names)
+    assert names["data"].spec.feature_names[0] == "alcohol"
+    assert Path("wine.png").is_file()
+
+
 def test_runs_are_compared_as_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = pv.load_data("digits", binarize="static")
@@ -141,5 +161,26 @@ def test_every_picture_is_explained():
 
 
 def test_every_notebook_is_listed():
-    listed = re.findall(r"^\| `(\d\d_\w+)` \|", (DOCS / "notebooks.md").read_text(), re.MULTILINE)
+    listed = re.findall(
+        r"^\| \[`(\d\d_\w+)`\]\(notebooks/\1\.md\) \|", (DOCS / "notebooks.md").read_text(), re.MULTILINE
+    )
     assert listed == sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_every_notebook_is_a_page_with_its_outputs():
+    hooks = runpy.run_path(str(DOCS / "hooks.py"))
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        page = hooks["page_of"](path)
+        outputs = [o for cell in json.loads(path.read_text())["cells"] for o in cell.get("outputs", [])]
+        pictures = sum("image/png" in output.get("data", {}) for output in outputs)
+        assert page.startswith("# ")
+        assert page.count('<img alt="output" src="data:image/png;base64,') == pictures
+        assert page.count("```") % 2 == 0
+
+
+def test_the_overview_names_everything_that_the_package_offers():
+    listed = re.findall(r"^\| \[`pv\.(\w+)`\]\[pyro_vae\.([\w.]+)\] \|", (DOCS / "api/index.md").read_text(), re.M)
+    assert sorted(name for name, _ in listed) == sorted(pv.__all__)
+    for name, place in listed:
+        module, _, attribute = place.rpartition(".")
+        assert getattr(importlib.import_module(f"pyro_vae.{module}"), attribute) is getattr(pv, name)

@@ -1,7 +1,7 @@
 """The registry: one row a pair. What stands here is tested by every test of ``test_battery.py``."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -55,6 +55,8 @@ def batch(spec: Spec, size: int = BATCH) -> dict[str, Tensor]:
         drawn[name] = torch.randn(size, *shape, generator=generator, dtype=torch.float64)
         if name == "x" and spec.counts:
             drawn[name] = (3 * drawn[name]).abs().floor()
+        if name == "x" and spec.levels is not None:
+            drawn[name] = torch.round(torch.sigmoid(drawn[name]) * (spec.levels - 1)) / (spec.levels - 1)
         if name == "x" and spec.support == "binary":
             drawn[name] = (drawn[name] > 0).double()
         if name == "x":
@@ -76,7 +78,8 @@ class Row:
     """A pair, and the data that it is tried on.
 
     ``options`` keep its nets small. ``exact`` says that the guide claims to be the posterior,
-    ``density`` that its density is known at any value, not only at its own draws.
+    ``density`` that its density is known at any value, not only at its own draws; ``implicit`` that
+    x has none.
     """
 
     pair: Callable[..., Pair]
@@ -84,6 +87,7 @@ class Row:
     spec: Spec = field(default_factory=spec)
     exact: bool = False
     density: bool = True
+    implicit: bool = False
 
     def build(self, seed: int = 0) -> Pair:
         """Build the pair in float64, with parameters drawn from ``seed``."""
@@ -103,6 +107,7 @@ SMALL = {"latent": 3, "hidden": [8]}
 WORDS = {"codes": 5, "places": 3, "size": 2, "hidden": [8]}
 STEPS = {"steps": 4, "width": 8, "blocks": 1}
 BINARY = spec(support="binary")
+LEVELS = replace(BINARY, support="levels", levels=17)
 LABELS = spec(classes=3, y=())
 FEW_LABELS = spec(classes=3, y=(), labelled=())
 GROUPS = spec(mask=(4,))
@@ -172,6 +177,9 @@ ROWS: dict[str, Row] = {
     "reversible": Row(pairs.reversible, {"hidden": [8]}, exact=True),
     "reversible-coupling": Row(pairs.reversible, {"hidden": [8], "kind": "coupling"}, BINARY),
     "reversible-uniform": Row(pairs.reversible, {"hidden": [8], "dequantization": "uniform"}, BINARY),
+    "adversarial": Row(pairs.adversarial, SMALL, density=False, implicit=True),
+    "adversarial-binary": Row(pairs.adversarial, SMALL, BINARY, density=False, implicit=True),
+    "adversarial-levels": Row(pairs.adversarial, {"latent": 3, "net": "conv"}, LEVELS, density=False, implicit=True),
     "linear": Row(pairs.linear, {"latent": 3}, exact=True),
     "mixture": Row(pairs.mixture, {"components": 3, "variance": "diagonal"}, exact=True),
     "mixture-missing": Row(pairs.mixture, {"components": 3}, UNSEEN, exact=True),

@@ -115,6 +115,7 @@ def diagnose(words: Sequence[str]) -> int:
     from pyro_vae.program import PairError
     from pyro_vae.report import write_run_report
     from pyro_vae.runs import Run
+    from pyro_vae.training import Training
 
     run = Run.open(args.run)
     pair, data = rebuild_best(run, args)
@@ -126,7 +127,8 @@ def diagnose(words: Sequence[str]) -> int:
     def show(name: str, number: int, total: int) -> None:
         say(f"  {number + 1}/{total} {name}", sys.stderr)
 
-    result = diagnose(pair, data, budget=args.budget, split=split, seed=args.seed, progress=show)
+    dream = Training.read(run.config["training"]).dream
+    result = diagnose(pair, data, budget=args.budget, split=split, seed=args.seed, dream=dream, progress=show)
     try:
         result.tree = to_datatree(pair, data.batch(split, 20), num_samples=200, seed=args.seed, run_folder=run)
     except PairError as error:

@@ -128,7 +128,7 @@ def _draw_arguments(words: Sequence[str], what: str) -> tuple[Any, list[str]]:
     options = []
     if what in pictures:
         options = parser.add_function_arguments(
-            catalogue.picture(what), skip={"pair", "data", "history", "points"}, as_group=True
+            catalogue.picture(what), skip={"pair", "data", "history", "points", "ax"}, as_group=True
         )
     if what == "rate-distortion":
         parser.add_argument("--others", type=list[str], default=[], help="further runs: '[runs/a, runs/b]'")

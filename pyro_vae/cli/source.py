@@ -152,7 +152,7 @@ def keys(dotted: str, name: str) -> dict[str, str]:
     assert isinstance(node, ast.Assign | ast.AnnAssign)
     assert isinstance(node.value, ast.Dict)
     return {
-        key.value: value.id if isinstance(value, ast.Name) else ""
+        str(key.value): value.id if isinstance(value, ast.Name) else ""
         for key, value in zip(node.value.keys, node.value.values, strict=True)
         if isinstance(key, ast.Constant)
     }

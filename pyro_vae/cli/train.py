@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from pyro_vae.cli import catalogue
@@ -21,9 +21,19 @@ from pyro_vae.cli.options import (
     rebuild,
 )
 from pyro_vae.cli.terminal import say, show_figures, title_of
-from pyro_vae.options import kinds_of
+from pyro_vae.options import kinds_of, shown
 
-FIGURES = ("elbo", "reconstruction", "kl", "log_evidence", "log_evidence_stderr", "khat_share", "proposal", "codes")
+FIGURES = (
+    "elbo",
+    "reconstruction",
+    "kl",
+    "log_evidence",
+    "log_evidence_stderr",
+    "khat_share",
+    "proposal",
+    "codes",
+    "own",
+)
 """What ``--json`` prints of an evaluation."""
 
 
@@ -36,7 +46,7 @@ def train(words: Sequence[str]) -> int:
     parser.add_argument("--run", type=str | None, default=None, help="folder of the run (default: runs/PAIR-DATA)")
     settings = catalogue.training()
     parser.kinds |= kinds_of(settings)
-    parser.add_class_arguments(settings, as_group=True)
+    parser.add_function_arguments(shown(settings), as_group=True)
     args = parser.parse_args(words)
     from pyro_vae.program import require_sound
     from pyro_vae.runs import Run, next_folder, seeded
@@ -54,7 +64,7 @@ def train(words: Sequence[str]) -> int:
     data = load(args)
     with seeded(training.seed):
         pair = build_pair(args, name, options, data.spec)
-    config = {**describe(pair, data), "training": asdict(training)}
+    config = {**describe(pair, data), "training": training.to_dict()}
     check_settings(training, pair, data)
     require_sound(pair, data.batch("train", CHECKED_BATCH))
     world = join(training.devices, training.device)
@@ -104,7 +114,7 @@ def resume(words: Sequence[str]) -> int:
         training = as_usage_error(lambda: replace(training, **changes))
         if args.epochs is not None:
             world.first(lambda: _refuse_fewer(run, args.epochs))
-        told = {**config, "data": {**config["data"], "name": data.recipe["name"]}, "training": asdict(training)}
+        told = {**config, "data": {**config["data"], "name": data.recipe["name"]}, "training": training.to_dict()}
         world.first(lambda: run.update(told))
     return _fit_and_show(pair, data, training, run, resume=True, as_json=args.json)
 
@@ -140,7 +150,7 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
         if data.spec.categorical:
             say(f"categories: {data.spec.category_list}", sys.stderr)
     try:
-        fitted = fit(pair, data, run=run, resume=resume, progress=True, **asdict(training))
+        fitted = fit(pair, data, run=run, resume=resume, progress=True, **vars(training))
         if not first:
             return 0
         for module in pair.to("cpu").modules().values():

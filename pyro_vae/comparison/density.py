@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pyro_vae.comparison.entries import Entry
 from pyro_vae.evidence import Figures, bits_per_dimension, evaluate, latent_sites, quick_samples
-from pyro_vae.program import PairError, declared
+from pyro_vae.program import PairError
 
 Kind = Literal["exact", "importance-weighted", "ELBO", "annealed", "none"]
 
@@ -59,9 +59,6 @@ class Density:
 
 def figures_of(entry: Entry, split: str, *, num_samples: int | None, seed: int) -> Figures | str:
     """Return an entry's figures on a split, or why it has none."""
-    if not entry.has_density:
-        figure = declared(entry.pair.objective).figure
-        return f"its model draws x and gives no density of it; its figure is a {figure.kind}, {figure.name}"
     if num_samples is None:
         sites = latent_sites(entry.pair, entry.data.batch(split, 2))
         num_samples = quick_samples(entry.data.size(split), sites)
@@ -80,6 +77,9 @@ def density_of(figures: Figures | str, features: int) -> Density:
         "quantity": meaning.evidence,
         "is_density": meaning.is_density,
     }
+    if (own := figures.own) is not None:
+        why = f"{meaning.unweighable}; its own figure is the {own.name} {own.words}"
+        return Density(**known, kind="none", words="none", why=why)
     if figures.log_evidence is None:
         if not meaning.normalised or meaning.points or meaning.shared or not meaning.modes:
             why = meaning.unweighable or f"{meaning.evidence} is known up to a constant alone"

@@ -11,7 +11,7 @@ import torch
 
 from pyro_vae.data import SPLITS, Data, DataError
 from pyro_vae.evidence import Meaning, meaning_of
-from pyro_vae.program import Pair, declared, unnormalized
+from pyro_vae.program import Pair, has_density
 from pyro_vae.training import Fitted
 from pyro_vae.using import load
 
@@ -35,11 +35,6 @@ class Entry:
     def meaning(self, split: str) -> Meaning:
         """Return what its figures are of."""
         return meaning_of(self.pair, self.data.batch(split, 2))
-
-    @property
-    def has_density(self) -> bool:
-        """Whether the model gives data a density or probability, at least up to a constant."""
-        return "density" in declared(self.pair.objective).needs or any(True for _ in unnormalized(self.pair))
 
 
 def entry_of(given: object) -> Entry:
@@ -100,7 +95,7 @@ def require_comparable(entries: Sequence[Entry], split: str) -> None:
     first = entries[0]
     for other in entries[1:]:
         _require_same_data(first, other)
-    kinds = [(entry, entry.meaning(split).is_density) for entry in entries if entry.has_density]
+    kinds = [(entry, entry.meaning(split).is_density) for entry in entries if has_density(entry.pair)]
     for other, is_density in kinds[1:]:
         known, was_density = kinds[0]
         if is_density != was_density:

@@ -6,7 +6,7 @@
     decoder  z -> p(x | z)      `Conditional` of a net and a likelihood's head
     encoder  x -> q(z | x)      `Conditional` of a net and `Normal`, `LowRank`, `FullCovariance`,
                                 `Flow` or `PointMass`; `Quantize`
-    sequences  `Chain`, `EachStep`, `PathEncoder`: see `pyro_vae.conditionals.chains`
+    sequences  `PathPrior`, `EachStep`, `PathEncoder`: see `pyro_vae.conditionals.paths`
     grey levels  `CellsPrior`, `Rounding`, `Dequantize`: see `pyro_vae.conditionals.rounding`
     noising  zl -> q(zl+1 | zl)  `Noising`, without parameters, and back: `Reverse` of a denoiser
     others   z, y -> p(x | z, y)    `Conditional` too: it takes any number of contexts
@@ -26,7 +26,6 @@ Everything that programs are built from can be imported from here. To add a like
 from pyro_vae.conditionals import (
     autoregressive,
     boltzmann,
-    chains,
     columns,
     conditional,
     counts,
@@ -34,10 +33,12 @@ from pyro_vae.conditionals import (
     flows,
     gaussian,
     head,
+    implicit,
     likelihoods,
     missing,
     mixtures,
     noise,
+    paths,
     priors,
     quantized,
     rounding,
@@ -47,7 +48,6 @@ from pyro_vae.conditionals import (
 )
 from pyro_vae.conditionals.autoregressive import *
 from pyro_vae.conditionals.boltzmann import *
-from pyro_vae.conditionals.chains import *
 from pyro_vae.conditionals.columns import *
 from pyro_vae.conditionals.conditional import *
 from pyro_vae.conditionals.counts import *
@@ -55,10 +55,12 @@ from pyro_vae.conditionals.denoising import *
 from pyro_vae.conditionals.flows import *
 from pyro_vae.conditionals.gaussian import *
 from pyro_vae.conditionals.head import *
+from pyro_vae.conditionals.implicit import *
 from pyro_vae.conditionals.likelihoods import *
 from pyro_vae.conditionals.missing import *
 from pyro_vae.conditionals.mixtures import *
 from pyro_vae.conditionals.noise import *
+from pyro_vae.conditionals.paths import *
 from pyro_vae.conditionals.priors import *
 from pyro_vae.conditionals.quantized import *
 from pyro_vae.conditionals.rounding import *
@@ -70,7 +72,6 @@ from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, OneHot, Standardize
 # each file names what it makes public
 __all__ = ["MLP", "ConvDecoder", "ConvEncoder", "OneHot", "Standardize"]
 __all__ += autoregressive.__all__
-__all__ += chains.__all__
 __all__ += boltzmann.__all__
 __all__ += columns.__all__
 __all__ += conditional.__all__
@@ -79,9 +80,11 @@ __all__ += denoising.__all__
 __all__ += flows.__all__
 __all__ += gaussian.__all__
 __all__ += head.__all__
+__all__ += implicit.__all__
 __all__ += likelihoods.__all__
 __all__ += missing.__all__
 __all__ += noise.__all__
+__all__ += paths.__all__
 __all__ += mixtures.__all__
 __all__ += priors.__all__
 __all__ += quantized.__all__

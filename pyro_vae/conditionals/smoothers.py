@@ -11,7 +11,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_vae.conditionals.chains import LinearEmission, LinearMove, TableMove
+from pyro_vae.conditionals.paths import LinearEmission, LinearMove, TableMove
 from pyro_vae.distributions import Path
 
 __all__ = ["LinearSmoother", "TableSmoother"]

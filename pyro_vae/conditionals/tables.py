@@ -15,6 +15,8 @@ from pyro_vae.distributions import IMPOSSIBLE, Copies
 
 __all__ = ["Seen", "Table", "log_share"]
 
+SLACK = 1e-4  # by which a row may miss 1, of rounding
+
 
 class Table(nn.Module):
     """P(v | parents), a row of probabilities for every combination of the parents' values.
@@ -26,10 +28,20 @@ class Table(nn.Module):
         probs: ``(parents' values ..., values)``; every row sums to 1.
         smoothing: added to every expected count in the M step, per datum: 0 is maximum likelihood,
             a / N the posterior mode under a Dirichlet(a + 1) prior for N data.
+
+    Raises:
+        ValueError: a row holds what is no probability, or does not sum to 1.
     """
 
     def __init__(self, probs: Tensor, *, smoothing: float = 0.0) -> None:
         super().__init__()
+        rows = probs.detach().reshape(-1, probs.shape[-1]).double()
+        for number, total in enumerate(rows.sum(-1).tolist()):
+            if not (rows[number] >= 0).all() or not abs(total - 1) < SLACK:
+                raise ValueError(
+                    f"row {number} of the table is {[round(p, 4) for p in rows[number].tolist()]}, which sums to "
+                    f"{total:g}: give probabilities, from 0 to 1, that sum to 1"
+                )
         self.shape, self.smoothing = tuple(probs.shape), smoothing
         self.logits = nn.Parameter(log_share(probs.reshape(-1, probs.shape[-1])))
 

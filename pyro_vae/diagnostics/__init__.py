@@ -12,6 +12,7 @@ from pyro_vae.diagnostics.criticism import (
     two_sample,
 )
 from pyro_vae.diagnostics.datatree import to_datatree
+from pyro_vae.diagnostics.density_ratios import DensityRatio, density_ratio
 from pyro_vae.diagnostics.diagnosis import BUDGETS, Diagnosis, diagnose, expected_seconds
 from pyro_vae.diagnostics.elbo_surgery import surgery
 from pyro_vae.diagnostics.inference_gaps import gaps, refit_guide
@@ -24,6 +25,7 @@ __all__ = [
     "BUDGETS",
     "CHECKS",
     "Budget",
+    "DensityRatio",
     "Diagnosis",
     "Judge",
     "Nuts",
@@ -34,6 +36,7 @@ __all__ = [
     "compare",
     "copies",
     "coverage",
+    "density_ratio",
     "diagnose",
     "expected_seconds",
     "frechet",

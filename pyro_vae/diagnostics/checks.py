@@ -21,6 +21,7 @@ CHECKS: dict[str, Check] = {
     "prior predictive": model_checks.predictions,
     "pixel calibration": model_checks.pixels,
     "samples": model_checks.samples,
+    "classes covered": model_checks.classes,
     "probes": few_levels(latent_checks.codes),
 }
 """By name; later checks read what earlier ones found."""

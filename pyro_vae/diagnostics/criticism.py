@@ -5,6 +5,7 @@ with what a pair says.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -65,7 +66,7 @@ def two_sample(first: Tensor, second: Tensor, *, components: int = 30, seed: int
     y = np.repeat([0, 1], count)
     order = np.random.default_rng(seed).permutation(2 * count)
     half = order[:count], order[count:]
-    features = _features(x, half[0], components)
+    features = features_of(torch.as_tensor(x[half[0]]), components)(torch.as_tensor(x)).numpy()
     scaler = StandardScaler().fit(features[half[0]])
     features = np.clip(scaler.transform(features), -10, 10)
     model = LogisticRegression(C=0.1, max_iter=300).fit(features[half[0]], y[half[0]])
@@ -74,14 +75,24 @@ def two_sample(first: Tensor, second: Tensor, *, components: int = 30, seed: int
     return TwoSample(accuracy, 0.5 * math.erfc((accuracy - 0.5) / stderr / math.sqrt(2)), stderr)
 
 
-def _features(x: np.ndarray, fitted: np.ndarray, components: int) -> np.ndarray:
+def features_of(fitted: Tensor, components: int = 30) -> Callable[[Tensor], Tensor]:
+    """Return what maps x, ``(data, features)``, to principal components, their squares and products
+    with neighbours; components and units are those of ``fitted``.
+    """
     from sklearn.decomposition import PCA
 
-    if x.shape[1] > components:
-        x = PCA(components, svd_solver="randomized", random_state=0).fit(x[fitted]).transform(x)
-    x = (x - x[fitted].mean(0)) / (x[fitted].std(0) + 1e-12)
-    products = [x[:, :-lag] * x[:, lag:] for lag in range(1, min(4, x.shape[1]))]
-    return np.concatenate([x, x**2, *products], 1)
+    base = fitted.double().cpu().numpy()
+    pca = PCA(components, svd_solver="randomized", random_state=0).fit(base) if base.shape[1] > components else None
+    base = base if pca is None else pca.transform(base)
+    centre, scale = base.mean(0), base.std(0) + 1e-12
+
+    def features(x: Tensor) -> Tensor:
+        u = x.double().cpu().numpy()
+        u = ((u if pca is None else pca.transform(u)) - centre) / scale
+        products = [u[:, :-lag] * u[:, lag:] for lag in range(1, min(4, u.shape[1]))]
+        return torch.as_tensor(np.concatenate([u, u**2, *products], 1))
+
+    return features
 
 
 def predictive_checks(observed: Tensor, drawn: Tensor) -> dict[str, Predictive]:

@@ -30,12 +30,14 @@ from pyro_vae.program import (
     data_frame,
     evaluation,
     event_dim_of,
+    has_density,
     is_data,
     is_deterministic,
     is_factor,
     is_latent,
     is_site,
     log_prob,
+    no_density,
     one_batch,
     pair_and_data,
     particles,
@@ -101,6 +103,8 @@ def to_datatree(
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     pair, data = pair_and_data(pair, data)
+    if not has_density(pair):
+        raise PairError(no_density(pair))
     batch, left_out = one_batch(data.subset(data.choose(), TAKEN)[0] if hasattr(data, "subset") else data), []
     with evaluation(pair, seed):
         source = _Source.of(pair, batch)

@@ -15,7 +15,7 @@ from pyro_vae.data import Data
 from pyro_vae.diagnostics.subject import Budget, LeftOut, Subject, Verdict
 from pyro_vae.evidence import Figures, collect, normalized
 from pyro_vae.posterior import reconstruct
-from pyro_vae.program import Pair, PairError, Verbs, evaluation, log_weights, pair_and_data, size_of
+from pyro_vae.program import Pair, PairError, Verbs, evaluation, has_density, log_weights, pair_and_data, size_of
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -74,8 +74,12 @@ class Diagnosis:
         found, subject = self.subject.found, self.subject
         if "evidence" not in found:
             return None
-        x = subject.test.get(subject.x)
-        again = reconstruct(subject.pair, subject.test, draw=False).get(subject.x) if subject.meaning.latent else None
+        x, meaning = subject.test.get(subject.x), subject.meaning
+        again = (
+            reconstruct(subject.pair, subject.test, draw=False).get(subject.x)
+            if meaning.latent and meaning.inferred
+            else None
+        )
         error = None
         if x is not None and again is not None and again.shape == x.shape:
             error = (again - x).square().mean().sqrt().item()
@@ -114,6 +118,7 @@ def diagnose(
     budget: BudgetName = "quick",
     split: str | None = None,
     seed: int = 0,
+    dream: float | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Diagnosis:
     """Examine a pair on held-out data: evidence, gaps, calibration, and the model's own criticism.
@@ -128,6 +133,8 @@ def diagnose(
         budget: quick is a minute or two for MNIST on two cores, standard ten times that, thorough
             about an hour.
         split: whose data are examined: by default test, or valid or train if that is empty.
+        dream: the setting of training by that name, so that what was done is not advised; what
+            ``fit`` or ``load`` returned knows it.
         progress: called before each check with its name, its number and the number of checks.
 
     Raises:
@@ -138,11 +145,13 @@ def diagnose(
     if budget not in BUDGETS:
         raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}")
     begun = time.monotonic()
+    dream = getattr(getattr(pair, "training", None), "dream", dream)  # of what fit returned
     pair, data = pair_and_data(pair, data)
     data = {"x": data} if isinstance(data, torch.Tensor) else data
     split = data.choose(split) if isinstance(data, Data) else split or "test"
     size = BUDGETS[budget]
     subject = _subject(pair, data, split, size, seed)
+    subject.dream = dream
     verdicts: list[Verdict] = []
     with normalized(pair, seed=seed) as subject.found["log_z"]:
         for number, (name, check) in enumerate(CHECKS.items()):
@@ -155,6 +164,8 @@ def diagnose(
 def expected_seconds(pair: Pair, data: Data, budget: BudgetName = "quick", split: str | None = None) -> float:
     """Guess how long ``diagnose`` takes here, from the time of a few thousand draws."""
     size = BUDGETS[budget]
+    if not has_density(pair):
+        return 20.0  # its draws are looked at, and nothing is weighted
     device = next((parameter.device for parameter in pair.named_parameters().values()), None)
     batch = data.batch(data.choose(split), 64, device=device)
     with normalized(pair, temperatures=1), evaluation(pair, 0):

@@ -1,5 +1,6 @@
 """Checks of log p(x): how large it is, and whether two ways of estimating it agree."""
 
+import math
 from collections.abc import Iterator
 
 from pyro_vae.diagnostics.subject import Level, Subject, Verdict, percent, require_weights
@@ -12,6 +13,7 @@ from pyro_vae.evidence import (
     evidence_words,
     folded,
     log_evidence,
+    own_figure,
     sandwich,
 )
 from pyro_vae.program import evaluation, simulate
@@ -20,11 +22,17 @@ from pyro_vae.program import evaluation, simulate
 def evidence(subject: Subject) -> Iterator[Verdict]:
     """How large is log p(x), and how far is the ELBO from it?"""
     meaning = subject.meaning
+    if meaning.implicit:
+        yield Verdict("log p(x)", None, "left out", meaning.unweighable or "")
+        yield _critic(subject)
+        return
     looks = 1 if meaning.exact else draws_for(len(meaning.latent), 16)
     table = elbo(subject.pair, subject.test, num_samples=looks, seed=subject.seed)
     subject.found["elbo"] = table
-    parts = ", ".join(f"{name} {nats:.2f}" for name, nats in folded(table.sites).items())
-    yield Verdict(meaning.bound, table.elbo, "note", f"{table.elbo:.2f} nats = {parts}")
+    whole = meaning.is_evidence(table.sites)
+    if not whole:
+        parts = ", ".join(f"{name} {nats:.2f}" for name, nats in folded(table.sites).items())
+        yield Verdict(meaning.bound, table.elbo, "note", f"{table.elbo:.2f} nats = {parts}")
     gap = f"{meaning.evidence} - ELBO"
     if meaning.unweighable:
         yield from (Verdict(name, None, "left out", meaning.unweighable) for name in (meaning.evidence, gap))
@@ -32,6 +40,9 @@ def evidence(subject: Subject) -> Iterator[Verdict]:
     draws = 1 if meaning.exact else draws_for(len(meaning.latent), subject.budget.draws, 25)
     result = log_evidence(subject.pair, subject.test, num_samples=draws, seed=subject.seed)
     subject.found["evidence"] = result
+    if result.mean == -math.inf:
+        yield _impossible(subject, result)
+        return
     if log_z := subject.found.get("log_z"):
         level: Level = "good" if log_z.agrees else "fair"
         said = f"{annealed_words(result.mean, log_z)} nats, log Z annealed; errs high"
@@ -42,8 +53,8 @@ def evidence(subject: Subject) -> Iterator[Verdict]:
         )
     else:
         yield _estimated(subject, result)
-    if not meaning.latent:
-        yield Verdict(gap, None, "left out", f"the model has no latent variable, so the ELBO is {meaning.evidence}")
+    if whole:
+        yield Verdict(gap, None, "left out", f"no q enters the ELBO, which is {meaning.evidence}")
         return
     below = result.mean - (table.elbo if meaning.exact else result.elbo.mean().item())
     kl = max(table.kl, 1e-9)
@@ -52,6 +63,23 @@ def evidence(subject: Subject) -> Iterator[Verdict]:
     shown = 0.0 if abs(below) < 0.005 else below  # not -0.00
     said = f"the ELBO is {least}{shown:.2f} nats below {meaning.evidence}, {percent(shown / kl)} of the KL"
     yield Verdict(gap, below, level, said)
+
+
+def _critic(subject: Subject) -> Verdict:
+    """Say how well a pair's own critic tells its draws from data: a note, since critics differ."""
+    own = own_figure(subject.pair, [subject.test], seed=subject.seed)
+    how = f"as the pair's own critic tells draws from {subject.split} data; another may tell more"
+    return Verdict(own.name, own.value, "note", f"{own.words} nats of at most 0.693, {how}")
+
+
+def _impossible(subject: Subject, result: Evidence) -> Verdict:
+    """Name the first datum that the model gives probability 0."""
+    never = (result.estimate == -math.inf).nonzero().flatten().tolist()
+    said = (
+        f"-inf nats, for {len(never):,} of {len(result.estimate):,} data: the model gives what is seen of datum "
+        f"{subject.positions[never[0]]} of the {subject.split} split probability 0"
+    )
+    return Verdict(subject.meaning.evidence, -math.inf, "bad", said)
 
 
 def _estimated(subject: Subject, result: Evidence) -> Verdict:

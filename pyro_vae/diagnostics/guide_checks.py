@@ -21,8 +21,7 @@ from pyro_vae.evidence import TOLERATED, draws_for, log_evidence
 from pyro_vae.posterior import repeat_batch
 
 FAMILY = "try a richer family, such as a full covariance (--covariance full) or a flow (the pair flow)"
-ENCODER = "train it for longer, on data that the model draws too (--dream 1), or try a larger encoder"
-OVERFITS = "train it on data that the model draws too (--dream 1) or on more data, not a larger one"
+DREAM = "on data that the model draws too (--dream 1)"
 
 
 def pareto(subject: Subject) -> Iterator[Verdict]:
@@ -78,7 +77,9 @@ def suboptimality(subject: Subject) -> Iterator[Verdict]:
     level, excess = _overfitting(subject)
     said = f"the encoder's gap is {result.amortization:.2f} nats on {subject.split} data "
     said += f"and {subject.found['gaps_train'].amortization:.2f} on training data"
-    yield Verdict("encoder overfitting", excess, level, said + ("" if level == "good" else f"; {OVERFITS}"))
+    yield Verdict(
+        "encoder overfitting", excess, level, said + ("" if level == "good" else f"; {_encoder_cure(subject)}")
+    )
 
 
 def _overfitting(subject: Subject) -> tuple[Level, float]:
@@ -89,9 +90,15 @@ def _overfitting(subject: Subject) -> tuple[Level, float]:
 
 
 def _encoder_cure(subject: Subject) -> str:
-    """Return what helps an encoder: a larger one would only overfit more, where one does."""
-    overfits = "gaps_train" in subject.found and _overfitting(subject)[0] != "good"
-    return OVERFITS if overfits else ENCODER
+    """Return what helps an encoder, the likeliest first: nothing that has been done already, and no
+    larger one where it overfits.
+    """
+    if "gaps_train" in subject.found and _overfitting(subject)[0] != "good":
+        if subject.dreams:
+            return f"train it {DREAM} or on more data, not a larger one"
+        longer = "train for longer, since the model's draws never run out; else " if subject.dream else ""
+        return f"{longer}train it on more data, or a smaller one"
+    return f"train it for longer, {f'{DREAM}, ' if subject.dreams else ''}or try a larger encoder"
 
 
 def _cure(subject: Subject) -> str:
@@ -120,6 +127,8 @@ def retraining(subject: Subject) -> Iterator[Verdict]:
 
 def calibration(subject: Subject) -> Iterator[Verdict]:
     """Is q calibrated on data that the model draws?"""
+    if subject.meaning.implicit:
+        require_weights(subject)
     fixed = subject.meaning.points + subject.meaning.modes
     if fixed:
         raise LeftOut(

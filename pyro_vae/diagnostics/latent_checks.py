@@ -7,7 +7,7 @@ import torch
 from pyro_vae.diagnostics import criticism
 from pyro_vae.diagnostics.elbo_surgery import surgery
 from pyro_vae.diagnostics.subject import FAIR_GAP, LeftOut, Level, Subject, Verdict, percent, require_weights
-from pyro_vae.posterior import active_units, posterior_means
+from pyro_vae.posterior import active_units, posterior_means, require_codes
 from pyro_vae.program import evaluation, latents_of
 
 LEARNED = "samples start where no codes are: try a learned prior (a mixture, VampPrior or flow)"
@@ -15,6 +15,7 @@ LEARNED = "samples start where no codes are: try a learned prior (a mixture, Vam
 
 def use_of_latents(subject: Subject) -> Iterator[Verdict]:
     """Which dimensions and levels does the pair use?"""
+    require_codes(subject.pair, subject.part(2))
     means = posterior_means(subject.pair, subject.test, seed=subject.seed)
     means = {name: mean for name, mean in means.items() if name in subject.meaning.real}
     if not means:

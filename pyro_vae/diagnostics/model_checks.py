@@ -5,10 +5,15 @@ from collections.abc import Iterator
 import torch
 
 from pyro_vae.diagnostics import criticism
+from pyro_vae.diagnostics.coverage import classes_covered
+from pyro_vae.diagnostics.judge import judge_of
 from pyro_vae.diagnostics.subject import LeftOut, Level, Subject, Verdict, evenly, percent
 from pyro_vae.distributions import Autoregressive
 from pyro_vae.posterior import observed_sites, repeat_batch
 from pyro_vae.program import evaluation, pieces, plate_nesting, run, simulate
+
+CLASSIFIED = 1000  # samples
+MANY_CLASSES = 12  # more are not listed one by one
 
 
 def predictions(subject: Subject) -> Iterator[Verdict]:
@@ -52,8 +57,7 @@ def pixels(subject: Subject) -> Iterator[Verdict]:
         result.error,
         level,
         f"predicted probabilities{' given the pixels before' if before else ''} and frequencies differ by "
-        f"{result.error:.4f} per pixel"
-        + ("" if level == "good" else "; the decoder is too sure of itself, or overfits"),
+        f"{result.error:.4f} per pixel" + ("" if level == "good" else "; the model is too sure of itself, or overfits"),
     )
 
 
@@ -105,6 +109,27 @@ def samples(subject: Subject) -> Iterator[Verdict]:
             f"{distance:.2f} between samples and {subject.split} data in a classifier's features; "
             f"{floor:.2f} between training and {subject.split} data",
         )
+
+
+def classes(subject: Subject) -> Iterator[Verdict]:
+    """Which classes of the data does a classifier of them find among samples?"""
+    data = subject.data
+    if data is None or data.spec.classes is None or "y" not in subject.test or data.has_unlabelled:
+        raise LeftOut("classes among samples are found by a classifier of the data, which needs their classes")
+    _require_whole(subject)
+    drawn = _samples(subject, subject.affordable(CLASSIFIED, least=CLASSIFIED // 4))
+    known = data.subset(subject.split, CLASSIFIED, device=subject.device)[0]["y"]
+    try:
+        found = classes_covered(judge_of(data).classes(drawn), known.cpu())
+    except ValueError as reason:
+        raise LeftOut(str(reason)) from None
+    level: Level = "good" if not found.missed else "fair" if found.covered >= 0.9 * found.of else "bad"
+    said = f"a classifier finds {found.covered} of {found.of} classes among {len(drawn):,} samples"
+    if found.of <= MANY_CLASSES:
+        counts = ", ".join(f"{one}: {round(share * len(drawn))}" for one, share in found.shares.items())
+        said += f" ({counts})"
+    lacking = f"; {', '.join(map(str, found.missed[:MANY_CLASSES]))} are rare or missing" if found.missed else ""
+    yield Verdict("classes covered", float(found.covered), level, said + lacking)
 
 
 def _require_whole(subject: Subject) -> None:

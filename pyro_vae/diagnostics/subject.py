@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from pyro_vae.data import Data
-from pyro_vae.evidence import FEW, Meaning, meaning_of
+from pyro_vae.evidence import FEW, Meaning, meaning_of, undreamable
 from pyro_vae.posterior import distribution_of_x
 from pyro_vae.program import MANY_PASSES, Batch, Pair, passes_of, size_of
 
@@ -63,6 +63,7 @@ class Subject:
     positions: list[int]  # of the test data in the split
     found: dict[str, Any] = field(default_factory=dict)  # results by check, for later checks and for the report
     x: str = "x"  # the field that pictures and samples are about
+    dream: float | None = None  # the weight of dreams in its training; None where that is not known
 
     @property
     def device(self) -> torch.device:
@@ -73,6 +74,11 @@ class Subject:
     def meaning(self) -> Meaning:
         """What the figures of the pair are of."""
         return meaning_of(self.pair, self.part(2))
+
+    @cached_property
+    def dreams(self) -> bool:
+        """Whether the guide could learn from the model's draws, and has not yet."""
+        return not self.dream and undreamable(self.pair, self.meaning) is None
 
     @cached_property
     def passes(self) -> int:

@@ -8,6 +8,7 @@ from pyro_vae.distributions.codebook import Codebook, distances, nearest
 from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_vae.distributions.copies import IMPOSSIBLE, Copies
 from pyro_vae.distributions.counts import NegativeBinomial, Poisson
+from pyro_vae.distributions.implicit import BITS, NO_DENSITY, Implicit, bits, levels_of, on_levels
 from pyro_vae.distributions.levels import STD_OF_LOGISTIC, CategoricalLevels, DiscretizedLogistic, Levels
 from pyro_vae.distributions.rescaled import Rescaled
 from pyro_vae.distributions.splines import BOX, ConditionalSplineAutoregressive, ConditionalSplineCoupling, spline
@@ -15,9 +16,11 @@ from pyro_vae.distributions.steps import Path, Recurrent, Steps
 from pyro_vae.distributions.tilted import Tilted
 
 __all__ = [
+    "BITS",
     "BOX",
     "IMPOSSIBLE",
     "MOST_UNITS",
+    "NO_DENSITY",
     "STD_OF_LOGISTIC",
     "Autoregressive",
     "Beside",
@@ -31,6 +34,7 @@ __all__ = [
     "Copies",
     "DiscretizedLogistic",
     "Energy",
+    "Implicit",
     "Levels",
     "LogZ",
     "MaskedNet",
@@ -44,9 +48,12 @@ __all__ = [
     "Steps",
     "Tilted",
     "anneal_energy",
+    "bits",
     "by_feature",
     "distances",
+    "levels_of",
     "nearest",
+    "on_levels",
     "spline",
     "states_of",
 ]

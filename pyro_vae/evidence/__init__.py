@@ -4,7 +4,7 @@ from pyro_vae.evidence.ais import anneal, sandwich
 from pyro_vae.evidence.baselines import maximum_likelihood, pca_figures
 from pyro_vae.evidence.chunks import Chunks
 from pyro_vae.evidence.estimate import MAX_ROWS, ElboTable, Evidence, elbo, log_evidence, table_of
-from pyro_vae.evidence.evaluation import bound, collect, evaluate, global_sites, quick_samples
+from pyro_vae.evidence.evaluation import bound, collect, evaluate, global_sites, own_figure, quick_samples
 from pyro_vae.evidence.figures import (
     TOLERATED,
     Figures,
@@ -16,8 +16,8 @@ from pyro_vae.evidence.figures import (
     remarks,
     rows,
 )
-from pyro_vae.evidence.many_levels import FEW, draws_for, folded, latent_sites
-from pyro_vae.evidence.meaning import FAILURES, Meaning, meaning_of
+from pyro_vae.evidence.many_levels import FEW, draws_for, folded, latent_sites, rows_together
+from pyro_vae.evidence.meaning import FAILURES, Meaning, meaning_of, undreamable
 from pyro_vae.evidence.normalizer import TEMPERATURES, normalized
 from pyro_vae.evidence.particle_filter import filtered_evidence
 from pyro_vae.evidence.psis import khat_of_tail, tail_size
@@ -62,13 +62,16 @@ __all__ = [
     "maximum_likelihood",
     "meaning_of",
     "normalized",
+    "own_figure",
     "pca_figures",
     "posterior_means",
     "query",
     "quick_samples",
     "remarks",
     "rows",
+    "rows_together",
     "sandwich",
     "table_of",
     "tail_size",
+    "undreamable",
 ]

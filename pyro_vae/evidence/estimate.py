@@ -33,6 +33,7 @@ from pyro_vae.program import (
     pair_and_data,
     plate_nesting,
     points,
+    require_normalized,
     run,
     size_of,
     takes_particles,
@@ -239,8 +240,10 @@ def _kinds(pair: Pair, batch: Batch, nesting: int) -> tuple[bool, int]:
     """Return whether the guide has points, and how many sites are drawn rather than summed over.
 
     Raises:
-        PairError: for points under a density, and latent sites that the guide lacks.
+        PairError: for models without a density, points under one, and latent sites that the guide
+            lacks.
     """
+    require_normalized(pair)
     found = points(pair, batch)
     for name in (name for name, density in found.items() if density):
         raise PairError(

@@ -10,10 +10,11 @@ from pyro.poutine import Trace
 from pyro_vae.data import Data
 from pyro_vae.distributions import LogZ
 from pyro_vae.evidence.estimate import ElboTable, Evidence, Proposal, elbo, log_evidence
-from pyro_vae.evidence.figures import Figures
+from pyro_vae.evidence.figures import Figures, Own
 from pyro_vae.evidence.many_levels import FEW, draws_for
 from pyro_vae.evidence.meaning import Meaning, meaning_of
 from pyro_vae.evidence.normalizer import TEMPERATURES, normalized
+from pyro_vae.objectives import divergence_bound
 from pyro_vae.posterior import CodeUse, active_units, code_use, posterior_means, reconstruct
 from pyro_vae.program import (
     Batch,
@@ -21,6 +22,7 @@ from pyro_vae.program import (
     PairError,
     add_up,
     data_frame,
+    declared,
     evaluation,
     is_deterministic,
     is_site,
@@ -135,6 +137,8 @@ def _evaluate(
         return data.batches(split, BATCH_SIZE)
 
     meaning = meaning_of(pair, data.batch(split, 2))
+    if meaning.implicit:
+        return _of_draws(pair, data, split, meaning, seed)
     sites = len(meaning.latent)
     usual = 5000 if sites <= FEW else 1000  # steps of a chain cost more than decoding a code
     num_samples = draws_for(sites, usual, 10) if num_samples is None else num_samples
@@ -161,6 +165,39 @@ def _evaluate(
         codes=code_use(pair, batches()),
         log_z=log_z,
     )
+
+
+def _of_draws(pair: Pair, data: Data, split: str, meaning: Meaning, seed: int) -> Figures:
+    """Return what there is of a pair whose x has no log p: its objective's own figure."""
+    none: dict[str, Any] = dict.fromkeys(
+        ["rms_error", "active_units", "latent", "log_evidence", "log_evidence_stderr", "ess", "khat_share", "proposal"]
+    )
+    return Figures(
+        split=split,
+        num_data=data.size(split),
+        samples=data.size(split),
+        elbo=math.nan,
+        reconstruction=math.nan,
+        kl=math.nan,
+        sites={},
+        meaning=meaning,
+        own=own_figure(pair, data.batches(split, BATCH_SIZE), seed=seed),
+        **none,
+    )
+
+
+def own_figure(pair: Pair, batches: Iterable[Batch], *, seed: int = 0) -> Own:
+    """Return what the objective of a pair says of data, with its standard error where it judges
+    data and draws one by one, as `pyro_vae.objectives.Adversarial` does.
+    """
+    objective: Any = pair.objective
+    name, programs = declared(objective).figure.name, (pair.bound_model, pair.bound_guide)
+    with evaluation(pair, seed):
+        if not hasattr(objective, "judge"):
+            sums = [(-objective.loss(*programs, batch), size_of(batch)) for batch in batches]
+            return Own(name, sum(total for total, _ in sums) / sum(size for _, size in sums), None)
+        real, fake = zip(*(objective.judge(*programs, batch) for batch in batches), strict=True)
+    return Own(name, *divergence_bound(torch.cat(real), torch.cat(fake)))
 
 
 def _warn_of_never(evidence: Evidence, split: str) -> None:

@@ -14,15 +14,29 @@ if TYPE_CHECKING:
     from pyro_vae.data import Data
 
 TOLERATED = 0.05  # share of data with a higher k-hat at which the mean over all data can still be trusted
+SURE = 3.0  # standard errors
 IDLE = 1.0  # nats of KL below which z tells no more than three data apart
+
+
+class Own(NamedTuple):
+    """An objective's own figure, of a pair whose x has no log p."""
+
+    name: str
+    value: float
+    stderr: float | None  # over the data and as many draws of the model; None where no figure of a datum is known
+
+    @property
+    def words(self) -> str:
+        """The value as tables show it, with its error."""
+        return f"{self.value:.3f}" + ("" if self.stderr is None else f" ± {self.stderr:.3f}")
 
 
 @dataclass(frozen=True)
 class Figures:
     """What a pair reaches on a split, in nats per datum.
 
-    ``elbo`` = ``reconstruction`` - ``kl`` = the sum of ``sites``, at beta = 1. What does not apply
-    to a pair is None.
+    ``elbo`` = ``reconstruction`` - ``kl`` = the sum of ``sites``, at beta = 1; nan where x has no
+    log p. What else does not apply to a pair is None.
     """
 
     split: str
@@ -45,6 +59,7 @@ class Figures:
     dimensions: int | None = None  # features of x, where log p(x) is of its grey levels; None otherwise
     codes: dict[str, CodeUse] | None = None  # how the split uses codebooks, by latent site; None without one
     log_z: LogZ | None = None  # of a model known up to its normaliser, as estimated for log p(x); None otherwise
+    own: Own | None = None  # what stands for an ELBO where x has no log p
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as ``pyro-vae evaluate --json`` prints them.
@@ -53,6 +68,8 @@ class Figures:
         """
         plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "meaning"}
         plain["log_z"] = self.log_z and self.log_z.to_dict()
+        plain |= {name: None for name in ("elbo", "reconstruction", "kl") if math.isnan(plain[name])}
+        plain["own"] = self.own and self.own._asdict()
         plain["codes"] = self.codes and {site: use._asdict() for site, use in self.codes.items()}
         plain["bits_per_dimension"] = self.bits_per_dimension
         return plain | {"names": {"elbo": self.meaning.bound, "log_evidence": self.meaning.evidence}}
@@ -148,9 +165,12 @@ def rows(figures: Figures, pca: dict[str, float] | None = None) -> list[Row]:
         return Row(label, value, f"{other[key]:.{decimals}f}" if key in other else "-", doubtful)
 
     found = []
-    if meaning.latent or figures.log_evidence is None:
+    if (own := figures.own) is not None:
+        return [Row(own.name, own.words, "-", False)]
+    whole = meaning.is_evidence(figures.sites)  # an ELBO without parts
+    if not whole or figures.log_evidence is None:
         found.append(row("elbo", meaning.bound, f"{figures.elbo:.2f}"))
-    if meaning.latent:
+    if not whole:
         found.append(row("reconstruction", "  reconstruction", f"{figures.reconstruction:.2f}"))
         found.append(row("kl", f"  {meaning.divergence}", f"{figures.kl:.2f}"))
     if figures.log_evidence is not None:
@@ -177,7 +197,9 @@ def remarks(figures: Figures, pca: dict[str, float] | None = None) -> list[str]:
             said.append("`pyro-vae evaluate RUN --temperature auto` draws codes around it, whose weights give one.")
     elif figures.log_evidence is not None:
         said.append(f"{meaning.evidence} {_how(figures)}")
-    if meaning.is_density:
+    if (own := figures.own) is not None:
+        said.append(_judged(own, figures.split))
+    elif meaning.is_density:
         said.append("The data are real values: their probability is a density, whose logarithm may be positive.")
     if figures.latent:
         said.append(f"{figures.active_units} of {figures.latent} latent dimensions are active.")
@@ -208,6 +230,20 @@ def _how(figures: Figures) -> str:
         return f"= {figures.evidence}: {draws}."
     advice = "use more draws (--samples)" if figures.khat_share is None else "use more draws or a closer guide"
     return f"{figures.evidence}: {draws}. It is a lower bound, whose error the draws do not show; {advice}."
+
+
+def _judged(own: Own, split: str) -> str:
+    """Say what the figure of a pair without log p(x) is worth."""
+    said = (
+        f"The {own.name} is that of draws and {split} data, as the pair's own guide tells them apart: 0 where it "
+        "cannot, log 2 = 0.693 where it always does."
+    )
+    if own.value < -SURE * (own.stderr or math.inf):
+        said += " Below 0 the critic is too sure: it knows its training data by heart, and bounds nothing of others."
+    return (
+        f"{said} Another critic may tell more: `pyro-vae compare` holds draws against data, and "
+        "pyro_vae.density_ratio learns one anew."
+    )
 
 
 def _normalised(value: float, log_z: LogZ) -> str:

@@ -1,7 +1,8 @@
-"""Pairs of many latent sites: how many data and draws go together, and how their names are told.
+"""Pairs of many latent sites or states: how many data and draws go together, how sites are told.
 
 A chain of a hundred levels draws a hundred vectors where others draw one. What is spent on a datum
-is kept, so it is run with fewer draws, fewer data at a time, and a table of a few groups.
+is kept, so it is run with fewer draws, fewer data at a time, and a table of a few groups. A sum of
+a hundred states has a hundred terms, and fewer data at a time too.
 """
 
 import re
@@ -11,9 +12,10 @@ from itertools import chain
 import pyro.poutine as poutine
 from torch import Tensor
 
-from pyro_vae.program import Batch, Pair, batches, evaluation, is_latent, is_site, pieces, size_of
+from pyro_vae.program import Batch, Pair, batches, evaluation, is_enumerated, is_latent, is_site, pieces, size_of
 
 FEW = 8  # latent sites up to which each is told by name, drawn as often as asked, and refined
+STATES = 16  # of a summed site, up to which as many data go together as otherwise
 GROUPS = 10  # that more of them are told in
 _NUMBERED = re.compile(r"(.*?)(\d+)")
 
@@ -39,11 +41,37 @@ def draws_for(sites: int, usual: int, least: int = 1) -> int:
 
 
 def in_pieces(pair: Pair, data: Batch | Iterable[Batch], rows: int) -> Iterator[dict[str, Tensor]]:
-    """Yield data in pieces of ``rows``, or of fewer where a run keeps many latent vectors."""
+    """Yield data in pieces of ``rows``, or of fewer, see `rows_together`."""
     rest = (batch for batch in batches(data) if size_of(batch))
     for first in rest:
-        sites = latent_sites(pair, first)
-        yield from pieces(chain([first], rest), rows if sites <= FEW else max(1, rows * FEW // sites))
+        yield from pieces(chain([first], rest), rows_together(pair, first, rows))
+
+
+def rows_together(pair: Pair, batch: Batch, rows: int) -> int:
+    """Return how many data go together: ``rows``, or fewer where a run keeps many latent vectors or
+    sums over many states.
+    """
+    sites = latent_sites(pair, batch)
+    if sites > FEW:
+        return max(1, rows * FEW // sites)
+    return max(1, min(rows, rows * STATES // _most_states(pair, batch)))
+
+
+def _most_states(pair: Pair, batch: Batch) -> int:
+    """Return the number of states of the summed site that has most; 1 without one, and where the
+    programs do not run.
+    """
+    few = {name: tensor[:2] for name, tensor in batch.items()}
+    most = 1
+    for program in (pair.bound_guide, pair.bound_model):
+        try:
+            with evaluation(pair, 0):
+                nodes = poutine.trace(program).get_trace(few).nodes
+        except Exception:
+            continue
+        summed = (site["fn"] for site in nodes.values() if is_site(site) and is_enumerated(site))
+        most = max([most, *(len(fn.enumerate_support(expand=False)) for fn in summed)])
+    return most
 
 
 def folded(sites: Mapping[str, float]) -> dict[str, float]:

@@ -7,7 +7,7 @@ batch's fields decide.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from pyro_vae.program import (
     Pair,
     declared,
     evaluation,
+    has_density,
     is_deterministic,
     is_discrete,
     is_enumerated,
@@ -52,6 +53,7 @@ class Meaning:
     shared: tuple[str, ...]  # sites of either program outside the data plate, factors too: what all data share
     numbers: int  # continuous latent numbers per datum: the size of a PCA to compare with
     is_density: bool  # of real values, so that its logarithm may be positive; else probabilities
+    implicit: bool  # whether x has no log p at all: the model is known by its draws
     normalised: bool  # whether log p is known, or can be, and not only up to a constant that training moves
     whole: bool  # p is of x, all of it and nothing else, given nothing: what PCA has a density of, too
     where: Mapping[str, str] = field(default_factory=dict)  # observed sites and the fields that say what of them counts
@@ -81,6 +83,8 @@ class Meaning:
     @property
     def unweighable(self) -> str | None:
         """Why draws from the guide cannot estimate log p(x), in one sentence; else None."""
+        if self.implicit:
+            return "the model is known by its draws alone, and gives x no density that anything could estimate or bound"
         if self.points:
             return (
                 f"the guide is a point at {_and(self.points)}, where the prior is a density: "
@@ -94,6 +98,10 @@ class Meaning:
         if self.shared:
             return f"all data share {_and(self.shared)}, so no datum has a {self.evidence} of its own"
         return None
+
+    def is_evidence(self, sites: Iterable[str]) -> bool:
+        """Return whether an ELBO of these terms is log p(x) itself: no q enters it."""
+        return not any(set(self.observed).isdisjoint(name.split(",")) for name in sites)
 
     def _log_p(self, names: tuple[str, ...]) -> str:
         told = [f"{name} where {self.where[name]}" if name in self.where else name for name in names]
@@ -136,7 +144,8 @@ def meaning_of(pair: Pair, batch: Batch) -> Meaning:
         _outside(pair, guide, model),
         sum(_numbers(latent[name], pair, batch) for name in real),
         any(not is_discrete(site) for site in observed.values()),
-        declared(pair.objective).figure.comparable or any(True for _ in unnormalized(pair)),
+        not has_density(pair),
+        declared(pair.objective).figure.kind != "unnormalised" or any(True for _ in unnormalized(pair)),
         whole and seen["value"].numel() == batch["x"].numel(),
         where,
     )
@@ -238,3 +247,21 @@ def _numbers(site: Mapping[str, Any], pair: Pair, batch: Batch) -> int:
 
 def _and(names: tuple[str, ...]) -> str:
     return " and ".join(map(repr, names))
+
+
+def undreamable(pair: Pair, meaning: Meaning) -> str | None:
+    """Return why the guide cannot learn from data that the model draws; None where it can."""
+    if pair.stepper is not None:
+        return "this pair is trained by an algorithm of its own"
+    if fixed := meaning.points + meaning.modes:
+        return f"the guide is a point at {fixed[0]!r}"
+    if meaning.shared:
+        return f"all data share {meaning.shared[0]}, which is not drawn for each"
+    told = [name for name in meaning.latent if name in pair.bound_guide.required]
+    told += ["y"] if "y" in meaning.latent and "labelled" in pair.fields else []
+    if told:
+        return f"the guide is given {told[0]}, which the model draws"
+    names = list(pair.named_parameters())
+    if not meaning.latent or (names and not any(name.startswith("guide") for name in names)):
+        return "dreams train a guide, which has no parameters of its own here"
+    return None

@@ -202,6 +202,19 @@ def _require(condition: Condition, sites: Mapping[str, Any], pair: Pair, what: s
     named = _is_one_hot(site) and condition.entry is None and not torch.is_tensor(condition.value)
     if named and condition.value not in range(size):
         raise PairError(f"{condition}: {condition.site!r} is one of {size} classes, counted from 0; name one")
+    if _is_whole(condition) and site["fn"].has_enumerate_support and not site["fn"].event_dim:
+        _require_possible(condition, site)
+
+
+def _require_possible(condition: Condition, site: Mapping[str, Any]) -> None:
+    """Refuse a value that is none of those of a discrete variable of single numbers."""
+    try:
+        value = torch.as_tensor(condition.value, dtype=torch.float64).expand(site["value"].shape)
+    except RuntimeError:
+        return  # of another shape, which is said where it is held
+    if not site["fn"].support.check(value).all():
+        values = site["fn"].enumerate_support(expand=False).unique().tolist()
+        raise PairError(f"{condition}: {condition.site!r} takes values from {values[0]:g} to {values[-1]:g}; name one")
 
 
 def _is_whole(condition: Condition) -> bool:

@@ -5,10 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
-
 from pyro_vae.data import Data
 from pyro_vae.explorer.contents import contents
+from pyro_vae.pages import rendered
 from pyro_vae.program import Pair, PairError, Verbs
 from pyro_vae.runs import write_whole
 
@@ -60,8 +59,8 @@ def page_of(pair: Pair, data: Data, *, count: int = 500, split: str | None = Non
     shown: dict[str, Any] = contents(pair, data, count=count, split=split, seed=seed)
     weights = shown.pop("weights")
     name = pair.recipe["name"] if pair.recipe else "a pair"
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("explorer.html.j2").render(
+    return rendered(
+        HERE / "explorer.html.j2",
         title=f"{name} on {data.spec.name}",
         contents=json.dumps(shown).replace("<", "\\u003c"),
         weights=weights,

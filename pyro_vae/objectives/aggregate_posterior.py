@@ -31,6 +31,7 @@ class TotalCorrelation(Objective):
 
     figure = Figure("ELBO with weighted total correlation", "bound")
     per_datum = True
+    whole_batch = True
 
     @checked()
     def __init__(
@@ -105,6 +106,7 @@ class MaximumMeanDiscrepancy(Objective):
 
     figure = Figure("reconstruction less MMD", "divergence")
     per_datum = True
+    whole_batch = True
 
     @checked()
     def __init__(

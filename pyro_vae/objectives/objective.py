@@ -47,18 +47,22 @@ class Objective(ELBO):
         data_plate: the plate, at dim -1, that holds what belongs to one datum.
 
     Attributes:
-        needs: see `pyro_vae.program.Declaration`, as for the three that follow.
+        needs: see `pyro_vae.program.Declaration`, as for those that follow.
         figure: what minus the loss is.
         has_kl: whether there is a KL for beta to weight.
         per_datum: whether each datum is weighted by itself.
+        whole_batch: whether the data of a batch are looked at together.
         validates: whether epochs are measured by its own figure.
+        momentum: of Adam and its kin.
     """
 
     needs: frozenset[str] = Declaration.needs
     figure: Figure = Declaration.figure
     has_kl: bool = Declaration.has_kl
     per_datum: bool = Declaration.per_datum
+    whole_batch: bool = Declaration.whole_batch
     validates: bool = Declaration.validates
+    momentum: float = Declaration.momentum
 
     @checked()
     def __init__(self, num_particles: Count = 1, *, data_plate: str = "data") -> None:

@@ -3,7 +3,7 @@
 `checked` checks every argument of a function or constructor against its annotation; a `Registry`
 holds what may be chosen by name. Annotations that are understood: int, float, bool, str,
 ``Literal``, ``list[int]`` and the like, classes, unions of these, each perhaps ``Annotated`` with a
-`Within` or a `Registry`. Nothing else is checked.
+`Within` or a `Registry`. Nothing else is checked, nor are protocols.
 """
 
 from pyro_vae.options.kinds import Count, Fraction, Positive, Weight, Whole, Within, accept

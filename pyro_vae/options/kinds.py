@@ -73,7 +73,7 @@ def _accept(name: str, value: Any, kind: Any) -> Any:
         return word
     if origin in (list, tuple, Sequence, Iterable) and holds_numbers(kind):
         return _list(name, value, kind)
-    if kind is Any or (origin is None and not isinstance(kind, type)):
+    if kind is Any or (origin is None and not isinstance(kind, type)) or getattr(kind, "_is_protocol", False):
         return value
     if origin is not None:
         return _generic(name, value, kind, origin)

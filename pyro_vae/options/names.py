@@ -7,10 +7,13 @@ from typing import Any
 MEANT = {
     "batch": "batch_size",
     "binarise": "binarize",
+    "accumulate_grad_batches": "accumulate",
     "cnn": "conv",
     "dim": "latent",
+    "ema_decay": "ema",
     "epoch": "epochs",
     "gaussian": "normal",
+    "gradient_accumulation": "accumulate",
     "hidden_dim": "hidden",
     "hidden_dims": "hidden",
     "hidden_sizes": "hidden",
@@ -26,6 +29,7 @@ MEANT = {
     "optim": "optimizer",
     "random_state": "seed",
     "scheduler": "schedule",
+    "wd": "weight_decay",
     "z_dim": "latent",
 }
 

@@ -13,6 +13,9 @@ from pyro_vae.options.kinds import accept, alternatives, holds_numbers, rule_of
 from pyro_vae.options.names import misspelled
 from pyro_vae.options.registry import Registry
 
+GIVEN = ("self", "spec", "pair", "data")
+"""Arguments that are no options."""
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -42,7 +45,9 @@ def checked(error: Callable[[str], Exception] | None = None) -> Callable[[Functi
                 for name in options:
                     if name not in named and not takes_all:
                         raise TypeError(
-                            misspelled(_name(function), name, (n for n in named if n not in ("self", "spec")))
+                            misspelled(
+                                _name(function), name, (n for n in named if n not in ("self", "spec", "pair", "data"))
+                            )
                         )
                     options[name] = accept(name, options[name], kinds().get(name, Any))
             except (TypeError, ValueError) as refusal:

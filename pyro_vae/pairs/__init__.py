@@ -21,6 +21,7 @@ from pyro_vae.pairs import (
     linear_pairs as linear_pairs,
     density_pairs as density_pairs,
     reversible_pairs as reversible_pairs,
+    adversarial_pairs as adversarial_pairs,
     mixture_pairs as mixture_pairs,
     bayes_net_pairs as bayes_net_pairs,
     markov_pairs as markov_pairs,

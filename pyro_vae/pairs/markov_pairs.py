@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from pyro_vae.conditionals import (
-    Chain,
     EachStep,
     GatedMove,
     LinearEmission,
     LinearMove,
     LinearSmoother,
     PathEncoder,
+    PathPrior,
     TableMove,
     TableSmoother,
 )
@@ -72,9 +72,9 @@ def markov(
         "linear": lambda: LinearMove(size),
         "table": lambda: TableMove(size),
     }
-    chain = Chain(move[transition]())
-    model = MarkovModel(one.features, chain, EachStep(emission, size))
-    encoder = _encoder(one, form, chain.transition, emission, size, width)
+    prior = PathPrior(move[transition]())
+    model = MarkovModel(one.features, prior, EachStep(emission, size))
+    encoder = _encoder(one, form, prior.transition, emission, size, width)
     return Pair(model, MarkovGuide(one.features, encoder), parts.objective(spec, objective, particles))
 
 
@@ -108,7 +108,7 @@ def _refuse(
         )
     if form == "exact" and transition == "linear" and hidden is not None:
         raise PairError(
-            f"hidden {hidden} is the width of nets, and a linear chain with its exact posterior has none; "
+            f"hidden {hidden} is the width of nets, and a linear transition with its exact posterior has none; "
             "leave --hidden out",
             unused="hidden",
         )

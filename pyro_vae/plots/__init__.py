@@ -1,5 +1,6 @@
 """Pictures of a trained pair: each function returns a matplotlib figure and needs no display."""
 
+from pyro_vae.plots.adversarial import beside, critic
 from pyro_vae.plots.boltzmann import bracket, chains, filters
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
 from pyro_vae.plots.comparison import bars
@@ -29,11 +30,13 @@ __all__ = [
     "analogies",
     "attributes",
     "bars",
+    "beside",
     "bracket",
     "chains",
     "classes",
     "completions",
     "components",
+    "critic",
     "curves",
     "denoising",
     "few_steps",

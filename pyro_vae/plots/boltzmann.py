@@ -12,7 +12,19 @@ from matplotlib.figure import Figure
 from pyro_vae.conditionals import Boltzmann
 from pyro_vae.data import Data
 from pyro_vae.plots.calling import picture
-from pyro_vae.plots.tiles import BLUE, GREY, NORMAL, ORANGE, SMALL, at_least, headline, is_image, mean_of_x, page, sheet
+from pyro_vae.plots.tiles import (
+    BLUE,
+    GREY,
+    NORMAL,
+    ORANGE,
+    SMALL,
+    at_least,
+    headline,
+    is_image,
+    mean_of_x,
+    panel,
+    sheet,
+)
 from pyro_vae.posterior import NotDrawable, generate, repeat_batch
 from pyro_vae.program import Pair
 
@@ -81,8 +93,7 @@ def bracket(pair: Pair, data: Data, *, draws: int = 100, seed: int = 0) -> Figur
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         found = [machine.anneal(temperatures=number, chains=draws) for number in TEMPERATURES]
-    figure = page(3.4)
-    axes = figure.add_subplot()
+    figure, axes = panel(3.4)
     lower = [one.forward.mean().item() for one in found]
     axes.plot(TEMPERATURES, lower, "o-", color=BLUE, label="forward: E log w, at most log Z")
     if all(one.reverse is not None for one in found):

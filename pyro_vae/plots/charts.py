@@ -15,16 +15,31 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pyro_vae.data import Data, Spec
-from pyro_vae.plots.calling import history_picture, picture
-from pyro_vae.plots.tiles import BLUE, CLASSES, CLEAR, GREEN, GREY, NORMAL, ORANGE, SMALL, headline, page
+from pyro_vae.plots.calling import history_picture, picture, takes_axes
+from pyro_vae.plots.tiles import (
+    BLUE,
+    CLASSES,
+    CLEAR,
+    GREEN,
+    GREY,
+    NORMAL,
+    ORANGE,
+    SMALL,
+    headline,
+    legend_beside,
+    page,
+    panel,
+)
 from pyro_vae.posterior import (
     ACTIVE_VARIANCE,
     NotDrawable,
     draw_latents,
     kl_by_dimension,
+    latent_numbers,
     latent_vectors,
     posterior_means,
     refuse_chain,
+    require_codes,
     variance_of_means,
 )
 from pyro_vae.program import Pair
@@ -60,11 +75,12 @@ def scatter(
     if method not in ("auto", "pca", "tsne"):
         raise NotDrawable(f"method must be auto, pca or tsne, got {method!r}")
     batch = data.batch(split, min(count, data.size(split)))
-    site = _chosen(latent_vectors(pair, data.batch(split, 2)), site)
+    site = _chosen(_sizes(pair, few := data.batch(split, 2)), site)
+    require_codes(pair, few)
     means = posterior_means(pair, batch, seed=seed)[site].double()
-    prior = draw_latents(pair, batch, {}, seed=seed)[site].double().expand(len(means), -1)
-    figure = page(5.6)
-    axes = figure.add_subplot()
+    prior = draw_latents(pair, batch, {}, seed=seed)[site].double()
+    prior = prior.unsqueeze(-1) if prior.dim() == 1 else prior.expand(len(means), -1)
+    figure, axes = panel(5.6)
     how = ""
     if means.shape[1] == 1:
         _histogram(axes, means[:, 0], prior[:, 0], site)
@@ -75,6 +91,11 @@ def scatter(
         axes.set_ylabel(names[1], fontsize=NORMAL)
     headline(figure, f"Means of q({site} | x), {len(means):,} {split} data{how}")
     return figure
+
+
+def _sizes(pair: Pair, batch: dict[str, Tensor]) -> dict[str, int]:
+    """Return the sizes of the latent vectors, and 1 for each latent number."""
+    return latent_vectors(pair, batch) | dict.fromkeys(latent_numbers(pair, batch), 1)
 
 
 def _chosen(sizes: Mapping[str, int], site: str | None) -> str:
@@ -89,7 +110,7 @@ def _chosen(sizes: Mapping[str, int], site: str | None) -> str:
 
 
 def _cloud(
-    figure: Figure, axes: Any, points: np.ndarray, background: np.ndarray | None, y: Tensor | None, spec: Spec
+    figure: Any, axes: Any, points: np.ndarray, background: np.ndarray | None, y: Tensor | None, spec: Spec
 ) -> None:
     """Draw points in the plane, by label, above draws from the prior."""
     if background is not None:
@@ -100,9 +121,7 @@ def _cloud(
         figure.colorbar(mapped, ax=axes, label="y", aspect=40, pad=0.01)
     axes.set_aspect("equal", "datalim")
     axes.tick_params(labelsize=SMALL)
-    figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside right center", fontsize=SMALL, frameon=False, markerscale=1.8
-    )
+    legend_beside(figure, axes, markerscale=1.8)
 
 
 @history_picture
@@ -118,8 +137,10 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     epoch = column["epoch"]
     if "figure" in column:
         return _of_own_figure(epoch, column)
-    figure = page(5.6)
-    top, *below = figure.subplot_mosaic([["elbo", "elbo"], ["reconstruction", "kl"]], height_ratios=[3, 2]).values()
+    parts = bool(np.isfinite(column["kl"]).any())
+    figure = page(5.6 if parts else 3.6)
+    rows: Any = [["elbo", "elbo"], ["reconstruction", "kl"]] if parts else [["elbo"]]
+    top, *below = figure.subplot_mosaic(rows, height_ratios=[3, 2][: len(rows)]).values()
     best = int(np.where(np.isfinite(column["elbo"]), column["elbo"], -np.inf).argmax())
     tempered = bool((column["beta"] != 1).any())
     name = f"- loss in training{f', beta {column["beta"][-1]:g} at the end' if tempered else ''}"
@@ -128,19 +149,17 @@ def curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     top.plot(epoch[best], column["elbo"][best], "o", color=BLUE, ms=6, label=f"best: {column['elbo'][best]:.2f}, kept")
     _focus(top, column["elbo"], *([] if tempered else [-column["loss"]]))
     top.legend(fontsize=SMALL, frameon=False, loc="lower right")
-    for axes, key, colour, what in zip(
-        below,
-        ("reconstruction", "kl"),
-        (GREEN, ORANGE),
-        ("reconstruction: E log p(x | z)", "KL(q(z | x) || p(z))"),
-        strict=True,
-    ):
+    told = (
+        ("reconstruction", GREEN, "reconstruction: E log p(x | z)"),
+        ("kl", ORANGE, "KL(q(z | x) || p(z))"),
+    )
+    for axes, (key, colour, what) in zip(below, told, strict=False):  # without parts there is no panel below
         axes.plot(epoch, column[key], color=colour, lw=1.6)
         axes.set_title(what, fontsize=NORMAL, loc="left")
         _focus(axes, column[key])
     for axes in (top, *below):
         _by_epoch(axes, len(epoch))
-    headline(figure, "Training: ELBO = reconstruction - KL; higher is better")
+    headline(figure, f"Training: ELBO{' = reconstruction - KL' if parts else ''}; higher is better")
     return figure
 
 
@@ -148,14 +167,13 @@ def _of_own_figure(epoch: np.ndarray, column: Mapping[str, np.ndarray]) -> Figur
     """Draw the curves of an objective whose figure is no ELBO: there are no parts, and no best
     epoch is marked.
     """
-    figure = page(3.6)
-    axes = figure.add_subplot()
+    figure, axes = panel(3.6)
     axes.plot(epoch, -column["loss"], color=ORANGE, ls="--", lw=1.4, label="- loss in training")
     axes.plot(epoch, column["figure"], color=BLUE, lw=1.8, label="the objective's figure, validation split")
     _focus(axes, column["figure"], -column["loss"])
     axes.legend(fontsize=SMALL, frameon=False)
     _by_epoch(axes, len(epoch))
-    headline(figure, "Training: the objective's own figure, which is no likelihood")
+    headline(figure, "Training: the objective's own figure, which is no likelihood: no epoch is the best by it")
     return figure
 
 
@@ -183,14 +201,18 @@ def kl(pair: Pair, data: Data, *, count: int = 2000, split: str | None = None, s
     """
     split = data.choose(split)
     batch = data.batch(split, min(count, data.size(split)))
-    vectors = latent_vectors(pair, data.batch(split, 2))
+    vectors = _sizes(pair, data.batch(split, 2))
     if not vectors:
         raise NotDrawable("the model has no continuous latent vector per datum, so there are no dimensions to compare")
     refuse_chain(vectors)
     nats = kl_by_dimension(pair, [batch], seed=seed)
     spread = variance_of_means(pair, batch)
-    figure = page(0.7 + 2.6 * len(nats))
-    panels = figure.subplots(len(nats), 1, squeeze=False)[:, 0]
+    if len(nats) == 1:
+        figure, axes = panel(3.3)
+        panels = [axes]
+    else:
+        figure = page(0.7 + 2.6 * len(nats))
+        panels = [*figure.subplots(len(nats), 1)]
     for axes, (site, each) in zip(panels, nats.items(), strict=True):
         value = spread[site] if each is None else each
         order = value.argsort(descending=True)
@@ -212,14 +234,13 @@ def kl(pair: Pair, data: Data, *, count: int = 2000, split: str | None = None, s
             fontsize=SMALL,
             loc="left",
         )
-    headline(
-        figure,
-        f"What each latent dimension holds, {len(batch['x']):,} {split} data; "
-        f"hatched: inactive, variance of E[z | x] at most {ACTIVE_VARIANCE}",
-    )
+    idle = any(bool((spread[site] <= ACTIVE_VARIANCE).any()) for site in nats)
+    note = f"; hatched: inactive, variance of E[z | x] at most {ACTIVE_VARIANCE}" if idle else ""
+    headline(figure, f"What each latent dimension holds, {len(batch['x']):,} {split} data{note}")
     return figure
 
 
+@takes_axes
 def rate_distortion(points: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw rate against distortion over runs that differ in beta: what more nats in z buy.
 
@@ -238,8 +259,7 @@ def rate_distortion(points: Sequence[Mapping[str, Any]]) -> Figure:
     ordered = sorted(points, key=lambda point: point["beta"])
     rate = np.array([point["kl"] for point in ordered])
     distortion = np.array([-point["reconstruction"] for point in ordered])
-    figure = page(4.6)
-    axes = figure.add_subplot()
+    figure, axes = panel(4.6)
     axes.plot(rate, distortion, "o-", color=BLUE, lw=1.4, ms=6)
     elbos = -(rate + distortion)
     for point, x, y, elbo in zip(ordered, rate, distortion, elbos, strict=True):

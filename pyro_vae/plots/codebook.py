@@ -37,7 +37,7 @@ def codebook(pair: Pair, data: Data, *, count: int = 64, split: str | None = Non
         counts += torch.bincount(words(pair, batch)[site].flatten(), minlength=fn.num_codes).cpu()
     order = counts.argsort(descending=True, stable=True)[: min(count, int((counts > 0).sum()))]
     z = fn.words(order.unsqueeze(-1).expand(-1, fn.places))
-    x = mean_of_x(decode(pair, repeat_batch(few, len(order)), {site: z}))
+    x = mean_of_x(decode(pair, repeat_batch(few, len(order)), {site: z}), data.spec)
     across = min(len(order), 16) if is_image(data.spec) else 1
     down = math.ceil(len(order) / across)
     x = torch.cat([x, torch.ones(down * across - len(order), x.shape[1])])
@@ -65,7 +65,7 @@ def code_map(pair: Pair, data: Data, *, count: int = 10, split: str | None = Non
         raise NotDrawable("a code map stands beside images, and these data are none; draw `codebook`")
     batch = data.batch(split, count)
     site, fn = _first(pair, batch)
-    codes, again = words(pair, batch)[site].cpu(), mean_of_x(reconstruct(pair, batch))
+    codes, again = words(pair, batch)[site].cpu(), mean_of_x(reconstruct(pair, batch), data.spec)
     grid = codes.reshape(len(codes), *block_of(fn.places, data.spec.image))
     use = code_use(pair, data.batches(split, 500))[site]
     width = INCHES / max(6, len(codes))

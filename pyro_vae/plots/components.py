@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_vae.data import Data
 from pyro_vae.plots.calling import history_picture, picture
-from pyro_vae.plots.tiles import BLUE, GREY, NORMAL, SMALL, at_least, headline, is_image, mean_of_x, page, sheet
+from pyro_vae.plots.tiles import BLUE, GREY, NORMAL, SMALL, at_least, headline, is_image, mean_of_x, page, panel, sheet
 from pyro_vae.posterior import NotDrawable, decode
 from pyro_vae.program import Pair, PairError, PerDatum, Wrapped, evaluation, is_latent
 from pyro_vae.training import EM, owners_of
@@ -105,8 +105,7 @@ def steps(history: Any) -> Figure:
         raise NotDrawable("steps are of expectation maximisation, and this run has none; train with --optimizer em")
     at_e, after_m = np.array([[-row["loss"], row["m_step"]] for row in history]).T
     number = np.arange(len(at_e))
-    figure = page(4.2)
-    axes = figure.subplots()
+    figure, axes = panel(4.2)
     path = np.stack([at_e, after_m], 1).reshape(-1)
     axes.plot(np.stack([number, number + 1], 1).reshape(-1), path, color=GREY, lw=1, label="ELBO, q held in an M step")
     axes.plot(number, at_e, "o-", color=BLUE, ms=4, lw=1.6, label="ELBO at the E step: log p(x) with an exact q")

@@ -32,7 +32,7 @@ def growth(pair: Pair, data: Data, *, count: int = 8, steps: int = 9, seed: int 
     order = autoregressive_of(pair, batch).net.order.tolist()
     if not is_image(data.spec):
         raise NotDrawable(f"growth is a picture of images, and x of {data.spec.name} is none; draw `samples`")
-    x = mean_of_x(generate(pair, batch, seed=seed, draw=True))
+    x = mean_of_x(generate(pair, batch, seed=seed, draw=True), data.spec)
     drawn = [round(stage * len(order) / (steps - 1)) for stage in range(steps)]
     stages = [torch.where(until(order, number), x, HIDDEN) for number in drawn]
     given = " | z), z ~ p(z)" if meaning_of(pair, batch).latent else ")"

@@ -4,7 +4,8 @@ See ``pyro_vae.plots``.
 """
 
 import math
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, FancyArrowPatch, FancyBboxPatch, Rectangle
@@ -14,10 +15,30 @@ from pyro_vae.plots.calling import picture
 from pyro_vae.plots.tiles import BLUE, CLEAR, NORMAL, SMALL, headline, page
 from pyro_vae.program import Node, Pair, structure
 
-WIDE, HIGH = 1.75, 1.25  # inches from node to node
+WIDE, HIGH = 1.75, 1.25  # inches from node to node, at least
 RADIUS = 0.3
-# inches beyond the centres of the outermost nodes, for words and frames
-LEFT, RIGHT, ABOVE, BELOW = 0.8, 1.75, 0.6, 0.75
+LETTER = 0.078  # inches, of the words beside a node
+EDGE = 0.3  # inches around what is drawn
+ROOM = 0.2  # inches, for a frame's name
+
+
+class Box(NamedTuple):
+    """A rectangle, in inches, y upwards."""
+
+    left: float
+    right: float
+    low: float
+    high: float
+
+    @classmethod
+    def around(cls, boxes: Iterable["Box"], pad: float = 0.0) -> "Box":
+        """Return the least box that holds the others, with room around them."""
+        left, right, low, high = zip(*boxes, strict=True)
+        return cls(min(left) - pad, max(right) + pad, min(low) - pad, max(high) + pad)
+
+    def meets(self, other: "Box") -> bool:
+        """Return whether two boxes have a point in common."""
+        return self.left < other.right and other.left < self.right and self.low < other.high and other.low < self.high
 
 
 @picture
@@ -32,16 +53,22 @@ def graph(pair: Pair, data: Data) -> Figure:
         (title, structure(pair, program, batch), program.name)
         for title, program in (("Model p", pair.bound_model), ("Guide q", pair.bound_guide))
     ]
-    places = [places_of(nodes) for _, nodes, _ in sides]
-    across = [
-        WIDE * (max(xs, default=0.0) - min(xs, default=0.0)) + LEFT + RIGHT
-        for xs in ([x for x, _ in place.values()] for place in places)
+    layouts = [_layout(nodes) for _, nodes, _ in sides]
+    frames = [_frames(nodes, at) for (_, nodes, _), at in zip(sides, layouts, strict=True)]
+    wholes = [
+        Box.around(
+            [*framed.values(), *(_extent(node, at[node.name]) for node in nodes)] or [Box(-1, 1, -0.5, 0.5)], EDGE
+        )
+        for (_, nodes, _), at, framed in zip(sides, layouts, frames, strict=True)
     ]
-    down = HIGH * max(y for place in places for _, y in place.values()) + ABOVE + BELOW
-    figure = page(down + 0.9, sum(across) + 0.3)
+    across = [whole.right - whole.left for whole in wholes]
+    high = max(whole.high - whole.low for whole in wholes)
+    figure = page(high + 0.9, sum(across) + 0.3)
     panels = figure.subplots(1, 2, width_ratios=across, squeeze=False)[0]
-    for axes, (title, nodes, name), place in zip(panels, sides, places, strict=True):
-        _draw(axes, nodes, place, pair.data_plate)
+    for axes, (title, nodes, name), at, framed, whole in zip(panels, sides, layouts, frames, wholes, strict=True):
+        _draw(axes, nodes, at, framed, pair.data_plate)
+        axes.set(xlim=(whole.left, whole.right), ylim=(whole.high - high, whole.high), aspect="equal")
+        axes.set_axis_off()
         axes.set_title(f"{title}: {name.rsplit('.', 1)[-1]}", fontsize=NORMAL)
     headline(figure, "Graphical model", figure.get_figwidth())
     return figure
@@ -78,54 +105,100 @@ def places_of(nodes: list[Node]) -> dict[str, tuple[float, float]]:
     return {name: (x[name], float(layer[name])) for name in layer}
 
 
-def _draw(axes: Any, nodes: list[Node], place: dict[str, tuple[float, float]], data_plate: str) -> None:
-    at = {name: (x * WIDE, -y * HIGH) for name, (x, y) in place.items()}
+def _layout(nodes: list[Node]) -> dict[str, tuple[float, float]]:
+    """Return (x, y) of each node in inches: words have room beside it, and nothing lies in a plate
+    that it does not belong to.
+    """
+    wide = max([WIDE, *(_half(node)[0] * 2 + _words_width(node) + 0.2 for node in nodes)])
+    at = {name: (x * wide, -y * HIGH) for name, (x, y) in places_of(nodes).items()}
+    for plate in {plate: None for node in nodes for plate in node.plates}:
+        inside = [_extent(node, at[node.name]) for node in nodes if plate in node.plates]
+        box = Box.around(inside, 0.25)
+        for node in nodes:
+            mine = _extent(node, at[node.name])
+            if plate not in node.plates and mine.meets(box):
+                x, y = at[node.name]
+                left = x <= (box.left + box.right) / 2
+                at[node.name] = (x + (box.left - mine.right if left else box.right - mine.left), y)
+    return at
+
+
+def _half(node: Node) -> tuple[float, float]:
+    """Return half the width and height of a node, which holds its name."""
+    return max(0.24 if node.kind == "given" else RADIUS, 0.055 * len(node.name) + 0.06), (
+        0.24 if node.kind == "given" else RADIUS
+    )
+
+
+def _words(node: Node) -> str:
+    if node.distribution == "Unit":  # what pyro.factor makes
+        return "factor"
+    return f"{node.distribution or 'given'}\n{'x'.join(map(str, node.size)) or '1'}"
+
+
+def _words_width(node: Node) -> float:
+    return 0.06 + LETTER * max(map(len, _words(node).split("\n")))
+
+
+def _extent(node: Node, at: tuple[float, float]) -> Box:
+    """Return the box of a node with the words beside it."""
+    (x, y), (across, up) = at, _half(node)
+    return Box(x - across, x + across + _words_width(node), y - up, y + up)
+
+
+def _frames(nodes: list[Node], at: dict[str, tuple[float, float]]) -> dict[str, Box]:
+    """Return the frame of each plate: one that holds another's variables holds its frame too.
+
+    Of plates around the same variables the outermost holds the others.
+    """
+    members = {plate: {n.name for n in nodes if plate in n.plates} for node in nodes for plate in node.plates}
+    order = {plate: depth for node in nodes for depth, plate in enumerate(node.plates)}
+    frames: dict[str, Box] = {}
+    for plate in sorted(members, key=lambda plate: (len(members[plate]), -order[plate])):
+        held = [box for other, box in frames.items() if members[other] <= members[plate]]
+        own = [_extent(node, at[node.name]) for node in nodes if plate in node.plates]
+        around = Box.around([*own, *held], 0.14)
+        frames[plate] = around._replace(low=around.low - ROOM)
+    return frames
+
+
+def _draw(
+    axes: Any, nodes: list[Node], at: dict[str, tuple[float, float]], frames: dict[str, Box], data_plate: str
+) -> None:
     if not nodes:
         axes.text(0.5, 0.5, "draws nothing", ha="center", va="center", fontsize=NORMAL, transform=axes.transAxes)
+    known = {node.name: node for node in nodes}
     for node in nodes:
         for parent in node.parents:
-            axes.add_patch(_arrow(at[parent], at[node.name]))
+            axes.add_patch(_arrow(known[parent], node, at))
     for node in nodes:
-        x, y = at[node.name]
+        (x, y), (across, up) = at[node.name], _half(node)
         face = {"observed": "#cccccc", "given": "#cccccc"}.get(node.kind, "white")
         if node.kind == "given":
-            shape: Any = Rectangle((x - 0.24, y - 0.24), 0.48, 0.48, fc=face, ec="black", lw=1.2, zorder=2)
+            shape: Any = Rectangle((x - across, y - up), 2 * across, 2 * up, fc=face, ec="black", lw=1.2, zorder=2)
         else:
             style = "--" if node.kind == "auxiliary" else "-"
-            shape = Ellipse((x, y), 2 * RADIUS, 2 * RADIUS, fc=face, ec="black", lw=1.2, ls=style, zorder=2)
+            shape = Ellipse((x, y), 2 * across, 2 * up, fc=face, ec="black", lw=1.2, ls=style, zorder=2)
         axes.add_patch(shape)
         axes.text(x, y, node.name, ha="center", va="center", fontsize=NORMAL + 1, style="italic", zorder=3)
-        size = "x".join(map(str, node.size)) or "1"
-        words = f"{node.distribution}\n{size}" if node.distribution else f"given\n{size}"
-        axes.text(x + RADIUS + 0.06, y, words, ha="left", va="center", fontsize=SMALL - 0.5, zorder=2.5, bbox=CLEAR)
-    plates = {plate: depth for node in nodes for depth, plate in enumerate(node.plates)}
-    deepest = max(plates.values(), default=0)
-    for plate, depth in plates.items():
-        inside = [at[node.name] for node in nodes if plate in node.plates]
-        pad = 0.42 + 0.14 * (deepest - depth)
-        left, right = min(x for x, _ in inside) - pad, max(x for x, _ in inside) + pad + RIGHT - 0.75
-        low, high = min(y for _, y in inside) - pad - 0.14, max(y for _, y in inside) + pad
-        axes.add_patch(
-            FancyBboxPatch(
-                (left, low), right - left, high - low, boxstyle="round,pad=0,rounding_size=0.12", fc="none", ec=BLUE
-            )
-        )
+        place = (x + across + 0.06, y)
+        axes.text(*place, _words(node), ha="left", va="center", fontsize=SMALL - 0.5, zorder=1.5, bbox=CLEAR)
+    for plate, box in frames.items():
+        size = box.right - box.left, box.high - box.low
+        style = "round,pad=0,rounding_size=0.12"
+        axes.add_patch(FancyBboxPatch((box.left, box.low), *size, boxstyle=style, fc="none", ec=BLUE))
         label = "each datum" if plate == data_plate else f"each of {plate}"
-        axes.text(right - 0.07, low + 0.05, label, ha="right", va="bottom", fontsize=SMALL, color=BLUE)
-    xs, ys = zip(*(at.values() or [(0.0, 0.0)]), strict=True)
-    axes.set_xlim(min(xs) - LEFT, max(xs) + RIGHT)
-    axes.set_ylim(min(ys) - BELOW, max(ys) + ABOVE)
-    axes.set_aspect("equal")
-    axes.set_axis_off()
+        axes.text(box.right - 0.07, box.low + 0.05, label, ha="right", va="bottom", fontsize=SMALL, color=BLUE)
 
 
-def _arrow(start: tuple[float, float], end: tuple[float, float]) -> FancyArrowPatch:
+def _arrow(start: Node, end: Node, at: dict[str, tuple[float, float]]) -> FancyArrowPatch:
     """From the rim of one node to the rim of the other."""
-    dx, dy = end[0] - start[0], end[1] - start[1]
-    share = (RADIUS + 0.03) / math.hypot(dx, dy)
+    (x, y), (to_x, to_y) = at[start.name], at[end.name]
+    dx, dy = to_x - x, to_y - y
+    leaves, arrives = _rim(start, dx, dy), _rim(end, dx, dy)
     return FancyArrowPatch(
-        (start[0] + share * dx, start[1] + share * dy),
-        (end[0] - share * dx, end[1] - share * dy),
+        (x + leaves * dx, y + leaves * dy),
+        (to_x - arrives * dx, to_y - arrives * dy),
         arrowstyle="-|>",
         mutation_scale=13,
         shrinkA=0,
@@ -133,3 +206,11 @@ def _arrow(start: tuple[float, float], end: tuple[float, float]) -> FancyArrowPa
         lw=1.2,
         color="black",
     )
+
+
+def _rim(node: Node, dx: float, dy: float) -> float:
+    """Return the share of a line from a node's centre that lies within it."""
+    across, up = (half + 0.03 for half in _half(node))
+    if node.kind == "given":
+        return min(across / abs(dx) if dx else math.inf, up / abs(dy) if dy else math.inf)
+    return 1 / math.hypot(dx / across, dy / up)

@@ -23,7 +23,7 @@ def classes(pair: Pair, data: Data, *, count: int = 12, seed: int = 0) -> Figure
     number = _conditioned_on_class(pair, data)
     batch = repeat_batch(data.batch(data.choose(), count), count)
     rows = [
-        mean_of_x(decode(pair, {**batch, "y": torch.full((count,), label)}, {}, seed=seed, draw_rest=True))
+        mean_of_x(decode(pair, {**batch, "y": torch.full((count,), label)}, {}, seed=seed, draw_rest=True), data.spec)
         for label in range(number)
     ]
     return sheet(
@@ -52,7 +52,7 @@ def analogies(pair: Pair, data: Data, *, count: int = 8, split: str | None = Non
     sites = code_sites(pair, batch)
     code = {name: z for name, z in centres(pair, batch, seed=seed).items() if name in sites}
     columns = [batch["x"]] + [
-        mean_of_x(decode(pair, {**batch, "y": torch.full((len(batch["x"]),), label)}, code, seed=seed))
+        mean_of_x(decode(pair, {**batch, "y": torch.full((len(batch["x"]),), label)}, code, seed=seed), data.spec)
         for label in range(number)
     ]
     return sheet(
@@ -103,7 +103,7 @@ def attributes(
     own = centres(pair, batch, seed=seed)
     strengths = torch.linspace(-extent, extent, steps).tolist()
     columns = [batch["x"]] + [
-        mean_of_x(decode(pair, batch, {name: own[name] + s * d for name, d in direction.items()}, seed=seed))
+        mean_of_x(decode(pair, batch, {name: own[name] + s * d for name, d in direction.items()}, seed=seed), data.spec)
         for s in strengths
     ]
     what = f"class {data.spec.class_label(attribute)}" if data.spec.classes else f"attribute {attribute}"

@@ -18,10 +18,12 @@ from pyro_vae.posterior import (
     decode,
     dimensions_of_prior,
     kl_by_dimension,
+    latent_numbers,
     prior_moments,
     repeat_batch,
     shown,
     variance_of_means,
+    within_support,
 )
 from pyro_vae.program import Batch, Pair, descendants, structure
 
@@ -59,7 +61,7 @@ def manifold(pair: Pair, data: Data, *, side: int = 20, seed: int = 0) -> Figure
     levels = torch.linspace(0.5 / side, 1 - 0.5 / side, side)
     across, up = levels.repeat(side), levels.flip(0).repeat_interleave(side)  # z[1] grows upwards
     z = prior.icdf(torch.stack([across, up], 1))
-    x = mean_of_x(decode(pair, repeat_batch(batch, side * side), {site: z}, seed=seed))
+    x = mean_of_x(decode(pair, repeat_batch(batch, side * side), {site: z}, seed=seed), data.spec)
     ticks = [
         text if i % max(1, side // 8) == 0 else "" for i, text in enumerate(numbers(Normal(0.0, 1.0).icdf(levels)))
     ]
@@ -109,7 +111,9 @@ def interpolation(
     rows = []
     for path in (line, arc):
         values = {name: path(z[0], z[1], t) for name, z in codes.items()}
-        rows.append(torch.cat([ends["x"][:1], mean_of_x(decode(pair, batch, values, seed=seed)), ends["x"][1:]]))
+        rows.append(
+            torch.cat([ends["x"][:1], mean_of_x(decode(pair, batch, values, seed=seed), data.spec), ends["x"][1:]])
+        )
     ticks = ["data", *numbers(t[:, 0]), "data"]
     return sheet(
         torch.stack(rows),
@@ -152,19 +156,23 @@ def traversal(
     at_least(1, dimensions=dimensions)
     many = data.batch(split, min(1000, data.size(split)))
     nodes = structure(pair, pair.bound_model, data.batch(split, 2))
-    code = centres(pair, data.batch(split, 1, start=datum), seed=seed)
+    one = data.batch(split, 1, start=datum)
+    single = latent_numbers(pair, one)
+    code = {n: z.unsqueeze(-1) if n in single else z for n, z in centres(pair, one, seed=seed).items()}
     batch = repeat_batch(data.batch(split, 1, start=datum), steps)
     line = torch.linspace(-extent, extent, steps)
-    spread = prior_moments(pair, data.batch(split, 1, start=datum), code)
+    spread = prior_moments(pair, one, code)
     rows, labels = [], []
     ranked, unit = _ranked(pair, many)
     for worth, site, j in ranked[:dimensions]:
         below = descendants(nodes, site)
         values = {name: z.repeat(steps, 1) for name, z in code.items() if name not in below and z.dim() == 2}
         mean, deviation = spread[site]
-        values[site][:, j] = mean[j] + deviation[j] * line
-        rows.append(mean_of_x(decode(pair, batch, values, seed=seed)))
-        labels.append(f"{site}[{j}]\n{worth:.2f} {unit}")
+        values[site][:, j] = (
+            within_support(pair, one, site, line, code, seed=seed) if site in single else mean[j] + deviation[j] * line
+        )
+        rows.append(mean_of_x(decode(pair, batch, values, seed=seed), data.spec))
+        labels.append(f"{site if site in single else f'{site}[{j}]'}\n{worth:.2f} {unit}")
     return sheet(
         torch.stack(rows),
         data,
@@ -214,7 +222,8 @@ def _ranked(pair: Pair, batch: Batch) -> tuple[list[tuple[float, str, int]], str
 
     The worth is a dimension's KL, or the variance of its mean where it has no KL of its own.
     """
-    code_sites(pair, batch)
+    if not latent_numbers(pair, batch):
+        code_sites(pair, batch)
     worth, unit = kl_by_dimension(pair, [batch], num_samples=2), "nats"
     if any(nats is None for nats in worth.values()):
         worth, unit = dict(variance_of_means(pair, batch)), "var"

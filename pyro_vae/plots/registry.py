@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from pyro_vae.data import Data
 from pyro_vae.evidence import meaning_of
+from pyro_vae.plots.adversarial import beside, critic
 from pyro_vae.plots.boltzmann import bracket, chains, filters
 from pyro_vae.plots.calling import picture
 from pyro_vae.plots.charts import curves, kl, rate_distortion, scatter
@@ -54,13 +55,16 @@ def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure
     """
     at_least(1, count=count)
     split = data.choose()
-    latent, what = bool(meaning_of(pair, few := data.batch(split, 2)).latent), shown(pair, few)
+    meaning, what = meaning_of(pair, few := data.batch(split, 2)), shown(pair, few)
+    latent = bool(meaning.latent)
     drawn = not latent or what == "draw from"  # every mean of p(x) is the same
-    x = mean_of_x(generate(pair, repeat_batch(data.batch(split, count), count), seed=seed, draw=drawn))
+    x = mean_of_x(generate(pair, repeat_batch(data.batch(split, count), count), seed=seed, draw=drawn), data.spec)
     across = min(count, 16 if is_image(data.spec) else 20)
     down = math.ceil(count / across) if is_image(data.spec) else 1
     x = torch.cat([x, torch.ones(max(0, down * across - count), x.shape[1])])[: down * across]
     title = f"Samples: {what} p(x | z) at z ~ p(z)" if latent else "Samples: draws from p(x)"
+    if given := [name for name in pair.bound_model.required if name != "x" and name not in meaning.latent]:
+        title += f", given {' and '.join(given)} of the first {split} data"
     return sheet(x.unflatten(0, (down, across)), data, title=title)
 
 
@@ -76,9 +80,12 @@ def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str | Non
     split = data.choose(split)
     at_least(1, count=count)
     batch = data.batch(split, count)
-    if not meaning_of(pair, batch).latent:
+    meaning = meaning_of(pair, batch)
+    if not meaning.latent:
         raise NotDrawable("the model has no latent variable, so there is no code to reconstruct from; draw `samples`")
-    x, mean = batch["x"], mean_of_x(reconstruct(pair, batch, seed=seed))
+    if not meaning.inferred:
+        raise NotDrawable("the guide leaves latent sites out, so there is no code to reconstruct from; draw `samples`")
+    x, mean = batch["x"], mean_of_x(reconstruct(pair, batch, seed=seed), data.spec)
     title = f"Data ({split} split) and reconstructions: {shown(pair, batch)} p(x | z) at the centre of q(z | x)"
     if not is_image(data.spec):
         both = torch.stack([x, mean], 1)[:6]
@@ -121,7 +128,7 @@ def levels(pair: Pair, data: Data, *, rows: int = 3, columns: int = 12, seed: in
     for depth, name in enumerate(order):
         above = {other: held[other] for other in order[:depth]}
         fresh = draw_latents(pair, batch, above, seed=seed + 1 + depth)
-        x = mean_of_x(decode(pair, batch, {**above, name: fresh[name]}, seed=seed))
+        x = mean_of_x(decode(pair, batch, {**above, name: fresh[name]}, seed=seed), data.spec)
         pictures.append(x.unflatten(0, (rows, columns)))
         labels += [name] * rows
     return sheet(
@@ -152,6 +159,8 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "code-map": code_map,
     "rolls": rolls,
     "states": states,
+    "beside": beside,
+    "critic": critic,
     "filters": filters,
     "chains": chains,
     "bracket": bracket,

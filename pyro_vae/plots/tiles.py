@@ -5,11 +5,14 @@ Figures without pyplot: no display needed.
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -28,8 +31,44 @@ SMALL, NORMAL = 10, 11  # points: five at half size
 CLEAR = {"fc": "white", "ec": "none", "pad": 0.5}  # behind words that a line would strike through
 
 
+_HOST: ContextVar[Axes | None] = ContextVar("_HOST", default=None)
+
+
+@contextmanager
+def drawn_into(ax: Axes | None) -> Iterator[None]:
+    """Let the picture that is drawn meanwhile go into the user's own axes, where there are some."""
+    token = _HOST.set(ax)
+    try:
+        yield
+    finally:
+        _HOST.reset(token)
+
+
+def panel(height: float, width: float = INCHES) -> tuple[Any, Axes]:
+    """Return the figure and the only axes of a picture: of a size in inches, or the user's own."""
+    if (host := _HOST.get()) is not None:
+        return host.figure, host
+    figure = page(height, width)
+    return figure, figure.add_subplot()
+
+
+def legend_beside(figure: Any, axes: Axes, **options: Any) -> None:
+    """Name what is drawn beside the axes; within them where they are the user's own."""
+    found = axes.get_legend_handles_labels()
+    if _HOST.get() is None:
+        figure.legend(*found, loc="outside right center", fontsize=SMALL, frameon=False, **options)
+    else:
+        axes.legend(*found, fontsize=SMALL, **options)
+
+
 def page(height: float, width: float = INCHES) -> Figure:
-    """Return an empty figure of a size in inches."""
+    """Return an empty figure of a size in inches, for a picture of several panels.
+
+    Raises:
+        NotDrawable: there is one axes to draw into.
+    """
+    if _HOST.get() is not None:
+        raise NotDrawable("this picture has several panels here, which one axes cannot hold; draw it without ax")
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
@@ -80,8 +119,7 @@ def _tiles(x: Tensor, spec: Spec, labels: _Labels) -> Figure:
     tile_width = min((INCHES - edge) / across, largest, (MAX_HEIGHT - 1) / down * width / height)
     inches = max(INCHES if len(labels.title) > 40 else 4.0, tile_width * across + edge)
     words = 0.2 * len(broken(labels.title, inches)) + 0.32 * (bool(labels.columns) + bool(labels.xlabel))
-    figure = page(tile_width * height / width * down + 0.35 + words, inches)
-    axes = figure.add_subplot()
+    figure, axes = panel(tile_width * height / width * down + 0.35 + words, inches)
     shown = (picture[..., 0] if channels == 1 else picture).numpy()
     axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     centres = [(width - 1) / 2 + j * (width + gap) for j in range(across)]
@@ -112,8 +150,13 @@ def _curves(x: Tensor, data: Data, labels: _Labels) -> Figure:
     down, across, features = x.shape
     shown = min(down, 6)  # more panels than that are too flat to read
     # room for what stands beside one or two panels
-    figure = page(min(MAX_HEIGHT, 1.2 + max(2.4, 1.3 * shown)))
-    panels = figure.subplots(shown, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    inches = min(MAX_HEIGHT, 1.2 + max(2.4, 1.3 * shown))
+    if shown == 1:
+        figure, axes = panel(inches)
+        panels = [axes]
+    else:
+        figure = page(inches)
+        panels = [*figure.subplots(shown, 1, sharex=True, sharey=True)]
     looks = _looks(labels.columns, across)
     for i, axes in enumerate(panels):
         shade_range(axes, data, label="90 % of the data" if i == 0 else None)
@@ -125,8 +168,12 @@ def _curves(x: Tensor, data: Data, labels: _Labels) -> Figure:
             axes.set_title(name.replace("\n", " "), fontsize=SMALL, loc="left")
         axes.tick_params(labelsize=SMALL)
     name_features(panels[-1], data.spec)
-    figure.supylabel("value, in the data's unit", fontsize=NORMAL)
-    figure.legend(loc="outside lower right", ncols=3, fontsize=SMALL, frameon=False)
+    if _HOST.get() is None:
+        figure.supylabel("value, in the data's unit", fontsize=NORMAL)
+        figure.legend(loc="outside lower right", ncols=3, fontsize=SMALL, frameon=False)
+    else:
+        panels[0].set_ylabel("value, in the data's unit", fontsize=NORMAL)
+        panels[0].legend(fontsize=SMALL)
     if labels.columns:
         _add_colour_bar(figure, panels, labels.columns, labels.xlabel)
     headline(figure, labels.title)
@@ -181,18 +228,30 @@ def shade_range(axes: Any, data: Data, label: str | None) -> None:
     axes.fill_between(range(data.spec.features), low.numpy(), high.numpy(), color=GREY, alpha=0.25, lw=0, label=label)
 
 
-def headline(figure: Figure, title: str, inches: float = INCHES) -> None:
-    """Write the title above the figure, broken so that it fits the width."""
+def headline(figure: Any, title: str, inches: float = INCHES) -> None:
+    """Write the title above the figure, or above the user's own axes, broken so that it fits the
+    width.
+    """
+    if (host := _HOST.get()) is not None:
+        wide = host.get_window_extent().width / host.figure.dpi
+        host.set_title("\n".join(broken(title, wide)), fontsize=NORMAL)
+        return
     figure.suptitle("\n".join(broken(title, inches)), fontsize=NORMAL + 1)
 
 
 def broken(title: str, inches: float) -> list[str]:
     """Return the lines of a title that fit the width; none ends within q(z | x)."""
-    return textwrap.wrap(title.replace(" | ", "\u00a0|\u00a0"), int(11.5 * inches))
+    return textwrap.wrap(title.replace(" | ", "\u00a0|\u00a0"), max(12, int(11.5 * inches)))
 
 
-def mean_of_x(values: Mapping[str, Tensor]) -> Tensor:
-    """Return what was found for the site ``x``, ready to be drawn."""
+def mean_of_x(values: Mapping[str, Tensor], spec: Spec | None = None) -> Tensor:
+    """Return what was found for the site ``x``, or for the only observed site, of the size of x,
+    ready to be drawn.
+    """
+    if "x" not in values and spec is not None and len(values) == 1:
+        (only,) = values.values()
+        if only.shape[1:] == (spec.features,):
+            return only.detach().cpu().float()
     if "x" not in values:
         raise NotDrawable(
             f"the model observes {', '.join(map(repr, values)) or 'nothing'} and no 'x' to be drawn; "

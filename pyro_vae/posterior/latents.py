@@ -9,7 +9,7 @@ from pyro import poutine
 from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.distributions import biject_to, kl_divergence
 
 from pyro_vae.posterior.predictive import AtMean, mean_of, observed_sites
 from pyro_vae.posterior.usage import posterior_means
@@ -24,17 +24,26 @@ class NotDrawable(PairError):
 
 def latent_vectors(pair: Pair, batch: Batch) -> dict[str, int]:
     """Return the sizes of each datum's continuous latent vectors, in the model's order."""
+    return {name: fn.event_shape[0] for name, fn in _per_datum(pair, batch) if len(fn.event_shape) == 1}
+
+
+def latent_numbers(pair: Pair, batch: Batch) -> list[str]:
+    """Return the names of each datum's continuous latent numbers, in the model's order."""
+    return [name for name, fn in _per_datum(pair, batch) if not fn.event_shape]
+
+
+def _per_datum(pair: Pair, batch: Batch) -> list[tuple[str, Any]]:
+    """Return the continuous latent sites of each datum, with their distributions."""
     with evaluation(pair, 0):
         model = poutine.trace(pair.bound_model).get_trace({name: field[:2] for name, field in batch.items()})
-    return {
-        name: site["fn"].event_shape[0]
+    return [
+        (name, site["fn"])
         for name, site in model.nodes.items()
         if is_latent(site)
         and not is_discrete(site)
         and site["value"].is_floating_point()
-        and len(site["fn"].event_shape) == 1
         and {frame.name for frame in site["cond_indep_stack"]} == {pair.data_plate}
-    }
+    ]
 
 
 def code_sites(pair: Pair, batch: Batch) -> dict[str, int]:
@@ -67,10 +76,29 @@ def centres(pair: Pair, batch: Batch, *, seed: int = 0) -> dict[str, Tensor]:
     """Return the centre of q(z | x) at every latent site.
 
     That is the mean, given the means of the levels above, or a draw where there is no mean.
+
+    Raises:
+        NotDrawable: the guide infers none of the model's latent vectors.
     """
     with evaluation(pair, seed), AtMean():
         guide = poutine.trace(pair.bound_guide).get_trace(batch)
-    return {name: site["value"] for name, site in guide.nodes.items() if is_latent(site)}
+    found = {name: site["value"] for name, site in guide.nodes.items() if is_latent(site)}
+    if not found:
+        require_codes(pair, batch)
+    return found
+
+
+def require_codes(pair: Pair, batch: Batch) -> None:
+    """Refuse a pair whose guide infers none of the model's latent vectors, as a critic does.
+
+    Raises:
+        NotDrawable: it does not.
+    """
+    vectors = latent_vectors(pair, batch)
+    with evaluation(pair, 0):
+        guide = poutine.trace(pair.bound_guide).get_trace(batch).nodes
+    if vectors and not vectors.keys() & guide.keys():
+        raise NotDrawable(f"the guide does not infer {', '.join(map(repr, vectors))}, so data have no code")
 
 
 def decode(
@@ -120,7 +148,7 @@ def kl_by_dimension(
     count = 0
     with evaluation(pair, seed):
         for batch in batches:
-            names = latent_vectors(pair, batch)
+            names = [*latent_vectors(pair, batch), *latent_numbers(pair, batch)]
             for _ in range(num_samples):
                 guide = poutine.trace(pair.bound_guide).get_trace(batch)
                 model = poutine.trace(poutine.replay(pair.bound_model, trace=guide)).get_trace(batch)
@@ -139,11 +167,25 @@ def prior_moments(pair: Pair, batch: Batch, values: Mapping[str, Tensor]) -> dic
 
     Args:
         batch: of one datum.
-        values: by site, ``(1, latent)``.
+        values: by site, ``(1, latent)``; of a number ``(1, 1)``.
     """
+    names = [*latent_vectors(pair, batch), *latent_numbers(pair, batch)]
     with evaluation(pair, 0), Given(values):
         model = poutine.trace(pair.bound_model).get_trace(batch)
-        return {name: _moments(model.nodes[name]["fn"]) for name in latent_vectors(pair, batch)}
+        return {name: _moments(model.nodes[name]["fn"]) for name in names}
+
+
+def within_support(
+    pair: Pair, batch: Batch, site: str, steps: Tensor, values: Mapping[str, Tensor], *, seed: int = 0
+) -> Tensor:
+    """Return values of a latent number at so many standard deviations of p(number | levels above),
+    where it is real; else of what its support is mapped from, such as its logarithm.
+    """
+    with evaluation(pair, seed), Given(values):
+        fn = poutine.trace(pair.bound_model).get_trace(batch).nodes[site]["fn"]
+        plain = biject_to(fn.support)
+        draws = plain.inv(fn.sample((1000,))).flatten()
+    return plain(draws.mean() + draws.std() * steps)
 
 
 def _moments(fn: Any) -> tuple[Tensor, Tensor]:
@@ -157,6 +199,7 @@ def _moments(fn: Any) -> tuple[Tensor, Tensor]:
 
 def variance_of_means(pair: Pair, batch: Batch) -> dict[str, Tensor]:
     """Return Var_x E[z_j | x] of each dimension: near 0 where it says nothing about the data."""
+    require_codes(pair, batch)
     return {name: mean.var(0, correction=0) for name, mean in posterior_means(pair, batch).items()}
 
 
@@ -170,7 +213,7 @@ def _by_dimension(site: Mapping[str, Any], prior: Any) -> Tensor | None:
         nats = kl_divergence(q, p)
     except NotImplementedError:
         nats = q.log_prob(value) - p.log_prob(value)
-    return nats.expand(value.shape).reshape(-1, value.shape[-1]).sum(0).double()
+    return nats.expand(value.shape).reshape(-1, *(site["fn"].event_shape or (1,))).sum(0).double()
 
 
 def _factors(fn: Any) -> Any:
@@ -183,7 +226,7 @@ def _factors(fn: Any) -> Any:
 
 
 class Given(Messenger):
-    """Sites take given values and stay latent."""
+    """Sites take given values and stay latent; a number takes a vector of size 1."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -191,5 +234,7 @@ class Given(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.values:
-            msg["value"] = self.values[msg["name"]]
+            value, fn = self.values[msg["name"]], msg["fn"]
+            one_each = not fn.event_shape and value.dim() == len(fn.batch_shape) + 1 and value.shape[-1] == 1
+            msg["value"] = value.squeeze(-1) if one_each else value
             msg["done"] = True

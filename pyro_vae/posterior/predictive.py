@@ -18,11 +18,20 @@ def reconstruct(pair: Pair, batch: Batch, *, seed: int = 0, draw: bool = True) -
     Args:
         draw: draws stand for the means of sites whose distribution has none; else they are left
             out.
+
+    Raises:
+        PairError: the guide leaves latent sites out, so that nothing of a datum is kept in them.
     """
     with evaluation(pair, seed):
         with AtMean():
             guide = poutine.trace(pair.bound_guide).get_trace(batch)
         model = poutine.trace(poutine.replay(pair.bound_model, trace=guide)).get_trace(batch)
+    lacking = [name for name, site in model.nodes.items() if is_latent(site) and name not in guide.nodes]
+    if lacking:
+        raise PairError(
+            f"the guide does not infer {', '.join(map(repr, lacking))}, so data have no reconstruction: x would be "
+            "drawn as if nothing were known; draw samples"
+        )
     sites = {name: site for name, site in model.nodes.items() if is_data(site)}
     return {name: mean_of(site) for name, site in sites.items() if draw or _has_mean(site["fn"])}
 

@@ -17,7 +17,7 @@ from pyro_vae.program.handlers import (
     unwrapped,
     whole_plates,
 )
-from pyro_vae.program.normalizers import Unnormalized, require_normalized, unnormalized
+from pyro_vae.program.normalizers import Unnormalized, has_density, no_density, require_normalized, unnormalized
 from pyro_vae.program.pair import Batch, BatchProgram, Pair, PairError, evaluating, program_name, size_of
 from pyro_vae.program.particle_plate import PARTICLES, Runs, particles, stacking, warn_of_left
 from pyro_vae.program.point_guides import point_sites, points
@@ -92,6 +92,7 @@ __all__ = [
     "evaluation",
     "event_dim_of",
     "find_problems",
+    "has_density",
     "innermost",
     "is_data",
     "is_deterministic",
@@ -105,6 +106,7 @@ __all__ = [
     "latents_of",
     "log_prob",
     "log_weights",
+    "no_density",
     "one_batch",
     "pair_and_data",
     "particles",

@@ -52,8 +52,18 @@ def finite(look: Look) -> Iterator[Problem]:
     guide, model = look.traces()
     for trace, who in ((guide, look.guide_name), (model, look.model_name)):
         for name, site in samples(trace).items():
-            with pyro.validation_enabled(False):
-                log_prob = site["fn"].log_prob(site["value"])
+            try:
+                with pyro.validation_enabled(False):
+                    log_prob = site["fn"].log_prob(site["value"])
+            except NotImplementedError as error:
+                kind, needs = type(innermost(site["fn"])).__name__, type(look.pair.objective).__name__
+                yield Problem(
+                    name,
+                    f"site {name!r} of {who} is a {kind}, which has no log-probability "
+                    f"({first_line(error)}), and {needs} needs it",
+                    "Use the objective Adversarial with a critic for a guide, or a distribution with a log_prob",
+                )
+                continue
             odd = log_prob[~log_prob.isfinite()]
             if len(odd):
                 yield Problem(
@@ -148,7 +158,7 @@ def _unregistered(look: Look, parameters: dict[str, Any]) -> Iterator[Problem]:
     known = {id(p) for p in parameters.values()}
     for trace in look.traces():
         for name, site in samples(trace).items():
-            for leaf in _leaves(site["fn"].log_prob(site["value"])):
+            for leaf in _leaves(_carrier(site)):
                 if id(leaf) not in known:
                     known.add(id(leaf))
                     yield Problem(
@@ -157,6 +167,16 @@ def _unregistered(look: Look, parameters: dict[str, Any]) -> Iterator[Problem]:
                         "nor guide registers, so it would never be trained",
                         "Make it an nn.Parameter of a module, or register it with pyro.param",
                     )
+
+
+def _carrier(site: dict) -> Tensor:
+    """Return what carries a site's dependence on parameters: its log-probability, or a draw of it
+    where there is none.
+    """
+    try:
+        return site["fn"].log_prob(site["value"])
+    except NotImplementedError:
+        return site["fn"]()
 
 
 def _leaves(tensor: Tensor) -> Iterator[Tensor]:

@@ -156,25 +156,22 @@ def _at(pair: Pair, bound: Callable, batch: Batch, values: Mapping[str, Tensor],
         for name, site in trace.nodes.items():
             if not is_site(site) or is_deterministic(site) or data_frame(site, pair) is None:
                 continue
-            try:
-                density = _density(site)
-            except (
-                NotImplementedError,
-                KeyError,
-            ):  # known at its own draws only, which the same noise makes comparable
-                density = _total(site["fn"], site["fn"]())
+            density = _density(site)
             found[name] = density.reshape(-1, density.shape[-1]).sum(0) if density.dim() else density
     return found
 
 
 def _density(site: Mapping[str, Any]) -> Tensor:
     """Return a site's log-probability; of a point, where it lies, as a rounding error has no
-    density.
+    density; a draw, which the same noise makes comparable, where there is none at given values.
     """
     fn = site["fn"]
     if is_point(fn):
         return _total(fn, innermost(fn).v)
-    return log_prob(site).expand(fn.batch_shape)
+    try:
+        return log_prob(site).expand(fn.batch_shape)
+    except (NotImplementedError, KeyError):
+        return _total(fn, fn())
 
 
 def _total(fn: Any, value: Tensor) -> Tensor:
@@ -219,7 +216,7 @@ def _moves(look: Look, draws: list[dict[str, Tensor]]) -> bool:
         with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
             trace = trace_of(poutine.condition(look.pair.bound_model, data=values), look.batch)
             totals.append(
-                {n: log_prob(s) for n, s in trace.nodes.items() if is_site(s) and s["is_observed"] and n not in values}
+                {n: _density(s) for n, s in trace.nodes.items() if is_site(s) and s["is_observed"] and n not in values}
             )
     first, second = totals
     return any(not torch.equal(value, second[name]) for name, value in first.items() if name in second)

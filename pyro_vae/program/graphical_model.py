@@ -98,7 +98,11 @@ class _Track(Messenger):
             return
         # its own draw as it is, since some flows can invert no other; data without where they came from
         value = detach_provenance(msg["value"]) if msg["is_observed"] else msg["value"]
-        self.parents[msg["name"]] = set(get_provenance(msg["fn"].log_prob(value)))
+        try:
+            read = msg["fn"].log_prob(value)
+        except NotImplementedError:  # known by its draws alone
+            read = msg["fn"].sample()
+        self.parents[msg["name"]] = set(get_provenance(read))
         if isinstance(msg["value"], Tensor) and msg["value"].numel():
             msg["value"] = ProvenanceTensor(detach_provenance(msg["value"]), frozenset({msg["name"]}))
 

@@ -1,8 +1,11 @@
-"""Models that are known up to a constant: which parts of a pair they are, and when it is unknown."""
+"""Models whose log p(x) is not to be had: those known by their draws alone, and those known up to a
+constant that nobody has estimated.
+"""
 
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
+from pyro_vae.program.declaration import declared
 from pyro_vae.program.pair import Pair, PairError
 
 
@@ -28,12 +31,30 @@ def unnormalized(pair: Pair) -> Iterator[Unnormalized]:
                 yield part
 
 
+def has_density(pair: Pair) -> bool:
+    """Return whether a pair gives a datum a probability or density, at least up to a constant; the
+    model of an adversarial pair gives draws and no more.
+    """
+    return "density" in declared(pair.objective).needs or any(True for _ in unnormalized(pair))
+
+
+def no_density(pair: Pair) -> str:
+    """Say why a pair without a density has no log p(x)."""
+    return (
+        f"{pair.bound_model.name} is known by its draws alone, so x has no log p(x), and no bound on it: judge its "
+        "draws, by `pyro-vae diagnose`, `pyro-vae compare` or pyro_vae.density_ratio"
+    )
+
+
 def require_normalized(pair: Pair) -> None:
-    """Refuse a pair whose log p(x) lacks a constant that nobody has estimated.
+    """Refuse a pair that has no log p(x), or whose log p(x) lacks a constant that nobody has
+    estimated.
 
     Raises:
-        PairError: it does.
+        PairError: it is one.
     """
+    if not has_density(pair):
+        raise PairError(no_density(pair))
     for part in unnormalized(pair):
         if part.log_z is None:
             raise PairError(

@@ -53,8 +53,10 @@ def log_weights(pair: Pair, batch: Batch, num_samples: int = 1) -> Tensor:
 
     Raises:
         PairError: for a pair whose latent variables lie outside the data plate: the data then
-            depend on each other and no datum has a weight of its own.
+            depend on each other and no datum has a weight of its own; and for a model without a
+            density.
     """
+    require_normalized(pair)
     nesting = plate_nesting(pair, batch)
     if num_samples == 1 or takes_particles(pair, batch, nesting):
         return weigh(pair, batch, num_samples, nesting)

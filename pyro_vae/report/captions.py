@@ -25,6 +25,8 @@ GOOD = {
     "rolls": "Good draws cannot be told from the sequences above them.",
     "states": "Good states follow the true ones up to a linear map.",
     "through-noise": "From one datum to another by way of their noise: good paths stay among data.",
+    "beside": "Good draws could stand in the rows of data; those at the left give themselves away.",
+    "critic": "Where the two lie on each other, the critic cannot tell draws from data.",
     "filters": "Good filters look like strokes or parts; those that look like noise answer to nothing.",
     "chains": "Good chains move from one kind of data to another; those that stay have not mixed.",
     "bracket": "The two curves enclose log Z: good ones meet.",
@@ -68,7 +70,9 @@ def examined(name: str, diagnosis: Diagnosis) -> str:
 def answer(figures: Figures, pca: Mapping[str, float] | None, diagnosis: Diagnosis | None) -> str:
     """Return the first sentences of a report: how well it does, and whether to believe it."""
     meaning = figures.meaning
-    if figures.log_evidence is None:
+    if (own := figures.own) is not None:
+        reached = f"{own.name} {own.value:.3f}"
+    elif figures.log_evidence is None:
         reached = f"{meaning.bound} {figures.elbo:.2f}"
     else:
         words = figures.evidence
@@ -77,7 +81,7 @@ def answer(figures: Figures, pca: Mapping[str, float] | None, diagnosis: Diagnos
     if pca and "log_evidence" in pca and figures.log_evidence is not None:
         said += f", against {pca['log_evidence']:.2f} for PCA of the same size"
     if diagnosis is None:
-        return f"{said}. Whether to believe q(z | x) is not examined yet."
+        return f"{said}. Whether to believe {'it' if meaning.implicit else 'q(z | x)'} is not examined yet."
     count = Counter(verdict.verdict for verdict in diagnosis.verdicts)
     judged = [f"{count[level]} {level}" for level in ("good", "fair", "bad") if count[level]]
     bad = [verdict.check for verdict in diagnosis.verdicts if verdict.verdict == "bad"]

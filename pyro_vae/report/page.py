@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader
+from pyro_vae import pages
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,8 +39,5 @@ def embedded(picture: bytes, name: str, command: str = "", caption: str = "") ->
 
 
 def rendered(template: str, **shown: Any) -> str:
-    """Return a page; the template escapes whatever it is given."""
-    pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    return pages.get_template(template).render(shown)
+    """Return a page of this folder's templates."""
+    return pages.rendered(Path(__file__).parent / template, **shown)

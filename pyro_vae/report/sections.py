@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyro_vae import __version__
 from pyro_vae.data import Data
-from pyro_vae.evidence import Figures, Meaning, baseline, folded, remarks, rows
+from pyro_vae.evidence import FEW, Figures, Meaning, baseline, folded, remarks, rows
 from pyro_vae.program import BatchProgram, Pair
 from pyro_vae.report.captions import GOOD
 from pyro_vae.report.page import Picture, embedded, png
@@ -62,6 +62,7 @@ def draw_all(run: Run, pair: Pair, data: Data) -> Drawn:
 
 def summary(run: Run, pair: Pair, data: Data, figures: Figures) -> dict[str, Any]:
     """Return what was trained, on what, and what it reaches, beside PCA of the same size."""
+    meaning, whole = figures.meaning, figures.meaning.is_evidence(figures.sites)
     count = sum(parameter.numel() for parameter in pair.named_parameters().values())
     recipe = pair.recipe or {"name": "a pair from Python", "options": {}}
     options = ", ".join(f"{name} {value}" for name, value in recipe["options"].items() if value is not None)
@@ -71,12 +72,14 @@ def summary(run: Run, pair: Pair, data: Data, figures: Figures) -> dict[str, Any
         ("data", data.spec.description),
         *([("classes", data.spec.class_list)] if data.spec.class_names else []),
         *([("categories", data.spec.category_list)] if data.spec.categorical else []),
-        ("training", _training(run, figures.meaning.bound)),
+        ("training", _training(run, meaning.evidence if whole else meaning.bound)),
     ]
     pca = baseline(figures, data)
-    heads = ["", recipe["name"], *([f"PCA, {figures.meaning.numbers} components"] if pca else [])]
+    heads = ["", recipe["name"], *([f"PCA, {meaning.numbers} components"] if pca else [])]
     lines = [[row.label, row.value, *([row.baseline] if pca else [])] for row in rows(figures, pca)]
-    caption = f"{figures.split} split, {figures.num_data:,} data; nats per datum at beta = 1"
+    caption = (
+        f"{figures.split} split, {figures.num_data:,} data; nats per datum{'' if meaning.implicit else ' at beta = 1'}"
+    )
     caption += ", the error in the data's unit" if figures.rms_error is not None else ""
     return {
         "about": about,
@@ -84,7 +87,8 @@ def summary(run: Run, pair: Pair, data: Data, figures: Figures) -> dict[str, Any
         "heads": heads,
         "lines": lines,
         "remarks": [*_by_site(figures), *remarks(figures, pca)],
-        "bound": _bound(figures.meaning),
+        "bound": "" if whole or meaning.implicit else _bound(meaning),
+        "movable": bool(meaning.real) and not meaning.implicit and len(meaning.latent) <= FEW,
     }
 
 

@@ -14,10 +14,11 @@ from pyro_vae.training.fitting import (
 )
 from pyro_vae.training.interruption import Interrupted
 from pyro_vae.training.nonfinite import NonFinite
+from pyro_vae.training.optimizers import optimizer
 from pyro_vae.training.programs import check_settings, weighted_programs
 from pyro_vae.training.progress import Counter, Silent
 from pyro_vae.training.run_state import Unsaved
-from pyro_vae.training.settings import SettingsError, Training, optimizer
+from pyro_vae.training.settings import SettingsError, Training
 from pyro_vae.training.stepper import Stepper
 from pyro_vae.training.trainer import CHECKED_BATCH
 

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.distributions import Tilted
-from pyro_vae.program import Pair, PairError, Wrapped
+from pyro_vae.program import Pair, PairError, Wrapped, pieces, size_of
 
+NUMBERS = 2**22  # of a block, 32 MB in double precision; a sum over states holds some ten such tensors
 FORGETTING = 0.6  # step t in batches counts (t + 1)^-0.6: convergence needs an exponent in (1/2, 1]
 
 Expected = dict[str, Tensor]
@@ -129,7 +130,31 @@ class EM:
         return loss
 
     def expect(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Expected]]:
-        """Return minus the ELBO, a 0-dim tensor, and each owner's expected statistics per datum."""
+        """Return minus the ELBO, a 0-dim tensor, and each owner's expected statistics per datum.
+
+        The data are looked at in blocks, so that memory does not grow with their number.
+        """
+        total, loss = size_of(batch), torch.zeros(())
+        expected: dict[str, Expected] = {}
+        for piece in pieces(dict(batch), self._block()):
+            share = size_of(piece) / total
+            cost, found = self._expect(piece)
+            loss = loss + share * cost
+            expected = {
+                name: {key: share * value + (expected[name][key] if expected else 0) for key, value in one.items()}
+                for name, one in found.items()
+            }
+        return loss, expected
+
+    def _block(self) -> int:
+        """Return how many data are looked at together: as many as have `NUMBERS` statistics, since
+        a sum over states computes every one for each datum.
+        """
+        with torch.no_grad():
+            most = max(value.numel() for owner in self.owners.values() for value in owner.natural().values())  # type: ignore[operator]
+        return max(NUMBERS // most, 1)
+
+    def _expect(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Expected]]:
         with torch.no_grad():
             zeros = {
                 name: {key: torch.zeros_like(value).requires_grad_() for key, value in owner.natural().items()}  # type: ignore[operator]

@@ -16,7 +16,8 @@ class Fitted(Verbs):
     """A trained pair; its methods are the pair's, and know the data.
 
     Its parameters are those with the best ELBO (beta = 1) on the validation split; those of the
-    last epoch where the objective yields an unnormalised figure, which is comparable with no other.
+    last epoch where the objective yields a figure that is comparable with no other: an unnormalised
+    one, or a critic's.
     """
 
     pair: Pair
@@ -46,7 +47,8 @@ class Fitted(Verbs):
         kept = ""
         if self.best is not None:
             figure = declared(self.pair.objective).shown
-            kept = f", kept epoch {self.best['epoch']:.0f}, validation {figure} {self.best['elbo']:.2f}"
+            value = self.best.get("figure", self.best["elbo"])
+            kept = f", kept epoch {self.best['epoch']:.0f}, validation {figure} {value:.2f}"
         epochs = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
         return f"Fitted({name} on {self.data.spec.name}: {epochs}{took}{kept})"
 
@@ -59,7 +61,7 @@ class Fitted(Verbs):
     @property
     def best(self) -> dict[str, float] | None:
         """The row of ``history`` whose parameters the pair has; None where there is none."""
-        finite = [row for row in self.history if math.isfinite(row["elbo"])]
+        finite = [row for row in self.history if math.isfinite(row.get("figure", row["elbo"]))]
         if not declared(self.pair.objective).figure.comparable:
             return finite[-1] if finite else None
-        return max(finite, key=lambda row: row["elbo"], default=None)
+        return max(finite, key=lambda row: row.get("figure", row["elbo"]), default=None)

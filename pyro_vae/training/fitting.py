@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pyro_vae.data import Data, DataError, load_data
-from pyro_vae.options import misspelled
+from pyro_vae.options import checked
 from pyro_vae.program import Pair, PairError, alone
 from pyro_vae.runs import Run, RunError, checkpoint
 from pyro_vae.svi import World
@@ -19,22 +20,43 @@ from pyro_vae.training.fitted import Fitted
 from pyro_vae.training.loop import Loop
 from pyro_vae.training.programs import check_settings
 from pyro_vae.training.progress import Callback, Observer, Progress, Silent
-from pyro_vae.training.settings import SettingsError, Training
+from pyro_vae.training.settings import Chosen, Compile, Policy, Precision, Schedule, SettingsError, Training
 from pyro_vae.training.trainer import Trainer
 
 __all__ = ["build_from_config", "create_on_first_process", "describe", "em", "fit", "refuse_other_data"]
 
 
+@checked(SettingsError)
 def fit(
     pair: Pair,
-    data: Data | Mapping[str, Any] | str,
+    data: Any,
     *,
+    epochs: int = Training.epochs,
+    batch_size: int | None = Training.batch_size,
+    lr: float = Training.lr,
+    schedule: Schedule = Training.schedule,
+    optimizer: Chosen = Training.optimizer,
+    weight_decay: float = Training.weight_decay,
+    ema: float = Training.ema,
+    accumulate: int = Training.accumulate,
+    clip: float | None = Training.clip,
+    beta: float = Training.beta,
+    warm_up: float = Training.warm_up,
+    free_bits: float = Training.free_bits,
+    dream: float = Training.dream,
+    patience: int | None = Training.patience,
+    seed: int = Training.seed,
+    device: str = Training.device,
+    precision: Precision = Training.precision,
+    compile: Compile = Training.compile,
+    devices: int = Training.devices,
+    save_every: float = Training.save_every,
+    on_nonfinite: Policy = Training.on_nonfinite,
     run: str | os.PathLike | Run | None = None,
     resume: bool = False,
     progress: Observer | bool | None = None,
     callbacks: Sequence[Callback] = (),
     config: Mapping[str, Any] | None = None,
-    **settings: Any,
 ) -> Fitted:
     """Train a pair by stochastic variational inference and return it with its history.
 
@@ -47,6 +69,8 @@ def fit(
     Args:
         pair: model and guide; trained in place, and left in evaluation mode.
         data: from ``load_data``, or what ``load_data`` takes.
+        epochs: this and those down to ``on_nonfinite`` are the settings of `Training`, which says
+            what each does.
         run: folder for checkpoints and history; none are written without one.
         resume: go on from the folder's last checkpoint.
         progress: True for a bar on a terminal or in a notebook and lines in a log, False for
@@ -55,7 +79,6 @@ def fit(
             and the pair in evaluation mode. What it draws changes nothing in training.
         config: how to build pair and data anew, stored in the run folder; pairs from
             ``pyro_vae.pairs`` bring theirs.
-        settings: any field of ``Training``.
 
     Raises:
         PairError: when the pair breaks its contract.
@@ -65,10 +88,21 @@ def fit(
         Unsaved: when a checkpoint cannot be written.
         RunError: when the folder cannot be used, or another process is writing to it.
     """
-    own = ("run", "resume", "progress", "callbacks", "config")
-    for name in settings.keys() - set(Training.names()):
-        raise SettingsError(misspelled("fit", name, [*Training.names(), *own]))
-    training = Training(**settings)
+    given = locals()
+    training = Training(**{name: given[name] for name in Training.names()})
+    return _trained(pair, data, training, run, resume, progress, callbacks, config)
+
+
+def _trained(
+    pair: Pair,
+    data: Any,
+    training: Training,
+    run: str | os.PathLike | Run | None,
+    resume: bool,
+    progress: Observer | bool | None,
+    callbacks: Sequence[Callback],
+    config: Mapping[str, Any] | None,
+) -> Fitted:
     data = data if isinstance(data, Data) else load_data(data, missing="mark" if "seen" in pair.fields else None)
     if not resume:  # older runs may hold such settings
         check_settings(training, pair, data)
@@ -76,17 +110,20 @@ def fit(
     with alone, checkpoint.seeded(training.seed), unconverted_on_failure(pair):
         trainer = Trainer(pair, data, training, world)  # refuses what cannot be trained before there is a folder
         held = isinstance(run, Run) and run.locked  # by a caller who goes on writing
-        if run is not None and not isinstance(run, Run):
-            run = create_on_first_process(world, partial(_open_or_create, run, resume, pair, data, training, config))
+        if run is None or isinstance(run, Run):
+            folder = run
+        else:
+            opened = partial(_open_or_create, run, resume, pair, data, training, config)
+            folder = create_on_first_process(world, opened)
         try:
-            if run is not None:
-                world.first(run.lock)
-            if run is not None and resume:
-                world.first(partial(refuse_other_data, run, data))
-            return Loop(trainer, data, run, _observer(progress, trainer, data, world), callbacks).train(resume)
+            if folder is not None:
+                world.first(folder.lock)
+            if folder is not None and resume:
+                world.first(partial(refuse_other_data, folder, data))
+            return Loop(trainer, data, folder, _observer(progress, trainer, data, world), callbacks).train(resume)
         finally:
-            if run is not None and not held:
-                run.release()
+            if folder is not None and not held:
+                folder.release()
 
 
 def _open_or_create(
@@ -99,7 +136,7 @@ def _open_or_create(
 ) -> Run:
     if resume:
         return Run.open(folder)
-    return Run.create(folder, {**describe(pair, data), **(config or {}), "training": asdict(training)})
+    return Run.create(folder, {**describe(pair, data), **(config or {}), "training": training.to_dict()})
 
 
 def refuse_other_data(run: Run, data: Data) -> None:
@@ -129,13 +166,14 @@ def _observer(progress: Observer | bool | None, trainer: Trainer, data: Data, wo
     return _shown(trainer, data) if progress and not world.rank else Silent()
 
 
-def em(pair: Pair, data: Data | Mapping[str, Any] | str, iterations: int = 100, **settings: Any) -> Fitted:
+def em(pair: Pair, data: Any, iterations: int = 100, **settings: Any) -> Fitted:
     """Train a pair by expectation maximisation and return it with its history, one row a step.
 
     The same as ``fit(pair, data, optimizer="em", epochs=iterations)``, in double precision: all data
     in each step, or ``batch_size`` of them with expectations averaged over the steps. A row's
     ``loss`` is minus the training ELBO at the E step, which with an exact guide is log p(x), and
-    ``m_step`` the ELBO that the M step then reaches under the same q.
+    ``m_step`` the ELBO that the M step then reaches under the same q. The pair is returned in the
+    float type in which it came, unless ``precision`` is given.
 
     Args:
         pair: its parameters belong to conditionals with an M step, see `Maximizable`.
@@ -147,7 +185,13 @@ def em(pair: Pair, data: Data | Mapping[str, Any] | str, iterations: int = 100, 
         PairError: no conditional owns a parameter, or the pair breaks its contract.
         SettingsError: for a setting that EM has no use for.
     """
-    return fit(pair, data, **{"precision": "64", **settings, "optimizer": "em", "epochs": iterations})
+    tensors = [*pair.named_parameters().values(), *pair.named_buffers().values()]
+    single = all(tensor.dtype is torch.float32 for tensor in tensors if tensor.is_floating_point())
+    fitted = fit(pair, data, **{"precision": "64", **settings, "optimizer": "em", "epochs": iterations})
+    if single and "precision" not in settings:
+        for module in pair.modules().values():
+            module.float()
+    return fitted
 
 
 def _shown(trainer: Trainer, data: Data) -> Progress:

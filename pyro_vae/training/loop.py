@@ -52,6 +52,7 @@ class Loop:
         self.observer.start(self.training.epochs, self.trainer.steps_per_epoch, self.state.epoch)
         with self.request.listening(), pyro.validation_enabled(False), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered ")  # Pyro's, of a non-finite loss: ours is an error
+            warnings.filterwarnings("ignore", ".* because requires_grad=False")  # Pyro's, of parts that are frozen
             self.pair.train(True)
             try:
                 while self.state.epoch < self.training.epochs and not self._out_of_patience():
@@ -177,8 +178,21 @@ class Loop:
             self.world.wait()
             raise Interrupted(stop, self.run)
 
+    def _never_best(self, value: float) -> str:
+        """Say that the figure of the epoch that ends is not finite, and because of which datum."""
+        split, never = self.validation.split, self.validation.impossible() if value == -math.inf else None
+        why = "" if never is None else f": the model gives datum {never} of it probability 0"
+        return (
+            f"the {self.yields.shown} on the {split} split is {value} after epoch {self.state.epoch + 1}{why}; "
+            "an epoch where it is cannot be the best"
+        )
+
     def _validate(self) -> None:
         """Enter the epoch's figures into the history, and its parameters as the best if they are."""
+        with self.trainer.judged():
+            self._judge()
+
+    def _judge(self) -> None:
         state, epoch = self.state, self.state.epoch
         value, reconstruction, kl = self.validation.measure()
         row = {
@@ -194,13 +208,10 @@ class Loop:
             **self.validation.codes(),
             **getattr(self.trainer.stepper, "figures", {}),
         }
+        before = [old["elbo" if self.yields.is_elbo else "figure"] for old in state.history[-1:]]
         state.history.append(row)
-        if not math.isfinite(value):
-            split = self.validation.split
-            self._note(
-                f"the {self.yields.shown} on the {split} split is {value} after epoch {epoch + 1}; "
-                "this epoch is not the best"
-            )
+        if not math.isfinite(value) and all(map(math.isfinite, before)):  # said once, not after every epoch
+            self._note(self._never_best(value))
         better = math.isfinite(value) and (value > state.best.elbo or not self.yields.figure.comparable)
         if better:
             parameters = {name: tensor.cpu().clone() for name, tensor in self.pair.state_dict().items()}

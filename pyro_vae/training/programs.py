@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Data
-from pyro_vae.evidence import FAILURES, meaning_of
+from pyro_vae.evidence import FAILURES, meaning_of, undreamable
 from pyro_vae.program import (
     FreeBits,
     Pair,
@@ -21,7 +21,7 @@ from pyro_vae.program import (
     log_weights,
 )
 from pyro_vae.training.expectation_maximization import owners_of
-from pyro_vae.training.settings import SettingsError, Training
+from pyro_vae.training.settings import SettingsError, Training, own_name
 
 ROWS = 1000  # data of a batch that are looked at together
 
@@ -66,23 +66,13 @@ def check_settings(training: Training, pair: Pair, data: Data) -> None:
             weighted by itself; patience where no epoch is better than another; few labels for a
             pair that reads every y.
     """
-    if "y" in pair.fields and "labelled" not in pair.fields and data.has_unlabelled:
-        labels = ((data.recipe or {}).get("options") or {}).get("labels")
-        hidden, change = (
-            ("is unknown for some data", "leave those data out")
-            if labels is None
-            else (f"--labels {labels} hides", "leave --labels out")
-        )
-        raise SettingsError(
-            f"the pair reads y, which {hidden}, and not labelled, which tells where; {change}, or use semi_supervised"
-        )
-    if data.has_missing and "seen" not in pair.fields:
-        raise SettingsError(
-            f"some entries of x of {data.spec.name} are missing, and the pair does not read seen, which tells which; "
-            "use a pair that does, such as incomplete or mixture, or fill them"
-        )
+    _check_fields(pair, data)
     if training.optimizer == "em":
         _check_em(training, pair)
+    if not isinstance(training.optimizer, str | type):
+        _check_own(training)
+    if training.accumulate > 1:
+        _check_pieces(training, pair)
     name, yields = type(pair.objective).__name__, declared(pair.objective)
     for setting in ("beta", "warm_up"):
         value = getattr(training, setting)
@@ -101,36 +91,75 @@ def check_settings(training: Training, pair: Pair, data: Data) -> None:
     if training.patience is not None and not yields.figure.comparable:
         raise SettingsError(
             f"patience {training.patience} waits for a better epoch, and the {yields.figure.name} of {name} is "
-            "unnormalised, which makes no epoch better than another; leave --patience out"
+            f"{'measured by a critic that learns too' if yields.figure.judged else 'unnormalised'}, which makes no "
+            "epoch better than another; leave --patience out"
+        )
+
+
+def _check_fields(pair: Pair, data: Data) -> None:
+    """Refuse data with gaps that the pair does not read where they are."""
+    if "y" in pair.fields and "labelled" not in pair.fields and data.has_unlabelled:
+        labels = ((data.recipe or {}).get("options") or {}).get("labels")
+        hidden, change = (
+            ("is unknown for some data", "leave those data out")
+            if labels is None
+            else (f"--labels {labels} hides", "leave --labels out")
+        )
+        raise SettingsError(
+            f"the pair reads y, which {hidden}, and not labelled, which tells where; {change}, or use semi_supervised"
+        )
+    if data.has_missing and "seen" not in pair.fields:
+        raise SettingsError(
+            f"some entries of x of {data.spec.name} are missing, and the pair does not read seen, which tells which; "
+            "use a pair that does, such as incomplete or mixture, or fill them"
+        )
+
+
+def _check_own(training: Training) -> None:
+    """Refuse what an optimizer that is made elsewhere would not be told."""
+    for setting in ("lr", "weight_decay"):
+        value = getattr(training, setting)
+        if value != getattr(Training, setting):
+            raise SettingsError(
+                f"{setting} {value} has no effect on the optimizer {own_name(training.optimizer)}, which sets its own; "
+                f"give it there, or a class of torch.optim as optimizer"
+            )
+
+
+def _check_pieces(training: Training, pair: Pair) -> None:
+    """Refuse pieces of a batch where they would train something else."""
+    said, change = f"accumulate {training.accumulate} takes each batch in pieces, and", "leave --accumulate out"
+    name = type(pair.objective).__name__
+    if pair.stepper is not None:
+        raise SettingsError(f"{said} this pair is trained by an algorithm of its own; {change}")
+    if not hasattr(pair.objective, "differentiable_loss"):
+        raise SettingsError(f"{said} {name} has no differentiable_loss to add up; {change}")
+    if training.free_bits or declared(pair.objective).whole_batch:
+        raise SettingsError(
+            f"{said} {'free bits look' if training.free_bits else f'{name} looks'} at the batch as a whole; {change}"
         )
 
 
 def _check_dream(training: Training, pair: Pair, data: Data) -> None:
     """Refuse dreams for a guide without a density, or one that cannot be asked about them."""
-    said = f"dream {training.dream} weights the guide's log-probability of what the model draws, and"
-    change = "leave --dream out"
-    if pair.stepper is not None or training.optimizer == "em":
-        raise SettingsError(f"{said} this pair is trained by an algorithm of its own; {change}")
     try:
-        meaning = meaning_of(pair, data.batch("train", 2))
+        why = undreamable(pair, meaning_of(pair, data.batch("train", 2)))
     except FAILURES:  # of a pair that cannot be run, which training says in its own words
         return
-    if meaning.points or meaning.modes:
-        raise SettingsError(f"{said} the guide is a point at {(meaning.points + meaning.modes)[0]!r}; {change}")
-    if meaning.shared:
-        raise SettingsError(f"{said} all data share {meaning.shared[0]}, which is not drawn for each; {change}")
-    told = [name for name in meaning.latent if name in pair.bound_guide.required]
-    told += ["y"] if "y" in meaning.latent and "labelled" in pair.fields else []
-    if told:
-        raise SettingsError(f"{said} the guide is given {told[0]}, which the model draws; {change}")
-    names = list(pair.named_parameters())
-    if not meaning.latent or (names and not any(name.startswith("guide") for name in names)):
-        raise SettingsError(f"{said} dreams train a guide, which has no parameters of its own here; {change}")
+    if training.optimizer == "em":
+        why = "this pair is trained by an algorithm of its own"
+    if why is not None:
+        raise SettingsError(
+            f"dream {training.dream} weights the guide's log-probability of what the model draws, and {why}; "
+            "leave --dream out"
+        )
 
 
 def _check_em(training: Training, pair: Pair) -> None:
     """Refuse what expectation maximisation has no use for, and a pair that it cannot train."""
-    for setting in ("lr", "schedule", "clip", "beta", "warm_up", "free_bits", "devices"):
+    for setting in (
+        *("lr", "schedule", "weight_decay", "ema", "accumulate", "clip", "beta", "warm_up", "free_bits", "devices"),
+    ):
         if getattr(training, setting) != getattr(Training, setting):
             raise SettingsError(
                 f"{setting} {getattr(training, setting)} has no effect on the optimizer em, whose M step is exact; "

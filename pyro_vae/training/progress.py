@@ -89,14 +89,14 @@ class Progress:
             self.printed = now
 
     def _named(self, row: dict[str, float]) -> str:
-        parts = "" if math.isnan(row["kl"]) else f" = {row['reconstruction']:.2f} - {row['kl']:.2f}"
+        whole = math.isnan(row["kl"])
+        parts = "" if whole else f" = {row['reconstruction']:.2f} - {row['kl']:.2f}"
         name = self.figure
         if name == "ELBO" and self.meaning is not None:
-            name = self.meaning.bound
-            if not self.meaning.latent:
-                name, parts = self.meaning.evidence, ""
+            name = self.meaning.evidence if whole and self.meaning.exact else self.meaning.bound
         codes = f", {row['codes_used']:.0f} codes in use" if "codes_used" in row else ""
-        return f"{name} {row.get('figure', row['elbo']):.2f}{parts} nats{codes}"
+        value = f"{row['figure']:.3f}" if "figure" in row else f"{row['elbo']:.2f}"
+        return f"{name} {value}{parts} nats{codes}"
 
     def note(self, text: str) -> None:
         """Say something once."""

@@ -1,52 +1,50 @@
 """The settings of training."""
 
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_type_hints
 
-import torch
-from torch import Tensor
+from torch.optim import Optimizer
 
-from pyro_vae.options import accept, checked
+from pyro_vae.options import accept, checked, is_plain
 from pyro_vae.runs import check_seed
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "adamax": torch.optim.Adamax,
-    "sgd": torch.optim.SGD,
-    "em": torch.optim.SGD,  # holds the parameters; the M step moves them
-}
-
-
-def optimizer(name: str, params: Sequence[Tensor], lr: float) -> torch.optim.Optimizer:
-    """Return the optimizer of that name; on a CPU with torch's fused update, a third of the time,
-    where it has one.
-    """
-    kind = OPTIMIZERS[name]
-    # torch's fused update takes each gradient to lie in memory as autograd leaves it; on a GPU the
-    # compiled step has its own
-    fused = "fused" in inspect.signature(kind).parameters and all(p.device.type == "cpu" for p in params)
-    return kind(params, lr=lr, **({"fused": True} if fused else {}))
-
-
-def optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return an optimizer's state for this one to load, which may lie on another device and be
-    fused.
-    """
-    groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
-    return {
-        **state,
-        "param_groups": [{**old, **({"fused": new["fused"]} if "fused" in new else {})} for old, new in groups],
-    }
+Schedule = Literal["inverse-time", "constant", "cosine", "one-cycle"] | Callable[[int, int], float]
+Chosen = Literal["adam", "adamw", "adamax", "sgd", "em"] | Callable[..., Optimizer]
+Precision = Literal["32", "64", "bf16-mixed"]
+Compile = Literal["auto", "recorded", "on", "off"]
+Policy = Literal["stop", "skip", "rollback"]
 
 
 class SettingsError(ValueError):
     """A setting that is not allowed, or not possible on this machine; the message says what to
     change.
     """
+
+
+class Elsewhere:
+    """Stands for a function of the user's that a run was trained with, and that the run cannot
+    hold.
+    """
+
+    def __init__(self, setting: str, name: str) -> None:
+        self.setting, self.__name__ = setting, name
+
+    def __call__(self, *args: Any) -> Any:
+        """Refuse to be used."""
+        article = "an" if self.setting == "optimizer" else "a"
+        raise SettingsError(
+            f"the run was trained with {article} {self.setting} of its own, {self.__name__}; go on with it in Python: "
+            f"fit(pair, data, run=..., resume=True, {self.setting}=...)"
+        )
+
+
+def own_name(value: Any) -> str:
+    """Return what a user's own function, class or object is called."""
+    value = getattr(value, "pt_optim_constructor", value)  # of a Pyro optimizer
+    return getattr(value, "__name__", None) or type(value).__name__
 
 
 @dataclass(frozen=True)
@@ -59,9 +57,16 @@ class Training:
         lr: learning rate at its peak.
         schedule: ``inverse-time`` is lr / (1 + step / 3000), which does not look ahead, so k epochs
             and then k more are the same as 2 k; ``one-cycle`` (linear up over a tenth, cosine down)
-            and ``cosine`` plan for ``epochs``.
+            and ``cosine`` plan for ``epochs``. In Python also your own function ``step, steps ->
+            factor`` of the learning rate.
         optimizer: from torch.optim; or em, expectation maximisation, for pairs whose parameters have
-            an M step.
+            an M step. In Python also a class of torch.optim, a Pyro optimizer, or a function of the
+            parameters that returns a torch optimizer, whose learning rates are the peaks.
+        weight_decay: pull of the parameters towards 0; adamw keeps it apart from the gradient.
+        ema: decay per step of a running average of the parameters, such as 0.999, which validation
+            looks at and which is kept; 0 for none.
+        accumulate: pieces that a batch is taken in, one after the other, for less memory; their
+            gradients add up to the batch's.
         clip: largest norm of the gradient.
         beta: weight of the KL in training; figures are always at beta = 1.
         warm_up: epochs over which beta rises linearly from 0.
@@ -85,8 +90,11 @@ class Training:
     epochs: int = 100
     batch_size: int | None = None
     lr: float = 2e-3
-    schedule: Literal["inverse-time", "constant", "cosine", "one-cycle"] = "inverse-time"
-    optimizer: Literal["adam", "adamw", "adamax", "sgd", "em"] = "adam"
+    schedule: Schedule = "inverse-time"
+    optimizer: Chosen = "adam"
+    weight_decay: float = 0.0
+    ema: float = 0.0
+    accumulate: int = 1
     clip: float | None = None
     beta: float = 1.0
     warm_up: float = 0.0
@@ -95,25 +103,27 @@ class Training:
     patience: int | None = None
     seed: int = 0
     device: str = "auto"
-    precision: Literal["32", "64", "bf16-mixed"] = "32"
-    compile: Literal["auto", "recorded", "on", "off"] = "auto"
+    precision: Precision = "32"
+    compile: Compile = "auto"
     devices: int = 1
     save_every: float = 10.0
-    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    on_nonfinite: Policy = "stop"
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 1), ("devices", 1)):
+        for name in ("epochs", "batch_size", "accumulate", "patience", "devices"):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise SettingsError(f"{name} must be at least {least}, got {value}")
+            if value is not None and value < 1:
+                raise SettingsError(f"{name} must be at least 1, got {value}")
         try:
             check_seed(self.seed)
         except ValueError as error:
             raise SettingsError(str(error)) from None
-        for name in ("beta", "warm_up", "free_bits", "dream", "save_every"):
+        for name in ("weight_decay", "beta", "warm_up", "free_bits", "dream", "save_every"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise SettingsError(f"{name} must be a finite number, 0 or more, got {value}")
+        if not 0 <= self.ema < 1:
+            raise SettingsError(f"ema must be at least 0 and below 1, got {self.ema}")
         for name in ("lr", "clip"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
@@ -125,6 +135,13 @@ class Training:
             return self.batch_size
         return num_data if self.optimizer == "em" else 128
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings by name, as ``config.yaml`` holds them: functions of the user's by their
+        names.
+        """
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value if is_plain(value) else f"own ({own_name(value)})" for name, value in found.items()}
+
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> "Training":
         """Return the settings of a ``config.yaml``; what an older version did not have gets its
@@ -134,6 +151,7 @@ class Training:
             SettingsError: for an unknown setting, or a value of the wrong kind.
         """
         kinds = get_type_hints(cls)
+        stored = {name: _elsewhere(name, value) for name, value in stored.items()}
         for name, value in stored.items():
             if name not in kinds:
                 raise SettingsError(
@@ -151,6 +169,11 @@ class Training:
     def names(cls) -> list[str]:
         """Return the names of all settings."""
         return [f.name for f in fields(cls)]
+
+
+def _elsewhere(name: str, value: Any) -> Any:
+    own = re.fullmatch(r"own \((.*)\)", value) if name in ("optimizer", "schedule") and isinstance(value, str) else None
+    return Elsewhere(name, own[1]) if own else value
 
 
 SCHEDULES: dict[str, Callable[[int, int], float]] = {

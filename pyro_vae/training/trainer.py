@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,15 +11,17 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Data
-from pyro_vae.objectives import Dreaming
-from pyro_vae.program import Pair, require_sound
+from pyro_vae.objectives import Dreaming, InPieces
+from pyro_vae.program import Pair, declared, require_sound
 from pyro_vae.runs import checkpoint
 from pyro_vae.svi import SVI, Exchange, Schedule, World
+from pyro_vae.training.average import Average
 from pyro_vae.training.devices import convert, place, resolve_device
 from pyro_vae.training.expectation_maximization import EM, owners_of
 from pyro_vae.training.interruption import SIGNALS
+from pyro_vae.training.optimizers import optimizer, optimizer_state
 from pyro_vae.training.programs import require_possible, weighted_programs
-from pyro_vae.training.settings import SCHEDULES, Training, optimizer, optimizer_state
+from pyro_vae.training.settings import SCHEDULES, SettingsError, Training, own_name
 from pyro_vae.training.starting import SEEN, start_from_data, warn_of_symmetry
 from pyro_vae.training.stepper import BlockStepper, Stepper, require_stepper
 
@@ -70,7 +73,9 @@ class Trainer:
         self.rows = training.rows(data.size("train"))
         self.steps_per_epoch = data.num_batches(self.rows)
         self.beta = torch.tensor(training.beta, dtype=self.dtype, device=self.device)
-        self.optimizer = optimizer(training.optimizer, list(pair.named_parameters().values()), training.lr)
+        params = list(pair.named_parameters().values())
+        self.optimizer = optimizer(training, params, declared(pair.objective).momentum)
+        self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.exchange = self._join() if world.size > 1 else None
         make: Any = pair.stepper or SVI
         if training.optimizer == "em":
@@ -78,7 +83,7 @@ class Trainer:
         self.stepper: Stepper = make(
             *weighted_programs(pair, training, data.size("train"), self.beta, self.device),
             self.optimizer,
-            Dreaming(pair.objective, training.dream) if training.dream else pair.objective,
+            self._objective(),
             # without a bound too: the norm reveals a non-finite gradient before it reaches the parameters
             clip=math.inf if training.clip is None else training.clip,
             compile=training.compile,
@@ -88,7 +93,15 @@ class Trainer:
         tensors = pair.named_parameters() | pair.named_buffers()
         floats = {name: t for name, t in tensors.items() if t.is_floating_point() and t.numel()}
         self.watched = {name: t for name, t in floats.items() if t.isfinite().all()}
-        self._takes_blocks = isinstance(self.stepper, BlockStepper)
+        self.average = Average(pair, training.ema) if training.ema else None
+        one_rate = len(set(self._peaks)) == 1
+        self._takes_blocks = isinstance(self.stepper, BlockStepper) and one_rate and self.average is None
+
+    def _objective(self) -> Any:
+        found, training = self.pair.objective, self.training
+        if training.dream:
+            found = Dreaming(found, training.dream)
+        return InPieces(found, training.accumulate) if training.accumulate > 1 else found
 
     def _join(self) -> Exchange:
         self.world.share([*self.pair.named_parameters().values(), *self.pair.named_buffers().values()])
@@ -98,12 +111,24 @@ class Trainer:
         """Return the batch where the pair is."""
         return place(batch, self.device, self.dtype)
 
-    def rate(self, step: int, rollbacks: int) -> float:
-        """Return the learning rate of a step, counted from 0; each going back has halved it."""
+    def rates(self, step: int, rollbacks: int) -> list[float]:
+        """Return each parameter group's learning rate at a step, counted from 0; each going back has
+        halved it.
+
+        Raises:
+            SettingsError: the user's own schedule does not return a number, 0 or more.
+        """
         t = self.training
-        rate = t.lr * SCHEDULES[t.schedule](step, t.epochs * self.steps_per_epoch) * 0.5**rollbacks
+        chosen = SCHEDULES[t.schedule] if isinstance(t.schedule, str) else t.schedule
+        factor = chosen(step, t.epochs * self.steps_per_epoch)
+        if not isinstance(factor, int | float) or not factor >= 0:
+            raise SettingsError(
+                f"schedule {own_name(chosen)} returned {factor!r} for step {step}; return a factor of the learning rate, "
+                "a number of 0 or more"
+            )
         # torch refuses a number too large for its type, and takes infinity
-        return rate if rate < torch.finfo(self.dtype).max / 100 else math.inf
+        most = torch.finfo(self.dtype).max / 100
+        return [rate if (rate := peak * factor * 0.5**rollbacks) < most else math.inf for peak in self._peaks]
 
     def weight(self, step: int) -> float:
         """Return the KL's weight at a step, counted from 0."""
@@ -112,13 +137,16 @@ class Trainer:
 
     def step(self, batch: Mapping[str, Tensor], step: int, rollbacks: int) -> Taken:
         """Take a step on a batch that is placed; what it gave is read from the device at once."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(step, rollbacks)
+        for group, rate in zip(self.optimizer.param_groups, self.rates(step, rollbacks), strict=True):
+            group["lr"] = rate
         if self.training.warm_up:
             self.beta.fill_(self.weight(step))
         loss = self.stepper.update(batch)
         found, finite, sound = self._read(loss.reshape(1))
-        return Taken(found, math.isfinite(found) and bool(finite), bool(sound))
+        taken = Taken(found, math.isfinite(found) and bool(finite), bool(sound))
+        if self.average is not None and taken.finite and taken.sound:
+            self.average.update()
+        return taken
 
     def _read(self, losses: Tensor) -> list[float]:
         """Return losses, whether they and the gradients were finite, and whether the parameters are."""
@@ -149,7 +177,7 @@ class Trainer:
         numbers = range(step, step + len(next(iter(batches.values()))))
         weights = torch.tensor([self.weight(i) for i in numbers], dtype=self.dtype).to(self.device, non_blocking=True)
         schedule = Schedule(
-            torch.tensor([self.rate(i, rollbacks) for i in numbers], dtype=torch.float64),
+            torch.tensor([self.rates(i, rollbacks)[0] for i in numbers], dtype=torch.float64),
             [(self.beta, weights)] if self.training.warm_up else (),
         )
         losses = self.stepper.steps(batches, schedule=schedule, until=until)
@@ -158,6 +186,10 @@ class Trainer:
             return found
         self.load_state_dict(before)
         return None
+
+    def judged(self) -> AbstractContextManager[None]:
+        """Let the pair have the parameters that are judged and kept: their average, if one is wanted."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
     def snapshot(self) -> dict[str, Any]:
         """Return a copy of the state, on the device."""
@@ -175,6 +207,7 @@ class Trainer:
             "svi": self.stepper.state_dict(),
             "beta": self.beta.item(),
             "random": checkpoint.random_state(),
+            "average": None if self.average is None else self.average.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -183,4 +216,6 @@ class Trainer:
         self.optimizer.load_state_dict(optimizer_state(state["optimizer"], self.optimizer))
         self.stepper.load_state_dict(state["svi"])
         self.beta.fill_(state["beta"])
+        if self.average is not None and state.get("average"):
+            self.average.load_state_dict(state["average"])
         checkpoint.set_random_state(state["random"])

@@ -7,6 +7,7 @@ whether it takes particles is found out once for each shape, not in every epoch.
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from pyro_vae.data import Data
 from pyro_vae.evidence import MAX_ROWS as WIDTH
-from pyro_vae.evidence import bound, global_sites, table_of
+from pyro_vae.evidence import bound, global_sites, rows_together, table_of
 from pyro_vae.posterior import code_use
 from pyro_vae.program import (
+    NEVER,
     PerDatum,
     Terms,
     declared,
@@ -35,8 +37,8 @@ Batch = dict[str, Tensor]
 
 
 class Figures(NamedTuple):
-    """In nats per datum; the parts are nan where the objective's own figure stands for an ELBO that
-    does not exist.
+    """In nats per datum; the parts are nan where there are none: nothing is drawn from a guide or
+    summed under it, or the objective's own figure stands for the ELBO.
     """
 
     elbo: float
@@ -55,6 +57,7 @@ class Validation:
         self._trainer, self._data = trainer, data
         self.split = "valid" if data.size("valid") else "train"
         self._layouts: dict[Any, tuple[int, bool]] = {}
+        self._width: int | None = None  # data that go together
         self._worded: bool | None = None  # whether there is a codebook
         self._shared: bool | None = None  # whether some latent sites lie outside the data plate
 
@@ -78,6 +81,21 @@ class Validation:
             for use in found.values():
                 return {"codes_used": float(use.used), "perplexity": use.perplexity}
         return {}
+
+    def impossible(self) -> int | None:
+        """Return the first datum of the split whose figure is -inf; None where none is, or where
+        data have no figures of their own.
+        """
+        if self._shared is not False:
+            return None
+        total = self._data.size(self.split)
+        with evaluation(self._trainer.pair, 0):
+            for start in range(0, total, ROWS):
+                for batch in self._batches(range(start, start + 1), min(ROWS, total - start)):
+                    each = torch.stack([term.sum(0) for term in self._terms(batch).sites.values()]).sum(0)
+                    if (never := (each <= NEVER).nonzero()).numel():
+                        return start + int(never[0])
+        return None
 
     def _mine(self) -> tuple[Figures, int]:
         """Return the figures of this process's share, and of how many data they are."""
@@ -106,7 +124,9 @@ class Validation:
         sums: dict[str, float] = {}
         observed: set[str] = set()
         with evaluation(self._trainer.pair, 0):
-            for piece in pieces(batches, WIDTH):
+            first = next(batches)
+            self._width = self._width or rows_together(self._trainer.pair, first, WIDTH)
+            for piece in pieces(chain([first], batches), self._width):
                 parts = self._terms(piece)
                 observed |= parts.observed
                 names = list(parts.sites)
@@ -114,7 +134,8 @@ class Validation:
                 for name, total in zip(names, totals, strict=True):
                     sums[name] = sums.get(name, 0.0) + total
         table = table_of({name: value / count for name, value in sums.items()}, observed)
-        return Figures(table.elbo, table.reconstruction, table.kl)
+        whole = sums.keys() <= observed  # no term of a latent site: the ELBO is log p(x) itself
+        return Figures(table.elbo, *((math.nan, math.nan) if whole else (table.reconstruction, table.kl)))
 
     def _terms(self, piece: Batch) -> Terms:
         pair = self._trainer.pair

@@ -76,6 +76,7 @@ OTHER: dict[str, list[Any]] = {
     "start": ["given"],
     "transition": ["linear", "table"],
     "dequantization": ["uniform"],
+    "penalty": [0.7],
 }
 """A value or more that is not the default, by option; a new option needs one. The first is tried beside every other option."""
 OTHER_OF = {

@@ -41,10 +41,10 @@ def test_markup_and_escapes_in_names_are_printed_as_they_are(capsys, monkeypatch
     verdicts = capsys.readouterr().out
     meaning = SimpleNamespace(
         latent=False, evidence=f"log p({STRANGE})", divergence="KL", bound="ELBO", is_density=False, given=(), unweighable=None,
-        whole=False, points=False, numbers=0,
+        whole=False, points=False, numbers=0, implicit=False, is_evidence=lambda sites: True,
     )  # fmt: skip
     figures = SimpleNamespace(
-        meaning=meaning, split="test", num_data=3, elbo=-1.0, log_evidence=-1.0, evidence="-1.00 (exact)", doubtful=False,
+        meaning=meaning, split="test", num_data=3, elbo=-1.0, sites={}, own=None, log_evidence=-1.0, evidence="-1.00 (exact)", doubtful=False,
         rms_error=None, proposal="exact", latent=0, codes=None, steps=None, log_z=None, bits_per_dimension=None,
     )  # fmt: skip
     show_figures(figures, SimpleNamespace(recipe={"name": f"{STRANGE}.py:build"}), None)

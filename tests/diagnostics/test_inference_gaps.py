@@ -1,7 +1,6 @@
 """The gaps between the ELBO and log p(x), against the closed forms of Gaussians and a neural pair summed over a grid."""
 
 import math
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import pyro
@@ -11,8 +10,10 @@ import torch
 from truths import damaged, data, grid_evidence, linear, neural, rand
 
 import pyro_vae as pv
+from pyro_vae.diagnostics import BUDGETS, checks
 from pyro_vae.diagnostics.guide_checks import _cure
 from pyro_vae.diagnostics.inference_gaps import gaps, refit_guide
+from pyro_vae.diagnostics.subject import Subject
 from pyro_vae.guides.linear import LinearGuide
 from pyro_vae.models.linear import LinearModel
 
@@ -110,13 +111,39 @@ def test_refitting_helps_a_bad_guide_and_leaves_it_as_it_was(model):
         refit_guide(pv.Pair(model, LinearGuide(model)), [], data(model, 5))
 
 
-@pytest.mark.parametrize(("on_training_data", "larger"), [(6.4, True), (3.0, False)])
-def test_an_encoder_that_overfits_is_not_told_to_be_larger(on_training_data, larger):
-    found = {"gaps": Fixed(6.5), "gaps_train": Fixed(on_training_data), "kl": 18.5}
-    advice = _cure(SimpleNamespace(found=found))
-    assert "the encoder is the larger part of it" in advice
-    assert "--dream 1" in advice
-    assert ("try a larger encoder" in advice) is larger
+@pytest.mark.parametrize(
+    ("dream", "can", "overfits", "said", "not_said"),
+    [
+        (None, True, True, "train it on data that the model draws too (--dream 1) or on more", "try a larger"),
+        (None, True, False, "for longer, on data that the model draws too (--dream 1), or try a larger", "smaller"),
+        (1.0, True, True, "train for longer, since the model's draws never run out; else train it on more", "--dream"),
+        (1.0, True, False, "train it for longer, or try a larger encoder", "--dream"),
+        (None, False, True, "train it on more data, or a smaller one", "--dream"),
+        (0.0, False, False, "train it for longer, or try a larger encoder", "--dream"),
+    ],
+)
+def test_the_cure_of_an_encoder_is_the_right_one_and_not_what_was_done(dream, can, overfits, said, not_said):
+    pair = pv.pairs.latent(pv.load_data({"x": torch.randn(9, 3)}).spec, latent=2, hidden=[3])
+    pair = pair if can else pv.pairs.autoencoder(pv.load_data({"x": torch.randn(9, 3)}).spec, latent=2, hidden=[3])
+    found = {"gaps": Fixed(6.5), "gaps_train": Fixed(3.0 if overfits else 6.4), "kl": 18.5}
+    batch = {"x": torch.randn(4, 3)}
+    advice = _cure(Subject(pair, None, "test", batch, None, BUDGETS["quick"], 0, [], found, dream=dream))
+    assert advice.startswith("the encoder is the larger part of it: ")
+    assert said in advice
+    assert not_said not in advice
+
+
+def test_a_diagnosis_knows_whether_the_pair_was_trained_with_dreams(monkeypatch):
+    seen = []
+    monkeypatch.setattr(checks, "CHECKS", {"looks": lambda subject: seen.append(subject.dream) or []})
+    data = pv.load_data({"x": torch.randn(40, 3)})
+    for dream in (0.0, 1.0):
+        pair = pv.pairs.latent(data.spec, latent=2, hidden=[3])
+        fitted = pv.fit(pair, data, epochs=1, dream=dream, compile="off")
+        pv.diagnose(fitted)
+        pv.diagnose(pair, data, dream=dream)
+    pv.diagnose(pair, data)
+    assert seen == [0.0, 0.0, 1.0, 1.0, None]
 
 
 class Fixed(NamedTuple):

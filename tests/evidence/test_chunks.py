@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import pyro_vae as pv
-from pyro_vae.evidence import estimate, evaluate, rows
+from pyro_vae.evidence import estimate, evaluate, rows, rows_together
 from pyro_vae.evidence.chunks import COMPILES_AT, Chunks
 from pyro_vae.program import takes_particles
 from pyro_vae.svi import EagerWarning
@@ -195,6 +195,23 @@ def test_the_programs_are_looked_at_once_whatever_the_pieces(monkeypatch):
     found = pv.log_evidence(pair, batches, num_samples=40, rows=80, proposal="guide")
     assert len(found.estimate) == 20
     assert len(looks) == 1
+
+
+def test_where_many_states_are_summed_fewer_data_go_together(monkeypatch):
+    data = pv.load_data({"x": binary(40, 6).numpy()})
+    batch = data.batch("train")
+    mixture = pv.pairs.mixture(data.spec, components=32)
+    assert rows_together(mixture, batch, 4096) == 4096 * 16 // 32
+    assert rows_together(pv.pairs.mixture(data.spec, components=16), batch, 4096) == 4096
+    assert rows_together(pv.pairs.bayes_net(data.spec, graph="chain"), batch, 4096) == 4096
+    whole, looked = pv.elbo(mixture, batch), []
+    terms = estimate.terms
+    monkeypatch.setattr(
+        estimate, "terms", lambda pair, piece, *a, **k: looked.append(len(piece["x"])) or terms(pair, piece, *a, **k)
+    )
+    monkeypatch.setattr(estimate, "MAX_ROWS", 14)
+    assert pv.elbo(mixture, batch).elbo == pytest.approx(whole.elbo, rel=1e-6)
+    assert set(looked[:-1]) == {7}
 
 
 def test_a_chain_of_many_levels_has_no_rms_error():

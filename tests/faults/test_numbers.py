@@ -170,6 +170,7 @@ def test_a_validation_split_that_is_infinite_is_said_and_never_the_best(data):
     clean, notes = poisoned(()), Notes()
     clean._splits = {**clean._splits, "valid": data._splits["train"]}
     fitted = pv.fit(pair_of("likelihood"), clean, epochs=2, batch_size=20, compile="off", progress=notes)
-    assert len(notes.notes) == 2
-    assert "the ELBO on the valid split is -inf after epoch 1; this epoch is not the best" in notes.notes
+    (said,) = notes.notes  # once, not after every epoch
+    assert said.startswith("the ELBO on the valid split is -inf after epoch 1: the model gives datum ")
+    assert said.endswith(" of it probability 0; an epoch where it is cannot be the best")
     assert fitted.epochs == 2

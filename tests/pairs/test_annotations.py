@@ -34,7 +34,7 @@ from pyro_vae.pairs.factory import COVARIANCES, PRIORS
 from pyro_vae.pairs.likelihoods import LIKELIHOODS
 from pyro_vae.pairs.nets import NETS
 from pyro_vae.program import PairError
-from pyro_vae.training import SettingsError, Training, settings
+from pyro_vae.training import SettingsError, Training, optimizers, settings
 
 SPEC = spec()
 SPECS = {"conditional": LABELS, "attribute": LABELS, "semi_supervised": FEW_LABELS, "grouped": GROUPS}
@@ -69,7 +69,7 @@ def test_a_misspelling_of_every_option_is_refused(name, option):
                     build(about, **{option: wrong})
     for wrong in ("x y", math.nan, math.inf, -1, 2.5, [], {}, object(), True, [2.5], ["a"], [-1]):
         takes_any = (option, wrong) in [("hidden", []), ("latent", [])]
-        if isinstance(wrong, float) and wrong == 2.5 and option in ("weight", "rate", "pull", "commitment"):
+        if isinstance(wrong, float) and wrong == 2.5 and option in ("weight", "rate", "pull", "commitment", "penalty"):
             continue
         if option in ("first", "last") and type(wrong) in (int, float) and math.isfinite(wrong):
             continue  # log SNRs
@@ -147,8 +147,9 @@ def test_settings_take_numbers_of_numpy():
 
 def test_the_words_of_settings_are_those_that_there_are():
     kinds = typing.get_type_hints(Training)
-    assert list(typing.get_args(kinds["schedule"])) == list(settings.SCHEDULES)
-    assert list(typing.get_args(kinds["optimizer"])) == list(settings.OPTIMIZERS)
+    words = {name: typing.get_args(typing.get_args(kinds[name])[0]) for name in ("schedule", "optimizer")}
+    assert list(words["schedule"]) == list(settings.SCHEDULES)
+    assert list(words["optimizer"]) == list(optimizers.OPTIMIZERS)
 
 
 CLASSES = [
@@ -271,18 +272,32 @@ def test_ready_made_parts_that_do_not_fit_are_refused(options, said):
     assert said in str(refusal.value)
 
 
+OWN_LIKELIHOOD = """
+import pyro_vae as pv
+from pyro_vae.conditionals import Normal
+from pyro_vae.pairs.likelihoods import LIKELIHOODS, Likelihood
+
+LIKELIHOODS.enter("narrow", "a Normal of scale 1/10")(lambda spec: Normal(spec.features, "fixed", value=0.1))
+
+
+def narrow(spec, *, likelihood: Likelihood = "narrow"):
+    \"\"\"A pair of my own.\"\"\"
+    return pv.pairs.latent(spec, likelihood=likelihood)
+"""
+
+
 # --- registries and the mechanism itself ----------------------------------------------------------------------------------
 
 
-def test_a_name_is_entered_once_and_all_follow(monkeypatch, capsys):
+def test_a_name_is_entered_once_and_all_follow(monkeypatch, capsys, tmp_path):
     from pyro_vae.cli import main
 
     monkeypatch.setattr(LIKELIHOODS, "_builders", dict(LIKELIHOODS._builders))
     monkeypatch.setattr(LIKELIHOODS, "lines", dict(LIKELIHOODS.lines))
-    LIKELIHOODS.enter("narrow", "a Normal of scale 1/10")(lambda spec: Normal(spec.features, "fixed", value=0.1))
-    assert pv.pairs.latent(SPEC, **SMALL, likelihood="narrow").model.decoder.head.head.scale == "fixed"
+    (tmp_path / "mine.py").write_text(OWN_LIKELIHOOD)
     with pytest.raises(SystemExit):
-        main(["train", "latent", "--help"])
+        main(["train", f"{tmp_path / 'mine.py'}:narrow", "--help"])
+    assert pv.pairs.latent(SPEC, **SMALL, likelihood="narrow").model.decoder.head.head.scale == "fixed"
     shown = capsys.readouterr().out
     assert "narrow" in shown.split("Train a pair")[0]
     assert "  narrow                a Normal of scale 1/10" in shown

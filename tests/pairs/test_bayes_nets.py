@@ -15,6 +15,7 @@ from zoo import spec
 
 import pyro_vae as pv
 from pyro_vae import pairs
+from pyro_vae.conditionals import Table
 from pyro_vae.data import SPRINKLER
 
 GRAPH = {
@@ -148,3 +149,9 @@ def test_a_graph_comes_from_a_file_and_its_pair_is_built_anew_without_it(tmp_pat
 def test_more_components_than_data_are_refused():
     with pytest.raises(pv.PairError, match="components 1001 are more than the 1,000 training data"):
         pairs.mixture(described(4), components=1001)
+
+
+@pytest.mark.parametrize(("row", "said"), [([0.5, 0.7], "sums to 1.2"), ([-0.5, 1.5], r"\[-0.5, 1.5\]")])
+def test_a_table_that_is_none_is_refused_in_python_too(row, said):
+    with pytest.raises(ValueError, match=f"row 1 of the table is .*{said}"):
+        Table(torch.tensor([[0.5, 0.5], row]))

@@ -11,7 +11,7 @@ from zoo import BINARY, batch, spec
 import pyro_vae as pv
 from pyro_vae.conditionals import FullCovariance
 from pyro_vae.evidence import evaluate
-from pyro_vae.evidence.figures import remarks
+from pyro_vae.evidence.figures import remarks, rows
 from pyro_vae.program import PairError
 
 REAL = spec()
@@ -123,3 +123,31 @@ def test_the_error_of_a_draw_is_no_reconstruction_error_and_an_idle_z_is_said() 
     idle = [remark for remark in remarks(replace(figures, kl=0.72)) if "0.72 nats: z says little of x" in remark]
     assert len(idle) == 1
     assert not any("says little" in remark for remark in remarks(replace(figures, kl=5.1)))
+
+
+@pytest.mark.parametrize(("name", "options"), [("autoregressive", {}), ("bayes_net", {"graph": "chain"})])
+def test_parts_that_an_elbo_without_a_q_does_not_have_are_left_out(name, options, capsys) -> None:
+    """The evidence itself is trained: nothing is drawn, or the model's own sum runs over all that is latent."""
+    x = (np.random.default_rng(0).random((60, 4)) < 0.5).astype(np.float32)
+    data = pv.load_data({"x": x})
+    fitted = pv.fit(pv.pairs.find(name)(data.spec, **options), data, epochs=2, compile="off", progress=True)
+    assert " validation log p(x) -" in (said := capsys.readouterr().err)
+    assert " = " not in said
+    assert all(math.isnan(row["kl"]) and math.isnan(row["reconstruction"]) for row in fitted.history)
+    assert [row["elbo"] for row in fitted.history] == pytest.approx([-3.4, -3.4], abs=1)
+    assert len(pv.plots.curves(fitted).axes) == 1
+    figures = evaluate(fitted.pair, data)
+    assert [row.label for row in rows(figures)] == ["log p(x)"]
+    verdicts = {verdict.check: verdict for verdict in pv.diagnose(fitted).verdicts}
+    assert "ELBO" not in verdicts
+    assert verdicts["log p(x) - ELBO"].advice == "no q enters the ELBO, which is log p(x)"
+    with pytest.raises(PairError, match="reconstruct"):
+        pv.plots.reconstructions(fitted)
+
+
+def test_a_node_that_no_guide_infers_has_no_reconstruction() -> None:
+    spec_of = pv.load_data("sprinkler").spec
+    with pytest.raises(
+        PairError, match="the guide does not infer 'cloud', 'sprinkler', 'rain', 'wet', so data have no"
+    ):
+        pv.pairs.bayes_net(spec_of).reconstruct(torch.zeros(3, 4), seen=torch.ones(3, 4).bool())

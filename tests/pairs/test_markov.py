@@ -12,11 +12,11 @@ from torch import Tensor, nn
 import pyro_vae as pv
 from pyro_vae import pairs
 from pyro_vae.conditionals import (
-    Chain,
     EachStep,
     LinearEmission,
     LinearMove,
     LinearSmoother,
+    PathPrior,
     TableMove,
     TableSmoother,
     from_scale,
@@ -41,7 +41,7 @@ def linear() -> pv.Pair:
         emission.raw_scale.copy_(from_scale(torch.tensor([R**0.5], dtype=torch.float64)))
         move.raw_scale.copy_(from_scale(torch.tensor([Q**0.5], dtype=torch.float64)))
         move.matrix.fill_(A)
-    model = MarkovModel(1, Chain(move), EachStep(emission, 1)).double()
+    model = MarkovModel(1, PathPrior(move), EachStep(emission, 1)).double()
     return pv.Pair(model, MarkovGuide(1, LinearSmoother(move, emission)))
 
 
@@ -67,7 +67,9 @@ def test_a_smoother_of_several_dimensions_is_the_joint_gaussian() -> None:
     with torch.no_grad():
         for parameter in (*move.parameters(), *emission.parameters()):
             parameter.add_(0.3 * torch.randn_like(parameter))
-    pair = pv.Pair(MarkovModel(3, Chain(move), EachStep(emission, 2)), MarkovGuide(3, LinearSmoother(move, emission)))
+    pair = pv.Pair(
+        MarkovModel(3, PathPrior(move), EachStep(emission, 2)), MarkovGuide(3, LinearSmoother(move, emission))
+    )
     weight, loc, noise = emission.in_data_units()
     first = move.first().base_dist
     mean, cov = [first.loc], [[torch.diag(first.scale**2)]]
@@ -121,7 +123,7 @@ def test_gaps_of_other_guides(name: str) -> None:
     noise = T**0.5 * torch.cat([torch.eye(T), -torch.eye(T)]).double()  # 2 T points: exact means of quadratics
     z = scan(gate, loc + scale * noise.unsqueeze(-1)).flatten(-2)
     there = torch.ones(1, T).bool()
-    log_p = model.chain(there).log_prob(z) + model.emission(z, there).log_prob(sines()["x"][:1])
+    log_p = model.prior(there).log_prob(z) + model.emission(z, there).log_prob(sines()["x"][:1])
     assert KALMAN[0] - (log_p - q.log_prob(z)).mean().item() == pytest.approx(gap, abs=1e-6)
 
 
@@ -140,7 +142,7 @@ def hidden_markov() -> pv.Pair:
     with torch.no_grad():
         move.first_logits.copy_(torch.tensor([0.6, 0.4], dtype=torch.float64).log())
         move.logits.copy_(torch.tensor([[0.7, 0.3], [0.4, 0.6]], dtype=torch.float64).log())
-    model = MarkovModel(3, Chain(move), EachStep(Seen(), 2)).double()
+    model = MarkovModel(3, PathPrior(move), EachStep(Seen(), 2)).double()
     return pv.Pair(model, MarkovGuide(3, TableSmoother(move, model.emission.one)))
 
 
@@ -178,12 +180,12 @@ def test_padding_changes_nothing(options: dict[str, Any]) -> None:
     long = torch.cat([x, 9 * torch.ones(5, 3, 4).double()], 1)
     long = torch.where(there.unsqueeze(-1), long, 5.0)
     short, mask = long[:, :8], there[:, :8]
-    z = pair.model.chain(there).sample()
+    z = pair.model.prior(there).sample()
     with torch.no_grad():
         found = [
             (
                 pair.guide.encoder(x, m).by_step(z[:, : 2 * m.shape[1]])[:, :7],
-                pair.model.chain(m).by_step(z[:, : 2 * m.shape[1]])[:, :7],
+                pair.model.prior(m).by_step(z[:, : 2 * m.shape[1]])[:, :7],
                 pair.model.emission(z[:, : 2 * m.shape[1]], m).log_prob(x.flatten(1)),
             )
             for x, m in ((short, mask), (long, there))
@@ -259,7 +261,7 @@ def test_training_a_hidden_markov_model_climbs_to_the_truth_of_its_data() -> Non
     x = torch.eye(3).double()[torch.tensor([0, 1, 2] * 4)].flatten().repeat(4000, 1)
     pair.objective.loss_and_grads(pair.bound_model, pair.bound_guide, {"x": x})
     found = {name: p.grad.clone() for name, p in pair.named_parameters().items()}
-    move = pair.model.chain.transition
+    move = pair.model.prior.transition
     table, first = move.logits.detach().requires_grad_(), move.first_logits.detach().requires_grad_()
     said = Seen()(torch.eye(2).double()).log_prob(x[0].reshape(12, 1, 3))
     alpha = torch.log_softmax(first, -1) + said[0]

@@ -83,7 +83,7 @@ HISTORY = [
     for e in range(1, 9)
 ]
 POINTS = [{"beta": b, "kl": 12 / b, "reconstruction": -80 - 9 * b} for b in (0.5, 1, 4)]
-OTHERS = ("curves", "rate-distortion", "completions", "codebook", "code-map")
+OTHERS = ("curves", "rate-distortion", "completions", "codebook", "code-map", "beside", "critic")
 OF_TABLES = ("components", "frames", "steps", "tables", "rolls", "states")  # of tables, mixtures and sequences
 OF_TABLES += (
     "noising",

@@ -6,8 +6,10 @@ from zoo import ROWS, batch
 
 from pyro_vae.program.graphical_model import structure
 
+WITH_DENSITY = {name: row for name, row in ROWS.items() if not row.implicit}  # Pyro's own asks for log-probabilities
 
-@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+
+@pytest.mark.parametrize("row", WITH_DENSITY.values(), ids=WITH_DENSITY)
 def test_pyro_finds_the_same_arrows(row):
     pair, data = row.build(), batch(row.spec, 3)
     relations = get_model_relations(pair.bound_model, (data,))

@@ -1,6 +1,6 @@
 """Markov chains and their posteriors: sequences of states, and of what is seen of each.
 
-    chain       mask -> p(z)            `Chain` of a `GatedMove`, `LinearMove` or `TableMove`
+    prior       mask -> p(z)            `PathPrior` of a `GatedMove`, `LinearMove` or `TableMove`
     emission    z, mask -> p(x | z)     `EachStep` of any conditional of one state
     encoder     x, mask -> q(z | x)     `PathEncoder`, learned; or exact:
                                         `pyro_vae.conditionals.smoothers`
@@ -21,12 +21,12 @@ from pyro_vae.nets import MLP, scan
 from pyro_vae.options import Count, checked
 
 __all__ = [
-    "Chain",
     "EachStep",
     "GatedMove",
     "LinearEmission",
     "LinearMove",
     "PathEncoder",
+    "PathPrior",
     "TableMove",
 ]
 
@@ -134,7 +134,7 @@ class TableMove(nn.Module):
         return dist.OneHotCategorical(logits=previous @ self.log_table)
 
 
-class Chain(nn.Module):
+class PathPrior(nn.Module):
     """p(z) of all steps: a path of a Markov chain.
 
     Args:
