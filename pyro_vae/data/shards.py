@@ -146,16 +146,17 @@ class ShardedX(Elsewhere):
         `AT_ONCE` of them mixed.
 
         Args:
-            rows: of the split, rising; None for all.
+            rows: of the split; None for all.
             generator: decides it, alone.
         """
-        rows = np.arange(len(self)) if rows is None else rows
-        starts = np.searchsorted(rows, [0, *self.shards.ends])  # of each shard's data in the split
+        number = np.searchsorted(self.shards.ends, np.arange(len(self)) if rows is None else rows, side="right")
+        by_shard = np.argsort(number, kind="stable")
+        starts = np.searchsorted(number[by_shard], np.arange(len(self.shards.sizes) + 1))
         present = np.flatnonzero(np.diff(starts))
         mixed = present[torch.randperm(len(present), generator=generator).numpy()]
         order = []
         for first in range(0, len(mixed), AT_ONCE):
-            together = np.concatenate([np.arange(starts[k], starts[k + 1]) for k in mixed[first : first + AT_ONCE]])
+            together = np.concatenate([by_shard[starts[k] : starts[k + 1]] for k in mixed[first : first + AT_ONCE]])
             order.append(together[torch.randperm(len(together), generator=generator).numpy()])
         return np.concatenate(order)
 
