@@ -48,11 +48,12 @@ def read_shards(place: str) -> dict[str, Any]:
     """
     shards = Shards(place)
     fields: dict[str, Any] = {"x": ShardedX(shards)}
-    others = [name for name in shards.fields if name != "x"]
-    if others:
-        read = [shards.shard(number, keep=False) for number in range(len(shards.sizes))]
-        fields |= {name: np.concatenate([part[name] for part in read]) for name in others}
-    return fields
+    others: dict[str, list[np.ndarray]] = {name: [] for name in shards.fields if name != "x"}
+    for number in range(len(shards.sizes)) if others else ():
+        part = shards.shard(number, keep=False)
+        for name, found in others.items():
+            found.append(part[name])
+    return fields | {name: np.concatenate(found) for name, found in others.items()}
 
 
 class Shards:

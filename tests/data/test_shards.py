@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from faults.trying import same_run
 
 import pyro_vae as pv
 from pyro_vae.data import DataError
-from pyro_vae.data.shards import AT_ONCE
+from pyro_vae.data.shards import AT_ONCE, Shards
 
 litdata = pytest.importorskip("litdata.streaming.writer")
 
@@ -85,6 +86,28 @@ def test_memory_holds_a_few_shards_and_each_is_read_once_an_epoch(folder, monkey
         assert len(shards.held()) <= AT_ONCE
     assert len(read) == len(set(read))
     assert len(read) >= SIZE // SHARD - AT_ONCE  # the others were held already
+
+
+def test_memory_never_holds_more_than_a_few_shards(folder, monkeypatch):
+    alive, most, shard = weakref.WeakSet(), [], Shards.shard
+
+    class Counted(np.ndarray):
+        """An array that can be referred to weakly and told from others."""
+
+        __hash__ = object.__hash__
+
+    def counting(self, number, **options):
+        part = shard(self, number, **options)
+        if not isinstance(part["x"], Counted):
+            part["x"] = part["x"].view(Counted)
+            alive.add(part["x"])
+        most.append(len(alive))
+        return part
+
+    monkeypatch.setattr(Shards, "shard", counting)
+    data = pv.load_data(folder)
+    assert sum(len(batch["x"]) for batch in data.epoch(0, 10, seed=0)) == 190
+    assert max(most) <= AT_ONCE + 2
 
 
 def test_an_order_mixes_the_data_of_several_shards(folder):
