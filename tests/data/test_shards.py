@@ -184,11 +184,14 @@ def test_splits_of_folders_stay_splits(tmp_path):
         pv.load_data(str(tmp_path))
 
 
+# litdata leaves closing the file before to its collection
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_from_elsewhere_they_go_through_the_cache(folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("litdata.utilities.dataset_utilities._LITDATA_CACHE_DIR", str(tmp_path))
     data = pv.load_data(f"local:{folder}", valid=0, test=0)
     assert torch.equal(data.batch("train")["x"], torch.tensor(X))
     assert data.recipe["name"] == f"local:{folder}"
+    assert list(tmp_path.glob("*/*/chunk-0-0.bin"))
 
 
 def cut(folder):
