@@ -10,7 +10,9 @@ import platform
 import shlex
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from torch import nn
 
 from pyro_vae import __version__
 from pyro_vae.data import Data
@@ -19,9 +21,6 @@ from pyro_vae.program import BatchProgram, Pair
 from pyro_vae.report.captions import GOOD
 from pyro_vae.report.page import Picture, embedded, png
 from pyro_vae.runs import Run
-
-if TYPE_CHECKING:
-    pass
 
 FIRST = ("graph", "curves")  # shown beside the programs and the training, the rest below
 
@@ -69,6 +68,7 @@ def summary(run: Run, pair: Pair, data: Data, figures: Figures) -> dict[str, Any
     about = [
         ("pair", recipe["name"] + (f" ({options})" if options else "")),
         ("programs", f"{short(pair.bound_model)} and {short(pair.bound_guide)}, {count:,} parameters"),
+        *([("parts", "; ".join(found))] if (found := parts(pair)) else []),
         ("data", data.spec.description),
         *([("classes", data.spec.class_list)] if data.spec.class_names else []),
         *([("categories", data.spec.category_list)] if data.spec.categorical else []),
@@ -92,6 +92,21 @@ def summary(run: Run, pair: Pair, data: Data, figures: Figures) -> dict[str, Any
     }
 
 
+def parts(pair: Pair) -> list[str]:
+    """Return each conditional of the pair in words: its place, the widths of its net, its head."""
+    from pyro_vae.conditionals import Conditional
+
+    found = []
+    for side, program in pair.modules().items():
+        for name, module in program.named_modules():
+            if isinstance(module, Conditional):
+                linear = [layer for layer in module.net.modules() if isinstance(layer, nn.Linear)]
+                widths = [linear[0].in_features, *(layer.out_features for layer in linear)] if linear else []
+                net = f"{type(module.net).__name__} {'-'.join(map(str, widths))}".rstrip()
+                found.append(f"{'.'.join(filter(None, (side, name)))}: {net}, {' '.join(repr(module.head).split())}")
+    return found
+
+
 def _bound(meaning: Meaning) -> str:
     """Say what the ELBO is, where it is one."""
     if meaning.points or not meaning.latent:
@@ -113,7 +128,8 @@ def _training(run: Run, bound: str) -> str:
     history = run.history
     if not history:
         return "no finished epoch"
-    epochs = f"{len(history)} epoch{'s' if len(history) > 1 else ''}, {int(history[-1]['step']):,} steps"
+    took = "" if (seconds := run.seconds) is None else f" in {_duration(seconds)}"
+    epochs = f"{len(history)} epoch{'s' if len(history) > 1 else ''}, {int(history[-1]['step']):,} steps{took}"
     if "figure" in history[0]:
         return f"{epochs}; the objective's figure is no ELBO, and curves show it"
     finite = [row for row in history if math.isfinite(row["elbo"])]
@@ -122,6 +138,15 @@ def _training(run: Run, bound: str) -> str:
     best = max(finite, key=lambda row: row["elbo"])
     kept = f"epoch {int(best['epoch'])} are kept, whose validation {bound} {best['elbo']:.2f} is the best"
     return f"{epochs}; the parameters of {kept}"
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in words.
+
+    >>> _duration(23.4), _duration(400)
+    ('23 s', '6.7 minutes')
+    """
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} minutes"
 
 
 def _by_site(figures: Figures) -> list[str]:

@@ -132,6 +132,7 @@ def test_train_prints_its_figures_and_leaves_a_run_folder(capsys, tmp_path):
     assert (tmp_path / "run" / "history.csv").read_text().count("\n") == 3
 
 
+@pytest.mark.slow
 def test_train_shows_a_table_beside_pca_and_numbers_its_folders(capsys):
     assert main(["train", *QUICK]) == 0
     shown = capsys.readouterr().out
@@ -141,6 +142,7 @@ def test_train_shows_a_table_beside_pca_and_numbers_its_folders(capsys):
     assert sorted(os.listdir("runs")) == ["latent-digits", "latent-digits-2"]
 
 
+@pytest.mark.slow
 def test_resume_goes_on_and_equals_a_run_that_never_stopped(capsys, run):
     assert main(["resume", str(run), "--epochs", "4", "--json"]) == 0
     resumed = result(capsys)
@@ -168,7 +170,7 @@ def test_evaluate_has_the_figures_by_site(capsys, run):
     assert "valid split" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+@pytest.mark.parametrize("suffix", ["png", *(pytest.param(other, marks=pytest.mark.slow) for other in ("svg", "pdf"))])
 def test_draw_writes_the_picture_that_is_asked_for(capsys, run, suffix):
     for what in ("samples", "reconstructions"):
         assert main(["draw", str(run), what, "--out", f"new/{what}.{suffix}"]) == 0

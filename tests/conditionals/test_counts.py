@@ -102,6 +102,7 @@ def test_counts_are_known_whatever_their_type():
         assert not pv.load_data({"x": other}).spec.counts
 
 
+@pytest.mark.slow
 def test_a_pair_of_counts_beats_the_normal_in_log_probability_and_the_poisson():
     data = pv.load_data({"x": counts()})
     found = {}

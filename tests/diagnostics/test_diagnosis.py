@@ -107,6 +107,7 @@ def test_a_narrow_guide_and_a_wrong_model_are_told(monkeypatch):
     assert found["classifier two-sample test"] != "good"
 
 
+@pytest.mark.slow
 def test_without_training_data_the_rest_is_computed():
     model, batch = linear_data()
     diagnosis = diagnose(pv.Pair(model, LinearGuide(model)), batch)
@@ -192,6 +193,7 @@ def test_a_wrong_budget_is_named():
         diagnose(pv.Pair(model, LinearGuide(model)), batch, budget="fast")
 
 
+@pytest.mark.slow
 def test_progress_and_estimate(data):
     pair = pairs.linear(data.spec, latent=2)
     assert 0 < expected_seconds(pair, data) < expected_seconds(pair, data, "thorough")
@@ -291,6 +293,7 @@ def test_a_guide_far_from_the_posterior_comes_before_the_prior(monkeypatch):
     assert "try a learned prior" in advice(damaged(model, "none"), 3 * batch["x"])
 
 
+@pytest.mark.slow
 def test_codes_of_more_information_than_the_data_can_show_are_judged_by_a_classifier(monkeypatch):
     """Posteriors so narrow that every datum is told from every other: I(x; z) is at its limit, and says nothing more."""
     monkeypatch.setitem(BUDGETS, "quick", replace(SMALL, data=400, temperatures=0))

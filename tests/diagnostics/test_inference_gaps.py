@@ -34,6 +34,7 @@ def test_an_exact_guide_has_no_gaps_and_a_narrow_one_only_an_amortization_gap(mo
     assert narrow.approximation < 0.05
 
 
+@pytest.mark.slow
 def test_a_diagonal_guide_has_the_approximation_gap_of_theory(model):
     batch = data(model, 20)
 

@@ -261,6 +261,7 @@ def dirichlet(shift, scale):
     return model, guide, x, math.lgamma(3) + torch.lgamma(total + 1) - torch.lgamma(total + 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", POOR)
 @pytest.mark.parametrize("family", [gamma, beta, dirichlet])
 def test_latents_on_a_half_line_an_interval_and_a_simplex(family, how):

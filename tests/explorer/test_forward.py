@@ -156,6 +156,7 @@ def moved(name, options, fields):
     return pair, data, controls, levels_of(pair, data, controls, "x")
 
 
+@pytest.mark.slow
 @browser
 def test_decoders_are_torchs_at_every_level(tmp_path):
     cases, expected, names = [], [], []

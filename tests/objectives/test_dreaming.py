@@ -80,6 +80,7 @@ def test_the_model_and_the_figure_are_those_of_the_objective():
     assert not torch.equal(slopes[0][ours], slopes[1][ours])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compile", ["off", "recorded"])
 def test_training_dreams_and_resumes(tmp_path, compile):
     data = pv.load_data("digits")

@@ -48,6 +48,7 @@ def test_what_stands_where_nothing_is_seen_changes_nothing(data):
     assert not torch.equal(pair.encode(batch), pair.encode({**batch, "seen": torch.ones_like(batch["seen"])}))
 
 
+@pytest.mark.slow
 def test_it_trains_on_nan_and_fills_them_in(data):
     torch.manual_seed(0)
     pair = pv.pairs.incomplete(data.spec, latent=2, hidden=[32], covariance="full")

@@ -71,6 +71,7 @@ def test_an_objective_counts_plates_without_moving_averages(data: pv.Data) -> No
     assert pair.model.prior.counts.sum().item() == pytest.approx(0.01 * 50 * 3), "one run, two particles side by side"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "prior"), [("averages", "autoregressive"), ("gradient", "learned")])
 def test_recorded_steps_move_the_codebook_as_eager_ones_do(data: pv.Data, kind: str, prior: str) -> None:
     ends = []

@@ -90,6 +90,7 @@ def test_training_lowers_the_bits_of_what_has_structure() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["spline_autoregressive", "spline_coupling", "autoregressive", "coupling"])
 def test_every_kind_keeps_the_contract_on_levels(grey: pv.Data, kind: str) -> None:
     for dequantization in ("learned", "uniform"):

@@ -162,6 +162,7 @@ def test_random_numbers_of_a_programs_own_are_not_blamed_on_its_dimensions():
         assert not takes_particles(pair, batch, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*counts dimensions from the left")
 def test_figures_of_a_softmax_over_the_features():
     pair, x = pair_of(LEFT["softmax of dim 1"]), rand(DATA, FEATURES, seed=1)
@@ -182,6 +183,7 @@ def test_figures_of_a_softmax_over_the_features():
     assert posterior_means(pair, batch, num_samples=4)["z"].shape == (DATA, LATENT)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*counts dimensions from the left")
 @pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in ("enumeration", "one-level")])
 def test_objectives_of_programs_that_count_from_the_left(name):

@@ -167,6 +167,7 @@ def test_a_program_without_its_data_keeps_factors_and_recorded_values():
 # --- outside the plate -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["model", "guide", "inside", "observed", "latent"])
 def test_what_lies_outside_the_plate_counts_once_for_all_data(where):
     x = rand(N, F, seed=2)

@@ -18,7 +18,7 @@ from pyro_vae.plots import PICTURES, NotDrawable
 from pyro_vae.report.captions import EXAMINED, GOOD, answer, examined
 from pyro_vae.report.report import PICTURES as DIAGNOSED
 from pyro_vae.report.report import WITH_DATA, write_report, write_run_report
-from pyro_vae.report.sections import command, draw_all, summary
+from pyro_vae.report.sections import command, draw_all, parts, summary
 from pyro_vae.runs import Run
 
 OPTIONS = ["--latent", "2", "--hidden", "[8]", "--epochs", "1", "--compile", "off"]
@@ -41,6 +41,14 @@ def pair(run, data):
     pair = pv.pairs.latent(data.spec, latent=2, hidden=[8])
     pair.load_state_dict(run.load_best()["parameters"])
     return pair
+
+
+def test_the_report_names_what_was_trained_in_full(run, data, pair):
+    text = html.unescape((run.folder / "report.html").read_text())
+    assert "model.decoder: MLP 2-8-64, " in text
+    assert "guide.encoder: MLP 64-8-4, Normal(2, scale='predicted')" in text
+    assert re.search(r"1 epoch, 11 steps in \d+ s; the parameters of epoch 1", text)
+    assert [line.partition(":")[0] for line in parts(pv.pairs.hierarchical(data.spec, hidden=[8]))]
 
 
 def headings(text):
@@ -177,6 +185,7 @@ def test_no_name_becomes_part_of_the_page(run, data, pair, tmp_path, monkeypatch
     assert seen.count("color:#6b6b6b") == 2
 
 
+@pytest.mark.slow
 def test_the_command_repeats_the_run(run, tmp_path, capsys):
     line = command(run.config)
     assert line == "pyro-vae train latent --data digits --latent 2 --hidden '[8]' --epochs 1 --compile off"

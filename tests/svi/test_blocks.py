@@ -104,6 +104,7 @@ def test_schedules_that_do_not_fit_are_refused():
         svi.steps(xs, schedule=Schedule(lr=torch.ones(5)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["off", "on"])
 @pytest.mark.parametrize("stop", [1, 2, 3, 12, 30])
 def test_many_steps_stop_when_told_to(mode, stop, uncompiled):

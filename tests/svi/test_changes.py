@@ -41,6 +41,7 @@ class Awkward(Programs):
             pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("mode", ["recorded", "on"])
 def test_tensors_may_lie_in_memory_as_they_like(mode, share, uncompiled):
@@ -249,6 +250,7 @@ def test_a_number_that_has_made_no_difference_may_make_one():
     assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("between", ["second", "removed"])
 def test_hooks_that_are_added_or_removed_are_noticed(between):
     found = []

@@ -95,6 +95,7 @@ def test_conjugates_are_data_of_another_kind():
     assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_copies_record_anew(uncompiled):
     one = programs()
     svi = SVI(one.model, one.guide, torch.optim.Adam(one.parameters()), Trace_ELBO(), compile="on")
