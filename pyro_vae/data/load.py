@@ -184,16 +184,10 @@ def _described(opened: Source, splits: dict[str, Split], contents: Contents, mod
     if sizes[0] > _distinct(splits["train"]):
         told[0] += " (labelled ones repeated)"
     features = contents.fields["x"][0]
-    kind = f"images {'x'.join(map(str, contents.image))}" if contents.image else f"data of {features} features"
-    if opened.categorical:
-        kind += f" (columns of categories one-hot: {len(opened.categorical)})"
-    kind += " (resized)" if opened.resized else ""
     support = "binary" if mode != "gray" else contents.support
     levels = contents.levels if support == "levels" else None
     drawn = {"gray": support, "static": "binarized once", "dynamic": "binarized anew each epoch"}[mode]
     drawn = f"{levels} levels" if levels else "whole numbers from 0" if contents.counts else drawn
-    if opened.sequence:
-        kind = "sequences of {} steps of {} features".format(*opened.sequence)
     facts: dict[str, Any] = {
         "name": name,
         "features": features,
@@ -209,7 +203,7 @@ def _described(opened: Source, splits: dict[str, Split], contents: Contents, mod
         "feature_names": opened.feature_names,
         "categorical": opened.categorical,
         "sequence": opened.sequence,
-        "description": f"{name}: {' / '.join(told)} {kind}, {drawn}",
+        "description": f"{name}: {' / '.join(told)} {_kind(opened, contents)}, {drawn}",
     }
     nothing = torch.empty(features)
     # the moments of a fresh binary draw follow from the grey values' mean: a Bernoulli of that mean
@@ -220,6 +214,17 @@ def _described(opened: Source, splits: dict[str, Split], contents: Contents, mod
     if mode == "dynamic":
         std = (mean * (1 - mean)).sqrt()
     return Data(Spec(**facts, mean=mean.float(), std=std.float()), splits, contents)
+
+
+def _kind(opened: Source, contents: Contents) -> str:
+    """Say what one datum is."""
+    if opened.sequence:
+        return "sequences of {} steps of {} features".format(*opened.sequence)
+    features = contents.fields["x"][0]
+    kind = f"images {'x'.join(map(str, contents.image))}" if contents.image else f"data of {features} features"
+    if opened.categorical:
+        kind += f" (columns of categories one-hot: {len(opened.categorical)})"
+    return kind + (" (resized)" if opened.resized else "")
 
 
 def _are_strokes(data: Data) -> bool:
@@ -247,12 +252,13 @@ def _moments(data: Data) -> tuple[Tensor, Tensor]:
     """
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
     for batch in data.batches("train", max(1, 2**21 // data.spec.features)):
-        x = batch["x"].double()
+        x = batch["x"].to(torch.float64, copy=True)
         if data.spec.sequence is not None:
             x = x.unflatten(-1, data.spec.sequence)[batch["mask"]]
         here = x.mean(0)
         total = count + len(x)
-        squares = squares + (x - here).square().sum(0) + (here - mean).square() * (count * len(x) / total)
+        x.sub_(here).square_()  # in place: new memory takes longer than the sums
+        squares = squares + x.sum(0) + (here - mean).square() * (count * len(x) / total)
         mean = mean + (here - mean) * (len(x) / total)
         count = total
     std = (squares / count).sqrt()

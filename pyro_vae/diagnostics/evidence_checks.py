@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 from pyro_vae.diagnostics.subject import Level, Subject, Verdict, percent, require_weights
 from pyro_vae.evidence import (
+    ElboTable,
     Evidence,
+    Meaning,
     annealed_words,
     believable,
     draws_for,
@@ -56,13 +58,18 @@ def evidence(subject: Subject) -> Iterator[Verdict]:
     if whole:
         yield Verdict(gap, None, "left out", f"no q enters the ELBO, which is {meaning.evidence}")
         return
+    yield _gap(gap, meaning, table, result)
+
+
+def _gap(name: str, meaning: Meaning, table: ElboTable, result: Evidence) -> Verdict:
+    """Judge how far the ELBO is below log p(x), by the KL."""
     below = result.mean - (table.elbo if meaning.exact else result.elbo.mean().item())
     kl = max(table.kl, 1e-9)
-    level = "good" if below < 0.1 * kl else "fair" if below < 0.3 * kl else "bad"
+    level: Level = "good" if below < 0.1 * kl else "fair" if below < 0.3 * kl else "bad"
     least = "" if meaning.exact or believable(result.khat_share) else "at least "
     shown = 0.0 if abs(below) < 0.005 else below  # not -0.00
     said = f"the ELBO is {least}{shown:.2f} nats below {meaning.evidence}, {percent(shown / kl)} of the KL"
-    yield Verdict(gap, below, level, said)
+    return Verdict(name, below, level, said)
 
 
 def _critic(subject: Subject) -> Verdict:

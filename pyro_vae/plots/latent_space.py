@@ -164,16 +164,15 @@ def traversal(
     split = data.choose(split)
     at_least(2, steps=steps)
     at_least(1, dimensions=dimensions)
-    many = data.batch(split, min(1000, data.size(split)))
     nodes = structure(pair, pair.bound_model, data.batch(split, 2))
     one = data.batch(split, 1, start=datum)
     single = latent_numbers(pair, one)
     code = {n: z.unsqueeze(-1) if n in single else z for n, z in centres(pair, one, seed=seed).items()}
-    batch = repeat_batch(data.batch(split, 1, start=datum), steps)
+    batch = repeat_batch(one, steps)
     line = torch.linspace(-extent, extent, steps)
     spread = prior_moments(pair, one, code)
     rows, labels = [], []
-    ranked, unit = _ranked(pair, many)
+    ranked, unit = _ranked(pair, data.batch(split, min(1000, data.size(split))))
     for worth, site, j in ranked[:dimensions]:
         below = descendants(nodes, site)
         values = {name: z.repeat(steps, 1) for name, z in code.items() if name not in below and z.dim() == 2}
