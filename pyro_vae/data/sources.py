@@ -108,9 +108,7 @@ def open_source(
         opened = Source(source.rstrip("/").rpartition("/")[2], {"all": read_shards(source)})
     elif isinstance(source, str | os.PathLike):
         path = _path(source)
-        if path.is_dir() and holds_shards(path):
-            return Source(path.name, _shards_in(path))
-        if path.is_dir() and not any(path.glob("*.npy")):
+        if path.is_dir() and not holds_shards(path) and not any(path.glob("*.npy")):
             parts, names = read_image_folder(path, image_size, SPLIT_NAMES)
             height, width, channels = next(iter(parts.values()))["x"].shape[1:]
             shape, resized = (channels, height, width), image_size is not None
@@ -183,6 +181,8 @@ def _shards_in(folder: Path) -> dict[str, dict[str, np.ndarray]]:
 
 def _from_path(path: Path, given: str) -> Source:
     if path.is_dir():
+        if holds_shards(path):
+            return Source(path.name, _shards_in(path))
         return Source(path.name, _parts(read_npy_folder(path), str(path)))
     if path.suffix == ".npy":
         return Source(path.stem, {"all": {"x": read_npy(path)}})

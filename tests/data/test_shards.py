@@ -256,3 +256,8 @@ def test_without_litdata_it_is_said_what_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "litdata", None)
     with pytest.raises(DataError, match=r"pip install 'pyro-vae\[shards\]'"):
         pv.load_data(folder)
+
+
+def test_the_size_of_images_is_not_for_shards(folder):
+    with pytest.raises(DataError, match="image_size=8 resizes folders of images, omniglot and celeba, not "):
+        pv.load_data(folder, image_size=8)
