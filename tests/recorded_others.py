@@ -112,12 +112,12 @@ def bayesian_weights() -> Case:
 # ---------------------------------------------------------------------------------------------
 
 
-@refused("reads the value of a tensor.*recorded_others.py:.*if x.mean")
+@refused("reads the value of a tensor.*recorded_others.py:.*if torch.rand")
 def branch() -> Case:
     inner = vae()
 
     def model(x):
-        if x.mean() > 0.1:
+        if torch.rand(()) > 0.1:
             pyro.factor("penalty", -x.mean(), has_rsample=False)
         inner.model(x)
 
@@ -188,12 +188,12 @@ def random_structure() -> Case:
     return Case(Trace_ELBO(), model, guide, bits)
 
 
-@refused("boolean mask.*x\\[x.sum")
+@refused("boolean mask.*x\\[torch.rand")
 def boolean_index() -> Case:
     inner = vae()
 
     def model(x):
-        pyro.factor("extra", x[x.sum(-1) > 4].sum())
+        pyro.factor("extra", x[torch.rand(len(x)) > 0.5].sum())
         inner.model(x)
 
     return inner._replace(model=model)

@@ -1,10 +1,11 @@
 """Record a callable that runs Pyro programs once and replay it without Python; knows nothing of pairs."""
 
-from pyro_vae.compiled._torch import private
-from pyro_vae.compiled.capture import Observe, trace
+from pyro_vae.compiled._torch import private, tree_leaves
+from pyro_vae.compiled.capture import trace
 from pyro_vae.compiled.cuda_graphs import capturable, captured
 from pyro_vae.compiled.guards import Held, Same
 from pyro_vae.compiled.names import of_library
+from pyro_vae.compiled.observe import Observe
 from pyro_vae.compiled.recording import Recording, rebuilt, record, refuse_written, signature
 from pyro_vae.compiled.state import (
     RecordingError,
@@ -14,6 +15,7 @@ from pyro_vae.compiled.state import (
     put_back,
     random_state,
     set_random_state,
+    surroundings,
     undisturbed,
 )
 from pyro_vae.compiled.verify import (
@@ -55,6 +57,8 @@ __all__ = [
     "resampled",
     "set_random_state",
     "signature",
+    "surroundings",
     "trace",
+    "tree_leaves",
     "undisturbed",
 ]

@@ -16,6 +16,14 @@ NAMES = {
     "tracing": "torch._guards:tracing",
     "FakeTensorMode": "torch._subclasses.fake_tensor:FakeTensorMode",
     "disable_current_modes": "torch.utils._python_dispatch:_disable_current_modes",
+    "function_modes_count": "torch._C:_len_torch_function_stack",
+    "dispatch_modes_count": "torch._C:_len_torch_dispatch_stack",
+    "function_modes": "torch.overrides:_get_current_function_mode_stack",
+    "dispatch_modes": "torch.utils._python_dispatch:_get_current_dispatch_mode_stack",
+    "DefaultDevice": "torch.utils._device:DeviceContext",
+    "tree_leaves": "torch.utils._pytree:tree_leaves",
+    "tree_flatten": "torch.utils._pytree:tree_flatten",
+    "tree_unflatten": "torch.utils._pytree:tree_unflatten",
     "dict_version": "torch._C._dynamo.guards:dict_version",
     "one_hot": "torch._C._nn:one_hot",
     "set_grad_enabled": "torch._C:_set_grad_enabled",
@@ -53,3 +61,8 @@ def optional(name: str) -> Any:
         return private(name)
     except MissingName:
         return None
+
+
+def tree_leaves(tree: Any) -> list[Any]:
+    """Return what a nest of lists, tuples and dictionaries holds, in order."""
+    return private("tree_leaves")(tree)  # type: ignore[no-any-return]

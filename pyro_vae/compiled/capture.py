@@ -2,10 +2,10 @@
 
 Nothing in torch or Pyro is patched: the modes are torch's own, hold for one thread and end with their `with` block.
 
-* `Observe` watches an ordinary eager run: which tensors come from outside the call, and which of them it writes.
-* `Constants` and `Reads` lie under `make_fx` while a run is recorded. A value that depends on an input or on a draw
-  must not be read by Python, and must not decide a shape: both would be frozen into the recording. Values that
-  depend on constants only (`torch.arange(5) > 2`) may be read, since they are the same every time.
+`Constants` and `Reads` lie under `make_fx` while a run is recorded. A value that depends on a draw must not be read
+by Python, and must not decide a shape: both would be frozen into the recording. Values that depend on constants only
+(`torch.arange(5) > 2`) may be read, since they are the same every time, and so may integers and booleans that
+depend on inputs only: they are noted, to be asked for before each step (`questions`).
 """
 
 import functools
@@ -24,91 +24,56 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pyro_vae.compiled._torch import optional, private
+from pyro_vae.compiled import packed
+from pyro_vae.compiled._torch import optional, private, tree_leaves
+from pyro_vae.compiled.observe import written_by
 from pyro_vae.compiled.refusal import line_of_program, refuse, remembered
 from pyro_vae.compiled.state import memory
 
 _aten = torch.ops.aten
 _NO_FIXED_SHAPE = "it indexes by a boolean mask that depends on data or draws, so the result has no fixed shape"
-_BATCH_NORMS = ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
-
-
-def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
-    """Return the arguments that the operation writes in place."""
-    if func.overloadpacket.__name__ in _BATCH_NORMS:  # its schema hides that it writes the running statistics
-        return [t for t in args[3:5] if args[5] and isinstance(t, Tensor)]
-    if not func._schema.is_mutable:
-        return []
-    found = []
-    for i, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[i] if i < len(args) else kwargs.get(argument.name)
-            found += [t for t in tree_leaves(value) if isinstance(t, Tensor)]
-    return found
-
-
-class Observe(TorchDispatchMode):
-    """Watch an eager run.
-
-    Attributes:
-        outside: tensors that the run used and did not make, in order of first use; `given` is left out.
-        saved: `(tensor, copy from before)` of the outside tensors that the run wrote in place, also through views of its own;
-            to be put back from last to first, since tensors that share memory may have been found one after the other.
-            Those given are among them, if they were written.
-        given_written: the line that wrote a given tensor, or None.
-    """
-
-    def __init__(self, given: Sequence[Tensor] = ()) -> None:
-        super().__init__()
-        self.outside: list[Tensor] = []
-        self.saved: list[tuple[Tensor, Tensor]] = []
-        self._made = WeakTensorKeyDictionary()
-        self.given_written: str | None = None
-        self._given = list(given)
-        self._known = {id(t) for t in given}
-        self._in_memory: dict[int, list[Tensor]] = {}  # the given and the outside tensors in each piece of memory
-        for tensor in given:
-            self._in_memory.setdefault(memory(tensor), []).append(tensor)
-
-    def made(self, tensor: Tensor) -> bool:
-        """Return whether the run itself made the tensor."""
-        return tensor in self._made
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not _aten.lift_fresh.default:  # its argument is a constant that Python has just made
-            for tensor in tree_leaves((args, kwargs)):
-                if isinstance(tensor, Tensor) and id(tensor) not in self._known and tensor not in self._made:
-                    self._known.add(id(tensor))
-                    self.outside.append(tensor)
-                    self._in_memory.setdefault(memory(tensor), []).append(tensor)
-            for written in _written(func, args, kwargs):
-                for tensor in self._in_memory.get(memory(written), ()):
-                    if all(tensor is not t for t, _ in self.saved):
-                        self.saved.append((tensor, tensor.detach().clone()))
-                        if any(tensor is t for t in self._given):
-                            self.given_written = line_of_program()
-        out = func(*args, **kwargs)
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and id(tensor) not in self._known:
-                self._made[tensor] = True
-        return out
 
 
 class Constants(TorchDispatchMode):
-    """Refuse, while recording, what would freeze a varying value or shape; compute constants at once."""
+    """Refuse, while recording, what would freeze a varying value or shape; compute constants at once.
 
-    def __init__(self) -> None:
+    Args:
+        inputs: tensors whose integers and booleans may be read, and of what depends on them alone.
+
+    Attributes:
+        asked: those that were read, each with the line that did.
+    """
+
+    def __init__(self, inputs: Sequence[Tensor] = ()) -> None:
         super().__init__()
         self._constant = WeakTensorKeyDictionary()
         self._overwritten: set[int] = set()
+        self._foreseen = WeakTensorKeyDictionary()
+        self._written: set[int] = set()
+        self.asked: list[tuple[Tensor, str]] = []
+        for tensor in inputs:
+            self._foreseen[tensor] = True
 
     def constant(self, tensor: Tensor) -> bool:
         """Return whether the tensor depends neither on an input nor on a draw."""
         return tensor in self._constant and memory(tensor) not in self._overwritten
+
+    def foreseen(self, tensor: Tensor) -> bool:
+        """Return whether the tensor depends on inputs and constants alone, none of which was written in place."""
+        known = tensor in self._foreseen or tensor in self._constant
+        return known and memory(tensor) not in self._written
+
+    def ask(self, tensor: Tensor) -> bool:
+        """Return whether the tensor's values may be read; note that they are."""
+        if self.constant(tensor):
+            return True
+        if tensor.is_floating_point() or tensor.is_complex() or not self.foreseen(tensor):
+            return False
+        if all(tensor is not known for known, _ in self.asked):
+            self.asked.append((tensor, line_of_program()))
+        return True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -117,20 +82,24 @@ class Constants(TorchDispatchMode):
             constant = True
         else:
             constant = torch.Tag.nondeterministic_seeded not in func.tags and all(map(self.constant, tensors))
+        foreseen = torch.Tag.nondeterministic_seeded not in func.tags and all(map(self.foreseen, tensors))
         args, computed = self._shape_is_fixed(func, args, kwargs, constant)
         if computed:
             with private("disable_current_modes")():
                 out = func(*args, **kwargs)
         else:
             out = func(*args, **kwargs)
-        if not constant:
-            self._overwritten.update(map(memory, _written(func, args, kwargs)))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                if constant:
-                    self._constant[tensor] = True
+        written = set(map(memory, written_by(func, args, kwargs)))
+        made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        new = set(map(memory, made)) - set(map(memory, tensors))  # which freed tensors may have had before
+        self._written = (self._written - new) | written
+        self._overwritten = (self._overwritten - new) | (set() if constant else written)
+        for tensor in made:
+            for holds, which in ((constant, self._constant), (foreseen, self._foreseen)):
+                if holds:
+                    which[tensor] = True
                 else:
-                    self._constant.pop(tensor, None)
+                    which.pop(tensor, None)
         return out
 
     def _shape_is_fixed(self, func: Any, args: Any, kwargs: Any, constant: bool) -> tuple[Any, bool]:
@@ -140,8 +109,8 @@ class Constants(TorchDispatchMode):
             masks = [i for i in indices if i is not None and i.dtype in (torch.bool, torch.uint8)]
             if not masks:
                 return args, False
-            if all(map(self.constant, masks)):
-                return (args[0], self._positions(indices), *args[2:]), False
+            if all(map(self.constant, masks)) or (func is _aten.index.Tensor and all(map(self.ask, masks))):
+                return (args[0], self.positions(indices), *args[2:]), False
             if func is not _aten.index.Tensor and args[2].numel() == 1:
                 return args, False
             raise refuse(_NO_FIXED_SHAPE)
@@ -150,12 +119,12 @@ class Constants(TorchDispatchMode):
                 return args, True
             raise refuse(f"the shape of {func.overloadpacket.__name__}'s result depends on data or draws")
         if torch.Tag.data_dependent_output in func.tags:
-            if constant:
+            if constant or (func is _aten._local_scalar_dense.default and self.ask(args[0])):
                 return args, True
-            raise refuse("it reads the value of a tensor, which depends on parameters, data or draws")
+            raise refuse("it reads the value of a tensor, which depends on draws or is not an integer")
         return args, False
 
-    def _positions(self, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+    def positions(self, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Return the indices with each (constant) mask replaced by the positions at which it is true."""
         with private("disable_current_modes")():
             out: list[Tensor | None] = []
@@ -217,9 +186,14 @@ _LEAVE_TORCH = {
     torch.Tensor.untyped_storage,
 }
 
+_WHOLE: dict[Any, Callable[[Tensor], Tensor]] = {
+    torch.Tensor.__int__: torch.Tensor.long,
+    torch.Tensor.__bool__: torch.Tensor.bool,
+}  # what is read of a float
+
 
 class _Selected:
-    """`tensor[mask]`, usable only as what is assigned to another tensor at the same mask."""
+    """`tensor[mask]`, which may be assigned to another tensor at the same mask; anything else needs to know the mask."""
 
     def __init__(self, tensor: Tensor, mask: Tensor) -> None:
         self.tensor, self.mask = tensor, mask
@@ -227,7 +201,7 @@ class _Selected:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # torch asks what it is
             raise AttributeError(name)
-        raise refuse(_NO_FIXED_SHAPE)
+        return getattr(torch.Tensor.masked_select(self.tensor, self.mask), name)
 
 
 def _caller() -> FrameType:
@@ -285,8 +259,15 @@ class Reads(TorchFunctionMode):
                 return args[0].detach().item()
         if func is torch.Tensor.masked_select and caller in known["dot"]:
             return torch.where(args[1], args[0], torch.zeros((), dtype=args[0].dtype, device=args[0].device))
+        if func is torch.Tensor.masked_select and self._is_mask(*args[:2]):
+            if self.constants.ask(args[1]):
+                return args[0][tuple(self.constants.positions([args[1]]))]
+            raise refuse(_NO_FIXED_SHAPE)
         if func is torch.Tensor.register_hook and caller in known["warns"]:  # the same question of the gradient
             return None
+        whole = _WHOLE.get(func)
+        if whole is not None and args[0].is_floating_point() and self.constants.foreseen(args[0]):
+            return func(whole(args[0]))
         if func is torch.Tensor.backward:
             return self._backward(*args, **kwargs)
         if func is optional("one_hot"):  # it reads its input to check it
@@ -299,7 +280,12 @@ class Reads(TorchFunctionMode):
             return _Selected(args[0], args[1])
         if func is torch.Tensor.__setitem__ and self._is_mask(args[0], args[1]):
             return self._assign(*args)
-        if func in _LEAVE_TORCH and not self.constants.constant(args[0]):
+        if packed.takes_packed(func, args):
+            return packed.run(func, args, self.constants.ask)
+        if func is torch.Tensor.tolist and self.constants.ask(args[0]):
+            with private("disable_current_modes")():
+                return func(*args)
+        if func in _LEAVE_TORCH and caller is not memory.__code__ and not self.constants.constant(args[0]):
             raise refuse("it takes the value of a tensor out of torch")
         out = func(*args, **kwargs)
         if isinstance(out, Tensor) and out.dtype == torch.bool:

@@ -1,16 +1,25 @@
 """What code can name, and so read of the objects that it reaches; and which objects show what they hold."""
 
+import builtins
+import datetime
 import dis
 import functools
+import io
 import sys
+import time
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 # Nobody exchanges what is in them. An assertion that pytest has rewritten reaches all that pytest holds.
 _LIBRARIES = sys.stdlib_module_names | {"torch", "pyro", "numpy", "pyro_vae", "pytest", "_pytest", "pluggy"}
+# Their classes that are written in C keep no state that a number could depend on.
+_CONSTANT = frozenset(
+    "torch pyro numpy builtins types typing re datetime decimal operator functools _abc _thread _struct".split()
+)
 _LOOKS_UP_ANYWHERE = {"__dict__", "__getattribute__", "attrgetter", "methodcaller", "asdict", "astuple"}
 _LOOKS_UP_NAMES = {"getattr", "vars", "eval", "exec", "globals", "locals"} | _LOOKS_UP_ANYWHERE
+_CLOCKS = (time, datetime, datetime.datetime, datetime.date)
 
 
 class Slot(Mapping[str, Any]):
@@ -49,6 +58,25 @@ def names_in(code: types.CodeType) -> frozenset[str]:
     return frozenset(found).union(*(names_in(one) for one in code.co_consts if isinstance(one, types.CodeType)))
 
 
+@functools.cache
+def _looked_up(code: types.CodeType) -> frozenset[str]:
+    """Return the globals and built-ins that a function looks up, and the modules that it imports."""
+    ways = ("LOAD_GLOBAL", "LOAD_NAME", "IMPORT_NAME")
+    found = {one.argval for one in dis.get_instructions(code) if one.opname in ways}
+    return frozenset(found).union(*(_looked_up(one) for one in code.co_consts if isinstance(one, types.CodeType)))
+
+
+def outside(function: types.FunctionType) -> str | None:
+    """Return what a function reads that no object holds, the clock or a file; or None."""
+    for name in _looked_up(function.__code__):
+        value = function.__globals__.get(name, vars(builtins).get(name, sys.modules.get(name)))
+        if any(value is clock for clock in _CLOCKS) or getattr(value, "__module__", None) == "time":
+            return "the clock"
+        if value is open or value is io:
+            return "a file"
+    return None
+
+
 def _strings(constants: Iterable[Any]) -> Iterator[str]:
     for one in constants:
         if isinstance(one, str) and one.isidentifier():
@@ -66,7 +94,9 @@ def named_by(kind: type) -> frozenset[str]:
 
 def transparent(value: Any) -> bool:
     """Return whether an object keeps what it has where Python can see it, unlike those of a class written in C."""
-    return hasattr(value, "__dict__") or any("__slots__" in vars(one) for one in type(value).__mro__)
+    kind = type(value)
+    shown = hasattr(value, "__dict__") or any("__slots__" in vars(one) for one in kind.__mro__)
+    return shown or kind.__module__.partition(".")[0] in _CONSTANT
 
 
 def slots(kind: type) -> tuple[str, ...]:

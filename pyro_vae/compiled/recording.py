@@ -25,10 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pyro_vae.compiled import inductor
-from pyro_vae.compiled.capture import Constants, Observe, Reads, trace
+from pyro_vae.compiled._torch import private, tree_leaves
+from pyro_vae.compiled.capture import Constants, Reads, trace
+from pyro_vae.compiled.observe import Observe
+from pyro_vae.compiled.questions import Questions
 from pyro_vae.compiled.state import RecordingError, copies, put_back, undisturbed
 from pyro_vae.compiled.verify import (
     OTHER_DRAWS,
@@ -147,18 +149,25 @@ class Recording:
         written: those that it writes in place, like running statistics.
         present: for each leaf of what `fn` returned whether it is a tensor; if not, it is a constant.
         checks: whether the last output of `graph` says that torch and Pyro would take all values for valid.
+        questions: what it reads of its inputs; it serves where the answers are the same.
         all_valid: that output of the last run.
         compiled: whether inductor's code runs in place of the graph.
     """
 
     def __init__(
-        self, graph: GraphModule, outside: list[Tensor], written: list[Tensor], rest: tuple[Any, Any, bool]
+        self,
+        graph: GraphModule,
+        outside: list[Tensor],
+        written: list[Tensor],
+        rest: tuple[Any, Any, bool, list[str]],
+        tensors: Sequence[Tensor],
     ) -> None:
-        self.graph = graph
         self.all_valid = torch.tensor(True)
         self.outside, self.written = outside, written
         self._held = [t.detach() for t in outside]
-        self._leaves, self._spec, self.checks = rest
+        self._leaves, self._spec, self.checks, lines = rest
+        self.questions = Questions(graph, lines, [*self._held, *tensors])
+        self.graph = graph
         self.present = [leaf is _TENSOR for leaf in self._leaves]
         self._run: Callable[..., Any] = graph.forward
         self.compiled = False
@@ -171,6 +180,10 @@ class Recording:
     def valid(self) -> bool:
         """Return whether the outside tensors are where they were in memory (`module.to(device)` moves them)."""
         return all(map(Tensor.is_set_to, self._held, self.outside))
+
+    def ask(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return what the call would read of its inputs, given the tensors among the arguments."""
+        return self.questions.ask([*self._held, *tensors])
 
     def run(self, *tensors: Tensor) -> Sequence[Tensor]:
         """Return the tensors among the outputs, given the tensors among the arguments."""
@@ -190,7 +203,9 @@ class Recording:
     def assemble(self, outputs: Sequence[Tensor]) -> Any:
         """Return the outputs in the structure that `fn` returned."""
         values = iter(outputs)
-        return tree_unflatten([next(values) if leaf is _TENSOR else leaf for leaf in self._leaves], self._spec)
+        return private("tree_unflatten")(
+            [next(values) if leaf is _TENSOR else leaf for leaf in self._leaves], self._spec
+        )
 
     def compile(self, *tensors: Tensor) -> str | None:
         """Replace the recorded graph by inductor's code for it, made for arguments like `tensors`; return why not."""
@@ -234,6 +249,7 @@ def record(
     reference: Callable[..., Any] | None = None,
     params: Sequence[Tensor] = (),
     check: bool = True,
+    may_ask: bool = False,
 ) -> Recording:
     """Return a checked recording of `fn(*args, **kwargs)`.
 
@@ -245,6 +261,8 @@ def record(
         params: tensors whose gradients `fn` collects through `backward`; `fn` is then called with the list of
             gradients, which `backward` fills, as its first argument.
         check: compare with `reference` on resampled data and other draws.
+        may_ask: whether it may read integers of its inputs; what calls the recording must then compare `ask` with
+            `questions.answers`.
 
     Raises:
         RecordingError: with the reason and the line.
@@ -253,18 +271,22 @@ def record(
     _, given = signature(args, kwargs)
     leaves = [t.detach() for t in given]  # other objects, so that f(x, x) is not taken for a function of one argument
     outside, saved = _observed(reference, args, kwargs, leaves)
-    shapes: list[tuple[list[Any], Any, bool]] = []
+    written = [i for i, t in enumerate(outside) if any(t is w for w, _ in saved)]
+    shapes: list[tuple[list[Any], Any, bool, list[str]]] = []
 
     def flat(*inputs: Tensor) -> list[Tensor]:
-        constants = Constants()
+        constants = Constants(inputs if may_ask else ())
         reads = Reads(constants, params)
         tensors = iter(inputs[len(outside) :])
         with constants, reads, torch.enable_grad() if params else torch.no_grad():
+            before = [(inputs[i], inputs[i].detach().clone()) for i in written]
             out = fn(*([reads.grads] if params else ()), *rebuilt(list(args), tensors), **rebuilt(kwargs, tensors))
-            found, spec = tree_flatten(out)
-            shapes.append(([_TENSOR if isinstance(v, Tensor) else v for v in found], spec, bool(reads.valid)))
+            found, spec = private("tree_flatten")(out)
+            kept = [_TENSOR if isinstance(v, Tensor) else v for v in found]
+            shapes.append((kept, spec, bool(reads.valid), [line for _, line in constants.asked]))
             valid = [torch.stack(reads.valid).all()] if reads.valid else []
-            return [*(v.detach() for v in found if isinstance(v, Tensor)), *valid]
+            _take_back(before, valid)
+            return [*(v.detach() for v in found if isinstance(v, Tensor)), *valid, *(t for t, _ in constants.asked)]
 
     graphs = []
     for _ in range(2):
@@ -276,10 +298,17 @@ def record(
             f"{difference or 'two recordings of one call return different constants'}, so it depends on "
             "something that changes from call to call outside torch, such as a Python counter"
         )
-    recording = Recording(_pruned(graphs[0], outside), outside, [t for t, _ in saved], shapes[0])
+    recording = Recording(_pruned(graphs[0], outside), outside, [t for t, _ in saved], shapes[0], leaves)
     if check:
         _check(recording, reference, args, kwargs, leaves, saved)
     return recording
+
+
+def _take_back(before: Sequence[tuple[Tensor, Tensor]], valid: Sequence[Tensor]) -> None:
+    """Record that what was written is undone where the values are not valid, since Pyro then takes the call."""
+    with torch.no_grad():
+        for tensor, old in before if valid else ():
+            tensor.copy_(torch.where(valid[0], tensor, old))
 
 
 def _observed(
@@ -330,11 +359,13 @@ def _check(
 ) -> None:
     """Compare with eager runs on resampled data and other draws, in outputs and in what they write."""
     tensors = resampled(leaves)
+    if not all(map(torch.equal, recording.ask(tensors), recording.questions.answers)):
+        tensors = leaves
     seed = OTHER_DRAWS
     with undisturbed(saved):
         torch.manual_seed(seed)
         expected = reference(*rebuilt(list(args), iter(tensors)), **rebuilt(kwargs, iter(tensors[_count(args) :])))
-        wanted = [v.detach() for v in tree_flatten(expected)[0] if isinstance(v, Tensor)]
+        wanted = [v.detach() for v in tree_leaves(expected) if isinstance(v, Tensor)]
         wanted += [t.detach().clone() for t, _ in saved]
     with undisturbed(saved):
         torch.manual_seed(seed)

@@ -29,6 +29,21 @@ def like(tensor: Tensor, values: Tensor | None = None) -> Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device).copy_(values)
 
 
+def surroundings() -> tuple[Any, ...] | None:
+    """Return what torch is set to around a call; None inside a mode that sees, or changes, each operation.
+
+    A default device is a mode too, and one that can be told.
+    """
+    devices = []
+    if private("function_modes_count")() or private("dispatch_modes_count")():
+        modes = [*private("function_modes")(), *private("dispatch_modes")()]
+        if not all(isinstance(mode, private("DefaultDevice")) for mode in modes):
+            return None
+        devices = [mode.device for mode in modes]
+    casts = [torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) for kind in ("cpu", "cuda")]
+    return torch.get_default_dtype(), *casts, torch.distributions.Distribution._validate_args, *devices
+
+
 def random_state() -> list[Tensor]:
     """Return the states of torch's generators."""
     cuda = torch.cuda.is_available() and torch.cuda.is_initialized()

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.utils._pytree import tree_leaves
 
+from pyro_vae.compiled._torch import tree_leaves
 from pyro_vae.compiled.state import like
 
 # How far a recording may be from eager Pyro: relative, in the norm of each output. The operations are the same, so

@@ -8,12 +8,14 @@ what it does not name, so that what a trainer keeps beside its nets may change a
 costs speed, never a number.
 """
 
+import ctypes
 import functools
 import io
 import operator
 import os
 import queue
 import random
+import sys
 import threading
 import types
 import weakref
@@ -34,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from pyro_vae.compiled.guards import Held, Same
-from pyro_vae.compiled.names import Slot, named_by, names_in, of_library, slots, transparent
+from pyro_vae.compiled.names import Slot, named_by, names_in, of_library, outside, slots, transparent
 from pyro_vae.compiled.state import RecordingError, equal_states, generator_state
 
 _CACHING = {"torch", "pyro", "pyro_vae"}  # libraries whose objects keep what they computed last
@@ -59,12 +61,15 @@ _LEAVES = (
 _GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator, torch.Generator)
 _OPAQUE = (
     *(bytearray, memoryview, array, ContextVar, threading.local, queue.Queue, io.IOBase, torch.jit.ScriptModule),
+    *ctypes.c_int.__bases__[0].__bases__,  # what all of its types are
     *(types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType),
 )
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training", "_parameters", "_buffers", "_modules"}
+_OF_THE_ENGINE = ("pyro_vae.compiled.", "pyro_vae.svi.", "torch._ops")  # recordings, and torch's operations
+_OF_AN_SVI = frozenset(["model", "guide", "loss", "loss_and_grads"])  # which counts in any case
 _OF_A_SCOPE = {"params", "constraints"}  # what a scope of Pyro's store holds, which every run in it replaces
-_contents = operator.attrgetter("cell_contents")
+_contents, _code, _defaults = map(operator.attrgetter, ("cell_contents", "__code__", "__defaults__"))
 LARGEST_ARRAY = 2**20  # bytes of a NumPy array that is compared by value before every step
 MOST_ENTRIES = 20_000  # of lists and sets, which are gone through before every step
 MOST_OBJECTS = 200_000
@@ -91,6 +96,7 @@ class Watch:
         self._partly: list[tuple[Any, frozenset[str]]] = []  # dictionaries, and keys of theirs that count in any case
         self._hooks: list[Any] = [torch_module._global_forward_pre_hooks, torch_module._global_forward_hooks]
         self._globals: dict[int, tuple[dict[str, Any], set[str]]] = {}  # and what functions name of them
+        self._functions: list[Any] = []
         self._cells: list[Any] = []
         self._lists: list[tuple[Any, list[Any]]] = []
         self._entries = 0
@@ -104,8 +110,17 @@ class Watch:
             self._generators.append((one, name, generator_state(one)))
         self._walk()
         self._settings()
-        self._contents = list(map(_contents, self._cells))
+        self._parts = self._parts_now()
         self._same = Same(self._held, self._hooks)
+
+    def _parts_now(self) -> list[tuple[str, Any, list[Any], list[Any]]]:
+        """Return what cells and functions hold: what it is, how to read it, of which objects, and what is there now."""
+        ways = (
+            ("a variable of an enclosing function", _contents, self._cells),
+            ("a function's code", _code, self._functions),
+            ("a default argument", _defaults, self._functions),
+        )
+        return [(what, read, holders, list(map(read, holders))) for what, read, holders in ways]
 
     def _walk(self) -> None:
         """Visit everything; what is visited may name more, so until nothing new is found."""
@@ -172,7 +187,12 @@ class Watch:
         library = of_library(function.__module__)
         if library and not function.__closure__:
             return
+        if not library and (what := outside(function)) is not None:
+            raise RecordingError(
+                f"it reads {what} (in {function.__name__}); read it in the loop, and pass what it gives"
+            )
         self._names |= names
+        self._functions.append(function)
         for cell in function.__closure__ or ():
             try:
                 value = cell.cell_contents
@@ -180,8 +200,8 @@ class Watch:
                 continue
             self._cells.append(cell)
             self._todo.append(("a variable of an enclosing function", value))
-        defaults = function.__defaults__ or (), (function.__kwdefaults__ or {}).values()
-        self._follow(function.__name__, (*defaults[0], *defaults[1], getattr(function, "__wrapped__", None)))
+        defaults = function.__defaults__ or ()
+        self._follow(function.__name__, (*defaults, function.__kwdefaults__, getattr(function, "__wrapped__", None)))
         self._partly.append((vars(function), frozenset()))
         if not library:
             found = function.__globals__
@@ -189,6 +209,7 @@ class Watch:
             if "" in names and not names.isdisjoint({"globals", "eval", "exec"}):
                 self._partly.append((found, frozenset()))
             self._todo += [(name, found[name]) for name in names & found.keys() if self._new(found[name])]
+            self._follow(function.__name__, [sys.modules[name] for name in names & sys.modules.keys()])
 
     def _array(self, name: str, value: Any) -> None:
         if value.nbytes > LARGEST_ARRAY or value.dtype.hasobject:
@@ -198,6 +219,12 @@ class Watch:
     def _object(self, name: str, value: Any) -> None:
         kind = type(value)
         library = of_library(kind.__module__)
+        if isinstance(value, pyro.infer.SVI):
+            own = [vars(one) for one in kind.__mro__ if not of_library(one.__module__)]
+            self._partly += [(vars(value), _OF_AN_SVI), *((holder, frozenset[str]()) for holder in own)]
+            return
+        if kind.__module__.startswith(_OF_THE_ENGINE):
+            return
         if isinstance(value, dict | types.MappingProxyType):
             items = dict(dict.items(value) if isinstance(value, dict) else value)
             if items.keys() != _OF_A_SCOPE:
@@ -208,14 +235,14 @@ class Watch:
                 self._lists.append((value, list(value)))
                 self._entries += len(value)
             self._follow(name, value)
+        elif not transparent(value):
+            raise RecordingError(f"it reaches {name!r}, a {kind.__name__}, whose state cannot be seen")
         if isinstance(value, nn.Module):
             self.modules.append(value)
             self._hooks += [vars(value)[hooks] for hooks in _HOOKS if hooks in vars(value)]
             for hooks in _HOOKS:
                 self._follow(hooks, vars(value).get(hooks, {}).values())
         if not library:
-            if not isinstance(value, dict | list | tuple | set | frozenset | deque) and not transparent(value):
-                raise RecordingError(f"it reaches {name!r}, a {kind.__name__}, whose state cannot be seen")
             self._class(kind)
             for base in kind.__mro__:
                 for slot in slots(base):
@@ -228,7 +255,7 @@ class Watch:
         """Follow what an object has: of a library's class all, of others what is named."""
         if library:
             names = [n for n in holder if n not in _OF_EVERY_MODULE] if module else list(holder)
-            self._held.append(Held(holder, names if module else None))
+            self._held.append(Held(holder))
             self._todo += [(name, holder[name]) for name in names]
             if kind.__module__.partition(".")[0] in _CACHING:
                 self._caching[id(holder)] = None
@@ -240,7 +267,7 @@ class Watch:
     def _class(self, kind: type, made: bool = False) -> None:
         """Follow a class and what it inherits from: what is named, what Python or a library calls, and how it is made."""
         called = frozenset().union(*(dir(base) for base in kind.__mro__ if of_library(base.__module__)))
-        for one in kind.__mro__:
+        for one in (*kind.__mro__, *type.mro(type(kind))):
             if of_library(one.__module__) or (one, made) in self._classes:
                 continue
             self._classes.add((one, made))
@@ -260,7 +287,7 @@ class Watch:
         """Return whether all is the very object that it was; what is merely equal, `changed` finds out."""
         return (
             bool(self._same)
-            and (not self._cells or all(map(operator.is_, map(_contents, self._cells), self._contents)))
+            and all(all(map(operator.is_, map(read, holders), old)) for _, read, holders, old in self._parts)
             and all(len(now) == len(old) and all(map(operator.is_, now, old)) for now, old in self._lists)
             and all(now.shape == old.shape and now.tobytes() == old.tobytes() for now, old in self._arrays)
         )
@@ -285,8 +312,9 @@ class Watch:
                     held.skipped.add(name)
                 elif _differs(old, new):
                     return str(name)
-        if any(map(_differs, self._contents, map(_contents, self._cells))):
-            return "a variable of an enclosing function"
+        for what, read, holders, old in self._parts:
+            if any(map(_differs, old, map(read, holders))):
+                return what
         if any(len(now) != len(old) or any(map(_differs, old, now)) for now, old in self._lists):
             return "an element of a list or set"
         if any(now.shape != old.shape or now.tobytes() != old.tobytes() for now, old in self._arrays):
@@ -309,7 +337,7 @@ class Watch:
         for held in self._same.held:
             held.renew()
         self._same = Same(self._held, self._hooks)
-        self._contents = list(map(_contents, self._cells))
+        self._parts = self._parts_now()
         self._lists = [(now, list(now)) for now, _ in self._lists]
         self._arrays = [(now, now.copy()) for now, _ in self._arrays]
 
@@ -317,7 +345,7 @@ class Watch:
         """Undo what the programs have replaced, added or drawn."""
         for held in self._same.held:
             held.put_back()
-        for cell, value in zip(self._cells, self._contents, strict=True):
+        for cell, value in zip(self._cells, self._parts[0][-1], strict=True):
             cell.cell_contents = value
         for now, old in self._lists:
             now.clear()

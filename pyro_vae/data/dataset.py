@@ -61,6 +61,8 @@ class Spec:
     description: str
     sequence: tuple[int, int] | None = None
     """(steps, features of a step) where ``x`` is a sequence, its steps side by side."""
+    strokes: bool = False
+    """Whether these steps are of a pen: (dx, dy, pen up), real moves and 0 or 1."""
     class_names: tuple[str, ...] | None = None
     """Of class 0, 1, ..., where the data bring names."""
     counts: bool = False
@@ -270,7 +272,7 @@ class Data:
     ) -> Iterator[Batch]:
         split = self._split("train")
         generator = torch.Generator().manual_seed(key("order", seed, epoch) >> 1)
-        order = torch.randperm(len(split), generator=generator).numpy()
+        order = split.order(generator)
         for step in range(start, steps):
             chosen = order[step * size : (step + 1) * size]
             first, last = rank * len(chosen) // world, (rank + 1) * len(chosen) // world

@@ -20,7 +20,8 @@ from pyro_vae.data.columns import Column, Named
 from pyro_vae.data.image_folders import progress, read_image_folder, read_images
 from pyro_vae.data.objects import Objects, dense, numbered, objects_in
 from pyro_vae.data.readers import DataError, brief, read_idx, read_npy, read_npy_folder, read_npz, read_table
-from pyro_vae.data.sequences import FILES, mark_lengths, named_sequences, pendulums, read_chorales
+from pyro_vae.data.sequences import FILES, mark_lengths, named_sequences, pendulums, phrases, read_chorales
+from pyro_vae.data.shards import INDEX, holds_shards, is_url, read_shards
 from pyro_vae.data.sprinkler import sprinkler_days
 
 DATASETS: dict[str, str] = {
@@ -35,6 +36,7 @@ DATASETS: dict[str, str] = {
     "celeba": "202,599 faces in colour, cropped and resized to 64x64, 256 levels; 40 attributes",
     "sprinkler": "5,000 days of cloud, sprinkler, rain and wet grass, 30% of it missing; comes with the package",
     "chorales": "382 chorales by Bach as piano rolls of 88 keys, 25 to 160 quarter notes",
+    "phrases": "phrases of 16 quarter notes out of the chorales, as piano rolls",
     "sketches": "32,000 drawings of characters as pen strokes, 2 to 157 points",
     "pendulum": "1,200 swings of a pendulum, 32 to 64 places seen with noise, and its state; comes with the package",
     "digit_rows": "the digits, read row by row: 8 steps of 8 grey values; comes with scikit-learn",
@@ -102,9 +104,11 @@ def open_source(
         if source in sized:
             return _SIZED[source](folder, image_size)
         opened = _named(source, folder)
+    elif isinstance(source, str) and is_url(source):
+        opened = Source(source.rstrip("/").rpartition("/")[2], {"all": read_shards(source)})
     elif isinstance(source, str | os.PathLike):
         path = _path(source)
-        if path.is_dir() and not any(path.glob("*.npy")):
+        if path.is_dir() and not holds_shards(path) and not any(path.glob("*.npy")):
             parts, names = read_image_folder(path, image_size, SPLIT_NAMES)
             height, width, channels = next(iter(parts.values()))["x"].shape[1:]
             shape, resized = (channels, height, width), image_size is not None
@@ -162,8 +166,23 @@ def _path(source: str | os.PathLike) -> Path:
     return path
 
 
+def _shards_in(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Return the fields of a folder of shards, or of those for its splits."""
+    if (folder / INDEX).is_file():
+        return {"all": read_shards(str(folder))}
+    named = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{INDEX}"))}
+    splits = {SPLIT_NAMES.get(name.lower(), name): read_shards(str(path)) for name, path in named.items()}
+    if odd := splits.keys() - {"train", "valid", "test"}:
+        raise DataError(f"{folder} has shards in {min(odd)}, which names no split: call it train, valid or test.")
+    if "train" not in splits:
+        raise DataError(f"{folder} has shards for {', '.join(splits)} and none for train: add them.")
+    return _ordered(splits)
+
+
 def _from_path(path: Path, given: str) -> Source:
     if path.is_dir():
+        if holds_shards(path):
+            return Source(path.name, _shards_in(path))
         return Source(path.name, _parts(read_npy_folder(path), str(path)))
     if path.suffix == ".npy":
         return Source(path.stem, {"all": {"x": read_npy(path)}})
@@ -245,6 +264,8 @@ def _named(name: str, folder: Path) -> Source:
         return Source(name, {"all": pendulums()}, curated=True)
     if name in FILES:
         return Source(name, _ordered(named_sequences(name, folder)), curated=True)
+    if name == "phrases":
+        return Source(name, _ordered(phrases(named_sequences("chorales", folder))), curated=True)
     if name == "sprinkler":
         return Source(name, {"all": sprinkler_days()}, curated=True)
     if name in _IDX:

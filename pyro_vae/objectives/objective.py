@@ -11,8 +11,8 @@ from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO
 from pyro.poutine import Trace
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from pyro_vae.compiled import tree_leaves
 from pyro_vae.options import Count, checked
 from pyro_vae.program import (
     Declaration,

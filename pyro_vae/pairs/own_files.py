@@ -1,5 +1,6 @@
 """Pairs in a user's own file: loading it with the modules that lie beside it, and telling it from others."""
 
+import ast
 import functools
 import hashlib
 import importlib.util
@@ -18,6 +19,7 @@ from pyro_vae.runs import open_regular
 _beside: dict[Path, dict[str, ModuleType]] = {}  # what users' files have imported, by their folder
 _INSTALLED = tuple({path + os.sep for path in sysconfig.get_paths().values()})
 _MAX_SOURCE = 10_000_000  # bytes; a real one has thousands
+_MAX_FILES = 1_000  # of one package
 
 
 def file_of(name: str) -> Path | None:
@@ -27,15 +29,62 @@ def file_of(name: str) -> Path | None:
 
 
 def source_of(name: str) -> str | None:
-    """Return what tells a pair's source file from others; None where it has none or cannot be read."""
+    """Return what tells a pair's source file, with the files beside it that it imports, from others.
+
+    Returns:
+        None where it has no file, or one that cannot be read.
+    """
     path = file_of(name)
     if path is None:
         return None
     try:
-        with open_regular(path) as file:
-            return hashlib.sha256(file.read(_MAX_SOURCE)).hexdigest()[:32]
+        own, *beside = _digests(path).values()
     except OSError:
         return None
+    return hashlib.sha256("".join([own, *beside]).encode()).hexdigest()[:32] if beside else own[:32]
+
+
+def _digests(path: Path) -> dict[Path, str]:
+    """Return what tells the content of a file from others, and that of each file beside it that it imports.
+
+    Of a package beside it that is every file. Modules whose names are computed are not found.
+    """
+    found: dict[Path, str] = {}
+    waiting = [path]
+    while waiting:
+        one = waiting.pop()
+        try:
+            with open_regular(one) as file:
+                source = file.read(_MAX_SOURCE)
+        except OSError:
+            if one == path:
+                raise
+            continue
+        found[one] = hashlib.sha256(source).hexdigest()
+        beside = {file for name in _imported(source) for file in _files_of(path.parent, name)}
+        waiting += beside - found.keys() - {*waiting}
+    own = found.pop(path)
+    names = sorted(found, key=lambda one: one.relative_to(path.parent).as_posix())
+    return {path: own, **{one: found[one] for one in names}}
+
+
+def _imported(source: bytes) -> set[str]:
+    """Return the first part of the name of each module that a file imports, wherever in it."""
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    return {name.partition(".")[0] for name in names} - {""}
+
+
+def _files_of(folder: Path, name: str) -> list[Path]:
+    """Return the files of the module or package of such a name in a folder; of none that Python itself has."""
+    if name in sys.stdlib_module_names or name == "pyro_vae":
+        return []
+    package = sorted((folder / name).rglob("*.py"))[:_MAX_FILES] if (folder / name).is_dir() else []
+    return package or [path for path in [folder / f"{name}.py"] if path.is_file()]
 
 
 def load_file(path: Path, given: str) -> ModuleType:

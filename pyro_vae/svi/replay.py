@@ -70,7 +70,7 @@ class StepGraph:
     """
 
     def __init__(self, svi: EagerSVI, args: Any, kwargs: Any, params: list[Tensor], watch: Watch, name: str) -> None:
-        self._svi, self.watches, self._params, self.name = svi, [watch], params, name
+        self._svi, self._params, self.name = svi, params, name
         self._options = svi.clip, svi.exchange
         self.calls, self.engine, self.tried = 0, "recorded", False
         self.used = 0
@@ -80,7 +80,8 @@ class StepGraph:
         def loss_and_grads(grads: list[Tensor | None], *args: Any, **kwargs: Any) -> Any:
             return as_tensors(svi.loss_of(args, kwargs), params), list(grads)
 
-        self._recording = record(loss_and_grads, args, kwargs, reference=self._eager, params=params)
+        self._recording = record(loss_and_grads, args, kwargs, reference=self._eager, params=params, may_ask=True)
+        self.states = [(watch, self._recording.questions.answers)]
         present = self._recording.present
         self._reached = present[len(present) - len(params) :]
         self._losses = sum(present[: len(present) - len(params)])
@@ -96,8 +97,8 @@ class StepGraph:
         self._stored = {name: p for name, p in store.items() if any(p is q for q in self._recording.outside)}
         self._hold_store(store)
 
-    def valid(self) -> bool:
-        """Return whether the recording holds: the same Python state, the same tensors where they were, and the same ones to train."""
+    def valid(self, tensors: Sequence[Tensor]) -> bool:
+        """Return whether the recording holds for such data: the same Python state, the same tensors where they were, and the same ones to train."""
         store = pyro.get_param_store()._params
         if store is not self._store:
             self._hold_store(store)
@@ -106,8 +107,20 @@ class StepGraph:
             and self._hands_on_the_same()
             and self._trains_the_same()
             and bool(self._in_store)
-            and (any(self.watches) or any(watch.changed() is None for watch in self.watches))
+            and self._in_a_known_state(tensors)
         )
+
+    def _in_a_known_state(self, tensors: Sequence[Tensor]) -> bool:
+        answers = self._recording.ask(tensors)
+        watches = [watch for watch, known in self.states if all(map(torch.equal, answers, known))]
+        return any(watches) or any(watch.changed() is None for watch in watches)
+
+    def changed(self) -> str | None:
+        """Return what is not as it was when this was recorded, with what helps."""
+        name, lines = self.states[0][0].changed(), self._recording.questions.lines
+        if name is not None:
+            return f"{name!r} keeps changing; keep it in one tensor that is written into, or pass it"
+        return f"what it reads of its data keeps changing ({lines[0]})" if lines else None
 
     def _hold_store(self, store: dict[str, Tensor]) -> None:
         self._store, self._in_store = store, Same([Held(store, [*self._stored], self._stored)])
@@ -122,9 +135,9 @@ class StepGraph:
             self._handles = RemovableHandle.next_id
         return bool(self._hooks)
 
-    def also(self, watch: Watch) -> None:
-        """Hold in another Python state too, in place of the oldest of many."""
-        self.watches = [watch, *self.watches[: MOST_STATES - 1]]
+    def also(self, other: "StepGraph") -> None:
+        """Hold in the state of another recording too, in place of the oldest of many."""
+        self.states = [*other.states, *self.states[: MOST_STATES - 1]]
 
     def _trains_the_same(self) -> bool:
         """Return whether optimizer, clipping and exchange are the same, and (Pyro's take what is announced) has the same parameters."""
@@ -140,7 +153,8 @@ class StepGraph:
         one, two = self._recording, other._recording
         identical = len(one.outside) == len(two.outside) and all(map(operator.is_, one.outside, two.outside))
         identical = identical and self._flags == other._flags and self._trains_the_same()
-        return identical and one.valid() and differences(one.graph, two.graph) is None
+        pairs = (one.graph, two.graph), (one.questions.graph, two.questions.graph)
+        return identical and one.valid() and all(differences(*pair) is None for pair in pairs)
 
     def apart(self, tensors: list[Tensor]) -> list[Tensor]:
         """Return the data, copied where they lie in a parameter's memory: compiled code may write it before it reads them."""
@@ -194,7 +208,11 @@ class StepGraph:
 
     def ahead(self, most: int, tensors: Sequence[Tensor]) -> int:
         """Return how many steps may follow the last one without anything being looked at: none is to be audited, nor are its data copied."""
-        if self._whole is None or not self._memories.isdisjoint(map(memory, tensors)):
+        if (
+            self._whole is None
+            or self._recording.questions.lines
+            or not self._memories.isdisjoint(map(memory, tensors))
+        ):
             return 0
         return next((i for i in range(most) if audited(self.calls + i + 1)), most)
 

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pyro.infer import ELBO
@@ -12,23 +12,16 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.compiled import RecordingError, Watch, in_short, random_state, set_random_state, signature
+from pyro_vae.compiled import RecordingError, Watch, in_short, random_state, set_random_state, signature, surroundings
 from pyro_vae.svi.blocks import Schedule, never, take
 from pyro_vae.svi.eager import JITS, EagerSVI, InvalidData, as_tensors
 from pyro_vae.svi.exchange import Exchange
 from pyro_vae.svi.first import FirstStep, store_kept
+from pyro_vae.svi.forecast import Forecast, Mode
 from pyro_vae.svi.replay import StepGraph, audited
 
 __all__ = ["SVI", "Mode"]
 
-Mode = Literal["auto", "on", "off", "recorded"]
-
-RECORDS_AT = 101  # call at which "auto" records when it does not know how many steps are planned
-WORTH_RECORDING = 200  # steps after which recording has paid for itself, about
-WORTH_COMPILING = 10_000  # the same for inductor with a cold cache, on a small VAE
-COMPILES_AT = 5_000  # call at which "auto" compiles when it does not know how many steps are planned
-PLANNED_COMPILES_AT = 100  # the same when they are many: the first losses come before the compiler takes its time
-OTHER_SHAPES_COMPILE_AT = 50  # calls of a second signature before it is compiled too: a last, smaller batch is not
 MOST_RECORDINGS = 8
 PATIENCE = 50  # calls in one state that earn a recording once others have come in vain
 MOST_COUNTS = 256  # signatures whose calls are counted
@@ -40,9 +33,9 @@ class SVI(EagerSVI):
     """Drop-in for `pyro.infer.SVI`: `step` returns the same loss, and takes a fraction of the time where
     Python is the cost.
 
-    The first call records the step (loss, gradients, optimizer) as one graph of tensor operations, checks it
-    against eager Pyro, and later calls replay it. A program that cannot be recorded soundly runs eagerly: one
-    warning names the reason.
+    When it pays, a call records the step (loss, gradients, optimizer) as one graph of tensor operations and checks it
+    against eager Pyro; later calls replay it. A program that cannot be recorded soundly runs eagerly: one warning
+    names the reason.
 
     Args:
         model: any Pyro program.
@@ -51,8 +44,8 @@ class SVI(EagerSVI):
             optimizer, which trains the parameters it was given. Learning rates may change from step to step.
         loss: a Pyro ELBO, or `loss(model, guide, *args)` that returns a scalar tensor.
         compile: "on" compiles before the first step; "recorded" replays the recorded graph and never
-            compiles; "off" runs eagerly; "auto" chooses by the number of steps only, so that a resumed run
-            takes the same path (docs/compiled.md).
+            compiles; "off" runs eagerly; "auto" records and compiles when it pays, and in a resumed run as in
+            one that was not stopped (docs/compiled.md).
         clip: largest norm of the gradient over all parameters; torch optimizers only (a Pyro optimizer has
             `clip_args`).
         steps: how many steps are planned, which "auto" goes by.
@@ -88,7 +81,7 @@ class SVI(EagerSVI):
         if compile not in ("auto", "on", "off", "recorded"):
             raise ValueError(f"compile is {compile!r}; give 'auto', 'on', 'off' or 'recorded'")
         self.mode: Mode = compile
-        self.planned = steps
+        self.forecast = Forecast(compile, steps)
         self.count = 0
         self.engine = "eager"
         self.why_not: str | None = None
@@ -109,11 +102,9 @@ class SVI(EagerSVI):
     def _why_never(self) -> str | None:
         if self.mode == "off":
             return "compile is 'off'"
-        if self.mode == "auto" and self.planned is not None and self.planned < WORTH_RECORDING:
-            return f"{self.planned} steps are too few to earn a recording"
         if isinstance(self.objective, JITS):
             return f"{type(self.objective).__name__} records its step itself; its sibling without Jit is faster"
-        return None
+        return self.forecast.why_never()
 
     @property
     def compiled(self) -> bool:
@@ -193,12 +184,13 @@ class SVI(EagerSVI):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts that decide when a graph is compiled; parameters and optimizer have their own."""
-        return {"count": self.count, "calls": dict(self._calls)}
+        return {"count": self.count, "calls": dict(self._calls), **self.forecast.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue counting from `state`, so that a resumed run repeats the uninterrupted one bit for bit."""
         self.count = state["count"]
         self._calls = dict(state["calls"])
+        self.forecast.load_state_dict(state)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies record anew: a recording is of the tensors themselves."""
@@ -207,10 +199,11 @@ class SVI(EagerSVI):
     def _replay(self, args: Any, kwargs: Any) -> Any:
         try:
             key, tensors = signature(args, kwargs)
-            casts = [torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) for kind in ("cpu", "cuda")]
-            validate = torch.distributions.Distribution._validate_args
-            key = *key, torch.get_default_dtype(), *casts, validate
-            graph = next((graph for graph in self._graphs.get(key, ()) if graph.valid()), None)
+            around = surroundings()
+            if around is None:
+                return self._step_eagerly("the step was called inside a mode of torch's", args, kwargs)
+            key = *key, *around
+            graph = next((graph for graph in self._graphs.get(key, ()) if graph.valid(tensors)), None)
             name = graph.name if graph is not None else _name(key)
             calls = self._count(name)
             wait = self._why_wait(key, name, calls, args, kwargs) if graph is None else None
@@ -219,7 +212,7 @@ class SVI(EagerSVI):
         except Exception as error:  # of what cannot be compared
             return self._give_up(error, self._step_eagerly("", args, kwargs))
         if wait is not None:
-            return self._step_eagerly(wait, args, kwargs)
+            return self.forecast.timed(lambda: self._step_eagerly(wait, args, kwargs))
         if graph is None:
             graph, loss = self._record(key, args, kwargs, name)
             if graph is None:
@@ -233,7 +226,8 @@ class SVI(EagerSVI):
             graph.calls, graph.used = graph.calls + 1, self.count
             tensors = graph.apart(tensors)
             said = graph.audit(args, kwargs, tensors) if audited(graph.calls) else None
-            if not graph.tried and self._worth_compiling(graph.name, calls):
+            first = graph.name == next(iter(self._calls))
+            if not graph.tried and self.forecast.worth_compiling(first, calls):
                 said = graph.compile(tensors)
             if said:
                 self.warn(f"SVI {said}.")
@@ -257,14 +251,6 @@ class SVI(EagerSVI):
         self._calls[name] = self._calls.get(name, 0) + 1
         return self._calls[name]
 
-    def _worth_compiling(self, name: str, calls: int) -> bool:
-        """Return whether compiling pays by now: by counts alone, so that a resumed run, and each of several processes, decides alike."""
-        if self.mode == "on":
-            return name == next(iter(self._calls)) or calls > OTHER_SHAPES_COMPILE_AT
-        if self.mode == "auto" and self.planned is not None:
-            return self.planned >= WORTH_COMPILING and calls >= PLANNED_COMPILES_AT
-        return self.mode == "auto" and calls >= COMPILES_AT
-
     def _why_wait(self, key: tuple[Any, ...], name: str, calls: int, args: Any, kwargs: Any) -> str | None:
         """Say why a step is not recorded yet, or None if it is to be.
 
@@ -272,10 +258,11 @@ class SVI(EagerSVI):
         signature has come often enough while no Python value changed.
         """
         changing = self._changing(key, args, kwargs)
-        if self.mode == "auto" and self.planned is None and calls < RECORDS_AT:
+        early = self.forecast.why_wait(calls)
+        if early is not None:
             if changing is not None and len(self._calls) > 4 * MOST_RECORDINGS:
                 self._say("eager", f"SVI runs eagerly: {changing}.")
-            return f"shapes are recorded at their call {RECORDS_AT}, to be sure that it pays"
+            return early
         if not self._restless:
             return None
         if self._waiting is None:
@@ -304,12 +291,7 @@ class SVI(EagerSVI):
         for name, now in self._arguments.items():
             if now != last.get(name, now) and not now[1]:
                 return f"argument {name!r} keeps changing; pass a tensor"
-        changed = [name for graph in self._graphs.get(key, ()) if (name := graph.watches[0].changed())]
-        return (
-            f"{changed[0]!r} keeps changing; keep it in one tensor that is written into, or pass it"
-            if changed
-            else None
-        )
+        return next((said for graph in self._graphs.get(key, ()) if (said := graph.changed())), None)
 
     def _record(self, key: tuple[Any, ...], args: Any, kwargs: Any, name: str) -> tuple[StepGraph | None, Any]:
         """Return the graph of such a step, or None and the loss of the step that was taken eagerly."""
@@ -330,9 +312,9 @@ class SVI(EagerSVI):
                 graph = StepGraph(self, args, kwargs, first.params, first.watch, name)
         except Exception as error:
             return None, self._give_up(error, first.finish())
-        return self._one_of(key, graph, first.watch), None
+        return self._one_of(key, graph), None
 
-    def _one_of(self, key: tuple[Any, ...], recorded: StepGraph, watch: Watch) -> StepGraph:
+    def _one_of(self, key: tuple[Any, ...], recorded: StepGraph) -> StepGraph:
         """Return the graph that does the same as the recorded one, or that one, as a new one in place of the least used."""
         at, name = self._recorded_at
         if self._restless:
@@ -341,7 +323,7 @@ class SVI(EagerSVI):
         self._recorded, self._recorded_at = self._recorded + 1, (self.count, recorded.name)
         for graph in self._graphs.get(key, ()):
             if graph.same(recorded):  # what has changed makes no difference
-                graph.also(watch)
+                graph.also(recorded)
                 return graph
         if sum(map(len, self._graphs.values())) >= MOST_RECORDINGS:
             graphs = min(self._graphs.values(), key=lambda graphs: min(graph.used for graph in graphs))

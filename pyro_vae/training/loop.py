@@ -151,7 +151,6 @@ class Loop:
         taken = self.trainer.step(batch, state.step, state.rollbacks)
         if taken.finite and taken.sound:
             self._enter(taken.loss)
-            self.recovery.settle(before)
             return 1
         overflow = parameters(self.trainer.watched) if taken.finite else None
         if taken.finite and (back := self.undo.undo()):

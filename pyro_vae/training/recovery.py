@@ -49,19 +49,11 @@ class Recovery:
 
     def __init__(self, keeper: Keeper) -> None:
         self.keeper, self.trainer, self.state = keeper, keeper.trainer, keeper.state
-        self._buffers = [b for b in self.trainer.pair.named_buffers().values() if b.is_floating_point()]
-        self._settled = False  # whether `_buffers` are only those that steps change
+        self._buffers = list(self.trainer.pair.named_buffers().values())
 
     def before(self) -> Before:
-        """Return the random state and buffers that the next step changes."""
+        """Return the random state and the buffers before a step."""
         return Before(generators(self.trainer.device), [b.clone() for b in self._buffers])
-
-    def settle(self, before: Before) -> None:
-        """Stop saving buffers that the first step has left unchanged."""
-        if not self._settled:
-            pairs = zip(self._buffers, before.buffers, strict=True)
-            self._buffers = [b for b, old in pairs if not torch.equal(b, old)]
-            self._settled = True
 
     def recover(self, batch: Batch, loss: float, before: Before, overflow: str | None = None) -> None:
         """Follow the policy after a step with a non-finite loss or gradient, or a non-finite update.

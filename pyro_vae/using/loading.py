@@ -152,7 +152,10 @@ def _allowed(run: Run, stored: str, named: str | None, words: Words) -> str:
     function, named_function = stored.rpartition(":")[2], named.rpartition(":")[2]
     if named == stored or (file_of(named), named_function) == (file_of(stored), function):
         if known is not None and source_of(named) != known:
-            warn(f"the code of {named} has changed since {run} was trained with it", RunNote)
+            warn(
+                f"the code of {named}, or of a file beside it that it imports, has changed since {run} was trained",
+                RunNote,
+            )
         return named
     moved = known is not None and source_of(named) == known and named_function == function
     if not moved:

@@ -1,5 +1,6 @@
 """Data and pairs that move or change between training and what follows it."""
 
+import os
 import shutil
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 import yaml
 
 import pyro_vae as pv
+from pyro_vae import pairs
 from pyro_vae.cli import main
 from pyro_vae.posterior import latent_vectors
 from pyro_vae.report.sections import Drawn
@@ -170,6 +172,39 @@ def test_a_changed_pair_is_named(here, capsys):
     (here / "sub" / "my.py").write_text(PAIR.replace("0.0", "5.0"))
     for command in (["evaluate", "sub/own", "--samples", "5"], ["resume", "sub/own", "--epochs", "2"]):
         assert "has changed since" in tell(capsys, 0, *command, "--pair", "sub/my.py:build")
+
+
+def test_a_changed_file_beside_a_pair_is_named(here, capsys):
+    (here / "sub" / "nets.py").write_text(f"{NETS}  # changed")
+    said = tell(capsys, 0, "evaluate", "sub/own", "--samples", "5", "--pair", "sub/my.py:build")
+    assert "or of a file beside it that it imports, has changed since" in said
+
+
+def test_files_that_a_pairs_file_imports_are_part_of_it(tmp_path):
+    files = {
+        "mine.py": "import os, nets\ndef build(spec):\n    from pack import deep\n",
+        "nets.py": "import more",
+        "more.py": "import nets  # a circle",
+        "pack/__init__.py": "",
+        "pack/deep.py": "from . import deeper",
+        "pack/deeper.py": "WIDTH = 3",
+        "os.py": "A = 1",
+        "other.py": "B = 1",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    name = f"{tmp_path}/mine.py:build"
+    known = pairs.source_of(name)
+    shutil.copytree(tmp_path, tmp_path / "moved")
+    assert pairs.source_of(f"{tmp_path}/moved/mine.py:build") == known
+    for changed in files:
+        (tmp_path / changed).write_text(files[changed] + "\n# changed")
+        assert (pairs.source_of(name) == known) == (changed in ("os.py", "other.py")), changed
+        (tmp_path / changed).write_text(files[changed])
+    (tmp_path / "nets.py").unlink()
+    os.mkfifo(tmp_path / "nets.py")
+    assert pairs.source_of(name) not in (None, known)  # and does not wait for the pipe
 
 
 def test_the_neighbours_of_two_files_do_not_mix(here, tmp_path):

@@ -24,9 +24,12 @@ class Model(PyroModule):
         super().__init__()
         self.kind = kind
         self.decode = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 4))
+        self.register_buffer("poisoned", torch.zeros(()))  # which bad batches alone move
 
     def forward(self, x):
         bad = (x == POISON).any(-1, keepdim=True).to(x.dtype)
+        if self.training:
+            self.poisoned += bad.sum()
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(2, dtype=x.dtype), 1.0).to_event(1))
             loc = self.decode(z)
@@ -132,6 +135,9 @@ def test_skip_passes_over_the_batch_alone(data, tmp_path, tally, kind):
     assert all(math.isfinite(value) for row in fitted.history for value in row.values())
     assert all(t.isfinite().all() for t in fitted.pair.state_dict().values())
     assert fitted.steps == 3 * data.num_batches(20)
+    buffers = fitted.pair.named_buffers()
+    assert buffers["model.decode.1.num_batches_tracked"] == fitted.steps - len(bad)
+    assert buffers["model.poisoned"] == 0
     tally(f"non-finite {kind}, skipped", len(bad))
 
 

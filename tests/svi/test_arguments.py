@@ -118,8 +118,8 @@ def a_tensor_that_is_bound_anew(kind):
 # ---- data that torch or Pyro refuse ----
 
 
-def bernoulli():
-    enc, dec = nn.Linear(6, 4), nn.Linear(2, 6)
+def bernoulli(*last):
+    enc, dec = nn.Linear(6, 4), nn.Sequential(nn.Linear(2, 6, bias=not last), *last)
 
     def model(x):
         pyro.module("dec", dec)
@@ -178,6 +178,24 @@ def test_invalid_data_are_refused_by_pyro_and_training_goes_on(name, mode, uncom
         return losses + [svi.step(*good) for _ in range(3)]
 
     assert run(SVI) == pytest.approx(run(pyro.infer.SVI), rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["recorded", pytest.param("on", marks=pytest.mark.slow)])
+def test_invalid_data_move_running_statistics_once_as_in_pyro(mode, uncompiled):
+    def run(kind):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        norm = nn.BatchNorm1d(6)
+        model, guide = bernoulli(norm)
+        options = {} if kind is pyro.infer.SVI else {"compile": mode}
+        svi = kind(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO(), **options)
+        for _ in range(4):
+            svi.step(BITS)
+        with pytest.raises(ValueError, match="site 'x'"):
+            svi.step(INVALID["a grey pixel"][2][0])
+        return torch.cat([norm.running_mean, norm.running_var, norm.num_batches_tracked[None]])
+
+    assert torch.allclose(run(SVI), run(pyro.infer.SVI), rtol=1e-5)
 
 
 def test_validation_that_is_switched_off_stays_off():

@@ -41,6 +41,21 @@ def counts_its_calls(kind):
     return [svi.step(X) for _ in range(14)] + [v.t]
 
 
+@case()
+def reaches_its_own_svi(kind):
+    class Trainer:
+        def __init__(self):
+            self.v = Vae()
+            self.svi = make(kind, self.model, self.v.guide)
+
+        def model(self, x, flag=None):
+            assert self.svi.model is not None
+            self.v.model(x)
+
+    trainer = Trainer()
+    return [trainer.svi.step(X, *((True,) if i % 2 else ())) for i in range(8)]
+
+
 STEPS = 0
 
 
@@ -265,13 +280,13 @@ def makes_what_it_needs_at_its_first_call(kind):
     return [svi.step(X) for _ in range(6)]
 
 
-@case("it reads the value of a tensor")
+@case("it takes the value of a tensor out of torch")
 def swallows_the_refusal(kind):
     v = Vae()
 
     def model(x):
         try:
-            big = bool(v.dec[0].weight.mean() > 0.1)
+            big = v.dec[0].weight.mean().tolist() > 0.1
         except Exception:
             big = False
         v.model(x, 1.0 if big else 0.1)

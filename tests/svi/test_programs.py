@@ -13,14 +13,7 @@ from svi_programs import FEATURES, LATENT, PYRO_OPTIMIZERS, batches, everything,
 from torch import nn
 
 from pyro_vae.svi.eager import EagerWarning
-from pyro_vae.svi.svi import (
-    COMPILES_AT,
-    PLANNED_COMPILES_AT,
-    RECORDS_AT,
-    SVI,
-    WORTH_COMPILING,
-    WORTH_RECORDING,
-)
+from pyro_vae.svi.svi import SVI
 
 
 def test_a_gradient_that_goes_through_an_argument_arrives():
@@ -281,27 +274,6 @@ def test_evaluate_loss_is_pyros():
     a = svi.evaluate_loss(x)
     torch.manual_seed(3)
     assert a == theirs.evaluate_loss(x)
-
-
-@pytest.mark.slow
-def test_auto_goes_by_the_number_of_steps(uncompiled):
-    def engines(planned: int | None, *calls: int) -> list[str]:
-        one = programs()
-        svi = SVI(one.model, one.guide, torch.optim.Adam(everything(one)), Trace_ELBO(), steps=planned)
-        found = []
-        for call in calls:
-            state = svi.state_dict()
-            svi.load_state_dict({**state, "calls": dict.fromkeys(state["calls"], call - 1)})
-            svi.step(batches(1)[0])
-            found.append(svi.engine)
-        return found
-
-    assert engines(WORTH_RECORDING - 1, 1, 50) == ["eager"] * 2
-    assert engines(WORTH_RECORDING, 1, PLANNED_COMPILES_AT) == ["recorded"] * 2
-    compiles = PLANNED_COMPILES_AT
-    assert engines(WORTH_COMPILING, 1, compiles - 1, compiles) == ["recorded", "recorded", "inductor"]
-    calls = 1, RECORDS_AT - 1, RECORDS_AT, COMPILES_AT - 1, COMPILES_AT
-    assert engines(None, *calls) == ["eager", "eager", "recorded", "recorded", "inductor"]
 
 
 def test_recording_leaves_no_trace():

@@ -139,8 +139,8 @@ def test_resumed_run_is_the_same_bit_for_bit(mode, uncompiled):
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 2, 3, 5, 6, 8])
 def test_auto_changes_over_at_the_same_step_wherever_a_run_was_stopped(stop, uncompiled, monkeypatch):
-    monkeypatch.setattr("pyro_vae.svi.svi.RECORDS_AT", 3)
-    monkeypatch.setattr("pyro_vae.svi.svi.COMPILES_AT", 6)
+    monkeypatch.setattr("pyro_vae.svi.forecast.RECORDS_AT", 3)
+    monkeypatch.setattr("pyro_vae.svi.forecast.COMPILES_AT", 6)
     engines: list[str] = []
     update = SVI.update
 

@@ -117,8 +117,8 @@ def test_resuming_gives_the_same_bits_while_auto_changes_over(tmp_path, digits, 
         "pyro_vae.compiled.inductor.compile_graph", lambda graph, inputs: graph
     )  # compiling takes seconds
     steps = digits.num_batches(128)
-    monkeypatch.setattr("pyro_vae.svi.svi.RECORDS_AT", steps + 3)
-    monkeypatch.setattr("pyro_vae.svi.svi.COMPILES_AT", 2 * steps + 3)
+    monkeypatch.setattr("pyro_vae.svi.forecast.RECORDS_AT", steps + 3)
+    monkeypatch.setattr("pyro_vae.svi.forecast.COMPILES_AT", 2 * steps + 3)
     whole = pv.fit(small(digits), digits, epochs=4)
     assert whole.compiled
     pv.fit(small(digits), digits, run=tmp_path / "half", epochs=stop)
