@@ -177,9 +177,8 @@ def traversal(
         below = descendants(nodes, site)
         values = {name: z.repeat(steps, 1) for name, z in code.items() if name not in below and z.dim() == 2}
         mean, deviation = spread[site]
-        values[site][:, j] = (
-            within_support(pair, one, site, line, code, seed=seed) if site in single else mean[j] + deviation[j] * line
-        )
+        moved = within_support(pair, one, site, line, code, seed=seed) if site in single else None
+        values[site][:, j] = mean[j] + deviation[j] * line if moved is None else moved
         rows.append(_decoded(pair, batch, values, seed, data.spec))
         labels.append(f"{site if site in single else f'{site}[{j}]'}\n{worth:.2f} {unit}")
     return sheet(
