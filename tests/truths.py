@@ -1,7 +1,7 @@
 """Pairs whose log p(x) and p(z | x) are known, and ways of damaging a posterior: what every diagnostic is tried on.
 
 ``linear`` is linear-Gaussian with a posterior of correlation -0.8. ``neural`` is a small neural decoder of two latent dimensions, and
-``exact_guide`` its posterior summed over a grid.
+``exact_guide`` its posterior summed over a grid. ``state_space`` and ``hidden_markov`` are chains with their smoothers.
 """
 
 import math
@@ -11,13 +11,29 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution, constraints
-from torch import Tensor
+from torch import Tensor, nn
 
 import pyro_vae as pv
-from pyro_vae.conditionals import MLP, Bernoulli, Conditional, Normal, StandardNormal
+from pyro_vae.conditionals import (
+    MLP,
+    Bernoulli,
+    Conditional,
+    EachStep,
+    LinearEmission,
+    LinearMove,
+    LinearSmoother,
+    Normal,
+    PathPrior,
+    StandardNormal,
+    TableMove,
+    TableSmoother,
+    from_scale,
+)
 from pyro_vae.guides.latent import LatentGuide
+from pyro_vae.guides.markov import MarkovGuide
 from pyro_vae.models.latent import LatentModel
 from pyro_vae.models.linear import LinearModel
+from pyro_vae.models.markov import MarkovModel
 
 DAMAGES = ("scale", "shift", "correlation", "collapse")
 WIDTH = 6.0  # of the grid, on either side of 0: REFERENCES item 9
@@ -146,3 +162,46 @@ class OnGrid(TorchDistribution):
         cell = (index[..., 0] * side + index[..., 1]).clamp(0, side**2 - 1)
         mass = self.log_mass.expand(*cell.shape, -1).gather(-1, cell[..., None])[..., 0]
         return torch.where(inside, mass - 2 * math.log(self.width * self.scale), -math.inf)
+
+
+A, Q, R, T = 0.9, 0.25, 0.49, 20
+KALMAN = -24.192472256490, -6.168853353786  # of sin t, t = 1 .. 20 and 1 .. 5
+
+
+def state_space() -> pv.Pair:
+    """z_1 ~ N(0, 1), z_t = .9 z_(t-1) + N(0, .5^2), x_t = z_t + N(0, .7^2)."""
+    move, emission = LinearMove(1).double(), LinearEmission(1, torch.zeros(1).double(), torch.ones(1).double()).double()
+    with torch.no_grad():
+        emission.weight.fill_(1.0)
+        emission.raw_scale.copy_(from_scale(torch.tensor([R**0.5], dtype=torch.float64)))
+        move.raw_scale.copy_(from_scale(torch.tensor([Q**0.5], dtype=torch.float64)))
+        move.matrix.fill_(A)
+    model = MarkovModel(1, PathPrior(move), EachStep(emission, 1)).double()
+    return pv.Pair(model, MarkovGuide(1, LinearSmoother(move, emission)))
+
+
+def sines(copies: int = 1, steps: int = T) -> dict[str, Tensor]:
+    """Return sin t with 20 steps, and with 5 and something else behind them."""
+    x = torch.sin(torch.arange(1.0, steps + 1).double()).repeat(2, 1)
+    mask = torch.arange(steps) < torch.tensor([[T], [5]])
+    x[1, 5:] = 7.0
+    return {"x": x.repeat_interleave(copies, 0), "mask": mask.repeat_interleave(copies, 0)}
+
+
+SEEN = torch.tensor([[0.1, 0.4, 0.5], [0.6, 0.3, 0.1]], dtype=torch.float64)
+
+
+class Seen(nn.Module):
+    """p(x_t | z_t) of walking, shopping, cleaning."""
+
+    def forward(self, z: Tensor) -> dist.OneHotCategorical:
+        return dist.OneHotCategorical(probs=z @ SEEN.to(z))
+
+
+def hidden_markov() -> pv.Pair:
+    move = TableMove(2).double()
+    with torch.no_grad():
+        move.first_logits.copy_(torch.tensor([0.6, 0.4], dtype=torch.float64).log())
+        move.logits.copy_(torch.tensor([[0.7, 0.3], [0.4, 0.6]], dtype=torch.float64).log())
+    model = MarkovModel(3, PathPrior(move), EachStep(Seen(), 2)).double()
+    return pv.Pair(model, MarkovGuide(3, TableSmoother(move, model.emission.one)))

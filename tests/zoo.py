@@ -59,6 +59,8 @@ def batch(spec: Spec, size: int = BATCH) -> dict[str, Tensor]:
             drawn[name] = torch.round(torch.sigmoid(drawn[name]) * (spec.levels - 1)) / (spec.levels - 1)
         if name == "x" and spec.support == "binary":
             drawn[name] = (drawn[name] > 0).double()
+        if name == "x" and spec.strokes:
+            drawn[name][:, 2::3] = (drawn[name][:, 2::3] > 0.5).double()
         if name == "x":
             for column in spec.categorical:
                 number = len(column.categories)
@@ -115,6 +117,7 @@ ATTRIBUTES = spec(support="binary", y=(2,))
 UNSEEN = spec(seen=(FEATURES,))
 SERIES = spec(mask=(4,), sequence=(4, 4))
 NOTES = spec(support="binary", mask=(4,), sequence=(4, 4))
+STROKES = replace(spec(features=12, mask=(4,), sequence=(4, 3)), strokes=True)
 COLUMNS = spec(features=7, categorical=(Column("kind", 2, ("a", "b", "c")), Column("old", 5, ("no", "yes"))))
 NODES = spec(support="binary", features=4, seen=(4,))
 
@@ -195,5 +198,8 @@ ROWS: dict[str, Row] = {
         pairs.markov, {"transition": "linear", "posterior": "smoother", "latent": 3, "hidden": 8}, SERIES
     ),
     "markov-table": Row(pairs.markov, {"transition": "table", "latent": 3, "hidden": 8}, NOTES, exact=True),
+    "sequence": Row(pairs.sequence, {"latent": 3, "hidden": 8, "dropout": 0.3}, NOTES),
+    "sequence-vamp": Row(pairs.sequence, {"latent": 3, "hidden": 8, "prior": "vamp", "components": 4}, SERIES),
+    "sequence-strokes": Row(pairs.sequence, {"latent": 3, "hidden": 8, "covariance": "full"}, STROKES),
     "linear-per-feature": Row(pairs.linear, {"latent": 3, "noise": "per-feature"}, exact=True),
 }

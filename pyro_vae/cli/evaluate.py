@@ -55,7 +55,11 @@ def _evaluate_arguments(words: Sequence[str]) -> Any:
     parser.add_argument("--samples", type=int | None, default=None, help="draws for each datum (5000; fewer of chains)")
     add_split(parser)
     parser.add_argument(
-        "--proposal", type=str, default="refined", help="where draws come from: refined for each datum, or the guide"
+        "--proposal",
+        type=str,
+        default="refined",
+        help="where draws come from: refined for each datum; the guide; or filter, which weighs a path of states step "
+        "by step, and is taken by itself where the weights of whole paths spread",
     )
     parser.add_argument(
         "--temperature",
@@ -75,8 +79,8 @@ def _evaluate_arguments(words: Sequence[str]) -> Any:
         raise UsageError(f"--temperatures must be at least 1, got {args.temperatures}: log Z is annealed through them")
     if args.samples is not None and args.samples < 1:
         raise UsageError(f"--samples must be at least 1, got {args.samples}")
-    if args.proposal not in ("refined", "guide"):
-        raise UsageError(unknown("proposal", args.proposal, ("refined", "guide")))
+    if args.proposal not in (known := ("refined", "guide", "filter")):
+        raise UsageError(unknown("proposal", args.proposal, known))
     return args
 
 

@@ -62,6 +62,7 @@ DATA_OPTIONS = {
     "labels": (int | None, "training data that keep their class, equally many per class; the others' are hidden"),
     "label_seed": (int | None, "decides which data keep theirs (default: 0)"),
     "y": (str | None, "the column of a .csv or .tsv table that is y and no part of x"),
+    "longest": (int | None, "steps of a sequence; longer ones are left out, which spares padding"),
     "categories": (str | None, "columns of a table that are categories though they hold numbers: class,ward"),
     "missing": (str | None, "refuse NaN in x, or mark them as missing (the default for pairs that take such data)"),
 }

@@ -6,7 +6,8 @@
     decoder  z -> p(x | z)      `Conditional` of a net and a likelihood's head
     encoder  x -> q(z | x)      `Conditional` of a net and `Normal`, `LowRank`, `FullCovariance`,
                                 `Flow` or `PointMass`; `Quantize`
-    sequences  `PathPrior`, `EachStep`, `PathEncoder`: see `pyro_vae.conditionals.paths`
+    sequences  `PathPrior`, `EachStep`, `PathEncoder`: see `pyro_vae.conditionals.paths`; with one z
+                                for the whole `StepDecoder`, `SequenceEncoder`
     grey levels  `CellsPrior`, `Rounding`, `Dequantize`: see `pyro_vae.conditionals.rounding`
     noising  zl -> q(zl+1 | zl)  `Noising`, without parameters, and back: `Reverse` of a denoiser
     others   z, y -> p(x | z, y)    `Conditional` too: it takes any number of contexts
@@ -43,7 +44,9 @@ from pyro_vae.conditionals import (
     quantized,
     rounding,
     scales,
+    sequences,
     smoothers,
+    strokes,
     tables,
 )
 from pyro_vae.conditionals.autoregressive import *
@@ -65,7 +68,9 @@ from pyro_vae.conditionals.priors import *
 from pyro_vae.conditionals.quantized import *
 from pyro_vae.conditionals.rounding import *
 from pyro_vae.conditionals.scales import *
+from pyro_vae.conditionals.sequences import *
 from pyro_vae.conditionals.smoothers import *
+from pyro_vae.conditionals.strokes import *
 from pyro_vae.conditionals.tables import *
 from pyro_vae.nets import MLP, ConvDecoder, ConvEncoder, OneHot, Standardize
 
@@ -90,5 +95,7 @@ __all__ += priors.__all__
 __all__ += quantized.__all__
 __all__ += rounding.__all__
 __all__ += scales.__all__
+__all__ += sequences.__all__
 __all__ += smoothers.__all__
+__all__ += strokes.__all__
 __all__ += tables.__all__

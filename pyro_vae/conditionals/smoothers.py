@@ -10,9 +10,10 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pyro_vae.conditionals.paths import LinearEmission, LinearMove, TableMove
-from pyro_vae.distributions import Path
+from pyro_vae.distributions import LinearPath, Path
 
 __all__ = ["LinearSmoother", "TableSmoother"]
 
@@ -34,43 +35,69 @@ class LinearSmoother(nn.Module):
 
     def forward(self, x: Tensor, there: Tensor) -> TorchDistribution:
         """Return p(z | x) for ``x``, ``(batch, steps, features)``, and the steps ``there``."""
-        transition, _ = self.parts
-        pull, covariance = self._messages(x, there)
-        tril = torch.linalg.cholesky(covariance)
-        gate = covariance @ (transition.matrix / transition.scale.square()[:, None])
-
-        def step(previous: Tensor, where: slice) -> TorchDistribution:
-            moved = (gate[:, where] @ previous.unsqueeze(-1)).squeeze(-1)
-            return dist.MultivariateNormal(moved + pull[:, where], scale_tril=tril[:, where])
-
-        begin = dist.MultivariateNormal(pull[:, 0], scale_tril=tril[:, 0])
-        return Path(begin, step, there, transition.idle())
-
-    def _messages(self, x: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-        """Return loc at z_(t-1) = 0, ``(batch, steps, latent)``, and covariance of every q(z_t |
-        z_(t-1), x_t ... x_T).
-        """
         transition, emission = self.parts
         weight, loc, noise = emission.in_data_units()
-        matrix, first = transition.matrix, transition.first().base_dist
-        inverse, begin = torch.diag(transition.scale.pow(-2)), torch.diag(first.scale.pow(-2))
-        seen = there.to(x.dtype)[..., None]
+        first, seen = transition.first().base_dist, there.to(x.dtype)[..., None]
         said = seen * ((x - loc) / noise.square() @ weight)  # of x_t alone: loc / variance, and 1 / variance
         sharp = seen[..., None] * ((weight.T / noise.square()) @ weight)
-        later, ahead = torch.zeros_like(sharp[:, 0]), torch.zeros_like(said[:, 0])
-        pulls: list[Tensor] = []
-        covariances: list[Tensor] = []
-        for t in range(x.shape[1] - 1, -1, -1):
-            known, precision = ahead + said[:, t], later + sharp[:, t]
-            if t == 0:
-                known = known + first.loc / first.scale.square()
-            covariance = torch.cholesky_inverse(torch.linalg.cholesky(precision + (inverse if t else begin)))
-            pulls.append((covariance @ known.unsqueeze(-1)).squeeze(-1))
-            covariances.append(covariance)
-            carried = matrix.T @ inverse @ covariance
-            later = seen[:, t, :, None] * (matrix.T @ inverse @ matrix - carried @ inverse @ matrix)
-            ahead = seen[:, t] * (carried @ known.unsqueeze(-1)).squeeze(-1)
-        return torch.stack(pulls[::-1], 1), torch.stack(covariances[::-1], 1)
+        inverse, begin = (torch.diag(scale.pow(-2)) for scale in (transition.scale, first.scale))
+        ahead, later = self._from_later_steps(said, sharp, inverse, seen)
+        start = torch.zeros_like(said[:, :1]) + first.loc / first.scale.square()
+        known = said + ahead + F.pad(start, (0, 0, 0, x.shape[1] - 1))
+        before = torch.cat([begin.expand_as(sharp[:, :1]), inverse.expand_as(sharp[:, 1:])], 1)
+        covariance = torch.cholesky_inverse(torch.linalg.cholesky(before + sharp + later))
+        gate = covariance @ (inverse @ transition.matrix)
+        loc = (covariance @ known.unsqueeze(-1)).squeeze(-1)
+        return LinearPath(gate, loc, torch.linalg.cholesky(covariance), there, transition.idle())
+
+    def _from_later_steps(self, said: Tensor, sharp: Tensor, inverse: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the steps after t say of z_t: loc / variance, ``(batch, steps, latent)``, and
+        1 / variance, ``(batch, steps, latent, latent)``.
+
+        By doubling: what a stretch of steps says of the state before it, and where it leads from
+        there, follows from those of its halves; see `_joined`.
+        """
+        matrix = self.parts[0].matrix
+        covariance = torch.cholesky_inverse(torch.linalg.cholesky(inverse + sharp))
+        gate = covariance @ (inverse @ matrix)
+        loc = (covariance @ said.unsqueeze(-1)).squeeze(-1)
+        back = matrix.T @ inverse
+        told = seen * (back @ loc.unsqueeze(-1)).squeeze(-1)
+        precision = seen[..., None] * (back @ (matrix - gate))
+        part: Stretch = (gate, loc, covariance, told, precision)
+        steps, reach = said.shape[1], 1
+        while reach < steps:
+            joined = _joined(tuple(each[:, :-reach] for each in part), tuple(each[:, reach:] for each in part))
+            part = tuple(torch.cat([new, old[:, -reach:]], 1) for new, old in zip(joined, part, strict=True))
+            reach *= 2
+        return F.pad(part[3][:, 1:], (0, 0, 0, 1)), F.pad(part[4][:, 1:], (0, 0, 0, 0, 0, 1))
+
+
+Stretch = tuple[Tensor, ...]
+
+
+def _joined(first: Stretch, second: Stretch) -> Stretch:
+    """Return what two stretches of steps, one after the other, are together.
+
+    A stretch is (gate, loc, covariance) of its last state given the state before it and what is
+    seen in it, and (told, precision) of what is seen in it as a function of the state before.
+    *Temporal Parallelization of Bayesian Smoothers (Särkkä & García-Fernández, 2021)*, arXiv
+    1905.13002, lemma 8.
+    """
+    gate, loc, covariance, told, precision = first
+    gate2, loc2, covariance2, told2, precision2 = second
+    both = torch.eye(loc.shape[-1]).to(loc) + covariance @ precision2
+    inverse = torch.linalg.inv(both)
+    forward, back = gate2 @ inverse, gate.mT @ inverse.mT
+    moved = loc + (covariance @ told2.unsqueeze(-1)).squeeze(-1)
+    heard = told2 - (precision2 @ loc.unsqueeze(-1)).squeeze(-1)
+    return (
+        forward @ gate,
+        (forward @ moved.unsqueeze(-1)).squeeze(-1) + loc2,
+        forward @ covariance @ gate2.mT + covariance2,
+        (back @ heard.unsqueeze(-1)).squeeze(-1) + told,
+        back @ precision2 @ gate + precision,
+    )
 
 
 class TableSmoother(nn.Module):

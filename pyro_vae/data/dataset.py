@@ -61,6 +61,8 @@ class Spec:
     description: str
     sequence: tuple[int, int] | None = None
     """(steps, features of a step) where ``x`` is a sequence, its steps side by side."""
+    strokes: bool = False
+    """Whether these steps are of a pen: (dx, dy, pen up), real moves and 0 or 1."""
     class_names: tuple[str, ...] | None = None
     """Of class 0, 1, ..., where the data bring names."""
     counts: bool = False

@@ -16,6 +16,7 @@ from pyro_vae.data.missing import mark_missing
 from pyro_vae.data.partial_labels import hide_labels, mark_unknown
 from pyro_vae.data.readers import DataError
 from pyro_vae.data.schema import Contents, inspect
+from pyro_vae.data.sequences import keep_short
 from pyro_vae.data.sources import DATASETS, Source, open_source
 from pyro_vae.data.splits import SPLITS, Split, cut
 from pyro_vae.options import checked
@@ -45,6 +46,7 @@ def load_data(
     label_seed: int | None = None,
     missing: Missing | None = None,
     y: str | None = None,
+    longest: int | None = None,
     categories: Sequence[str] | Mapping[str, Sequence[Any]] | None = None,
 ) -> Data:
     """Return a data set, split and checked.
@@ -80,6 +82,7 @@ def load_data(
             are not. By default NaN are refused.
         y: the column of a table, or of AnnData's ``obs``, that is y and no part of x; of Hugging
             Face's data ``label`` by default.
+        longest: steps; sequences of more are left out, and the others padded to so many.
         categories: columns of a table that are categories though they hold numbers, by name; or
             all columns of categories with these, in order. By default those that hold text, and,
             beside others, booleans.
@@ -92,11 +95,14 @@ def load_data(
     options: dict[str, Any] = {"data_dir": place, "binarize": binarize, "valid": valid, "test": test}
     options |= {"seed": seed or None, "image_size": image_size, "image": image and list(image), "levels": levels}
     options |= {"split_by": split_by, "labels": labels, "label_seed": label_seed or None}
-    options |= {"missing": missing if missing == "mark" else None, "y": y}
+    options |= {"missing": missing if missing == "mark" else None, "y": y, "longest": longest}
     options |= {"categories": named if isinstance(named, Mapping) else named and list(named)}
     _check_options(seed, levels, image, labels, label_seed)
     opened = _marked(open_source(source, data_dir=data_dir, image_size=image_size, y=y, categories=named), missing)
     _check_categories(opened, named, levels)
+    if longest is not None:
+        parts, sequence = keep_short(opened.parts, opened.sequence, longest, opened.name)
+        opened = replace(opened, parts=parts, sequence=sequence)
     contents = _inspected(opened, image, levels)
     mode = _binarization(binarize, opened, contents)
     splits = cut(opened, contents, valid, test, seed, split_by)
@@ -178,16 +184,10 @@ def _described(opened: Source, splits: dict[str, Split], contents: Contents, mod
     if sizes[0] > _distinct(splits["train"]):
         told[0] += " (labelled ones repeated)"
     features = contents.fields["x"][0]
-    kind = f"images {'x'.join(map(str, contents.image))}" if contents.image else f"data of {features} features"
-    if opened.categorical:
-        kind += f" (columns of categories one-hot: {len(opened.categorical)})"
-    kind += " (resized)" if opened.resized else ""
     support = "binary" if mode != "gray" else contents.support
     levels = contents.levels if support == "levels" else None
     drawn = {"gray": support, "static": "binarized once", "dynamic": "binarized anew each epoch"}[mode]
     drawn = f"{levels} levels" if levels else "whole numbers from 0" if contents.counts else drawn
-    if opened.sequence:
-        kind = "sequences of {} steps of {} features".format(*opened.sequence)
     facts: dict[str, Any] = {
         "name": name,
         "features": features,
@@ -203,15 +203,39 @@ def _described(opened: Source, splits: dict[str, Split], contents: Contents, mod
         "feature_names": opened.feature_names,
         "categorical": opened.categorical,
         "sequence": opened.sequence,
-        "description": f"{name}: {' / '.join(told)} {kind}, {drawn}",
+        "description": f"{name}: {' / '.join(told)} {_kind(opened, contents)}, {drawn}",
     }
     nothing = torch.empty(features)
     # the moments of a fresh binary draw follow from the grey values' mean: a Bernoulli of that mean
     seen = "static" if mode == "static" else "gray"
-    mean, std = _moments(Data(Spec(**facts | {"binarize": seen}, mean=nothing, std=nothing), splits, contents))
+    read = Data(Spec(**facts | {"binarize": seen}, mean=nothing, std=nothing), splits, contents)
+    facts["strokes"] = support == "real" and _are_strokes(read)
+    mean, std = _moments(read)
     if mode == "dynamic":
         std = (mean * (1 - mean)).sqrt()
     return Data(Spec(**facts, mean=mean.float(), std=std.float()), splits, contents)
+
+
+def _kind(opened: Source, contents: Contents) -> str:
+    """Say what one datum is."""
+    if opened.sequence:
+        return "sequences of {} steps of {} features".format(*opened.sequence)
+    features = contents.fields["x"][0]
+    kind = f"images {'x'.join(map(str, contents.image))}" if contents.image else f"data of {features} features"
+    if opened.categorical:
+        kind += f" (columns of categories one-hot: {len(opened.categorical)})"
+    return kind + (" (resized)" if opened.resized else "")
+
+
+def _are_strokes(data: Data) -> bool:
+    """Return whether the steps of training sequences are strokes: three features, the last always 0
+    or 1.
+    """
+    if data.spec.sequence is None or data.spec.sequence[1] != 3:
+        return False
+    batches = data.batches("train", max(1, 2**21 // data.spec.features))
+    pens = (batch["x"][:, 2::3] for batch in batches)
+    return all(bool(((pen == 0) | (pen == 1)).all()) for pen in pens)
 
 
 def _distinct(split: Split) -> int:

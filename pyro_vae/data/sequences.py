@@ -18,6 +18,7 @@ from pyro_vae.data.readers import DataError, brief
 from pyro_vae.data.schema import Arrays
 
 LOWEST, PITCHES = 21, 88  # of a piano, as MIDI numbers them
+PHRASE = 16  # steps
 COUNT, STEPS, INTERVAL, NOISE = 1200, 64, 0.15, 0.2  # of the pendulums
 
 
@@ -75,6 +76,45 @@ def _mask(arrays: Arrays, name: str) -> np.ndarray:
     return np.arange(x.shape[1]) < lengths[:, None]
 
 
+def keep_short(
+    parts: Mapping[str, Arrays], sequence: tuple[int, int] | None, longest: int, name: str
+) -> tuple[Mapping[str, Arrays], tuple[int, int]]:
+    """Return the sequences of at most ``longest`` steps, padded to so many, and (steps, features).
+
+    Args:
+        parts: arrays as `mark_lengths` returns them.
+        sequence: (steps, features).
+        longest: steps.
+        name: of the data, for messages.
+
+    Raises:
+        DataError: the data are no sequences, none is that short, or there is a field besides whose
+            steps are not known.
+    """
+    if sequence is None:
+        raise DataError(f"longest={longest} is of sequences, and {name} has none: leave it out.", unused="longest")
+    steps, features = sequence
+    if not 1 <= longest <= steps:
+        raise DataError(
+            f"longest={longest} is not possible: sequences of {name} have up to {steps} steps; give 1 to {steps}."
+        )
+    short: dict[str, Arrays] = {}
+    for part, arrays in parts.items():
+        others = [key for key, array in arrays.items() if key not in ("x", "mask") and array.ndim > 1]
+        if others:
+            raise DataError(
+                f"longest={longest} cuts x, and {name} has {others[0]} too, which may be of its steps: "
+                "leave longest out, or that field."
+            )
+        keep = arrays["mask"].sum(1) <= longest
+        if not keep.any():
+            raise DataError(f"no sequence of {name} ({part}) has {longest} steps or fewer: give a larger longest.")
+        kept = {key: array[keep] for key, array in arrays.items()}
+        x = kept["x"].reshape(-1, steps, features)[:, :longest]
+        short[part] = {**kept, "x": x.reshape(len(x), -1), "mask": kept["mask"][:, :longest]}
+    return short, (longest, features)
+
+
 def padded(sequences: Iterable[np.ndarray], steps: int) -> dict[str, np.ndarray]:
     """Return sequences, each (its length, features), as ``x`` (data, steps, features) and
     ``lengths``.
@@ -122,6 +162,21 @@ def _roll(piece: Any, where: str) -> np.ndarray:
                 )
             roll[step, pitch - LOWEST] = 1
     return roll
+
+
+def phrases(chorales: Mapping[str, Arrays]) -> dict[str, dict[str, np.ndarray]]:
+    """Return phrases of 16 steps out of pieces as `read_chorales` returns them.
+
+    In training one begins at every fourth step, else one follows the other; what is left at a
+    piece's end is left out.
+    """
+    cut: dict[str, dict[str, np.ndarray]] = {}
+    for part, pieces in chorales.items():
+        hop = PHRASE // 4 if part == "train" else PHRASE
+        rolls = zip(pieces["x"], pieces["lengths"], strict=True)
+        found = [x[i : i + PHRASE] for x, length in rolls for i in range(0, length - PHRASE + 1, hop)]
+        cut[part] = {"x": np.stack(found), "lengths": np.full(len(found), PHRASE)}
+    return cut
 
 
 def read_strokes(path: Path) -> dict[str, dict[str, np.ndarray]]:

@@ -20,7 +20,7 @@ from pyro_vae.data.columns import Column, Named
 from pyro_vae.data.image_folders import progress, read_image_folder, read_images
 from pyro_vae.data.objects import Objects, dense, numbered, objects_in
 from pyro_vae.data.readers import DataError, brief, read_idx, read_npy, read_npy_folder, read_npz, read_table
-from pyro_vae.data.sequences import FILES, mark_lengths, named_sequences, pendulums, read_chorales
+from pyro_vae.data.sequences import FILES, mark_lengths, named_sequences, pendulums, phrases, read_chorales
 from pyro_vae.data.sprinkler import sprinkler_days
 
 DATASETS: dict[str, str] = {
@@ -35,6 +35,7 @@ DATASETS: dict[str, str] = {
     "celeba": "202,599 faces in colour, cropped and resized to 64x64, 256 levels; 40 attributes",
     "sprinkler": "5,000 days of cloud, sprinkler, rain and wet grass, 30% of it missing; comes with the package",
     "chorales": "382 chorales by Bach as piano rolls of 88 keys, 25 to 160 quarter notes",
+    "phrases": "phrases of 16 quarter notes out of the chorales, as piano rolls",
     "sketches": "32,000 drawings of characters as pen strokes, 2 to 157 points",
     "pendulum": "1,200 swings of a pendulum, 32 to 64 places seen with noise, and its state; comes with the package",
     "digit_rows": "the digits, read row by row: 8 steps of 8 grey values; comes with scikit-learn",
@@ -245,6 +246,8 @@ def _named(name: str, folder: Path) -> Source:
         return Source(name, {"all": pendulums()}, curated=True)
     if name in FILES:
         return Source(name, _ordered(named_sequences(name, folder)), curated=True)
+    if name == "phrases":
+        return Source(name, _ordered(phrases(named_sequences("chorales", folder))), curated=True)
     if name == "sprinkler":
         return Source(name, {"all": sprinkler_days()}, curated=True)
     if name in _IDX:

@@ -92,6 +92,7 @@ class Diagnosis:
             split=self.split,
             num_data=self.num_data,
             samples=subject.budget.draws,
+            steps=subject.steps,
             codes=found.get("codes"),
             log_z=found.get("log_z"),
         )

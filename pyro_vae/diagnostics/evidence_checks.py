@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 from pyro_vae.diagnostics.subject import Level, Subject, Verdict, percent, require_weights
 from pyro_vae.evidence import (
+    ElboTable,
     Evidence,
+    Meaning,
     annealed_words,
     believable,
     draws_for,
@@ -32,7 +34,8 @@ def evidence(subject: Subject) -> Iterator[Verdict]:
     whole = meaning.is_evidence(table.sites)
     if not whole:
         parts = ", ".join(f"{name} {nats:.2f}" for name, nats in folded(table.sites).items())
-        yield Verdict(meaning.bound, table.elbo, "note", f"{table.elbo:.2f} nats = {parts}")
+        said = f"{table.elbo:.2f} nats{subject.per_step(table.elbo)} = {parts}"
+        yield Verdict(meaning.bound, table.elbo, "note", said)
     gap = f"{meaning.evidence} - ELBO"
     if meaning.unweighable:
         yield from (Verdict(name, None, "left out", meaning.unweighable) for name in (meaning.evidence, gap))
@@ -48,21 +51,25 @@ def evidence(subject: Subject) -> Iterator[Verdict]:
         said = f"{annealed_words(result.mean, log_z)} nats, log Z annealed; errs high"
         yield Verdict(meaning.evidence, result.mean, level, said)
     elif meaning.exact:
-        yield Verdict(
-            meaning.evidence, result.mean, "good", f"{result.mean:.2f} nats, exact: no latent variable is drawn"
-        )
+        said = f"{result.mean:.2f} nats{subject.per_step(result.mean)}, exact: no latent variable is drawn"
+        yield Verdict(meaning.evidence, result.mean, "good", said)
     else:
         yield _estimated(subject, result)
     if whole:
         yield Verdict(gap, None, "left out", f"no q enters the ELBO, which is {meaning.evidence}")
         return
+    yield _gap(gap, meaning, table, result)
+
+
+def _gap(name: str, meaning: Meaning, table: ElboTable, result: Evidence) -> Verdict:
+    """Judge how far the ELBO is below log p(x), by the KL."""
     below = result.mean - (table.elbo if meaning.exact else result.elbo.mean().item())
     kl = max(table.kl, 1e-9)
-    level = "good" if below < 0.1 * kl else "fair" if below < 0.3 * kl else "bad"
+    level: Level = "good" if below < 0.1 * kl else "fair" if below < 0.3 * kl else "bad"
     least = "" if meaning.exact or believable(result.khat_share) else "at least "
     shown = 0.0 if abs(below) < 0.005 else below  # not -0.00
     said = f"the ELBO is {least}{shown:.2f} nats below {meaning.evidence}, {percent(shown / kl)} of the KL"
-    yield Verdict(gap, below, level, said)
+    return Verdict(name, below, level, said)
 
 
 def _critic(subject: Subject) -> Verdict:
@@ -91,8 +98,9 @@ def _estimated(subject: Subject, result: Evidence) -> Verdict:
     level: Level = "bad" if ess < 5 else "good" if believable(share) and ess >= 0.05 * draws else "fair"
     more = "; use more draws" if believable(share) else "; the estimate is low: use more draws"
     low = "" if level == "good" else more
-    said = evidence_words(result.mean, result.mean_stderr, share, result.proposal)
+    said = evidence_words(result.mean, result.mean_stderr, share, result.proposal) + subject.per_step(result.mean)
     counted = f"with {draws} draws per datum, of which {ess:.0f} count (median)"
+    counted += ", weighed step by step" if result.proposal == "filter" else ""
     return Verdict(subject.meaning.evidence, result.mean, level, f"{said} {counted}{low}")
 
 

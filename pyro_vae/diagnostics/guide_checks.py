@@ -147,13 +147,8 @@ def calibration(subject: Subject) -> Iterator[Verdict]:
     yield Verdict("simulation-based calibration", ranks.pvalue, level, said + ("" if level == "good" else wrong))
     inside = coverage.at(0.9)
     level = "good" if coverage.pvalue > RARE else "fair" if abs(inside - 0.9) < 0.03 else "bad"
-    tone = (
-        "q is too narrow"
-        if inside < 0.87
-        else "q is too wide"
-        if inside > 0.93
-        else "other regions are off: see the plot"
-    )
+    narrow, wide = inside < 0.87, inside > 0.93
+    tone = f"q is too {'narrow' if narrow else 'wide'}" if narrow or wide else "other regions are off: see the plot"
     yield Verdict(
         "coverage (TARP)",
         inside,

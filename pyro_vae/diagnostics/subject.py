@@ -86,6 +86,17 @@ class Subject:
         fn, _ = distribution_of_x(self.pair, self.part(2))
         return 1 if fn is None else passes_of(fn)
 
+    @cached_property
+    def steps(self) -> float | None:
+        """Mean number of steps of the test data, without padding; None for other data."""
+        if self.data is None or self.data.spec.sequence is None:
+            return None
+        return self.test["mask"].sum().item() / size_of(self.test)
+
+    def per_step(self, nats: float) -> str:
+        """Return nats per datum as nats per step, in words; nothing where there are no steps."""
+        return "" if self.steps is None else f" ({nats / self.steps:.3f} per step)"
+
     def affordable(self, count: int, *, least: int) -> int:
         """Return how many draws from the model to make in place of ``count``: fewer where each
         costs many passes.

@@ -10,9 +10,11 @@ from pyro_vae.distributions.copies import IMPOSSIBLE, Copies
 from pyro_vae.distributions.counts import NegativeBinomial, Poisson
 from pyro_vae.distributions.implicit import BITS, NO_DENSITY, Implicit, bits, levels_of, on_levels
 from pyro_vae.distributions.levels import STD_OF_LOGISTIC, CategoricalLevels, DiscretizedLogistic, Levels
+from pyro_vae.distributions.linear_paths import LinearPath
 from pyro_vae.distributions.rescaled import Rescaled
 from pyro_vae.distributions.splines import BOX, ConditionalSplineAutoregressive, ConditionalSplineCoupling, spline
-from pyro_vae.distributions.steps import Path, Recurrent, Steps
+from pyro_vae.distributions.steps import Following, NextStep, Path, Recurrent, Steps
+from pyro_vae.distributions.strokes import Stroke
 from pyro_vae.distributions.tilted import Tilted
 
 __all__ = [
@@ -34,11 +36,14 @@ __all__ = [
     "Copies",
     "DiscretizedLogistic",
     "Energy",
+    "Following",
     "Implicit",
     "Levels",
+    "LinearPath",
     "LogZ",
     "MaskedNet",
     "NegativeBinomial",
+    "NextStep",
     "NormalCDF",
     "Path",
     "Poisson",
@@ -46,6 +51,7 @@ __all__ = [
     "Rescaled",
     "Rounded",
     "Steps",
+    "Stroke",
     "Tilted",
     "anneal_energy",
     "bits",

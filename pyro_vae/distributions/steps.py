@@ -1,24 +1,39 @@
-"""Distributions of whole sequences: steps that are independent, and paths of a Markov chain.
+"""Distributions of whole sequences: steps that are independent, steps each given those before it,
+and paths of a Markov chain.
 
 An event is all steps side by side, ``(steps * size,)``, and ``there`` says which steps are not
 padding.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
-__all__ = ["Path", "Recurrent", "Steps"]
+__all__ = ["Following", "NextStep", "Path", "Recurrent", "Steps"]
 
 NOTHING = torch.Size()
 
 
+class _EachStep(constraints.Constraint):
+    """Steps side by side, ``(..., steps * size)``, each of which satisfies ``one``."""
+
+    event_dim = 1
+
+    def __init__(self, one: constraints.Constraint, size: int) -> None:
+        self.one, self.size = one, size
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        """Return whether all steps do, ``(...)``."""
+        return self.one.check(value.unflatten(-1, (-1, self.size))).all(-1)
+
+
 class _Sequence(TorchDistribution):
-    """What the three have in common: shapes, and the support of their steps."""
+    """What the four have in common: shapes, and the support of their steps."""
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch's own attribute)
     one: Any  # a distribution of single steps, whose support is theirs
@@ -34,6 +49,8 @@ class _Sequence(TorchDistribution):
         inner: Any = self.one.support
         while isinstance(inner, constraints.independent):
             inner = inner.base_constraint
+        if isinstance(inner, constraints.cat):  # features of several kinds
+            return _EachStep(self.one.support, self.size)
         return constraints.independent(inner, 1) if inner.event_dim == 0 else constraints.real_vector
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
@@ -101,6 +118,71 @@ class Steps(_Sequence):
         """Return draws, without gradients."""
         with torch.no_grad():
             return self.rsample(sample_shape)
+
+
+class NextStep(Protocol):
+    """What says of each step what follows from those before it: `pyro_vae.conditionals.Predictor`."""
+
+    def __call__(self, x: Tensor, context: Tensor) -> Tensor:
+        """Return ``(..., steps, numbers)`` for ``x``, ``(..., steps, size)``, in one pass."""
+
+    def step(self, previous: Tensor | None, context: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Return what is said of the next step, ``(..., numbers)``, and the state after it.
+
+        ``previous``, ``(..., size)``, and ``state`` are None at the first step.
+        """
+
+
+class Following(_Sequence):
+    """p(x) = prod over t: p(x_t | x_1 ... x_(t-1)): the density in one pass, a draw step by step.
+
+    A padded step counts for nothing and is drawn as 0. There is no mean in closed form: what is
+    known at a datum are its `conditionals`.
+
+    Args:
+        net: `NextStep`.
+        head: ``(..., numbers)`` -> distribution of a step.
+        context: what all steps are given, ``(..., width)``.
+        there: bool ``(..., steps)``, True up to the length of each datum.
+        size: of a step.
+    """
+
+    has_rsample = False
+
+    def __init__(self, net: NextStep, head: Callable[[Tensor], Any], context: Tensor, there: Tensor, size: int) -> None:
+        self.net, self.head, self.context = net, head, context
+        super().__init__(there, size, torch.broadcast_shapes(context.shape[:-1], there.shape[:-1]))
+
+    @property
+    def one(self) -> Any:  # type: ignore[override]
+        """Of the first step."""
+        return self.head(self.net.step(None, self.context, None)[0])
+
+    @property
+    def passes(self) -> int:
+        """How many passes of the net a draw costs."""
+        return self.steps
+
+    def conditionals(self, value: Tensor) -> Any:
+        """Return the distribution of every step given those before it in ``value``, batch shape
+        ``(..., steps)``.
+        """
+        return self.head(self.net(self.apart(value), self.context))
+
+    def by_step(self, value: Tensor) -> Tensor:
+        """Return what each step adds to log p, ``(..., steps)``; 0 for a padded one."""
+        return torch.where(self.there, self.conditionals(value).log_prob(self.apart(value)), 0.0)
+
+    def sample(self, sample_shape: Any = NOTHING) -> Tensor:
+        """Return draws, ``sample_shape + batch_shape + event_shape``, a step after the other."""
+        context = self.context.expand(*sample_shape, *self.batch_shape, -1)
+        drawn: list[Tensor] = []
+        state = None
+        with torch.no_grad():
+            for t in range(self.steps):
+                said, state = self.net.step(drawn[-1] if t else None, context, state)
+                drawn.append(self.head(said).sample())
+            return torch.where(self.there.unsqueeze(-1), torch.stack(drawn, -2), 0.0).flatten(-2)
 
 
 class Path(_Sequence):

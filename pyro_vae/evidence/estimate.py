@@ -8,13 +8,14 @@ for each datum, and their tail shows how far to trust the estimate.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from pyro_vae.evidence.chunks import Chunks, Compile
 from pyro_vae.evidence.many_levels import FEW, in_pieces
+from pyro_vae.evidence.particle_filter import FILTERS, filters, follows_path
 from pyro_vae.evidence.proposal import refinable, refine
 from pyro_vae.evidence.psis import MAX_KHAT, khat_of_tail, tail_size
 from pyro_vae.program import (
@@ -43,9 +44,10 @@ from pyro_vae.program import (
 
 __all__ = ["ElboTable", "Evidence", "elbo", "log_evidence"]
 
-Proposal = Literal["refined", "guide"]
+Proposal = Literal["refined", "guide", "filter"]
 GUIDE_SHARE = 0.1  # of the draws come from the guide itself, so that no weight exceeds ten times the guide's
 MIN_TOGETHER = 8  # draws per datum that are made side by side
+SPREAD = 2.0  # variance of log-weights of whole paths, from which a particle filter is better: 1 draw in e^2 counts
 MAX_ROWS = 4096  # draws decoded at once: activations of this many rows stay near the processor's caches
 
 
@@ -55,15 +57,18 @@ class Evidence(NamedTuple):
     estimate: Tensor  # log of the mean weight: a lower bound in expectation, exact in the limit of many draws
     stderr: Tensor  # Monte Carlo standard error of the estimate (delta method)
     ess: Tensor  # effective number of draws, 1 to num_samples
-    khat: Tensor  # Pareto shape of the largest weights: up to 0.7 the estimate and its error can be trusted
+    # Pareto shape of the largest weights: up to 0.7 the estimate and its error can be trusted; of
+    # particle filters 0 where they agree to a nat, else infinite
+    khat: Tensor
     elbo: Tensor  # mean log-weight of the guide's draws among them, enumerated sites summed out
-    proposal: str  # "refined" or "guide", where the draws came from; "exact" where nothing had to be drawn
+    proposal: str  # "refined", "guide" or "filter", where the draws came from; "exact" where nothing had to be drawn
 
     def __repr__(self) -> str:
         number = f"{len(self.estimate):,} {'datum' if len(self.estimate) == 1 else 'data'}"
         if self.proposal == "exact":
             return f"Evidence({number}: {self.mean:.2f} nats per datum, exact)"
-        trust = f"k-hat > {MAX_KHAT} for {100 * self.khat_share:.0f} %"
+        doubt = "particle filters differ" if self.proposal == "filter" else f"k-hat > {MAX_KHAT}"
+        trust = f"{doubt} for {100 * self.khat_share:.0f} %"
         return f"Evidence({number}: {self.mean:.2f} ± {self.mean_stderr:.2f} nats per datum, {trust})"
 
     @property
@@ -119,8 +124,11 @@ def log_evidence(
             or `Data`, of which the test split is taken; by default those of what ``fit`` returned.
         proposal: "guide" draws from the guide alone. So does "refined" where no proposal can be
             refined: with more than eight latent sites or 256 dimensions, discrete latents that
-            the guide draws, auxiliary sites, angles, or programs that take no particles.
-            ``Evidence.proposal`` says which was used.
+            the guide draws, auxiliary sites, angles, or programs that take no particles. "filter"
+            weighs a path of states step by step, by `FILTERS` particle filters that share the
+            draws (see ``pyro_vae.evidence.particle_filter``). Of paths "refined" is "filter" where
+            the weights of whole paths spread, else "guide". ``Evidence.proposal`` says which was
+            used.
         seed: of the draws; the global random state is left as it was.
         compile: "auto" compiles where there are enough chunks to pay for it; "on" always does,
             "off" never. The draws are the same, and the figures agree to rounding.
@@ -134,8 +142,8 @@ def log_evidence(
     pair, data = pair_and_data(pair, data)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-    if proposal not in ("refined", "guide"):
-        raise ValueError(f"proposal is {proposal!r}; give 'refined' or 'guide'")
+    if proposal not in get_args(Proposal):
+        raise ValueError(f"proposal is {proposal!r}; give 'refined', 'guide' or 'filter'")
     done: list[Evidence] = []
     chunks = Chunks(compile)
     with evaluation(pair, seed):
@@ -149,7 +157,7 @@ def log_evidence(
         raise ValueError("there are no data to estimate log p(x) of: give a batch, or an iterable that yields one")
     used = {part.proposal for part in done}
     estimate, stderr, ess, khat, own = (torch.cat(column) for column in zip(*(part[:5] for part in done), strict=True))
-    said = next((name for name in ("guide", "refined") if name in used), "exact")
+    said = next((name for name in ("guide", "filter", "refined") if name in used), "exact")
     return Evidence(estimate, stderr, ess, khat, own, said)
 
 
@@ -212,20 +220,33 @@ class _Known(NamedTuple):
     stacks: bool  # they take particles
     points: bool  # the guide has some
     drawn: int  # sites that are not summed over
+    refined: Proposal  # what stands for "refined": a filter, or the guide, where they are one path of states
 
 
 def _look(pair: Pair, batch: Batch) -> _Known:
     nesting = plate_nesting(pair, batch)
-    return _Known(nesting, takes_particles(pair, batch, nesting), *_kinds(pair, batch, nesting))
+    kinds = _kinds(pair, batch, nesting)
+    path = kinds[1] == 1 and follows_path(pair, batch)
+    refined = _for_paths(pair, batch, nesting) if path else "refined"
+    return _Known(nesting, takes_particles(pair, batch, nesting), *kinds, refined)
+
+
+def _for_paths(pair: Pair, batch: Batch, nesting: int) -> Proposal:
+    with torch.random.fork_rng():
+        log_w = torch.cat([weigh(pair, batch, None, nesting) for _ in range(MIN_TOGETHER)])
+    return "filter" if log_w.double().var(0).median().item() > SPREAD else "guide"
 
 
 def _estimate(
     pair: Pair, known: _Known, chunks: Chunks, batch: Batch, num_samples: int, proposal: Proposal, rows: int
 ) -> Evidence:
-    nesting, stacks, points, drawn = known
+    nesting, stacks, points, drawn, instead = known
+    proposal = instead if proposal == "refined" else proposal
     together = max(1, rows // size_of(batch)) if stacks else None
     if not drawn:
         return _exact(weigh(pair, batch, None, nesting).double()[0], num_samples)
+    if proposal == "filter":
+        return _by_filters(pair, batch, num_samples, nesting)
     refined = proposal == "refined" and together and not points and drawn <= FEW
     space = refinable(pair, batch, nesting) if refined else None
     if space is not None and together is not None:
@@ -234,6 +255,13 @@ def _estimate(
     # every draw of a point has the same weight, which proves nothing: the figure is a bound and no
     # more
     return result._replace(khat=torch.full_like(result.khat, math.inf)) if points else result
+
+
+def _by_filters(pair: Pair, batch: Batch, num_samples: int, nesting: int) -> Evidence:
+    estimate, stderr, agree = filters(pair, batch, max(2, num_samples // FILTERS))
+    own = torch.cat([weigh(pair, batch, None, nesting) for _ in range(MIN_TOGETHER)]).double().mean(0)
+    ess = num_samples / (1 + FILTERS * stderr.square())
+    return Evidence(estimate, stderr, ess, torch.where(agree, 0.0, math.inf), own, "filter")
 
 
 def _kinds(pair: Pair, batch: Batch, nesting: int) -> tuple[bool, int]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -133,9 +134,7 @@ def _evaluate(
     seed: int,
     progress: Callable[[int], None] | None,
 ) -> Figures:
-    def batches():  # type: ignore[no-untyped-def]
-        return data.batches(split, BATCH_SIZE)
-
+    batches = partial(data.batches, split, BATCH_SIZE)
     meaning = meaning_of(pair, data.batch(split, 2))
     if meaning.implicit:
         return _of_draws(pair, data, split, meaning, seed)

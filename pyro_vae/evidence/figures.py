@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyro_vae.distributions import LogZ
 from pyro_vae.evidence.baselines import pca_figures
 from pyro_vae.evidence.meaning import Meaning
+from pyro_vae.evidence.particle_filter import FILTERS
 from pyro_vae.evidence.psis import MAX_KHAT
 from pyro_vae.posterior import CodeUse, use_in_words
 
@@ -52,8 +53,10 @@ class Figures:
     log_evidence: float | None  # log p of the observed given what the model is given, by importance sampling
     log_evidence_stderr: float | None  # Monte Carlo standard error of its mean, which sees only the draws made
     ess: float | None  # median effective number of draws
-    khat_share: float | None  # share of data with k-hat above 0.7; None where there are too few draws to know
-    proposal: str | None  # what was drawn from: "refined", "guide", or "exact" for nothing
+    # share of data with k-hat above 0.7, or whose particle filters differ; None where there are too
+    # few draws to know
+    khat_share: float | None
+    proposal: str | None  # what was drawn from: "refined", "guide", "filter", or "exact" for nothing
     meaning: Meaning
     steps: float | None = None  # mean number of steps of sequences, padding not counted
     dimensions: int | None = None  # features of x, where log p(x) is of its grey levels; None otherwise
@@ -140,6 +143,8 @@ def evidence_words(value: float, stderr: float | None, khat_share: float | None,
         return f"{value:.2f} (exact)"
     if believable(khat_share):
         return f"{value:.2f} ± {stderr:.2f}"
+    if proposal == "filter":
+        return f">= {value:.1f} (particle filters differ by over a nat for {100 * (khat_share or 0.0):.0f} %)"
     why = (
         f"k-hat above {MAX_KHAT} for {100 * khat_share:.0f} %" if khat_share is not None else "too few draws for k-hat"
     )
@@ -224,8 +229,11 @@ def _how(figures: Figures) -> str:
         return _normalised(figures.log_evidence or 0.0, figures.log_z)
     if figures.proposal == "exact":
         return "is exact: no latent variable is drawn."
-    draws = f"{figures.samples:,} draws per datum from the {_PROPOSALS.get(figures.proposal or '', figures.proposal)}"
-    draws += f", median effective number {figures.ess:.0f}"
+    if figures.proposal == "filter":
+        draws = f"{FILTERS} particle filters of {max(2, figures.samples // FILTERS):,} draws each, weighed step by step"
+    else:
+        draws = f"{figures.samples:,} draws per datum from the {_PROPOSALS[figures.proposal or 'guide']}"
+        draws += f", median effective number {figures.ess:.0f}"
     if not figures.doubtful:
         return f"= {figures.evidence}: {draws}."
     advice = "use more draws (--samples)" if figures.khat_share is None else "use more draws or a closer guide"

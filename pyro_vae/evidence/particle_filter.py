@@ -15,7 +15,10 @@ from torch import Tensor
 from pyro_vae.distributions import Path, Recurrent
 from pyro_vae.program import Batch, Pair, PairError, evaluation, innermost, is_latent, log_prob, size_of, trace_of
 
-__all__ = ["filtered_evidence"]
+__all__ = ["FILTERS", "filtered_evidence", "filters", "follows_path"]
+
+FILTERS = 8  # whose estimates are compared and averaged
+AGREE = 1.0  # nats by which they may differ: with more, their mean is short of p(x) by as much
 
 
 def filtered_evidence(pair: Pair, batch: Batch, num_particles: int = 100, *, seed: int = 0) -> Tensor:
@@ -38,22 +41,50 @@ def filtered_evidence(pair: Pair, batch: Batch, num_particles: int = 100, *, see
     if num_particles < 2:
         raise ValueError(f"num_particles must be at least 2, got {num_particles}")
     with evaluation(pair, seed):
-        name, prior, proposal = _paths(pair, batch)
-        size, there = size_of(batch), prior.there
-        total = prior.first.log_prob(proposal.first.sample()).new_zeros(size, dtype=torch.float64)
-        weights = total.new_zeros(num_particles, size)
-        z = None
-        for t in range(prior.steps):
-            drawn, gain = _move(prior, proposal, z, t, (num_particles, size))
-            gain = gain + _said(pair, name, batch, drawn, t, prior.steps)
-            z, weights = drawn, weights + torch.where(there[:, t], gain.double(), 0.0)
-            few = 1 / torch.softmax(weights, 0).square().sum(0) < num_particles / 2
-            again = _systematic(weights)
-            z = torch.where(few[:, None], z.gather(0, again.unsqueeze(-1).expand_as(z)), z)
-            level = weights.logsumexp(0) - math.log(num_particles)
-            total = total + torch.where(few, level, 0.0)
-            weights = torch.where(few, 0.0, weights)
-        return total + weights.logsumexp(0) - math.log(num_particles)
+        return _filter(pair, batch, num_particles)
+
+
+def filters(pair: Pair, batch: Batch, num_particles: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the log of the mean of `FILTERS` filters' estimates of p(x), its standard error, and
+    whether their logarithms agree to a nat; each ``(batch,)``.
+
+    Args:
+        pair: as for `filtered_evidence`.
+        batch: the same.
+        num_particles: of each filter, at least 2.
+    """
+    each = torch.stack([_filter(pair, batch, num_particles) for _ in range(FILTERS)])
+    estimate = each.logsumexp(0) - math.log(FILTERS)
+    stderr = (each - estimate).exp().std(0) / math.sqrt(FILTERS)
+    return estimate, stderr, each.std(0) <= AGREE
+
+
+def follows_path(pair: Pair, batch: Batch) -> bool:
+    """Return whether the pair's one latent site is a path of a Markov chain, in model and guide."""
+    with torch.random.fork_rng():
+        try:
+            return isinstance(_paths(pair, batch)[2], Path | Recurrent)
+        except PairError:
+            return False
+
+
+def _filter(pair: Pair, batch: Batch, num_particles: int) -> Tensor:
+    name, prior, proposal = _paths(pair, batch)
+    size, there = size_of(batch), prior.there
+    total = prior.first.log_prob(proposal.first.sample()).new_zeros(size, dtype=torch.float64)
+    weights = total.new_zeros(num_particles, size)
+    z = None
+    for t in range(prior.steps):
+        drawn, gain = _move(prior, proposal, z, t, (num_particles, size))
+        gain = gain + _said(pair, name, batch, drawn, t, prior.steps)
+        z, weights = drawn, weights + torch.where(there[:, t], gain.double(), 0.0)
+        few = 1 / torch.softmax(weights, 0).square().sum(0) < num_particles / 2
+        again = _systematic(weights)
+        z = torch.where(few[:, None], z.gather(0, again.unsqueeze(-1).expand_as(z)), z)
+        level = weights.logsumexp(0) - math.log(num_particles)
+        total = total + torch.where(few, level, 0.0)
+        weights = torch.where(few, 0.0, weights)
+    return total + weights.logsumexp(0) - math.log(num_particles)
 
 
 def _paths(pair: Pair, batch: Batch) -> tuple[str, Path, Any]:
@@ -61,7 +92,7 @@ def _paths(pair: Pair, batch: Batch) -> tuple[str, Path, Any]:
     guide, model = trace_of(pair.bound_guide, batch), trace_of(pair.bound_model, batch)
     latent = [name for name, site in model.nodes.items() if is_latent(site)]
     fn = innermost(model.nodes[latent[0]]["fn"], ()) if len(latent) == 1 else None
-    if not isinstance(fn, Path):
+    if not isinstance(fn, Path) or latent[0] not in guide.nodes:
         raise PairError(
             f"a particle filter follows one path of states, and {pair.bound_model.name} has the latent sites "
             f"{', '.join(latent) or 'none'}; use log_evidence"

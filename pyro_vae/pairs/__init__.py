@@ -25,6 +25,7 @@ from pyro_vae.pairs import (
     mixture_pairs as mixture_pairs,
     bayes_net_pairs as bayes_net_pairs,
     markov_pairs as markov_pairs,
+    sequence_pairs as sequence_pairs,
 )
 
 # isort: on

@@ -17,6 +17,7 @@ from pyro_vae.conditionals import (
     NegativeBinomial,
     Normal,
     Poisson,
+    Strokes,
     ZeroInflated,
 )
 from pyro_vae.data import DataNote, Spec
@@ -26,6 +27,7 @@ from pyro_vae.program import PairError
 from pyro_vae.warning import warn
 
 LIKELIHOODS = Registry("likelihood")
+PEN = 3  # features of a step of a pen
 Likelihood = Annotated[str | Head, LIKELIHOODS]
 
 
@@ -96,7 +98,7 @@ def require_counts(spec: Spec, name: str) -> int:
     return spec.features
 
 
-@LIKELIHOODS.enter("auto", "bernoulli for binary data, else normal")
+@LIKELIHOODS.enter("auto", "bernoulli for binary data, strokes for steps of a pen, else normal")
 def auto(spec: Spec) -> Head:
     """Return the usual head for such data."""
     if spec.counts:
@@ -105,13 +107,33 @@ def auto(spec: Spec) -> Head:
             "counts, --likelihood negative-binomial or poisson gives them probabilities",
             DataNote,
         )
-    return bernoulli(spec) if spec.support == "binary" else normal(spec)
+    if spec.support == "binary":
+        return bernoulli(spec)
+    return strokes(spec) if spec.strokes and spec.features == PEN else normal(spec)
 
 
 @LIKELIHOODS.enter("bernoulli", "x is 0 or 1")
 def bernoulli(spec: Spec) -> Head:
     """Return a Bernoulli for each feature."""
     return Bernoulli(spec.features)
+
+
+@LIKELIHOODS.enter("strokes", "steps (dx, dy, pen up): a mixture of Gaussians for the move, a Bernoulli for the pen")
+def strokes(spec: Spec) -> Head:
+    """Return a `Strokes`, in units of the moves' deviations.
+
+    Raises:
+        PairError: the steps are no strokes.
+    """
+    if not spec.strokes or spec.features != PEN:
+        raise PairError(
+            f"likelihood strokes is of steps (dx, dy, pen up) with the pen at 0 or 1, and {spec.name} has "
+            f"{'whole sequences of them' if spec.strokes else 'other features'} here; "
+            f"use {'the pair sequence or markov' if spec.strokes else '--likelihood auto'}"
+        )
+    units = Units.of(spec)
+    assert units is not None
+    return Strokes(loc=units.loc[:2], unit=units.scale[:2])
 
 
 @LIKELIHOODS.enter("normal", "real x, one learned scale (of a table: in units of each feature's deviation)")

@@ -17,7 +17,7 @@ def step(spec: Spec) -> Spec:
     """
     if spec.sequence is None:
         raise PairError(
-            f"this pair is of sequences, and {spec.name} has none; use chorales, pendulum or digit_rows, or give x "
+            f"this pair is of sequences, and {spec.name} has none; use chorales, sketches, pendulum or digit_rows, or give x "
             "of shape (data, steps, features) with a field 'lengths'"
         )
     return parts.items(spec, spec.sequence[0])[1]

@@ -3,14 +3,17 @@
 See ``pyro_vae.plots``.
 """
 
+from collections.abc import Mapping
+
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.distributions import Normal
 
-from pyro_vae.data import Data
+from pyro_vae.data import Data, Spec, write_midi
 from pyro_vae.plots.calling import picture
-from pyro_vae.plots.tiles import at_least, is_image, mean_of_x, numbers, sheet
+from pyro_vae.plots.panels import is_roll
+from pyro_vae.plots.tiles import at_least, is_tiled, mean_of_x, numbers, sheet
 from pyro_vae.posterior import (
     NotDrawable,
     centres,
@@ -41,7 +44,7 @@ def manifold(pair: Pair, data: Data, *, side: int = 20, seed: int = 0) -> Figure
         seed: of draws, for a model without means.
     """
     at_least(2, side=side)
-    side = side if is_image(data.spec) else min(side, 6)  # panels of curves that fit a page
+    side = side if is_tiled(data.spec) else min(side, 6)  # panels of curves that fit a page
     batch = data.batch(data.choose(), 1)
     roots = _roots(pair, batch)
     flat = [name for name, size in roots.items() if size == 2]
@@ -87,6 +90,7 @@ def interpolation(
     steps: int = 11,
     split: str | None = None,
     seed: int = 0,
+    midi: str | None = None,
 ) -> Figure:
     """Draw the way between two data in latent space, along the straight line and along the arc.
 
@@ -97,23 +101,29 @@ def interpolation(
     Args:
         first: number of the one datum in the split.
         second: number of the other; by default the first one after it of another class.
-        steps: images from end to end.
+        steps: images from end to end; of sequences, their lengths go from end to end too.
         split: train, valid or test; by default test, or valid or train if that is empty.
         seed: of draws, for a guide or model without means.
+        midi: .mid file to write too, of piano rolls: what the first row shows, to be heard.
     """
     split = data.choose(split)
     at_least(2, steps=steps)
+    if midi is not None and not is_roll(data.spec):
+        raise NotDrawable(f"midi is of piano rolls, and x of {data.spec.name} is none; leave --midi out")
     ends = two_data(data, first, second, split)
     sites = code_sites(pair, ends)
     codes = {name: z for name, z in centres(pair, ends, seed=seed).items() if name in sites}
     t = torch.linspace(0, 1, steps)[:, None]
     batch = {name: field[(t[:, 0] > 0.5).long()] for name, field in ends.items()}
+    if data.spec.sequence is not None and "mask" in ends:
+        there = ends["mask"].sum(1, keepdim=True).float()
+        batch["mask"] = torch.arange(data.spec.sequence[0]) < line(there[0], there[1], t).round()
     rows = []
     for path in (line, arc):
         values = {name: path(z[0], z[1], t) for name, z in codes.items()}
-        rows.append(
-            torch.cat([ends["x"][:1], mean_of_x(decode(pair, batch, values, seed=seed), data.spec), ends["x"][1:]])
-        )
+        rows.append(torch.cat([ends["x"][:1], _decoded(pair, batch, values, seed, data.spec), ends["x"][1:]]))
+    if midi is not None:
+        write_midi([roll.unflatten(-1, data.spec.sequence).numpy() > 0.5 for roll in rows[0]], midi)  # type: ignore[arg-type]
     ticks = ["data", *numbers(t[:, 0]), "data"]
     return sheet(
         torch.stack(rows),
@@ -154,16 +164,15 @@ def traversal(
     split = data.choose(split)
     at_least(2, steps=steps)
     at_least(1, dimensions=dimensions)
-    many = data.batch(split, min(1000, data.size(split)))
     nodes = structure(pair, pair.bound_model, data.batch(split, 2))
     one = data.batch(split, 1, start=datum)
     single = latent_numbers(pair, one)
     code = {n: z.unsqueeze(-1) if n in single else z for n, z in centres(pair, one, seed=seed).items()}
-    batch = repeat_batch(data.batch(split, 1, start=datum), steps)
+    batch = repeat_batch(one, steps)
     line = torch.linspace(-extent, extent, steps)
     spread = prior_moments(pair, one, code)
     rows, labels = [], []
-    ranked, unit = _ranked(pair, many)
+    ranked, unit = _ranked(pair, data.batch(split, min(1000, data.size(split))))
     for worth, site, j in ranked[:dimensions]:
         below = descendants(nodes, site)
         values = {name: z.repeat(steps, 1) for name, z in code.items() if name not in below and z.dim() == 2}
@@ -171,7 +180,7 @@ def traversal(
         values[site][:, j] = (
             within_support(pair, one, site, line, code, seed=seed) if site in single else mean[j] + deviation[j] * line
         )
-        rows.append(mean_of_x(decode(pair, batch, values, seed=seed), data.spec))
+        rows.append(_decoded(pair, batch, values, seed, data.spec))
         labels.append(f"{site if site in single else f'{site}[{j}]'}\n{worth:.2f} {unit}")
     return sheet(
         torch.stack(rows),
@@ -181,6 +190,17 @@ def traversal(
         columns=numbers(line),
         xlabel="the dimension that moves, in sd of p(z)",
     )
+
+
+def _decoded(pair: Pair, batch: Batch, values: Mapping[str, Tensor], seed: int, spec: Spec) -> Tensor:
+    """Return what is shown of p(x | z), ``(rows, features)``: means, or draws by the same random
+    numbers in every row, so that rows differ by z alone.
+    """
+    if shown(pair, batch) == "mean of":
+        return mean_of_x(decode(pair, batch, values, seed=seed), spec)
+    rows = (slice(i, i + 1) for i in range(len(batch["x"])))
+    each = (({k: f[row] for k, f in batch.items()}, {k: z[row] for k, z in values.items()}) for row in rows)
+    return torch.cat([mean_of_x(decode(pair, *one, seed=seed), spec) for one in each])
 
 
 def _roots(pair: Pair, batch: Batch) -> dict[str, int]:

@@ -27,7 +27,7 @@ from pyro_vae.plots.latent_space import interpolation, manifold, traversal
 from pyro_vae.plots.reversible import through_noise
 from pyro_vae.plots.sequences import rolls, states
 from pyro_vae.plots.tables import tables
-from pyro_vae.plots.tiles import at_least, is_image, mean_of_x, sheet
+from pyro_vae.plots.tiles import at_least, is_image, is_tiled, mean_of_x, sheet, tiles_across
 from pyro_vae.posterior import (
     NotDrawable,
     decode,
@@ -59,9 +59,10 @@ def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure
     latent = bool(meaning.latent)
     drawn = not latent or what == "draw from"  # every mean of p(x) is the same
     x = mean_of_x(generate(pair, repeat_batch(data.batch(split, count), count), seed=seed, draw=drawn), data.spec)
-    across = min(count, 16 if is_image(data.spec) else 20)
-    down = math.ceil(count / across) if is_image(data.spec) else 1
-    x = torch.cat([x, torch.ones(max(0, down * across - count), x.shape[1])])[: down * across]
+    across = min(count, tiles_across(data.spec) if is_tiled(data.spec) else 20)
+    down = math.ceil(count / across) if is_tiled(data.spec) else 1
+    blank = torch.full((max(0, down * across - count), x.shape[1]), float(is_image(data.spec)))
+    x = torch.cat([x, blank])[: down * across]
     title = f"Samples: {what} p(x | z) at z ~ p(z)" if latent else "Samples: draws from p(x)"
     if given := [name for name in pair.bound_model.required if name != "x" and name not in meaning.latent]:
         title += f", given {' and '.join(given)} of the first {split} data"
@@ -87,10 +88,10 @@ def reconstructions(pair: Pair, data: Data, *, count: int = 16, split: str | Non
         raise NotDrawable("the guide leaves latent sites out, so there is no code to reconstruct from; draw `samples`")
     x, mean = batch["x"], mean_of_x(reconstruct(pair, batch, seed=seed), data.spec)
     title = f"Data ({split} split) and reconstructions: {shown(pair, batch)} p(x | z) at the centre of q(z | x)"
-    if not is_image(data.spec):
+    if not is_tiled(data.spec):
         both = torch.stack([x, mean], 1)[:6]
         return sheet(both, data, title=title, columns=["data", "reconstruction"])
-    across = min(count, 16, len(x))
+    across = min(count, tiles_across(data.spec), len(x))
     rows = [
         part for start in range(0, len(x) - across + 1, across) for part in (x[start:][:across], mean[start:][:across])
     ]

@@ -1,4 +1,5 @@
-"""Pictures of sequences: steps across, features down; and states beside the true ones.
+"""Pictures of sequences: steps across and features down, or lines of a pen; and states beside the
+true ones.
 
 See ``pyro_vae.plots``.
 """
@@ -6,13 +7,15 @@ See ``pyro_vae.plots``.
 from typing import Any
 
 import torch
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.data import Data
 from pyro_vae.plots.calling import picture
+from pyro_vae.plots.panels import is_drawing, lines_of
 from pyro_vae.plots.tiles import BLUE, GREY, NORMAL, ORANGE, SMALL, at_least, headline, mean_of_x, page
-from pyro_vae.posterior import NotDrawable, generate, latent_vectors, posterior_means, reconstruct
+from pyro_vae.posterior import NotDrawable, generate, latent_vectors, posterior_means, reconstruct, shown
 from pyro_vae.program import Pair
 
 FEW = 4  # features that are drawn as curves
@@ -21,7 +24,8 @@ FEW = 4  # features that are drawn as curves
 @picture
 def rolls(pair: Pair, data: Data, *, count: int = 2, split: str | None = None, seed: int = 0) -> Figure:
     """Draw sequences, their reconstructions and draws of the model of the same lengths: as piano
-    rolls, steps across and features down, or as curves where there are few features.
+    rolls, steps across and features down, as lines of a pen where they are strokes, or as curves
+    where there are few features.
 
     Args:
         count: number of sequences, side by side.
@@ -35,8 +39,8 @@ def rolls(pair: Pair, data: Data, *, count: int = 2, split: str | None = None, s
     there = batch["mask"] if "mask" in batch else torch.ones(len(batch["x"]), shape[0]).bool()
     found = {
         "data": batch["x"],
-        "mean": mean_of_x(reconstruct(pair, batch, seed=seed)),
-        "draw": mean_of_x(generate(pair, batch, seed=seed, draw=True)),
+        "rebuilt": mean_of_x(reconstruct(pair, batch, seed=seed)),
+        "new": mean_of_x(generate(pair, batch, seed=seed, draw=True)),
     }
     few = shape[1] <= FEW
     figure = page(1.0 + len(found) * (1.5 if few else 1.8))
@@ -46,10 +50,14 @@ def rolls(pair: Pair, data: Data, *, count: int = 2, split: str | None = None, s
         row[0].set_ylabel(name, fontsize=NORMAL)
         for one, each, seen in zip(row, x, there, strict=True):
             steps = each.detach().cpu().reshape(shape)[seen.cpu()]
-            _curves(one, steps) if few else _roll(one, steps[:, low : high + 1], low)
+            if is_drawing(data.spec):
+                _lines(one, steps)
+            else:
+                _curves(one, steps) if few else _roll(one, steps[:, low : high + 1], low)
             one.tick_params(labelsize=SMALL)
-    figure.supxlabel("step", fontsize=NORMAL)
-    headline(figure, f"Sequences ({split} split), the mean of p(x | z) at the centre of q(z | x), and draws of p(x)")
+    figure.supxlabel("dx summed" if is_drawing(data.spec) else "step", fontsize=NORMAL)
+    what = shown(pair, batch)
+    headline(figure, f"Sequences ({split} split), the {what} p(x | z) at the centre of q(z | x), and draws of p(x)")
     return figure
 
 
@@ -128,6 +136,13 @@ def _roll(axes: Any, steps: Tensor, low: int) -> None:
         interpolation="nearest",
         extent=extent,
     )
+
+
+def _lines(axes: Any, steps: Tensor) -> None:
+    axes.add_collection(LineCollection([line.numpy() for line in lines_of(steps)], colors="black", linewidths=1))
+    axes.autoscale()
+    axes.set(aspect="equal", adjustable="datalim")
+    axes.yaxis.set_inverted(True)
 
 
 def _curves(axes: Any, steps: Tensor) -> None:

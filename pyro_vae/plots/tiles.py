@@ -1,4 +1,5 @@
-"""Data drawn in rows and columns: images as tiles, tables and sequences as curves.
+"""Data drawn in rows and columns: images, drawings and piano rolls as tiles, other tables and
+sequences as curves.
 
 Figures without pyplot: no display needed.
 """
@@ -14,11 +15,13 @@ import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.data import Data, Spec
+from pyro_vae.plots.panels import in_box, is_drawing, is_roll, lines_of, roll_images
 from pyro_vae.posterior import NotDrawable
 
 INCHES = 7.0  # width of a figure: a page's column, legible at half size
@@ -77,6 +80,18 @@ def is_image(spec: Spec) -> bool:
     return spec.image is not None and min(spec.image[1:]) > 1
 
 
+def is_tiled(spec: Spec) -> bool:
+    """Return whether `sheet` draws a tile for each datum, and not a curve."""
+    return is_image(spec) or is_drawing(spec) or is_roll(spec)
+
+
+def tiles_across(spec: Spec) -> int:
+    """Return how many tiles a row has room for."""
+    if is_image(spec) or spec.sequence is None:
+        return 16
+    return 12 if is_drawing(spec) else max(2, 112 // spec.sequence[0])
+
+
 def sheet(
     x: Tensor,
     data: Data,
@@ -89,12 +104,17 @@ def sheet(
 ) -> Figure:
     """Draw ``x``: (rows, columns, features), with a label for each row and column.
 
-    Images become tiles. Anything else becomes a panel per row with a curve per column over the
-    features, coloured by column, above the range that holds 90 % of the data.
+    Images, drawings and piano rolls become tiles. Anything else becomes a panel per row with a
+    curve per column over the features, coloured by column, above the range that holds 90 % of the
+    data.
     """
     x = x.detach().cpu().float()
     labels = _Labels(title, rows, columns, xlabel, ylabel)
-    return _tiles(x, data.spec, labels) if is_image(data.spec) else _curves(x, data, labels)
+    if is_image(data.spec):
+        return _tiles(x, data.spec.image, labels)  # type: ignore[arg-type]
+    if is_roll(data.spec):
+        return _tiles(*roll_images(x, data.spec), labels)
+    return _drawings(x, data.spec, labels) if is_drawing(data.spec) else _curves(x, data, labels)
 
 
 class _Labels(NamedTuple):
@@ -107,12 +127,37 @@ class _Labels(NamedTuple):
     ylabel: str
 
 
-def _tiles(x: Tensor, spec: Spec, labels: _Labels) -> Figure:
-    assert spec.image is not None
-    channels, height, width = spec.image
-    down, across = x.shape[:2]
+def _tiles(x: Tensor, image: tuple[int, int, int], labels: _Labels) -> Figure:
+    channels, height, width = image
     gap = max(1, height // 14)
-    picture = _joined(x, spec.image, gap)
+    picture = _joined(x, image, gap)
+    figure, axes = _tiled_axes(x.shape[:2], (height, width), gap, labels)
+    shown = (picture[..., 0] if channels == 1 else picture).numpy()
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    return figure
+
+
+def _drawings(x: Tensor, spec: Spec, labels: _Labels) -> Figure:
+    """Draw each datum with a pen, as large as its tile."""
+    down, across = x.shape[:2]
+    side, gap = 28, 3
+    figure, axes = _tiled_axes((down, across), (side, side), gap, labels)
+    steps = x.unflatten(-1, spec.sequence)  # type: ignore[arg-type]
+    lines = [
+        line.numpy()
+        for i, j in ((i, j) for i in range(down) for j in range(across))
+        for line in in_box(list(lines_of(steps[i, j])), side, (j * (side + gap), i * (side + gap)))
+    ]
+    axes.add_collection(LineCollection(lines, colors="black", linewidths=0.8, capstyle="round"))
+    axes.set(xlim=(0, across * (side + gap) - gap), ylim=(down * (side + gap) - gap, 0), aspect="equal")
+    return figure
+
+
+def _tiled_axes(counts: Sequence[int], size: tuple[int, int], gap: int, labels: _Labels) -> tuple[Figure, Any]:
+    """Return a figure with axes for ``counts``, down and across, of tiles of a size, height and
+    width, with what is written around them.
+    """
+    (down, across), (height, width) = counts, size
     # inches beside the tiles, where the rows' labels are
     edge = 0.35 + max([1.0, *(0.088 * len(row) for row in labels.rows)] if labels.rows else [0.0])
     largest = 0.9  # inches: a few tiles need not fill the page
@@ -120,8 +165,6 @@ def _tiles(x: Tensor, spec: Spec, labels: _Labels) -> Figure:
     inches = max(INCHES if len(labels.title) > 40 else 4.0, tile_width * across + edge)
     words = 0.2 * len(broken(labels.title, inches)) + 0.32 * (bool(labels.columns) + bool(labels.xlabel))
     figure, axes = panel(tile_width * height / width * down + 0.35 + words, inches)
-    shown = (picture[..., 0] if channels == 1 else picture).numpy()
-    axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     centres = [(width - 1) / 2 + j * (width + gap) for j in range(across)]
     axes.set_xticks(centres if labels.columns else [], labels.columns or [], fontsize=SMALL)
     centres = [(height - 1) / 2 + i * (height + gap) for i in range(down)]
@@ -131,7 +174,7 @@ def _tiles(x: Tensor, spec: Spec, labels: _Labels) -> Figure:
     axes.set_xlabel(labels.xlabel, fontsize=NORMAL)
     axes.set_ylabel(labels.ylabel, fontsize=NORMAL)
     headline(figure, labels.title, inches)
-    return figure
+    return figure, axes
 
 
 def _joined(x: Tensor, image: tuple[int, int, int], gap: int) -> Tensor:

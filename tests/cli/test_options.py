@@ -94,6 +94,7 @@ OTHER_OF = {
     "autoregressive.activation": ["silu"],
     "markov.posterior": ["filter", "mean-field", "exact"],
     "markov.hidden": [7],
+    "sequence.hidden": [7],
     "reversible.kind": ["coupling", "autoregressive", "spline_coupling"],
     "reversible.hidden": [[40]],
     "reversible.layers": [3],
@@ -104,6 +105,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "semi_supervised": {"classes": 3, "y": (), "labelled": ()},
     "grouped": {"mask": (4,)},
     "markov": {"mask": (4,), "sequence": (4, 4)},
+    "sequence": {"mask": (4,), "sequence": (4, 4)},
 }
 
 

@@ -65,6 +65,46 @@ def test_splits_of_unequal_steps_or_without_lengths() -> None:
         load_data({"x_train": one, "lengths_train": [1, 2, 3], "x_test": one})
 
 
+def test_longer_sequences_are_left_out_and_the_others_padded_to_what_is_left() -> None:
+    x = np.arange(60.0).reshape(10, 3, 2)
+    lengths = np.array([1, 2, 3] * 3 + [2])
+    data = load_data({"x": x, "lengths": lengths, "y": np.arange(10) % 2}, valid=0, test=0, longest=2)
+    batch = data.batch("train")
+    assert data.spec.sequence == (2, 2)
+    assert sorted(batch["mask"].sum(1).tolist()) == [1, 1, 1, 2, 2, 2, 2]
+    kept = {tuple(row) for row in x[lengths <= 2][:, :2].reshape(-1, 4).tolist()}
+    for row, there in zip(batch["x"].tolist(), batch["mask"], strict=True):
+        assert any(row[: 2 * int(there.sum())] == list(one[: 2 * int(there.sum())]) for one in kept)
+    assert data.recipe is None
+    assert load_data("digit_rows", longest=8).recipe == {"name": "digit_rows", "options": {"longest": 8}}
+
+
+@pytest.mark.parametrize(
+    ("source", "longest", "message"),
+    [
+        ("digits", 5, "longest=5 is of sequences, and digits has none: leave it out"),
+        ("pendulum", 40, "longest=40 cuts x, and pendulum has state too"),
+        ("digit_rows", 7, "no sequence of digit_rows \\(all\\) has 7 steps or fewer: give a larger longest"),
+        ("digit_rows", 9, "sequences of digit_rows have up to 8 steps; give 1 to 8"),
+        ("digit_rows", 0, "longest=0 is not possible"),
+    ],
+)
+def test_a_longest_that_cannot_be(source: str, longest: int, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_data(source, longest=longest)
+
+
+def test_phrases_are_cut_from_pieces() -> None:
+    x = np.zeros((2, 40, 88), np.uint8)
+    x[:, np.arange(40), np.arange(40)] = 1
+    pieces = {"x": x, "lengths": np.array([40, 15])}
+    found = sequences.phrases({"train": pieces, "test": pieces})
+    begins = {part: arrays["x"][:, 0].argmax(1).tolist() for part, arrays in found.items()}
+    assert begins == {"train": [0, 4, 8, 12, 16, 20, 24], "test": [0, 16]}
+    assert (found["test"]["lengths"] == 16).all()
+    assert (found["test"]["x"].argmax(2)[1] == np.arange(16, 32)).all()
+
+
 def chorales(path: Path, **change: Any) -> Path:
     pieces = {"train": [[[60, 64], []], [[21]], [[108], [60], [61]]], "test": [[[60]]]}
     path.parent.mkdir(exist_ok=True)

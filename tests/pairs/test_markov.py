@@ -1,13 +1,12 @@
 """Markov chains of states: Kalman's and the forward algorithm's values, padding, and what each guide sees."""
 
-import math
 from dataclasses import replace
 from typing import Any
 
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import pyro_vae as pv
 from pyro_vae import pairs
@@ -17,45 +16,19 @@ from pyro_vae.conditionals import (
     LinearMove,
     LinearSmoother,
     PathPrior,
-    TableMove,
-    TableSmoother,
-    from_scale,
 )
 from pyro_vae.distributions import Recurrent
-from pyro_vae.evidence import filtered_evidence
 from pyro_vae.guides.markov import MarkovGuide
 from pyro_vae.models.markov import MarkovModel
 from pyro_vae.nets import scan
 from pyro_vae.program import PairError, log_weights
+from tests.truths import KALMAN, A, Q, R, Seen, T, hidden_markov, sines, state_space
 from tests.zoo import spec
-
-A, Q, R, T = 0.9, 0.25, 0.49, 20
-KALMAN = -24.192472256490, -6.168853353786  # of sin t, t = 1 .. 20 and 1 .. 5
-
-
-def linear() -> pv.Pair:
-    """z_1 ~ N(0, 1), z_t = .9 z_(t-1) + N(0, .5^2), x_t = z_t + N(0, .7^2)."""
-    move, emission = LinearMove(1).double(), LinearEmission(1, torch.zeros(1).double(), torch.ones(1).double()).double()
-    with torch.no_grad():
-        emission.weight.fill_(1.0)
-        emission.raw_scale.copy_(from_scale(torch.tensor([R**0.5], dtype=torch.float64)))
-        move.raw_scale.copy_(from_scale(torch.tensor([Q**0.5], dtype=torch.float64)))
-        move.matrix.fill_(A)
-    model = MarkovModel(1, PathPrior(move), EachStep(emission, 1)).double()
-    return pv.Pair(model, MarkovGuide(1, LinearSmoother(move, emission)))
-
-
-def sines(copies: int = 1, steps: int = T) -> dict[str, Tensor]:
-    """Return sin t with 20 steps, and with 5 and something else behind them."""
-    x = torch.sin(torch.arange(1.0, steps + 1).double()).repeat(2, 1)
-    mask = torch.arange(steps) < torch.tensor([[T], [5]])
-    x[1, 5:] = 7.0
-    return {"x": x.repeat_interleave(copies, 0), "mask": mask.repeat_interleave(copies, 0)}
 
 
 @pytest.mark.parametrize("steps", [20, 23])
 def test_every_draw_of_the_exact_smoother_weighs_what_kalman_says(steps: int) -> None:
-    weights = log_weights(linear(), sines(steps=steps), 5)
+    weights = log_weights(state_space(), sines(steps=steps), 5)
     for row, truth in enumerate(KALMAN):
         assert weights[:, row].tolist() == pytest.approx([truth] * 5, abs=5e-12)
 
@@ -119,31 +92,12 @@ def test_gaps_of_other_guides(name: str) -> None:
     gap, parts = posteriors()[name]
     gate, loc, scale = (part.reshape(1, T, 1) for part in parts)
     q = Recurrent(gate, loc, scale, torch.ones(1, T).bool(), scan)
-    model = linear().model
+    model = state_space().model
     noise = T**0.5 * torch.cat([torch.eye(T), -torch.eye(T)]).double()  # 2 T points: exact means of quadratics
     z = scan(gate, loc + scale * noise.unsqueeze(-1)).flatten(-2)
     there = torch.ones(1, T).bool()
     log_p = model.prior(there).log_prob(z) + model.emission(z, there).log_prob(sines()["x"][:1])
     assert KALMAN[0] - (log_p - q.log_prob(z)).mean().item() == pytest.approx(gap, abs=1e-6)
-
-
-SEEN = torch.tensor([[0.1, 0.4, 0.5], [0.6, 0.3, 0.1]], dtype=torch.float64)
-
-
-class Seen(nn.Module):
-    """p(x_t | z_t) of walking, shopping, cleaning."""
-
-    def forward(self, z: Tensor) -> dist.OneHotCategorical:
-        return dist.OneHotCategorical(probs=z @ SEEN.to(z))
-
-
-def hidden_markov() -> pv.Pair:
-    move = TableMove(2).double()
-    with torch.no_grad():
-        move.first_logits.copy_(torch.tensor([0.6, 0.4], dtype=torch.float64).log())
-        move.logits.copy_(torch.tensor([[0.7, 0.3], [0.4, 0.6]], dtype=torch.float64).log())
-    model = MarkovModel(3, PathPrior(move), EachStep(Seen(), 2)).double()
-    return pv.Pair(model, MarkovGuide(3, TableSmoother(move, model.emission.one)))
 
 
 def test_every_draw_of_a_hidden_markov_model_weighs_what_the_forward_algorithm_says() -> None:
@@ -203,40 +157,6 @@ def test_a_filter_sees_nothing_of_the_future(posterior: Any, sees: bool) -> None
     other[:, 3] += 1.0
     changed = (encoder(x, there).loc - encoder(other, there).loc).abs().amax((0, 2)) > 0
     assert changed.tolist() == [sees, sees, sees, True]
-
-
-def test_a_particle_filter_is_unbiased_and_exact_in_no_draws() -> None:
-    pair, copies = linear(), 1000
-    found = filtered_evidence(pair, sines(copies), 20).reshape(2, copies)
-    for row, truth in zip(found, KALMAN, strict=True):
-        ratio = (row - truth).exp()
-        assert ratio.std() > 0.01  # an estimate, not the exact weight of whole paths
-        assert abs(ratio.mean() - 1) < 4 * ratio.std() / math.sqrt(copies)
-
-
-def test_a_particle_filter_of_a_learned_guide_and_of_states_that_are_counted() -> None:
-    x = torch.eye(3).double()[torch.tensor([0, 1, 2] * 4)].flatten().repeat(1000, 1)
-    ratio = (filtered_evidence(hidden_markov(), {"x": x}, 10) + 13.859079866870).exp()
-    torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=1e-10)  # never few enough to be drawn anew
-    pair, batch = linear(), sines(1000)
-    loose = pv.Pair(pair.model, MarkovGuide(1, _Loose()))
-    ratio = (filtered_evidence(loose, batch, 20).reshape(2, -1) - torch.tensor(KALMAN)[:, None]).exp()
-    assert ((ratio.mean(1) - 1).abs() < 4 * ratio.std(1) / math.sqrt(1000)).all()
-
-
-class _Loose(nn.Module):
-    """q(z_t | z_(t-1), x_t), wider than it should be."""
-
-    def forward(self, x: Tensor, there: Tensor) -> Recurrent:
-        return Recurrent(0.5 * torch.ones_like(x), 0.4 * x, 0.6 * torch.ones_like(x), there, scan)
-
-
-def test_a_particle_filter_says_what_it_needs() -> None:
-    pair = pairs.latent(spec(), hidden=[4])
-    with pytest.raises(PairError, match="follows one path of states"):
-        filtered_evidence(pair, {"x": torch.zeros(2, 16)})
-    with pytest.raises(ValueError, match="at least 2, got 1"):
-        filtered_evidence(linear(), sines(), 1)
 
 
 @pytest.mark.parametrize(
