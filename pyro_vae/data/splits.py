@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pyro_vae.data.binarization import Words, key, mix
-from pyro_vae.data.memory_maps import MAX_PAGES, is_mapped, let_go, pages_of, take
+from pyro_vae.data.memory_maps import MAX_PAGES, held, is_mapped, let_go, pages_of, take
 from pyro_vae.data.readers import DataError
 from pyro_vae.data.schema import Contents, in_memory, pieces
 from pyro_vae.data.shards import ShardedX
@@ -39,13 +39,15 @@ class Split:
         """Return a copy of the field ``name`` of the data at ``positions`` of the split."""
         rows = positions if self.rows is None else self.rows[positions]
         array = self.arrays[name]
+        if not is_mapped(array):
+            return take(array, rows)
+        before = held()
         taken = take(array, rows)
-        if is_mapped(array):
-            self._read += pages_of(len(rows), array)
-            if self._read > MAX_PAGES:
-                for each in self.arrays.values():
-                    let_go(each)
-                self._read = 0
+        self._read += max(pages_of(len(rows), array), held() - before)  # Linux may map far more than what is read
+        if self._read > MAX_PAGES:
+            for each in self.arrays.values():
+                let_go(each)
+            self._read = 0
         return taken
 
     def order(self, generator: torch.Generator) -> np.ndarray:

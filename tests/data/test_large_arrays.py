@@ -8,7 +8,7 @@ import pytest
 
 import pyro_vae as pv
 from pyro_vae.data import memory_maps, schema, splits
-from pyro_vae.data.memory_maps import is_mapped, let_go, pages_of
+from pyro_vae.data.memory_maps import held, is_mapped, let_go, pages_of
 from pyro_vae.data.readers import read_npy
 
 X = np.random.default_rng(0).normal(size=(400, 6))
@@ -69,6 +69,17 @@ def test_rows_are_taken_in_parts_as_at_once(tmp_path, monkeypatch, shape):
     for size in (1, 500, 2**28):
         monkeypatch.setattr(memory_maps, "MAX_PAGES", size)
         assert np.array_equal(memory_maps.take(read_npy(tmp_path / "x.npy"), rows), x[rows])
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads pages in use from /proc")
+def test_pages_are_counted_and_let_go_of(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones(2**20))
+    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+    before = held()
+    assert x.sum() == 2**20
+    assert held() - before > 0.9 * x.nbytes
+    let_go(x)
+    assert held() - before < 0.1 * x.nbytes
 
 
 def resident() -> float:
