@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pyro_vae.cli import catalogue
@@ -22,7 +23,8 @@ def evaluate(words: Sequence[str]) -> int:
     from pyro_vae.runs import Run
     from pyro_vae.training import Counter
 
-    pair, data = rebuild_best(Run.open(args.run), args)
+    run = Run.open(args.run)
+    pair, data = rebuild_best(run, args)
     split = data.choose(args.split)
     temperature = _temperature(args.temperature, pair, data)
     lacks_constant = any(True for _ in unnormalized(pair))
@@ -40,13 +42,27 @@ def evaluate(words: Sequence[str]) -> int:
             temperatures=TEMPERATURES if args.temperatures is None else args.temperatures,
             progress=counter.add,
         )
+    told = json.dumps(figures.to_dict() | ({} if temperature is None else {"temperature": temperature}))
     if args.json:
-        print(json.dumps(figures.to_dict() | ({} if temperature is None else {"temperature": temperature})))
+        print(told)
     else:
         show_figures(figures, pair, data)
         if temperature is not None:
             say(f"Codes were drawn at temperature {temperature:.3g}; training takes the nearest, temperature 0.")
+    _keep(told, run.folder / "evaluation.json")
     return 0
+
+
+def _keep(told: str, path: Path) -> None:
+    """Write the figures beside the run; they have been printed if it cannot be written to."""
+    from pyro_vae.runs import write_whole
+
+    try:
+        write_whole(path, f"{told}\n".encode())
+    except OSError as error:
+        say(f"the figures are not kept: {path}: {error.strerror}", sys.stderr)
+    else:
+        say(f"kept in {path}", sys.stderr)
 
 
 def _evaluate_arguments(words: Sequence[str]) -> Any:

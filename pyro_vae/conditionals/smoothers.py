@@ -20,7 +20,7 @@ __all__ = ["LinearSmoother", "TableSmoother"]
 
 class LinearSmoother(nn.Module):
     """p(z | x) of a linear-Gaussian chain: the smoother of Rauch, Tung & Striebel (1965), in its
-    information form.
+    information form and by doubling, so that 160 steps are eight rounds of operations.
 
     Args:
         transition: the model's.

@@ -272,7 +272,7 @@ class Data:
     ) -> Iterator[Batch]:
         split = self._split("train")
         generator = torch.Generator().manual_seed(key("order", seed, epoch) >> 1)
-        order = torch.randperm(len(split), generator=generator).numpy()
+        order = split.order(generator)
         for step in range(start, steps):
             chosen = order[step * size : (step + 1) * size]
             first, last = rank * len(chosen) // world, (rank + 1) * len(chosen) // world

@@ -17,6 +17,7 @@ from pyro_vae.data.partial_labels import hide_labels, mark_unknown
 from pyro_vae.data.readers import DataError
 from pyro_vae.data.schema import Contents, inspect
 from pyro_vae.data.sequences import keep_short
+from pyro_vae.data.shards import is_url
 from pyro_vae.data.sources import DATASETS, Source, open_source
 from pyro_vae.data.splits import SPLITS, Split, cut
 from pyro_vae.options import checked
@@ -163,7 +164,7 @@ def _recipe(source: object, options: dict[str, Any]) -> dict[str, Any] | None:
     """Return what loads the same data again, or None for arrays from memory."""
     if not isinstance(source, str | os.PathLike):
         return None
-    place = os.fspath(source) if source in DATASETS else os.path.abspath(Path(source).expanduser())
+    place = os.fspath(source) if source in DATASETS or is_url(source) else os.path.abspath(Path(source).expanduser())
     return {"name": place, "options": {name: value for name, value in options.items() if value is not None}}
 
 

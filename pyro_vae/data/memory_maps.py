@@ -1,6 +1,8 @@
 """Arrays that lie in a file and not in memory, and letting go of the pages that were read."""
 
+import math
 import mmap
+from typing import Any
 
 import numpy as np
 
@@ -8,9 +10,41 @@ MAX_PAGES = 2**28  # bytes of pages that may be read before they are let go of
 _FAULT = 16 * mmap.PAGESIZE  # what Linux maps around an address that is read
 
 
-def is_mapped(array: np.ndarray) -> bool:
+class Elsewhere:
+    """What stands for an array that is not in memory: its rows are read when they are asked for."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return some rows, in this order."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, place: slice) -> np.ndarray:
+        return self.rows(np.arange(*place.indices(len(self))))
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all of it would take in memory."""
+        return self.size * self.dtype.itemsize
+
+
+def is_mapped(array: Any) -> bool:
     """Return whether an array, or what it is a view of, lies in a file."""
-    return _map_of(array) is not None
+    return isinstance(array, Elsewhere) or _map_of(array) is not None
 
 
 def let_go(array: np.ndarray) -> None:
@@ -33,12 +67,14 @@ def held() -> int:
         return 0
 
 
-def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def take(array: Any, rows: np.ndarray) -> np.ndarray:
     """Return a copy of some rows of an array.
 
     Of a mapped one in Fortran order, whose rows lie on as many pages as they have values, a part of
     the columns at a time, so that no more pages are held than `MAX_PAGES`.
     """
+    if isinstance(array, Elsewhere):
+        return array.rows(rows)
     if not is_mapped(array) or array.flags.c_contiguous or not array.flags.f_contiguous:
         return np.asarray(array).take(rows, axis=0)
     turned = np.asarray(array).T
@@ -51,8 +87,10 @@ def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return taken
 
 
-def pages_of(rows: int, array: np.ndarray) -> int:
+def pages_of(rows: int, array: Any) -> int:
     """Return at most how many bytes of pages are read with so many rows of an array."""
+    if isinstance(array, Elsewhere):
+        return 0
     row = array.nbytes // max(1, len(array))
     apart = 1 if array.flags.c_contiguous else max(1, row // array.itemsize)  # runs of values that one row has
     return min(array.nbytes, rows * max(row, apart * _FAULT))

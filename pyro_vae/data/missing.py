@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pyro_vae.data.columns import Column
+from pyro_vae.data.memory_maps import Elsewhere
 from pyro_vae.data.readers import DataError, note
 from pyro_vae.data.schema import Arrays
 
@@ -16,11 +17,13 @@ def mark_missing(parts: Mapping[str, Arrays], name: str, categorical: Sequence[C
     The number is the feature's median in the first part, which leaves the support and the moments
     of x as they are, or the most frequent category; no pair that reads ``seen`` looks at it.
 
-    Data without NaN stay as they are.
+    Data without NaN stay as they are, and so do those in shards.
 
     Raises:
         DataError: there are NaN and a field ``seen`` too, or nothing but NaN.
     """
+    if any(isinstance(arrays["x"], Elsewhere) for arrays in parts.values()):
+        return parts  # where NaN are refused
     missing = {part: np.isnan(arrays["x"]) for part, arrays in parts.items() if arrays["x"].dtype.kind == "f"}
     count = sum(map(np.count_nonzero, missing.values()))
     if not count:

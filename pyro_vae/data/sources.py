@@ -21,6 +21,7 @@ from pyro_vae.data.image_folders import progress, read_image_folder, read_images
 from pyro_vae.data.objects import Objects, dense, numbered, objects_in
 from pyro_vae.data.readers import DataError, brief, read_idx, read_npy, read_npy_folder, read_npz, read_table
 from pyro_vae.data.sequences import FILES, mark_lengths, named_sequences, pendulums, phrases, read_chorales
+from pyro_vae.data.shards import INDEX, holds_shards, is_url, read_shards
 from pyro_vae.data.sprinkler import sprinkler_days
 
 DATASETS: dict[str, str] = {
@@ -103,9 +104,11 @@ def open_source(
         if source in sized:
             return _SIZED[source](folder, image_size)
         opened = _named(source, folder)
+    elif isinstance(source, str) and is_url(source):
+        opened = Source(source.rstrip("/").rpartition("/")[2], {"all": read_shards(source)})
     elif isinstance(source, str | os.PathLike):
         path = _path(source)
-        if path.is_dir() and not any(path.glob("*.npy")):
+        if path.is_dir() and not holds_shards(path) and not any(path.glob("*.npy")):
             parts, names = read_image_folder(path, image_size, SPLIT_NAMES)
             height, width, channels = next(iter(parts.values()))["x"].shape[1:]
             shape, resized = (channels, height, width), image_size is not None
@@ -163,8 +166,23 @@ def _path(source: str | os.PathLike) -> Path:
     return path
 
 
+def _shards_in(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Return the fields of a folder of shards, or of those for its splits."""
+    if (folder / INDEX).is_file():
+        return {"all": read_shards(str(folder))}
+    named = {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{INDEX}"))}
+    splits = {SPLIT_NAMES.get(name.lower(), name): read_shards(str(path)) for name, path in named.items()}
+    if odd := splits.keys() - {"train", "valid", "test"}:
+        raise DataError(f"{folder} has shards in {min(odd)}, which names no split: call it train, valid or test.")
+    if "train" not in splits:
+        raise DataError(f"{folder} has shards for {', '.join(splits)} and none for train: add them.")
+    return _ordered(splits)
+
+
 def _from_path(path: Path, given: str) -> Source:
     if path.is_dir():
+        if holds_shards(path):
+            return Source(path.name, _shards_in(path))
         return Source(path.name, _parts(read_npy_folder(path), str(path)))
     if path.suffix == ".npy":
         return Source(path.stem, {"all": {"x": read_npy(path)}})

@@ -6,6 +6,7 @@ They are disjoint, together hold all of the data, and never divide groups or cop
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from pyro_vae.data.binarization import Words, key, mix
 from pyro_vae.data.memory_maps import MAX_PAGES, held, is_mapped, let_go, pages_of, take
 from pyro_vae.data.readers import DataError
 from pyro_vae.data.schema import Contents, in_memory, pieces
+from pyro_vae.data.shards import ShardedX
 from pyro_vae.data.sources import Source
 
 SPLITS = ("train", "valid", "test")
@@ -48,6 +50,13 @@ class Split:
             self._read = 0
         return taken
 
+    def order(self, generator: torch.Generator) -> np.ndarray:
+        """Return the positions in an order that ``generator`` decides; a few shards at a time."""
+        x: Any = self.arrays["x"]
+        if isinstance(x, ShardedX):
+            return x.order(self.rows, generator)
+        return torch.randperm(len(self), generator=generator).numpy()
+
 
 def cut(
     opened: Source, contents: Contents, valid: float | None, test: float | None, seed: int, split_by: str | None
@@ -73,12 +82,17 @@ def cut(
     groups = _groups(opened, whole, split_by)
     rows = _divide(len(whole["x"]), sizes, groups, seed, opened.name)
     splits = {split: Split(arrays, None) for split, arrays in parts.items()}
+    if isinstance(whole["x"], ShardedX):  # one shard after the other
+        rows = {split: np.sort(numbers) for split, numbers in rows.items()}
     splits |= {split: Split(whole, rows[split]) for split in rows}
     return {split: splits[split] for split in SPLITS}
 
 
 def _groups(opened: Source, arrays: Mapping[str, np.ndarray], split_by: str | None) -> np.ndarray | None:
     """Return a number for each datum; data with equal numbers stay in one split."""
+    x: Any = arrays["x"]
+    if split_by is None and isinstance(x, ShardedX):
+        return x.groups()
     if split_by is None:
         return None if opened.curated else copies(arrays["x"])
     if split_by not in arrays or arrays[split_by].ndim != 1:

@@ -166,8 +166,10 @@ def test_evaluate_has_the_figures_by_site(capsys, run):
     assert 0 < found["log_evidence_stderr"] < 1
     assert 1 <= found["ess"] <= 200
     assert 0 <= found["active_units"] <= 3
+    assert json.loads((run / "evaluation.json").read_text()) == found
     assert main(["evaluate", str(run), "--samples", "10", "--split", "valid"]) == 0
     assert "valid split" in capsys.readouterr().out
+    assert json.loads((run / "evaluation.json").read_text())["split"] == "valid"
 
 
 @pytest.mark.parametrize("suffix", ["png", *(pytest.param(other, marks=pytest.mark.slow) for other in ("svg", "pdf"))])

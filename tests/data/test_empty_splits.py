@@ -60,6 +60,7 @@ OF = {  # what a picture applies to, where that is not `latent`
     "codebook": (pv.pairs.quantized, {"codes": 3, "places": 2, "size": 2, "hidden": [8]}),
     "code-map": (pv.pairs.quantized, {"codes": 3, "places": 2, "size": 2, "hidden": [8]}),
     **dict.fromkeys(("rolls", "states"), (pv.pairs.markov, {"latent": 2, "hidden": 8})),
+    **dict.fromkeys(("beside", "critic"), (pv.pairs.adversarial, {"latent": 2, "hidden": [8]})),
     "through-noise": (pv.pairs.reversible, {"hidden": [8]}),
     "components": (pv.pairs.mixture, {"components": 3}),
     "frames": (pv.pairs.mixture, {"components": 3}),
