@@ -241,30 +241,14 @@ class Reads(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        frame, known = _caller(), _known()
-        caller = frame.f_code
-        if func is torch.Tensor.__bool__ and caller in known["valid"]:
-            if caller in known["sample"] or (frame.f_back and frame.f_back.f_code in known["sample"]):
-                self.valid.append(args[0].detach())
-            return True
-        if func is torch.Tensor.__bool__ and _asks_for_arguments(frame):
-            with private("disable_current_modes")():
-                return func(*args)
-        if func is torch.Tensor.item:
-            return float("nan") if caller in known["identical"] else args[0].detach()
-        if func is torch.Tensor.__bool__ and caller in known["bool"]:
-            return known["bool"][caller]
-        if func is torch.Tensor.__float__ and caller in known["scales"]:
-            with private("disable_current_modes")():
-                return args[0].detach().item()
-        if func is torch.Tensor.masked_select and caller in known["dot"]:
-            return torch.where(args[1], args[0], torch.zeros((), dtype=args[0].dtype, device=args[0].device))
+        frame = _caller()
+        answer = self._answer(func, args, frame)
+        if answer is not NotImplemented:
+            return answer
         if func is torch.Tensor.masked_select and self._is_mask(*args[:2]):
             if self.constants.ask(args[1]):
                 return args[0][tuple(self.constants.positions([args[1]]))]
             raise refuse(_NO_FIXED_SHAPE)
-        if func is torch.Tensor.register_hook and caller in known["warns"]:  # the same question of the gradient
-            return None
         whole = _WHOLE.get(func)
         if whole is not None and args[0].is_floating_point() and self.constants.foreseen(args[0]):
             return func(whole(args[0]))
@@ -285,12 +269,35 @@ class Reads(TorchFunctionMode):
         if func is torch.Tensor.tolist and self.constants.ask(args[0]):
             with private("disable_current_modes")():
                 return func(*args)
-        if func in _LEAVE_TORCH and caller is not memory.__code__ and not self.constants.constant(args[0]):
+        if func in _LEAVE_TORCH and frame.f_code is not memory.__code__ and not self.constants.constant(args[0]):
             raise refuse("it takes the value of a tensor out of torch")
         out = func(*args, **kwargs)
         if isinstance(out, Tensor) and out.dtype == torch.bool:
             self._made[id(out)] = out, (func, *map(_identity, (*args, *kwargs.items())))
         return out
+
+    def _answer(self, func: Any, args: Any, frame: Any) -> Any:
+        """Answer what Pyro and torch themselves ask of a tensor, known by who asks; NotImplemented where it is not they."""
+        known, caller = _known(), frame.f_code
+        if func is torch.Tensor.__bool__ and caller in known["valid"]:
+            if caller in known["sample"] or (frame.f_back and frame.f_back.f_code in known["sample"]):
+                self.valid.append(args[0].detach())
+            return True
+        if func is torch.Tensor.__bool__ and _asks_for_arguments(frame):
+            with private("disable_current_modes")():
+                return func(*args)
+        if func is torch.Tensor.item:
+            return float("nan") if caller in known["identical"] else args[0].detach()
+        if func is torch.Tensor.__bool__ and caller in known["bool"]:
+            return known["bool"][caller]
+        if func is torch.Tensor.__float__ and caller in known["scales"]:
+            with private("disable_current_modes")():
+                return args[0].detach().item()
+        if func is torch.Tensor.masked_select and caller in known["dot"]:
+            return torch.where(args[1], args[0], torch.zeros((), dtype=args[0].dtype, device=args[0].device))
+        if func is torch.Tensor.register_hook and caller in known["warns"]:  # the same question of the gradient
+            return None
+        return NotImplemented
 
     def _backward(self, loss: Tensor, gradient: Tensor | None = None, **_: Any) -> None:
         wanted = [i for i, p in enumerate(self.params) if p.requires_grad]  # others are frozen

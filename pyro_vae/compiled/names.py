@@ -8,6 +8,7 @@ import io
 import sys
 import time
 import types
+from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ _CONSTANT = frozenset(
 )
 _LOOKS_UP_ANYWHERE = {"__dict__", "__getattribute__", "attrgetter", "methodcaller", "asdict", "astuple"}
 _LOOKS_UP_NAMES = {"getattr", "vars", "eval", "exec", "globals", "locals"} | _LOOKS_UP_ANYWHERE
+_FIELD = type(vars(namedtuple("_Pair", "field"))["field"])  # what reads a field of a named tuple, and keeps nothing
 _CLOCKS = (time, datetime, datetime.datetime, datetime.date)
 
 
@@ -96,7 +98,7 @@ def transparent(value: Any) -> bool:
     """Return whether an object keeps what it has where Python can see it, unlike those of a class written in C."""
     kind = type(value)
     shown = hasattr(value, "__dict__") or any("__slots__" in vars(one) for one in kind.__mro__)
-    return shown or kind.__module__.partition(".")[0] in _CONSTANT
+    return shown or kind is _FIELD or kind.__module__.partition(".")[0] in _CONSTANT
 
 
 def slots(kind: type) -> tuple[str, ...]:

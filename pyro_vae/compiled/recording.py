@@ -241,6 +241,9 @@ class _Tensor:
 _TENSOR = _Tensor()
 
 
+_UNSTEADY = "so it depends on something that changes from call to call outside torch, such as a Python counter"
+
+
 def record(
     fn: Callable[..., Any],
     args: Sequence[Any] = (),
@@ -288,20 +291,19 @@ def record(
             _take_back(before, valid)
             return [*(v.detach() for v in found if isinstance(v, Tensor)), *valid, *(t for t, _ in constants.asked)]
 
-    graphs = []
-    for _ in range(2):
-        with undisturbed(saved):
-            graphs.append(trace(flat, [*outside, *leaves]))
+    graphs = [_traced(flat, [*outside, *leaves], saved) for _ in range(2)]
     difference = differences(*graphs)
     if difference or shapes[0] != shapes[1]:
-        raise RecordingError(
-            f"{difference or 'two recordings of one call return different constants'}, so it depends on "
-            "something that changes from call to call outside torch, such as a Python counter"
-        )
+        raise RecordingError(f"{difference or 'two recordings of one call return different constants'}, {_UNSTEADY}")
     recording = Recording(_pruned(graphs[0], outside), outside, [t for t, _ in saved], shapes[0], leaves)
     if check:
         _check(recording, reference, args, kwargs, leaves, saved)
     return recording
+
+
+def _traced(fn: Callable[..., list[Tensor]], inputs: Sequence[Tensor], saved: Any) -> Any:
+    with undisturbed(saved):
+        return trace(fn, inputs)
 
 
 def _take_back(before: Sequence[tuple[Tensor, Tensor]], valid: Sequence[Tensor]) -> None:
