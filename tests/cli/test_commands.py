@@ -117,7 +117,17 @@ def test_train_prints_its_figures_and_leaves_a_run_folder(capsys, tmp_path):
     found = result(capsys)
     assert found.keys() == {
         *("run", "epochs", "steps", "seconds", "compiled"),
-        *("elbo", "reconstruction", "kl", "log_evidence", "log_evidence_stderr", "khat_share", "proposal", "codes"),
+        *(
+            "elbo",
+            "reconstruction",
+            "kl",
+            "log_evidence",
+            "log_evidence_stderr",
+            "khat_share",
+            "proposal",
+            "codes",
+            "own",
+        ),
     }
     assert 0 <= found["khat_share"] <= 1
     assert found["run"] == "run"

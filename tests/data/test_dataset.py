@@ -396,7 +396,7 @@ def test_the_package_offers_it():
     assert pv.load_data is load_data
     assert set(DATASETS) == set(
         "digits mnist fashion_mnist kmnist emnist omniglot cifar10 svhn celeba sprinkler "
-        "chorales sketches pendulum digit_rows".split()
+        "chorales phrases sketches pendulum digit_rows".split()
     )
     assert all(0 < len(line) < 110 and "\n" not in line for line in DATASETS.values())
     assert repr(load_data("digits")) == "Data(digits: 1,437 / 180 / 180 images 1x8x8, 17 levels)"

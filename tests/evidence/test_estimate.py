@@ -404,5 +404,5 @@ def test_too_few_draws_give_no_pareto_shape_and_none_are_refused():
     assert few.khat_share == 1  # what is not known is not to be believed
     with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
         pv.log_evidence(pair, x, num_samples=0)
-    with pytest.raises(ValueError, match="proposal is 'best'; give 'refined' or 'guide'"):
+    with pytest.raises(ValueError, match="proposal is 'best'; give 'refined', 'guide' or 'filter'"):
         pv.log_evidence(pair, x, proposal="best")

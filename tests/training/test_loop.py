@@ -300,7 +300,7 @@ def test_another_algorithm_is_saved_resumed_and_validated_like_svi(tmp_path):
         pv.fit(pair(), data, run=tmp_path / "half", progress=StopAfter(17), **settings)
     resumed = pv.fit(pair(), data, run=tmp_path / "half", resume=True, **settings)
     assert equal(resumed.pair, whole.pair)
-    assert resumed.history == whole.history
+    assert repr(resumed.history) == repr(whole.history)  # with nan, which equals nothing
     files = [(tmp_path / name / "history.csv").read_bytes() for name in ("whole", "half")]
     assert files[0] == files[1]
 

@@ -28,12 +28,12 @@ def no_clock(monkeypatch):
 @pytest.fixture
 def surge(monkeypatch):
     """Let the learning rate be of another world at one step, so that its update alone overflows."""
-    rate = Trainer.rate
+    rates = Trainer.rates
 
     def surging(self, step, rollbacks):
-        return math.inf if step == STEP and not rollbacks else rate(self, step, rollbacks)
+        return [math.inf if step == STEP and not rollbacks else rate for rate in rates(self, step, rollbacks)]
 
-    monkeypatch.setattr(Trainer, "rate", surging)
+    monkeypatch.setattr(Trainer, "rates", surging)
 
 
 class Notes(Silent):
