@@ -118,6 +118,7 @@ def test_a_table_is_used_as_told(tmp_path, monkeypatch):
     assert Path("wine.png").is_file()
 
 
+@pytest.mark.slow
 def test_runs_are_compared_as_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = pv.load_data("digits", binarize="static")

@@ -339,6 +339,7 @@ def test_a_folder_below_a_file_is_refused(capsys):
     assert "cannot write to file/run" in refusal(capsys, "train", "--run", "file/run", *QUICK)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named(capsys, run):
     best = run / "best.ckpt"
     content = best.read_bytes()
@@ -350,6 +351,7 @@ def test_a_damaged_checkpoint_is_named(capsys, run):
     assert "best.ckpt does not exist" in refusal(capsys, "evaluate", str(run))
 
 
+@pytest.mark.slow
 def test_a_run_of_another_version_is_named(capsys, run):
     config = run / "config.yaml"
     text = config.read_text()

@@ -330,6 +330,7 @@ def test_the_page_needs_no_other_file(comparison, tmp_path):
     assert plain["rows"][0]["sampling"]["chance"] == 0.5
 
 
+@pytest.mark.slow
 def test_the_command_line_prints_writes_and_refuses(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.savez("x.npz", **arrays())

@@ -182,6 +182,7 @@ def test_what_is_no_category_is_refused_in_a_sentence(source, options, said):
         pv.load_data(source, **options)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_categories(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     FRAME.to_csv("patients.csv", index=False)

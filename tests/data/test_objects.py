@@ -150,6 +150,7 @@ def test_splits_of_hugging_face_stay_splits():
     assert (data.size("train"), data.size("test")) == (40, 9)
 
 
+@pytest.mark.slow
 def test_a_table_in_a_file_trains_and_is_found_again(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     FRAME.drop(columns="target").to_csv("trees.csv", index=False)

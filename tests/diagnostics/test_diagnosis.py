@@ -234,6 +234,7 @@ def test_the_command_writes_a_table_or_json(tmp_path, capsys):
     assert "did you mean quick" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_figures_of_a_diagnosis_are_those_of_evaluate(data, monkeypatch):
     """Where all data of the split are examined, with the same draws."""
     monkeypatch.setitem(BUDGETS, "quick", replace(SMALL, data=10**6, temperatures=0))

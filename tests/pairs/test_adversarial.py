@@ -347,6 +347,7 @@ def test_pictures_of_a_critic_need_one(blobs: pv.Data) -> None:
             pv.plots.PICTURES[what](pair, blobs)
 
 
+@pytest.mark.slow
 def test_on_the_command_line(tmp_path: Any, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "150")
     run = str(tmp_path / "run")

@@ -43,6 +43,7 @@ def pair(run, data):
     return pair
 
 
+@pytest.mark.slow
 def test_the_report_names_what_was_trained_in_full(run, data, pair):
     text = html.unescape((run.folder / "report.html").read_text())
     assert "model.decoder: MLP 2-8-64, " in text

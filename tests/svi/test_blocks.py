@@ -60,6 +60,7 @@ def test_many_steps_take_nested_data_and_several_losses(uncompiled):
         svi.steps(3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["off", "recorded", "on"])
 def test_a_schedule_is_the_same_as_setting_each_number_before_its_step(mode, uncompiled):
     xs = torch.stack(batches(25))

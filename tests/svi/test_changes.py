@@ -211,6 +211,7 @@ EXCHANGED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["recorded", "on"])
 @pytest.mark.parametrize("what", some(EXCHANGED, 3))
 def test_what_is_exchanged_between_steps_is_noticed(what, mode, monkeypatch, uncompiled):

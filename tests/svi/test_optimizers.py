@@ -78,6 +78,7 @@ OF_OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [0, 12])
 @pytest.mark.parametrize("what", OF_OPTIMIZERS)
 def test_what_is_done_to_optimizers_is_noticed(what, first, uncompiled):

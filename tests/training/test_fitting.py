@@ -84,6 +84,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: ",".join(s) or "default")
 def test_stopped_anywhere_and_resumed_it_ends_with_the_same_bits(digits, tmp_path, settings):
     data = pv.load_data("digits", binarize="dynamic")

@@ -169,6 +169,7 @@ def test_an_average_is_resumed_to_the_bit(data, tmp_path):
     assert not close(whole, trained(data, epochs=4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compile", ["off", "recorded"])
 def test_pieces_of_a_batch_add_up(data, compile):
     """The autoencoder draws nothing, so the steps are the same; 25 data fall into 9, 9 and 7."""

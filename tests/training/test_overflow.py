@@ -112,6 +112,7 @@ def test_rollback_goes_back_to_the_epochs_beginning(data, surge, tmp_path):
     assert finite(fitted.pair.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "adamax", "sgd"])
 @pytest.mark.parametrize(("precision", "lr"), [("32", 1e308), ("32", 1e38), ("64", 1e308), ("bf16-mixed", 1e308)])
 def test_a_learning_rate_at_the_end_of_the_numbers(data, tmp_path, optimizer, precision, lr):
