@@ -205,6 +205,9 @@ def main() -> None:
         except ImportError as missing:
             left_out[name] = f"{missing.name} is not installed"
             print(f"    left out: {left_out[name]}", flush=True)
+        except KeyboardInterrupt:
+            left_out[name] = "stopped, and those after it"
+            break
     report(options, races, left_out)
 
 
