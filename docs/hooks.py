@@ -31,7 +31,7 @@ def page_of(path: Path) -> str:
     for cell in cells:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            parts.append(source)
+            parts.append(re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.md)", source))  # other notebooks are pages too
         elif source.strip():
             parts += [f"```python\n{source}\n```", *filter(None, map(_output, cell.get("outputs", [])))]
     first, *rest = parts
