@@ -175,6 +175,7 @@ def test_every_notebook_is_a_page_with_its_outputs():
         outputs = [o for cell in json.loads(path.read_text())["cells"] for o in cell.get("outputs", [])]
         pictures = sum("image/png" in output.get("data", {}) for output in outputs)
         assert page.startswith("# ")
+        assert not re.search(r"\]\(\w+\.ipynb\)", page), "a link between notebooks leads to no page"
         assert page.count('<img alt="output" src="data:image/png;base64,') == pictures
         assert page.count("```") % 2 == 0
 
