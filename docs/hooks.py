@@ -61,7 +61,8 @@ def _with_notebooks(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _title(path: Path) -> str:
     number, *words = path.stem.split("_")
-    return f"{int(number)} {' '.join(words).capitalize()}"
+    shown = [word.upper() if word in ("pca", "vae") else word for word in words]
+    return f"{int(number)} {shown[0][:1].upper()}{' '.join(shown)[1:]}"
 
 
 def _present(entries: list[Any], docs: Path) -> list[Any]:
