@@ -44,7 +44,7 @@ def mark_unknown(parts: Mapping[str, Arrays], name: str) -> Mapping[str, Arrays]
 
 def _unknown(y: np.ndarray) -> np.ndarray:
     """Return where ``y`` holds no class though it holds classes elsewhere: bool ``(data,)``."""
-    nothing = np.zeros(len(y), bool)
+    nothing = np.zeros(np.shape(y)[:1], bool)  # a single number is refused later, for its rows
     if y.ndim != 1 or y.dtype.kind not in "if":
         return nothing
     missing = np.isnan(y) | (y == -1)

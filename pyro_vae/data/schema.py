@@ -252,7 +252,9 @@ def _check_shapes(parts: Mapping[str, Arrays], name: str) -> None:
             label = key if len(parts) == 1 else f"{key}_{part}"
             if array.dtype.kind not in "biuf":
                 raise DataError(f"{name}: {label} holds {_spell(array.dtype)}, not numbers: save integers or floats.")
-            if array.ndim == 0 or array.size == 0:
+            if array.ndim == 0:
+                raise DataError(f"{name}: {label} is the single number {array}: every field needs one row per datum.")
+            if array.size == 0:
                 raise DataError(f"{name}: {label} of shape {array.shape} is empty: give at least one datum.")
             if len(array) != len(arrays["x"]):
                 raise DataError(

@@ -207,7 +207,7 @@ def _array(value: object, key: str) -> np.ndarray:
     import torch
 
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
+        value = value.detach().cpu().to_dense()
         return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     if isinstance(value, np.ma.MaskedArray):
         if np.ma.getmaskarray(value).any():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from pyro_vae.data.load import load_data
 from pyro_vae.data.readers import DataError
@@ -48,7 +49,7 @@ X = np.random.default_rng(0).normal(size=(20, 3))
         ({"x_train": X, "x_test": X[:, :2]}, {}, "data of all splits must look alike"),
         ({"x": X, "y": np.zeros(19)}, {}, "arrays: y has 19 data and x has 20: every field needs one row per datum."),
         ({"x": X[:0]}, {}, "arrays: x of shape (0, 3) is empty: give at least one datum."),
-        ({"x": X[0, 0]}, {}, "arrays: x of shape () is empty"),
+        ({"x": X[0, 0]}, {}, "arrays: x is the single number"),
         ({"x": X[:1]}, {}, "arrays has 1 data, and 1 for valid and 1 for test leave none for training"),
         ({"x": np.where(X[7, 1] == X, np.nan, X)}, {}, "arrays: x holds NaN, infinite or too large values, the first in row 7"),
         ({"x": np.where(X[7, 1] == X, 1e39, X)}, {}, "infinite or too large values, the first in row 7"),
@@ -88,3 +89,15 @@ def test_mistakes_with_batches():
             call()
         assert message in str(caught.value)
     assert list(data.batches("valid", 10)) == []
+
+
+@pytest.mark.parametrize("value", [3, 2.5, np.array(3), torch.tensor(2.0)], ids=str)
+@pytest.mark.parametrize("field", ["x", "y", "extra"])
+def test_a_single_number_is_no_field(field, value):
+    with pytest.raises(DataError, match=rf"arrays: {field} is the single number [\d.]+: every field needs one row"):
+        load_data({"x": np.zeros((60, 4)), field: value})
+
+
+def test_sparse_tensors_are_the_data_that_they_stand_for():
+    x = torch.eye(60)
+    assert torch.equal(load_data(x.to_sparse()).batch("train")["x"], load_data(x).batch("train")["x"])
