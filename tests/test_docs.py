@@ -105,7 +105,7 @@ def test_training_is_set_up_as_told():
     for code in code_of("howto/set-up-training.md"):
         small = code.replace("epochs=20", "epochs=1, compile='off'").replace("latent=8", "latent=2, hidden=[8]")
         exec(small.replace("latent=size", "latent=size, hidden=[8]"), names)
-    assert names["fitted"].training.ema == 0.999
+    assert names["fitted"].training.accumulate == 4
     assert set(names["reached"]) == {2, 5, 10, 20}
 
 

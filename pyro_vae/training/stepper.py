@@ -68,7 +68,7 @@ class BlockStepper(Stepper, Protocol):
         """Take a step on each slice of the data, ``(steps, batch, ...)``; return their losses,
         ``(steps taken,)``.
 
-        Stops early after a step at which ``until()`` is true. ``finite`` then tells whether all
+        Asks ``until()`` after every step, and stops early where it is true. ``finite`` then tells whether all
         losses were.
         """
 

@@ -93,9 +93,9 @@ class Trainer:
         tensors = pair.named_parameters() | pair.named_buffers()
         floats = {name: t for name, t in tensors.items() if t.is_floating_point() and t.numel()}
         self.watched = {name: t for name, t in floats.items() if t.isfinite().all()}
-        self.average = Average(pair, training.ema) if training.ema else None
+        self.average = Average(pair, training.ema) if training.ema and training.optimizer != "em" else None
         one_rate = len(set(self._peaks)) == 1
-        self._takes_blocks = isinstance(self.stepper, BlockStepper) and one_rate and self.average is None
+        self._takes_blocks = isinstance(self.stepper, BlockStepper) and one_rate
 
     def _objective(self) -> Any:
         found, training = self.pair.objective, self.training
@@ -180,12 +180,24 @@ class Trainer:
             torch.tensor([self.rates(i, rollbacks)[0] for i in numbers], dtype=torch.float64),
             [(self.beta, weights)] if self.training.warm_up else (),
         )
-        losses = self.stepper.steps(batches, schedule=schedule, until=until)
+        losses = self.stepper.steps(batches, schedule=schedule, until=self._averaging(until))
         *found, finite, sound = self._read(losses)
         if finite and sound and all(map(math.isfinite, found)):
             return found
         self.load_state_dict(before)
         return None
+
+    def _averaging(self, until: Callable[[], bool]) -> Callable[[], bool]:
+        """Return what is asked after each step, and takes the parameters into their average then."""
+        if self.average is None:
+            return until
+        average = self.average
+
+        def asked() -> bool:
+            average.update()
+            return until()
+
+        return asked
 
     def judged(self) -> AbstractContextManager[None]:
         """Let the pair have the parameters that are judged and kept: their average, if one is wanted."""

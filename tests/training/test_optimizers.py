@@ -160,13 +160,20 @@ def test_what_is_judged_and_kept_is_the_average(data):
     assert parameters(fitted).equal(judged[int(fitted.best["step"])])
 
 
+def test_an_older_run_had_no_average():
+    stored = Training().to_dict()
+    assert Training.read(stored).ema == 0.999
+    del stored["ema"]
+    assert Training.read(stored).ema == 0.0
+
+
 def test_an_average_is_resumed_to_the_bit(data, tmp_path):
     whole = trained(data, ema=0.9, epochs=4)
     trained(data, ema=0.9, epochs=2, run=tmp_path / "run")
     resumed = trained(data, ema=0.9, epochs=4, run=tmp_path / "run", resume=True)
     assert resumed.history == whole.history
     assert parameters(resumed).equal(parameters(whole))
-    assert not close(whole, trained(data, epochs=4))
+    assert not close(whole, trained(data, ema=0.0, epochs=4))
 
 
 @pytest.mark.slow
