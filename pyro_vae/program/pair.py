@@ -263,7 +263,7 @@ class BatchProgram:
         return dict(batch) if self.takes_all else {name: batch[name] for name in self.fields if name in batch}
 
     def __call__(self, batch: Batch) -> Any:
-        """Run the program in the pair's own parameter store."""
+        """Run the program in the pair's own parameter store; what is frozen stays so."""
         arguments = self.arguments(batch)
         if not self.ran:
             self.ran = True
@@ -271,7 +271,7 @@ class BatchProgram:
             self.shapes.update({name: tuple(value.shape[1:]) for name, value in arguments.items()})
         store = pyro.get_param_store()
         shared = GlobalParameters(self.name, store.get_state()) if store else nullcontext()
-        with store.scope(self.store), shared:
+        with store.scope(self.store), shared, frozen_kept(self.program):
             return self.program(**arguments)
 
 
@@ -284,6 +284,19 @@ def modes_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def frozen_kept(program: Program) -> Iterator[None]:
+    """Leave frozen what is: Pyro's store makes every parameter that a PyroModule holds itself
+    trainable when the program first reads it.
+    """
+    frozen = [p for p in program.parameters() if not p.requires_grad] if isinstance(program, PyroModule) else []
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 def _is_frozen(module: nn.Module) -> bool:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from pyro.infer import Predictive
 from pyro.infer.autoguide import AutoNormal
+from pyro.nn import PyroModule
 from torch import nn
 
 import pyro_vae as pv
@@ -344,6 +345,38 @@ def test_frozen_parts_keep_evaluation_mode_and_all_modules_theirs():
     pair.train()
     assert dec[2].training
     assert not frozen.training
+
+
+class Held(PyroModule):
+    """A model with parameters of its own, which Pyro's store makes trainable when they are first read."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc, self.weight = nn.Parameter(torch.zeros(D)), nn.Parameter(torch.ones(Z, D))
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(Z), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ self.weight + self.loc, 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_what_a_pyro_module_holds_itself_stays_frozen_too(checked):
+    model, enc = Held(), nets()[1]
+    model.weight.requires_grad_(False)
+    pair = pv.Pair(model, lambda x: guide_with(enc, x))
+    if checked:
+        pv.check_pair(pair, BATCH)
+    before = {name: value.clone() for name, value in pair.state_dict().items()}
+    pv.fit(pair, {"x": X.repeat(2, 1)}, epochs=2, batch_size=8, compile="off")
+    after = pair.state_dict()
+    assert not model.weight.requires_grad
+    assert model.weight.grad is None
+    assert torch.equal(after["model.weight"], before["model.weight"])
+    assert not torch.equal(after["model.loc"], before["model.loc"])
+    model.requires_grad_(True)
+    pv.elbo(pair, BATCH)
+    assert model.weight.requires_grad
 
 
 def test_predictive_takes_the_bound_programs():
