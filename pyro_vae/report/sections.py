@@ -73,6 +73,7 @@ def summary(run: Run, pair: Pair, data: Data, figures: Figures) -> dict[str, Any
         *([("classes", data.spec.class_list)] if data.spec.class_names else []),
         *([("categories", data.spec.category_list)] if data.spec.categorical else []),
         ("training", _training(run, meaning.evidence if whole else meaning.bound)),
+        *([("machine", found)] if (found := _machine(run.machine)) else []),
     ]
     pca = baseline(figures, data)
     heads = ["", recipe["name"], *([f"PCA, {meaning.numbers} components"] if pca else [])]
@@ -138,6 +139,18 @@ def _training(run: Run, bound: str) -> str:
     best = max(finite, key=lambda row: row["elbo"])
     kept = f"epoch {int(best['epoch'])} are kept, whose validation {bound} {best['elbo']:.2f} is the best"
     return f"{epochs}; the parameters of {kept}"
+
+
+def _machine(known: Mapping[str, Any]) -> str:
+    """Return in words where and when a run was trained last.
+
+    >>> _machine({"processor": "AMD EPYC", "threads": 2, "torch": "2.11.0", "date": "2026-11-27"})
+    'AMD EPYC, 2 threads, torch 2.11.0, on 2026-11-27'
+    """
+    threads = known.get("threads")
+    said = [known.get("card"), known.get("processor"), threads and f"{threads} thread{'' if threads == 1 else 's'}"]
+    said += [f"{what}{known[name]}" for name, what in (("torch", "torch "), ("date", "on ")) if name in known]
+    return ", ".join(str(part) for part in said if part)
 
 
 def _duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -176,10 +177,22 @@ def test_evaluate_has_the_figures_by_site(capsys, run):
     assert 0 < found["log_evidence_stderr"] < 1
     assert 1 <= found["ess"] <= 200
     assert 0 <= found["active_units"] <= 3
-    assert json.loads((run / "evaluation.json").read_text()) == found
+    kept = json.loads((run / "evaluation.json").read_text())
+    made = kept.pop("made")
+    assert kept == found
+    assert made["command"] == f"pyro-vae evaluate {run} --samples 200 --json"
+    assert made["reached"].startswith("log p(x) ")
+    assert made["table"]["ELBO"] == f"{found['elbo']:.2f}"
     assert main(["evaluate", str(run), "--samples", "10", "--split", "valid"]) == 0
-    assert "valid split" in capsys.readouterr().out
-    assert json.loads((run / "evaluation.json").read_text())["split"] == "valid"
+    told = capsys.readouterr()
+    assert "valid split" in told.out
+    assert "evaluation.json and" in told.err
+    report = (run / "report.html").read_text()
+    assert f"--samples 10 --split valid</code> on {made['date']}: valid split, 180 data.</p>" in report
+    assert "--samples 200" not in report  # the latest stands in its place
+    assert report.count("<!-- /evaluation -->") == 2
+    assert main(["list", "--runs", str(run.parent)]) == 0
+    assert re.search(r"  log p\(x\) >= -?[\d.]+ \(valid\)  latent on digits", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("suffix", ["png", *(pytest.param(other, marks=pytest.mark.slow) for other in ("svg", "pdf"))])

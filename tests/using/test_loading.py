@@ -2,6 +2,7 @@
 
 import json
 import math
+from datetime import date
 
 import numpy as np
 import pytest
@@ -131,5 +132,8 @@ def test_a_run_knows_how_long_it_trained_however_often_it_stopped(arrays, folder
     for known in (None, 3, {"seconds": -1.0, "step": 4}, {"seconds": "long", "step": 4}, {"seconds": 1.0, "step": 1}):
         again.run.update({**config, "time": known})  # of an older version, damaged, or of an earlier step
         assert math.isnan(pv.load("r").seconds)
+    assert pv.load("copy").run.machine == config["machine"]
+    assert config["machine"] | {"threads": torch.get_num_threads(), "torch": torch.__version__} == config["machine"]
+    assert date.fromisoformat(config["machine"]["date"])
     more = pv.fit(pv.pairs.latent(data.spec, **small), data, epochs=6, compile="off", run="r", resume=True)
     assert more.run.seconds is None, "what came before is not known"
