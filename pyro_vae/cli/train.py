@@ -161,7 +161,7 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
         report = write_run_report(run, pair, data, figures)
     except Interrupted as stop:
         if first:
-            say(f"pyro-vae: {stop}; go on with `pyro-vae resume {run}`", sys.stderr)
+            say(f"pyro-vae: {stop}; go on with `pyro-vae resume {run.argument}`", sys.stderr)
         return 128 + stop.signum if first else 0
     finally:
         run.release()
@@ -173,7 +173,7 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
         compiled = " (compiled)" if fitted.compiled else ""
         say(f"{_counted(fitted.epochs, 'epoch')}, {_counted(fitted.steps, 'step')} in {fitted.seconds:.0f} s{compiled}")
         say(f"report:   {report}, pictures in {run.figures}")
-        say(f"next:     pyro-vae evaluate {run}, or pyro-vae diagnose {run}")
+        say(f"next:     pyro-vae evaluate {run.argument}, or pyro-vae diagnose {run.argument}")
     return 0
 
 

@@ -41,7 +41,7 @@ def write_run_report(run: Run, pair: Pair, data: Data, figures: Figures, diagnos
     for name, picture in drawn.pictures.items():
         write_whole(folder / f"{name}.png", picture)
     shown = {
-        "folder": str(run),
+        "argument": run.argument,
         "summary": summary(run, pair, data, figures),
         "evaluation": evaluated(run),
         "curves": pictures(run, drawn, ["curves"]),

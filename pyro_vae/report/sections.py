@@ -178,7 +178,7 @@ def _by_site(figures: Figures) -> list[str]:
 def pictures(run: Run, drawn: Drawn, names: Iterable[str]) -> list[Picture]:
     """Return those of the named pictures that were drawn."""
     return [
-        embedded(drawn.pictures[name], name, f"pyro-vae draw {shlex.quote(str(run))} {name}", GOOD[name])
+        embedded(drawn.pictures[name], name, f"pyro-vae draw {run.argument} {name}", GOOD[name])
         for name in names
         if name in drawn.pictures
     ]

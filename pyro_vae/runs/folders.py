@@ -35,8 +35,16 @@ def figures_in(folder: Path) -> Path:
 
 
 def next_folder(pair: str, data: str, root: Path = Path("runs")) -> Path:
-    """Return ``runs/PAIR-DATA`` or, where that is taken, the same with the next free number."""
-    stem = f"{Path(pair.replace(':', '-')).name}-{Path(data).stem}".replace(".py", "")
+    """Return ``runs/PAIR-DATA`` or, where that is taken, the same with the next free number.
+
+    >>> str(next_folder("ink.py:ink", "digits", Path("none")))
+    'none/ink-digits'
+    >>> str(next_folder("my/ink.py:thick", "data/mine.npz", Path("none")))
+    'none/ink-thick-mine'
+    """
+    place, _, function = pair.rpartition(":")
+    names = dict.fromkeys([Path(place).stem, function, Path(data).stem])  # a name that file and function share, once
+    stem = "-".join(filter(None, names))
     taken = {entry.name for entry in os.scandir(root)} if root.is_dir() else set()
     number = 1
     while (name := stem if number == 1 else f"{stem}-{number}") in taken:

@@ -16,6 +16,7 @@ import yaml
 from pyro_vae import __version__
 from pyro_vae.runs import checkpoint
 from pyro_vae.runs.checkpoint import CheckpointError, open_regular
+from pyro_vae.runs.command import argument_of
 from pyro_vae.runs.errors import RunError, RunNote
 from pyro_vae.runs.evaluation import Evaluation, read_evaluation
 from pyro_vae.runs.lock import Lock, taken
@@ -177,6 +178,11 @@ class Run:
             raise RunError(f"{path} does not say how to train; restore it or train anew")
         return config
 
+    @property
+    def argument(self) -> str:
+        """Itself as commands take it: ``pyro-vae draw {run.argument} samples``."""
+        return argument_of(self.folder, self.config)
+
     def fingerprint(self, what: str) -> str | None:
         """Return what tells the ``pair`` or the ``data`` from others; None in older runs."""
         prints = self.config.get("fingerprints")
@@ -285,7 +291,7 @@ class Run:
         if self.begun and not os.path.lexists(self.folder / "best.ckpt"):
             state, _ = self.load()
             if state["history"] and not any(math.isfinite(row.get("figure", row["elbo"])) for row in state["history"]):
-                warn(f"no epoch of {self} has a finite ELBO on the validation split; its last one is taken", RunNote)
+                warn(f"no epoch of {self} has a finite figure on the validation split; its last one is taken", RunNote)
                 return {"parameters": state["parameters"], "epoch": state["epoch"], "elbo": math.nan}
         return checkpoint.load(self.folder / "best.ckpt")
 

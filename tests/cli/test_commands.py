@@ -213,6 +213,9 @@ def test_a_pair_of_ones_own_trains_from_the_command_line(capsys, tmp_path):
     options = ["--latent", "3", "--epochs", "2", "--compile", "off"]
     assert main(["train", name, *options, "--run", "own", "--json"]) == 0
     assert result(capsys)["log_evidence"] < 0
+    report = Path("own/report.html").read_text()
+    for command in ("draw own --pair my_pair.py:mine samples", "diagnose own --pair my_pair.py:mine"):
+        assert f"<code>pyro-vae {command}</code>" in report
     said = refusal(capsys, "evaluate", "own", "--json")
     assert "allow it with --pair my_pair.py:mine" in said
     assert main(["evaluate", "own", "--pair", name, "--samples", "20", "--json"]) == 0

@@ -3,6 +3,7 @@
 import json
 import math
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from pyro_vae.pairs import find
 from pyro_vae.program import PairError
 from pyro_vae.runs import RunError
 from pyro_vae.runs.checkpoint import load as read_checkpoint
+from pyro_vae.runs.command import argument_of
 
 OWN = """
 import pyro_vae as pv
@@ -116,6 +118,16 @@ def test_code_from_a_file_runs_only_if_it_is_named(arrays, folder):
     with pytest.raises(RunError, match="is not the same code"):
         pv.load("r", build="other.py:tiny")
     assert pv.load("r", build="tiny.py:tiny").encode().shape == (8, 3)
+
+
+def test_a_run_says_how_commands_open_it(folder):
+    def argument(pair, data):
+        return argument_of(Path("my runs"), {"pair": pair and {"name": pair}, "data": data and {"name": data}})
+
+    assert argument("latent", "digits") == "'my runs'"
+    assert argument(f"{folder}/tiny.py:tiny", "digits") == "'my runs' --pair tiny.py:tiny"
+    assert argument("/elsewhere/tiny.py:tiny", "digits") == "'my runs' --pair /elsewhere/tiny.py:tiny"
+    assert argument(None, None) == "'my runs' --pair FILE.py:FUNCTION --data FILE"
 
 
 def test_a_run_knows_how_long_it_trained_however_often_it_stopped(arrays, folder):
