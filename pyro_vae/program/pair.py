@@ -41,7 +41,7 @@ class PairError(ValueError):
     """
 
     def __init__(self, message: str, *, unused: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(message.partition("Trace Shapes:")[0].rstrip())  # a trace adds a table of its sites
         self.unused = unused
 
 

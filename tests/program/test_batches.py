@@ -61,7 +61,6 @@ ASKED = {
     **FIGURES,
     "check_pair": pv.check_pair,
     "reconstruct": posterior.reconstruct,
-    "generate": posterior.generate,
     "module": lambda pair, data: pair.module()(data),
 }
 
