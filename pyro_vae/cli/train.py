@@ -48,7 +48,7 @@ def train(words: Sequence[str]) -> int:
     parser.kinds |= kinds_of(settings)
     parser.add_function_arguments(shown(settings), as_group=True)
     args = parser.parse_args(words)
-    from pyro_vae.program import require_sound
+    from pyro_vae.program import require_trainable
     from pyro_vae.runs import Run, next_folder, seeded
     from pyro_vae.training import (
         CHECKED_BATCH,
@@ -66,7 +66,7 @@ def train(words: Sequence[str]) -> int:
         pair = build_pair(args, name, options, data.spec)
     config = {**describe(pair, data), "training": training.to_dict()}
     check_settings(training, pair, data)
-    require_sound(pair, data.batch("train", CHECKED_BATCH))
+    require_trainable(pair, data.batch("train", CHECKED_BATCH))
     world = join(training.devices, training.device)
     world.first(lambda: resolve_device(training, data, world))
     run = create_on_first_process(

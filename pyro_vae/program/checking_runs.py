@@ -89,6 +89,24 @@ def runs(look: Look) -> Iterator[Problem]:
             )
 
 
+def sizes(look: Look) -> Iterator[Problem]:
+    """No program may keep parameters for each datum of one batch: the next batch has other data."""
+    fewer = {name: value[: look.size // 2] for name, value in look.batch.items()}
+    for bound in (look.pair.bound_guide, look.pair.bound_model) if look.size > 1 else ():
+        try:
+            _density(bound, fewer)
+        except Exception as error:
+            for name, parameter in look.pair.named_parameters().items():
+                if look.size in parameter.shape:
+                    shape = tuple(parameter.shape)
+                    problem = (
+                        f"{bound.name} keeps a parameter for each datum of the batch, {name!r} of shape {shape}, and "
+                        f"fails on other data: {first_line(error)}"
+                    )
+                    yield Problem("", problem, "Compute it from the data with a net: no autoguide does that")
+                    return
+
+
 def _note(called: dict[int, tuple[nn.Module, str]], who: str, module: nn.Module, _: Any) -> None:
     called.setdefault(id(module), (module, who))
 

@@ -15,7 +15,7 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.program import reachable
+from pyro_vae.program import reachable, require_sound, require_trainable
 
 D, Z, B = 5, 2, 12
 X = torch.randn(B, D, generator=torch.Generator().manual_seed(0))
@@ -327,6 +327,12 @@ def test_an_autoguide_gets_the_fields_of_its_model(auto):
     pair = pv.Pair(model, auto(model))
     assert pair.bound_guide.arguments(batch).keys() == {"x", "labelled"}
     assert pv.elbo(pair, batch).sites.keys() == {"z", "x"}
+    if auto is AutoNormal:  # the other's one site lies outside the plate, which checks say first
+        require_sound(pair, batch)
+        with pytest.raises(
+            pv.PairError, match=r"AutoNormal keeps a parameter for each datum of the batch, 'guide\.locs"
+        ):
+            require_trainable(pair, batch)
 
 
 def test_a_state_of_pyros_store_is_taken_right_or_refused():
