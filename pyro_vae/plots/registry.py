@@ -46,8 +46,10 @@ __all__ = ["OF_HISTORY", "PICTURES", "levels", "reconstructions", "samples"]
 
 @picture
 def samples(pair: Pair, data: Data, *, count: int = 48, seed: int = 0) -> Figure:
-    """Draw new data from the model above real ones: at each z ~ p(z) the mean of p(x | z), and
-    below it a draw of x; the draw alone where there is no z or no mean.
+    """Draw new data from the model, and real data below them.
+
+    At each z ~ p(z) the mean of p(x | z), and below it a draw of x; the draw alone where there is
+    no z or no mean.
 
     Args:
         count: number of draws of z; of tables and sequences 20 at most are drawn.

@@ -271,6 +271,8 @@ assert not {{"torch", "pyro", "matplotlib"}} & sys.modules.keys()
 
 BAD = [
     (["trian"], "there is no command 'trian'; did you mean train?"),
+    (["train", "--hidden", "200", "100"], "'100' is no pair; several numbers of one option are joined by commas"),
+    (["train", "--dat", "digits"], "--dat could match --data, --data-dir"),
     (["train", "latnt"], "there is no pair 'latnt'; did you mean latent?"),
     (["train", "--data", "minst"], "mnist"),
     (["train", "--latnt", "3"], "there is no option --latnt; did you mean --latent?"),
