@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyro_vae.program.contract import Look, Problem, first_line
-from pyro_vae.program.pair import Batch, BatchProgram, Pair
+from pyro_vae.program.pair import Batch, BatchProgram, Pair, PairError
 from pyro_vae.program.sites import innermost, samples
 from pyro_vae.program.tracing import trace_of
 from pyro_vae.runs import seeded
@@ -73,6 +73,8 @@ def runs(look: Look) -> Iterator[Problem]:
                 _density(bound, look.batch)
         except Exception as error:
             yield _failure(look, bound, error, names)
+            if isinstance(error, PairError):  # the other program would say the same
+                return
         finally:
             note.remove()
     look.ran = set(called)
@@ -145,6 +147,9 @@ def _density(bound: BatchProgram, batch: Batch) -> None:
 def _failure(look: Look, bound: BatchProgram, error: Exception, names: _Names) -> Problem:
     """Return what an error of Pyro or torch means for the pair."""
     text = first_line(error)
+    if isinstance(error, PairError):  # says what to change
+        what, _, change = text.partition("; ")
+        return Problem("", what, f"{change[:1].upper()}{change[1:]}" or "Change the program or the batch")
     twice = re.search(r"Multiple \w+ sites named '(.+)'", text)
     if twice and twice[1] in names.plates:
         change = f"Make it once, data = pyro.plate({twice[1]!r}, len(x)), and write `with data:` wherever it is needed"

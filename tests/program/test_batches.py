@@ -71,7 +71,7 @@ def test_a_batch_on_another_device_than_the_pair_is_told_where_both_are(asked):
     with pytest.raises(pv.PairError) as caught:
         ASKED[asked](pair, {"x": X})
     assert re.search(
-        r"x is on cpu and the parameters of \S+ are on meta; move one of them: pair\.to\('cpu'\), or x\.to\('meta'\)",
+        r"x is on cpu and the parameters of \S+ are on meta[;.] [Mm]ove one of them: pair\.to\('cpu'\), or x\.to\('meta'\)",
         str(caught.value),
     )
     assert "\n" not in str(caught.value)
