@@ -73,7 +73,7 @@ def summary(run: Run, pair: Pair, data: Data, figures: Figures) -> dict[str, Any
         *([("classes", data.spec.class_list)] if data.spec.class_names else []),
         *([("categories", data.spec.category_list)] if data.spec.categorical else []),
         ("training", _training(run, meaning.evidence if whole else meaning.bound)),
-        *([("machine", found)] if (found := _machine(run.machine)) else []),
+        *([("machine", where)] if (where := _machine(run.machine)) else []),
     ]
     pca = baseline(figures, data)
     heads = ["", recipe["name"], *([f"PCA, {meaning.numbers} components"] if pca else [])]
