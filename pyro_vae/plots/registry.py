@@ -57,13 +57,13 @@ def samples(pair: Pair, data: Data, *, count: int = 48, seed: int = 0) -> Figure
     """
     at_least(1, count=count)
     split = data.choose()
-    batch = repeat_batch(data.batch(split, count), count)
+    across = min(count, tiles_across(data.spec) if is_tiled(data.spec) else 20)
+    batch = repeat_batch(data.batch(split, across), count)  # what is given is that of a column's datum
     meaning, what = meaning_of(pair, few := data.batch(split, 2)), shown(pair, few)
     looks = {"draw": True}
     if meaning.latent and what == "mean of":  # every mean of p(x) is the same
         looks = {"mean": False, **looks}
     made = {name: mean_of_x(generate(pair, batch, seed=seed, draw=drawn), data.spec) for name, drawn in looks.items()}
-    across = min(count, tiles_across(data.spec) if is_tiled(data.spec) else 20)
     down = math.ceil(count / across) if is_tiled(data.spec) else 1
     rows = [_row(x, n, across, float(is_image(data.spec))) for n in range(down) for x in made.values()]
     names = [*made] * down
@@ -71,7 +71,8 @@ def samples(pair: Pair, data: Data, *, count: int = 48, seed: int = 0) -> Figure
         rows, names = [*rows, batch["x"][:across]], [*names, "data"]
     title = "Samples: p(x | z) at z ~ p(z)" if meaning.latent else "Samples of p(x)"
     if given := [name for name in pair.bound_model.required if name != "x" and name not in meaning.latent]:
-        title += f", given {' and '.join(given)} of the first {split} data"
+        whose = f"{split} data below" if "data" in names else f"first {split} data"
+        title += f", given {' and '.join(given)} of the {whose}"
     return sheet(torch.stack(rows), data, title=title, rows=names)
 
 

@@ -327,7 +327,7 @@ def test_an_autoguide_gets_the_fields_of_its_model(auto):
     pair = pv.Pair(model, auto(model))
     assert pair.bound_guide.arguments(batch).keys() == {"x", "labelled"}
     if auto is AutoNormal:  # the other's one site lies outside the plate
-        assert pv.elbo(pair, batch).sites.keys() == {"z", "x"}
+        assert pv.elbo(pair, batch).sites.keys() >= {"z", "x"}
         require_sound(pair, batch)
         with pytest.raises(
             pv.PairError, match=r"AutoNormal keeps a parameter for each datum of the batch, 'guide\.locs"
