@@ -44,15 +44,24 @@ def test_everything_works_on_a_new_pair(ink, capsys):
         assert status == 0, said.err
         return json.loads(said.out)
 
-    small = ["--latent", "2", "--epochs", "1", "--compile", "off"]
-    assert run("check", "ink.py:ink") == {"ok": True, "problems": []}
-    assert run("train", "ink.py:ink", *small, "--run", "runs/ink")["epochs"] == 1
-    known = ["runs/ink", "--pair", "ink.py:ink"]
-    assert run("resume", *known, "--epochs", "2")["epochs"] == 2
-    assert set(run("evaluate", *known, "--samples", "50")["sites"]) == {"z", "s", "x"}
-    verdicts = run("diagnose", *known)["verdicts"]
+    told = re.findall(r"^    pyro-vae (.*)$", (DOCS / "howto/new-pair.md").read_text(), re.MULTILINE)
+    quick = {
+        "train": ["--epochs", "1", "--compile", "off"],
+        "resume": ["--epochs", "2"],
+        "evaluate": ["--samples", "50"],
+    }
+    said = {
+        line.split()[0]: run(*line.replace("--epochs 150", "").split(), *quick.get(line.split()[0], []))
+        for line in told
+    }
+    assert said.keys() == {"check", "train", "resume", "evaluate", "diagnose", "draw"}
+    assert said["check"] == {"ok": True, "problems": []}
+    assert (said["train"]["epochs"], said["resume"]["epochs"]) == (1, 2)
+    assert set(said["evaluate"]["sites"]) == {"z", "s", "x"}
+    known = ["runs/ink-digits", "--pair", "ink.py:ink"]
+    verdicts = said["diagnose"]["verdicts"]
     assert {"k-hat", "approximation gap", "simulation-based calibration"} <= {verdict["check"] for verdict in verdicts}
-    report = Path("runs/ink/report.html").read_text()
+    report = Path("runs/ink-digits/report.html").read_text()
     assert "class InkModel(PyroModule)" in report
     assert re.search(r"pyro-vae train \S*ink\.py:ink", report)
     drawn = set()
@@ -64,7 +73,7 @@ def test_everything_works_on_a_new_pair(ink, capsys):
         else:
             assert (status, said.err[:10]) == (2, "pyro-vae: "), what
     assert drawn >= {"samples", "reconstructions", "scatter", "interpolation", "traversal", "curves", "kl", "graph"}
-    assert main(["evaluate", "runs/ink"]) == 2  # its code runs only when the command line names it
+    assert main(["evaluate", "runs/ink-digits"]) == 2  # its code runs only when the command line names it
     assert "--pair ink.py:ink" in capsys.readouterr().err
 
 

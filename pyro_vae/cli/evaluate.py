@@ -1,9 +1,10 @@
 """Commands that judge a trained pair: ``evaluate`` and ``diagnose``."""
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from datetime import date
 from typing import Any
 
 from pyro_vae.cli import catalogue
@@ -42,27 +43,40 @@ def evaluate(words: Sequence[str]) -> int:
             temperatures=TEMPERATURES if args.temperatures is None else args.temperatures,
             progress=counter.add,
         )
-    told = json.dumps(figures.to_dict() | ({} if temperature is None else {"temperature": temperature}))
+    told = figures.to_dict() | ({} if temperature is None else {"temperature": temperature})
     if args.json:
-        print(told)
+        print(json.dumps(told))
     else:
         show_figures(figures, pair, data)
         if temperature is not None:
             say(f"Codes were drawn at temperature {temperature:.3g}; training takes the nearest, temperature 0.")
-    _keep(told, run.folder / "evaluation.json")
+    _keep(run, figures, told, shlex.join(["pyro-vae", "evaluate", *words]))
     return 0
 
 
-def _keep(told: str, path: Path) -> None:
-    """Write the figures beside the run; they have been printed if it cannot be written to."""
-    from pyro_vae.runs import write_whole
+def _keep(run: Any, figures: Any, told: dict[str, Any], command: str) -> None:
+    """Write the figures into the run and its report; they have been printed if not."""
+    from pyro_vae.evidence import rows
+    from pyro_vae.report import show_evaluation
+    from pyro_vae.runs import Evaluation, evaluation_of, keep_evaluation
 
+    path, history = evaluation_of(run.folder), run.history
+    found = Evaluation(
+        reached=figures.reached,
+        split=figures.split,
+        num_data=figures.num_data,
+        table={row.label: row.value for row in rows(figures)},
+        command=command,
+        date=date.today().isoformat(),
+        step=int(history[-1]["step"]) if history else 0,
+    )
     try:
-        write_whole(path, f"{told}\n".encode())
+        keep_evaluation(run.folder, found, told)
+        shown = show_evaluation(run)
     except OSError as error:
         say(f"the figures are not kept: {path}: {error.strerror}", sys.stderr)
     else:
-        say(f"kept in {path}", sys.stderr)
+        say(f"kept in {path}{f' and {shown}' if shown else ''}", sys.stderr)
 
 
 def _evaluate_arguments(words: Sequence[str]) -> Any:

@@ -56,19 +56,30 @@ def _list_runs(folder: str, *, as_json: bool) -> int:
         return 0
     names = [visible(row["run"]) for row in rows]
     width = max(map(len, names), default=0)
+    found = {name: _found(row["evaluation"]) for name, row in zip(names, rows, strict=True)}
+    wide = max(map(len, found.values()), default=0)
     for name, row in zip(names, rows, strict=True):
         elbo = "" if row["elbo"] is None else f"{row['elbo']:10.2f}"
         epochs = f"{row['epochs']}/{row['planned']}"
         what = visible(f"{row['pair']} on {row['data']}")
         if row["classes"]:
             what += visible(f" (classes {listed_classes(row['classes'], most=4)})")
-        say(f"{name:{width}}  {row['state']:8}  {epochs:>9}  {elbo:10}  {what}")
+        say(f"{name:{width}}  {row['state']:8}  {epochs:>9}  {elbo:10}  {found[name]:{wide}}  {what}")
     say(
         f"{len(rows)} runs; epochs done and planned, best ELBO on the validation split in nats per datum "
-        "(where the guide is a point: log p(x, z) there, which is not a bound)",
+        "(where the guide is a point: log p(x, z) there, which is not a bound), "
+        "and what `pyro-vae evaluate` found last",
         sys.stderr,
     )
     return 0
+
+
+def _found(evaluation: dict[str, Any] | None) -> str:
+    """Return what an evaluation found, for one line of a list."""
+    if evaluation is None:
+        return "not evaluated"
+    said = visible(evaluation["reached"]).partition(" (")[0]  # without the reason for a bound
+    return f"{said} ({visible(evaluation['split'])})"
 
 
 def check(words: Sequence[str]) -> int:

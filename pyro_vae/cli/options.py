@@ -93,6 +93,8 @@ def load(args: Any) -> Any:
 def add_pair(parser: Any, name: str) -> list[str]:
     """Add the pair and its options; return the names of the options."""
     parser.add_argument("pair", nargs="?", default="latent", help="a name from `pyro-vae list`, or file.py:function")
+    if re.fullmatch(r"[\d.,]+", name):
+        raise UsageError(f"{name!r} is no pair; several numbers of one option are joined by commas: --hidden 200,200")
     build = catalogue.builder(name) or _find(name)
     description = next(iter(inspect.signature(build).parameters), None)  # the description of the data is not an option
     parser.kinds |= kinds_of(build)
@@ -259,6 +261,8 @@ def _reword(message: str, parser: Any) -> str:
         near = suggestion(word.lstrip("-"), [o.lstrip("-") for o in options])
         hint = f"did you mean {_with_hyphens(f'--{near}')}?" if near else f"`{parser.prog} --help` lists the options"
         return f"there is no option {word}; {hint}"
+    if "ambiguous option" in text:
+        return _with_hyphens(text)
     option = re.search(r'Parser key "([^"]+)"', text)
     return text if option is None else _refusal(option[1], parser) or text
 

@@ -48,7 +48,7 @@ def train(words: Sequence[str]) -> int:
     parser.kinds |= kinds_of(settings)
     parser.add_function_arguments(shown(settings), as_group=True)
     args = parser.parse_args(words)
-    from pyro_vae.program import require_sound
+    from pyro_vae.program import require_trainable
     from pyro_vae.runs import Run, next_folder, seeded
     from pyro_vae.training import (
         CHECKED_BATCH,
@@ -66,7 +66,7 @@ def train(words: Sequence[str]) -> int:
         pair = build_pair(args, name, options, data.spec)
     config = {**describe(pair, data), "training": training.to_dict()}
     check_settings(training, pair, data)
-    require_sound(pair, data.batch("train", CHECKED_BATCH))
+    require_trainable(pair, data.batch("train", CHECKED_BATCH))
     world = join(training.devices, training.device)
     world.first(lambda: resolve_device(training, data, world))
     run = create_on_first_process(
@@ -161,7 +161,7 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
         report = write_run_report(run, pair, data, figures)
     except Interrupted as stop:
         if first:
-            say(f"pyro-vae: {stop}; go on with `pyro-vae resume {run}`", sys.stderr)
+            say(f"pyro-vae: {stop}; go on with `pyro-vae resume {run.argument}`", sys.stderr)
         return 128 + stop.signum if first else 0
     finally:
         run.release()
@@ -173,7 +173,7 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
         compiled = " (compiled)" if fitted.compiled else ""
         say(f"{_counted(fitted.epochs, 'epoch')}, {_counted(fitted.steps, 'step')} in {fitted.seconds:.0f} s{compiled}")
         say(f"report:   {report}, pictures in {run.figures}")
-        say(f"next:     pyro-vae evaluate {run}, or pyro-vae diagnose {run}")
+        say(f"next:     pyro-vae evaluate {run.argument}, or pyro-vae diagnose {run.argument}")
     return 0
 
 

@@ -277,11 +277,12 @@ def _check_finite(piece: np.ndarray, key: str, name: str, start: int) -> None:
             return
         bad = ~(np.abs(piece.astype(np.float64, copy=False)) <= limit)
     if bad.any():
-        row = start + int(np.flatnonzero(bad.reshape(len(piece), -1).any(1))[0])
+        row, column = map(int, np.argwhere(bad.reshape(len(piece), -1))[0])
+        place = f"row {start + row:,}" + (f", column {column}" if piece.ndim == 2 else "")
         change = "remove or fill them"
         if key == "x" and bool(np.isnan(piece).any()):
-            change += ", or mark them as missing (--missing mark) for a pair that reads seen"
-        raise DataError(f"{name}: {key} holds NaN, infinite or too large values, the first in row {row:,}: {change}.")
+            change += ", or mark them as missing (--missing mark, missing='mark') for a pair that reads seen"
+        raise DataError(f"{name}: {key} holds NaN, infinite or too large values, the first in {place}: {change}.")
 
 
 def _image(

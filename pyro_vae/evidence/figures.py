@@ -94,6 +94,16 @@ class Figures:
         return self.meaning.evidence, self.log_evidence
 
     @property
+    def reached(self) -> str:
+        """The answer in words: log p(x) where there is one, else the bound or the own figure."""
+        if (own := self.own) is not None:
+            return f"{own.name} {own.value:.3f}"
+        if self.log_evidence is None:
+            return f"{self.meaning.bound} {self.elbo:.2f}"
+        words = self.evidence
+        return f"{self.meaning.evidence} {'' if words[:1] in '<>' else '= '}{words}"
+
+    @property
     def bits_per_dimension(self) -> float | None:
         """Bits that a feature of x costs, by ``best``: of grey levels, whose probabilities compare
         between models; else None.

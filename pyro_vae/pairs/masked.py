@@ -56,11 +56,26 @@ def autoregressive(
     head = LIKELIHOODS[chosen](spec) if isinstance(chosen, str) else chosen
     if head.features != spec.features:
         return likelihood(spec, head)  # which refuses it
+    _refuse_idle(spec, field)
     try:
         masked = MASKED[net](spec, head.size // head.features, tuple(hidden), activation, order, field)
         return likelihood(spec, Autoregressive(head, masked))
     except ValueError as error:
         raise PairError(str(error)) from None
+
+
+def _refuse_idle(spec: Spec, field: int | None) -> None:
+    """Refuse a field that reaches further than x does, and so limits nothing.
+
+    Raises:
+        PairError: saying how far x reaches.
+    """
+    furthest, unit = (spec.features - 1, "features") if spec.image is None else (max(spec.image[1:]) - 1, "pixels")
+    if field is not None and field > furthest:
+        raise PairError(
+            f"field {field} limits nothing: no two {unit} of x are more than {furthest} apart; "
+            f"give {furthest} at most, or leave it out"
+        )
 
 
 def given_codes(

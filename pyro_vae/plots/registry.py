@@ -45,28 +45,41 @@ __all__ = ["OF_HISTORY", "PICTURES", "levels", "reconstructions", "samples"]
 
 
 @picture
-def samples(pair: Pair, data: Data, *, count: int = 80, seed: int = 0) -> Figure:
-    """Draw new data from the model: the mean of p(x | z) at z ~ p(z), or x itself where there is no
-    z or no mean.
+def samples(pair: Pair, data: Data, *, count: int = 48, seed: int = 0) -> Figure:
+    """Draw new data from the model, and real data below them.
+
+    At each z ~ p(z) the mean of p(x | z), and below it a draw of x; the draw alone where there is
+    no z or no mean.
 
     Args:
-        count: number of draws; of tables and sequences 20 at most are drawn.
+        count: number of draws of z; of tables and sequences 20 at most are drawn.
         seed: of the draws.
     """
     at_least(1, count=count)
     split = data.choose()
-    meaning, what = meaning_of(pair, few := data.batch(split, 2)), shown(pair, few)
-    latent = bool(meaning.latent)
-    drawn = not latent or what == "draw from"  # every mean of p(x) is the same
-    x = mean_of_x(generate(pair, repeat_batch(data.batch(split, count), count), seed=seed, draw=drawn), data.spec)
     across = min(count, tiles_across(data.spec) if is_tiled(data.spec) else 20)
+    batch = repeat_batch(data.batch(split, across), count)  # what is given is that of a column's datum
+    meaning, what = meaning_of(pair, few := data.batch(split, 2)), shown(pair, few)
+    looks = {"draw": True}
+    if meaning.latent and what == "mean of":  # every mean of p(x) is the same
+        looks = {"mean": False, **looks}
+    made = {name: mean_of_x(generate(pair, batch, seed=seed, draw=drawn), data.spec) for name, drawn in looks.items()}
     down = math.ceil(count / across) if is_tiled(data.spec) else 1
-    blank = torch.full((max(0, down * across - count), x.shape[1]), float(is_image(data.spec)))
-    x = torch.cat([x, blank])[: down * across]
-    title = f"Samples: {what} p(x | z) at z ~ p(z)" if latent else "Samples: draws from p(x)"
+    rows = [_row(x, n, across, float(is_image(data.spec))) for n in range(down) for x in made.values()]
+    names = [*made] * down
+    if rows[0].shape == batch["x"][:across].shape:
+        rows, names = [*rows, batch["x"][:across]], [*names, "data"]
+    title = "Samples: p(x | z) at z ~ p(z)" if meaning.latent else "Samples of p(x)"
     if given := [name for name in pair.bound_model.required if name != "x" and name not in meaning.latent]:
-        title += f", given {' and '.join(given)} of the first {split} data"
-    return sheet(x.unflatten(0, (down, across)), data, title=title)
+        whose = f"{split} data below" if "data" in names else f"first {split} data"
+        title += f", given {' and '.join(given)} of the {whose}"
+    return sheet(torch.stack(rows), data, title=title, rows=names)
+
+
+def _row(x: torch.Tensor, number: int, across: int, blank: float) -> torch.Tensor:
+    """Return a row of so many data, filled up where they end."""
+    row = x[number * across : (number + 1) * across]
+    return torch.cat([row, row.new_full((across - len(row), x.shape[1]), blank)])
 
 
 @picture

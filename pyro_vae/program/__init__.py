@@ -3,7 +3,7 @@
 from pyro_vae.program.alone import alone
 from pyro_vae.program.batches import batches, one_batch, pair_and_data
 from pyro_vae.program.chain import Chain, chain_in, chain_of
-from pyro_vae.program.checking import check_pair, find_problems, require_sound
+from pyro_vae.program.checking import check_pair, find_problems, require_sound, require_trainable
 from pyro_vae.program.contract import Problem
 from pyro_vae.program.declaration import Declaration, Figure, declared
 from pyro_vae.program.graphical_model import Node, descendants, structure
@@ -119,6 +119,7 @@ __all__ = [
     "program_name",
     "require_normalized",
     "require_sound",
+    "require_trainable",
     "rewrapped",
     "run",
     "samples",

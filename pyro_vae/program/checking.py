@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_vae.program.alone import alone
 from pyro_vae.program.batches import one_batch, pair_and_data
 from pyro_vae.program.chain import agrees
-from pyro_vae.program.checking_runs import arguments, runs
+from pyro_vae.program.checking_runs import arguments, runs, sizes
 from pyro_vae.program.checking_values import finite, gradients, supports, validates
 from pyro_vae.program.contract import Look, Problem, first_line
 from pyro_vae.program.declaration import declared
@@ -65,6 +65,18 @@ def require_sound(pair: Pair, batch: Batch) -> None:
     problems = find_problems(pair, batch)
     if problems:
         raise PairError("\n".join(map(str, problems)))
+
+
+def require_trainable(pair: Pair, batch: Batch) -> None:
+    """``require_sound``, and that no parameter is of one batch's data alone: training has others.
+
+    Raises:
+        PairError: naming every problem found.
+    """
+    require_sound(pair, batch)
+    with alone, seeded(0), _without_warnings(), pair.evaluating():
+        for problem in sizes(Look(pair, batch)):
+            raise PairError(str(problem))
 
 
 def find_problems(pair: Pair, batch: Batch) -> list[Problem]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyro_vae.program.contract import Look, Problem, first_line
-from pyro_vae.program.pair import Batch, BatchProgram, Pair
+from pyro_vae.program.pair import Batch, BatchProgram, Pair, PairError
 from pyro_vae.program.sites import innermost, samples
 from pyro_vae.program.tracing import trace_of
 from pyro_vae.runs import seeded
@@ -73,6 +73,8 @@ def runs(look: Look) -> Iterator[Problem]:
                 _density(bound, look.batch)
         except Exception as error:
             yield _failure(look, bound, error, names)
+            if isinstance(error, PairError):  # the other program would say the same
+                return
         finally:
             note.remove()
     look.ran = set(called)
@@ -87,6 +89,24 @@ def runs(look: Look) -> Iterator[Problem]:
                 "switched nor its state be saved",
                 "Keep it in an attribute, a variable of the function, or a list or dictionary there",
             )
+
+
+def sizes(look: Look) -> Iterator[Problem]:
+    """No program may keep parameters for each datum of one batch: the next batch has other data."""
+    fewer = {name: value[: look.size // 2] for name, value in look.batch.items()}
+    for bound in (look.pair.bound_guide, look.pair.bound_model) if look.size > 1 else ():
+        try:
+            _density(bound, fewer)
+        except Exception as error:
+            for name, parameter in look.pair.named_parameters().items():
+                if look.size in parameter.shape:
+                    shape = tuple(parameter.shape)
+                    problem = (
+                        f"{bound.name} keeps a parameter for each datum of the batch, {name!r} of shape {shape}, and "
+                        f"fails on other data: {first_line(error)}"
+                    )
+                    yield Problem("", problem, "Compute it from the data with a net: no autoguide does that")
+                    return
 
 
 def _note(called: dict[int, tuple[nn.Module, str]], who: str, module: nn.Module, _: Any) -> None:
@@ -127,6 +147,9 @@ def _density(bound: BatchProgram, batch: Batch) -> None:
 def _failure(look: Look, bound: BatchProgram, error: Exception, names: _Names) -> Problem:
     """Return what an error of Pyro or torch means for the pair."""
     text = first_line(error)
+    if isinstance(error, PairError):  # says what to change
+        what, _, change = text.partition("; ")
+        return Problem("", what, f"{change[:1].upper()}{change[1:]}" or "Change the program or the batch")
     twice = re.search(r"Multiple \w+ sites named '(.+)'", text)
     if twice and twice[1] in names.plates:
         change = f"Make it once, data = pyro.plate({twice[1]!r}, len(x)), and write `with data:` wherever it is needed"

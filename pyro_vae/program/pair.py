@@ -12,6 +12,7 @@ import pyro
 import pyro.poutine as poutine
 import torch
 from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -40,7 +41,7 @@ class PairError(ValueError):
     """
 
     def __init__(self, message: str, *, unused: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(message.partition("Trace Shapes:")[0].rstrip())  # a trace adds a table of its sites
         self.unused = unused
 
 
@@ -92,7 +93,11 @@ class Pair(Verbs):
     @functools.cached_property
     def bound_guide(self) -> "BatchProgram":
         """The guide as a function of the batch."""
-        return BatchProgram(self.guide, self._store("guide", self.guide), self.begin)
+        bound = BatchProgram(self.guide, self._store("guide", self.guide), self.begin)
+        if isinstance(self.guide, AutoGuide):  # hands to its model whatever it gets
+            model = self.bound_model
+            bound.fields, bound.required, bound.takes_all = model.fields, model.required, model.takes_all
+        return bound
 
     def _store(self, role: str, program: Program) -> dict[str, dict]:
         # A PyroModule registers every net it touches under its attribute's name: ``self.net`` in both model and
@@ -272,7 +277,26 @@ class BatchProgram:
         store = pyro.get_param_store()
         shared = GlobalParameters(self.name, store.get_state()) if store else nullcontext()
         with store.scope(self.store), shared, frozen_kept(self.program):
-            return self.program(**arguments)
+            try:
+                return self.program(**arguments)
+            except RuntimeError as error:
+                if apart := self._apart(arguments):
+                    raise PairError(apart) from error
+                raise
+
+    def _apart(self, arguments: Batch) -> str:
+        """Say that a field is on another device than the program's parameters; else nothing."""
+        module = self.program if isinstance(self.program, nn.Module) else nn.Module()
+        own = [*module.parameters(), *module.buffers(), *self.store["params"].values()]
+        places = {tensor.device for tensor in own}
+        for name, value in arguments.items():
+            if places and value.device not in places:
+                place = next(iter(places))
+                return (
+                    f"{name} is on {value.device} and the parameters of {self.name} are on {place}; move one of them: "
+                    f"pair.to({str(value.device)!r}), or {name}.to({str(place)!r})"
+                )
+        return ""
 
 
 @contextmanager

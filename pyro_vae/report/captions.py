@@ -69,19 +69,11 @@ def examined(name: str, diagnosis: Diagnosis) -> str:
 
 def answer(figures: Figures, pca: Mapping[str, float] | None, diagnosis: Diagnosis | None) -> str:
     """Return the first sentences of a report: how well it does, and whether to believe it."""
-    meaning = figures.meaning
-    if (own := figures.own) is not None:
-        reached = f"{own.name} {own.value:.3f}"
-    elif figures.log_evidence is None:
-        reached = f"{meaning.bound} {figures.elbo:.2f}"
-    else:
-        words = figures.evidence
-        reached = f"{meaning.evidence} {'' if words[:1] in '<>' else '= '}{words}"
-    said = f"{reached} nats per datum on the {figures.split} split"
+    said = f"{figures.reached} nats per datum on the {figures.split} split"
     if pca and "log_evidence" in pca and figures.log_evidence is not None:
         said += f", against {pca['log_evidence']:.2f} for PCA of the same size"
     if diagnosis is None:
-        return f"{said}. Whether to believe {'it' if meaning.implicit else 'q(z | x)'} is not examined yet."
+        return f"{said}. Whether to believe {'it' if figures.meaning.implicit else 'q(z | x)'} is not examined yet."
     count = Counter(verdict.verdict for verdict in diagnosis.verdicts)
     judged = [f"{count[level]} {level}" for level in ("good", "fair", "bad") if count[level]]
     bad = [verdict.check for verdict in diagnosis.verdicts if verdict.verdict == "bad"]

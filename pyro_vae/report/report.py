@@ -14,6 +14,7 @@ from pyro_vae.evidence import Figures, baseline
 from pyro_vae.posterior import ACTIVE_VARIANCE
 from pyro_vae.program import Pair
 from pyro_vae.report.captions import answer, examined
+from pyro_vae.report.evaluation import evaluated
 from pyro_vae.report.page import embedded, png, rendered
 from pyro_vae.report.sections import FIRST, draw_all, pictures, programs, repeat, summary
 from pyro_vae.runs import Run, figures_in, replacing, write_whole
@@ -40,8 +41,9 @@ def write_run_report(run: Run, pair: Pair, data: Data, figures: Figures, diagnos
     for name, picture in drawn.pictures.items():
         write_whole(folder / f"{name}.png", picture)
     shown = {
-        "folder": str(run),
+        "argument": run.argument,
         "summary": summary(run, pair, data, figures),
+        "evaluation": evaluated(run),
         "curves": pictures(run, drawn, ["curves"]),
         "graph": pictures(run, drawn, ["graph"]),
         "programs": programs(pair),

@@ -73,6 +73,7 @@ def summary(run: Run, pair: Pair, data: Data, figures: Figures) -> dict[str, Any
         *([("classes", data.spec.class_list)] if data.spec.class_names else []),
         *([("categories", data.spec.category_list)] if data.spec.categorical else []),
         ("training", _training(run, meaning.evidence if whole else meaning.bound)),
+        *([("machine", where)] if (where := _machine(run.machine)) else []),
     ]
     pca = baseline(figures, data)
     heads = ["", recipe["name"], *([f"PCA, {meaning.numbers} components"] if pca else [])]
@@ -140,6 +141,18 @@ def _training(run: Run, bound: str) -> str:
     return f"{epochs}; the parameters of {kept}"
 
 
+def _machine(known: Mapping[str, Any]) -> str:
+    """Return in words where and when a run was trained last.
+
+    >>> _machine({"processor": "AMD EPYC", "threads": 2, "torch": "2.11.0", "date": "2026-11-27"})
+    'AMD EPYC, 2 threads, torch 2.11.0, on 2026-11-27'
+    """
+    threads = known.get("threads")
+    said = [known.get("card"), known.get("processor"), threads and f"{threads} thread{'' if threads == 1 else 's'}"]
+    said += [f"{what}{known[name]}" for name, what in (("torch", "torch "), ("date", "on ")) if name in known]
+    return ", ".join(str(part) for part in said if part)
+
+
 def _duration(seconds: float) -> str:
     """Return a time in words.
 
@@ -165,7 +178,7 @@ def _by_site(figures: Figures) -> list[str]:
 def pictures(run: Run, drawn: Drawn, names: Iterable[str]) -> list[Picture]:
     """Return those of the named pictures that were drawn."""
     return [
-        embedded(drawn.pictures[name], name, f"pyro-vae draw {shlex.quote(str(run))} {name}", GOOD[name])
+        embedded(drawn.pictures[name], name, f"pyro-vae draw {run.argument} {name}", GOOD[name])
         for name in names
         if name in drawn.pictures
     ]

@@ -7,7 +7,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ import yaml
 from pyro_vae import __version__
 from pyro_vae.runs import checkpoint
 from pyro_vae.runs.checkpoint import CheckpointError, open_regular
+from pyro_vae.runs.command import argument_of
 from pyro_vae.runs.errors import RunError, RunNote
+from pyro_vae.runs.evaluation import Evaluation, read_evaluation
 from pyro_vae.runs.lock import Lock, taken
 from pyro_vae.runs.plain_yaml import as_yaml, parse_yaml
 from pyro_vae.warning import warn
@@ -26,15 +28,15 @@ MAX_CONFIG = 1_000_000  # bytes; a real one has hundreds
 MAX_HISTORY = 100_000_000  # bytes; a real one has about a hundred per epoch
 _SECTIONS = {"pair": {"name": str, "options": dict}, "data": {"name": str, "options": dict}}
 _COLUMNS = frozenset(["epoch", "step", "loss", "elbo", "reconstruction", "kl", "beta", "lr"])
-_TEMPORARY = re.compile(r"\.lock|\.previous\.ckpt|\.(config\.yaml|history\.csv|report\.html|\w+\.(ckpt|pt|npz|nc))-\w+")
+_TEMPORARY = re.compile(r"\.lock|\.previous\.ckpt|\.(config\.yaml|history\.csv|\w+\.(html|json|ckpt|pt|npz|nc))-\w+")
 _NO_LINKS = frozenset([errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV])
 
 
 class Run:
     """A run's folder.
 
-    It holds ``config.yaml``, ``last.ckpt``, ``previous.ckpt``, ``best.ckpt``, ``history.csv`` and
-    ``figures/``.
+    It holds ``config.yaml``, ``last.ckpt``, ``previous.ckpt``, ``best.ckpt``, ``history.csv``,
+    ``figures/`` and, once it was evaluated, ``evaluation.json``.
 
     One process at a time writes: see ``lock``.
     """
@@ -176,6 +178,11 @@ class Run:
             raise RunError(f"{path} does not say how to train; restore it or train anew")
         return config
 
+    @property
+    def argument(self) -> str:
+        """Itself as commands take it: ``pyro-vae draw {run.argument} samples``."""
+        return argument_of(self.folder, self.config)
+
     def fingerprint(self, what: str) -> str | None:
         """Return what tells the ``pair`` or the ``data`` from others; None in older runs."""
         prints = self.config.get("fingerprints")
@@ -187,9 +194,23 @@ class Run:
         known = self.fingerprint("data")
         return None if known is None else known == data
 
-    def remember_time(self, seconds: float, step: int) -> None:
-        """Note in ``config.yaml`` that training up to a step took so long in all."""
-        self.update({**self.config, "time": {"seconds": round(seconds, 3), "step": step}})
+    def remember(self, seconds: float | None, step: int, machine: Mapping[str, Any]) -> None:
+        """Note in ``config.yaml`` where and when training got to a step, and how long it took in
+        all, where that is known.
+        """
+        time = {} if seconds is None else {"time": {"seconds": round(seconds, 3), "step": step}}
+        self.update({**self.config, **time, "machine": dict(machine)})
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """Where and when it was trained last, see `pyro_vae.training.machine`; empty if unknown."""
+        known = self.config.get("machine")
+        return known if isinstance(known, dict) else {}
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """What ``pyro-vae evaluate`` found last; None before it was run."""
+        return read_evaluation(self.folder)
 
     def time_up_to(self, step: int) -> float | None:
         """Return the seconds that training up to a step took; None where the run does not know.
@@ -270,7 +291,7 @@ class Run:
         if self.begun and not os.path.lexists(self.folder / "best.ckpt"):
             state, _ = self.load()
             if state["history"] and not any(math.isfinite(row.get("figure", row["elbo"])) for row in state["history"]):
-                warn(f"no epoch of {self} has a finite ELBO on the validation split; its last one is taken", RunNote)
+                warn(f"no epoch of {self} has a finite figure on the validation split; its last one is taken", RunNote)
                 return {"parameters": state["parameters"], "epoch": state["epoch"], "elbo": math.nan}
         return checkpoint.load(self.folder / "best.ckpt")
 
@@ -306,11 +327,12 @@ class Run:
         """Return one line's worth of the run, from ``config.yaml`` and ``history.csv`` alone.
 
         ``run, pair, data, state ("running", "finished", "stopped" or "damaged"), epochs, planned,
-        elbo`` (the best on the validation split, nats per datum) and ``classes`` (their names, of
-        class 0, 1, ..., where they have some).
+        elbo`` (the best on the validation split, nats per datum), ``classes`` (their names, of
+        class 0, 1, ..., where they have some) and ``evaluation`` (what ``pyro-vae evaluate`` found,
+        see `Evaluation`).
         """
         row: dict[str, Any] = {"run": str(self), "pair": None, "data": None, "state": "damaged"}
-        row |= {"epochs": 0, "planned": None, "elbo": None, "classes": None}
+        row |= {"epochs": 0, "planned": None, "elbo": None, "classes": None, "evaluation": None}
         try:
             config = self.config
             elbos = [_or_least(float(line["elbo"])) for line in _read_csv(self.folder / "history.csv")]
@@ -320,6 +342,7 @@ class Run:
             return row
         names = config.get("classes")
         row["classes"] = [*map(str, names)] if isinstance(names, list) else None
+        row["evaluation"] = None if (found := self.evaluation) is None else found._asdict()
         planned = config["training"].get("epochs")
         row |= {section: (config[section] or {}).get("name") for section in _SECTIONS}
         patience = config["training"].get("patience")
@@ -334,42 +357,6 @@ class Run:
 
 def _or_least(elbo: float) -> float:
     return elbo if math.isfinite(elbo) else -math.inf
-
-
-def runs_in(root: str | os.PathLike) -> Iterator[Run]:
-    """Return the runs directly in a folder, by name.
-
-    Raises:
-        RunError: when there is no such folder.
-    """
-    try:
-        names = sorted(os.listdir(root))
-    except OSError as error:
-        raise RunError(f"cannot list {root}: {error.strerror}; name a folder that holds runs") from None
-    return (Run(Path(root, name)) for name in names if os.path.isfile(os.path.join(root, name, "config.yaml")))
-
-
-def figures_in(folder: Path) -> Path:
-    """Return the folder ``figures`` of a run or report, made if it is not there.
-
-    Raises:
-        RunError: when a link or a file has its place: pictures would go elsewhere.
-    """
-    figures = folder / "figures"
-    if figures.is_symlink() or (figures.exists() and not figures.is_dir()):
-        raise RunError(f"{figures} is not a folder of its own and pictures would be written elsewhere; remove it")
-    figures.mkdir(parents=True, exist_ok=True)
-    return figures
-
-
-def next_folder(pair: str, data: str, root: Path = Path("runs")) -> Path:
-    """Return ``runs/PAIR-DATA`` or, where that is taken, the same with the next free number."""
-    stem = f"{Path(pair.replace(':', '-')).name}-{Path(data).stem}".replace(".py", "")
-    taken = {entry.name for entry in os.scandir(root)} if root.is_dir() else set()
-    number = 1
-    while (name := stem if number == 1 else f"{stem}-{number}") in taken:
-        number += 1
-    return root / name
 
 
 def _read_yaml(path: Path) -> Any:

@@ -13,6 +13,7 @@ from pyro_vae.training.fitting import (
     refuse_other_data,
 )
 from pyro_vae.training.interruption import Interrupted
+from pyro_vae.training.machine import machine
 from pyro_vae.training.nonfinite import NonFinite
 from pyro_vae.training.optimizers import optimizer
 from pyro_vae.training.programs import check_settings, weighted_programs
@@ -43,6 +44,7 @@ __all__ = [
     "fit",
     "join",
     "launched",
+    "machine",
     "optimizer",
     "owners_of",
     "refuse_other_data",

@@ -22,6 +22,7 @@ from pyro_vae.training.programs import check_settings
 from pyro_vae.training.progress import Callback, Observer, Progress, Silent
 from pyro_vae.training.settings import Chosen, Compile, Policy, Precision, Schedule, SettingsError, Training
 from pyro_vae.training.trainer import Trainer
+from pyro_vae.training.validation import Validation
 
 __all__ = ["build_from_config", "create_on_first_process", "describe", "em", "fit", "refuse_other_data"]
 
@@ -163,7 +164,7 @@ def _observer(progress: Observer | bool | None, trainer: Trainer, data: Data, wo
                 f"progress is True, False or an object with the methods of Observer, and lacks {lacking[0]}"
             )
         return progress
-    return _shown(trainer, data) if progress and not world.rank else Silent()
+    return Progress(Validation(trainer, data).meaning()) if progress and not world.rank else Silent()
 
 
 def em(pair: Pair, data: Any, iterations: int = 100, **settings: Any) -> Fitted:
@@ -192,16 +193,6 @@ def em(pair: Pair, data: Any, iterations: int = 100, **settings: Any) -> Fitted:
         for module in pair.modules().values():
             module.float()
     return fitted
-
-
-def _shown(trainer: Trainer, data: Data) -> Progress:
-    """Return a progress display whose figures are named after what the pair models."""
-    from pyro_vae.evidence import FAILURES, meaning_of
-
-    try:
-        return Progress(meaning_of(trainer.pair, trainer.place(data.batch("train", 2))))
-    except FAILURES:  # of a pair that cannot be run, which training says in its own words
-        return Progress()
 
 
 def create_on_first_process(world: World, action: Callable[[], Run]) -> Run:

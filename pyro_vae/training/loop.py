@@ -15,7 +15,7 @@ from pyro_vae.training.feed import Feed
 from pyro_vae.training.fitted import Fitted
 from pyro_vae.training.interruption import SIGNALS, Interrupted, StopRequest
 from pyro_vae.training.nonfinite import parameters
-from pyro_vae.training.progress import Callback, Observer
+from pyro_vae.training.progress import Callback, Observer, figure_named
 from pyro_vae.training.recovery import Recovery, RolledBack
 from pyro_vae.training.run_state import Best, Keeper, State
 from pyro_vae.training.trainer import Trainer
@@ -177,13 +177,17 @@ class Loop:
             self.world.wait()
             raise Interrupted(stop, self.run)
 
-    def _never_best(self, value: float) -> str:
-        """Say that the figure of the epoch that ends is not finite, and because of which datum."""
+    def _never_best(self, value: float, whole: bool) -> str:
+        """Say that the figure of the epoch that ends is not finite, and because of which datum.
+
+        ``whole`` says that it has no parts.
+        """
+        name = figure_named(self.yields.shown, self.validation.meaning(), whole)
         split, never = self.validation.split, self.validation.impossible() if value == -math.inf else None
         why = "" if never is None else f": the model gives datum {never} of it probability 0"
         return (
-            f"the {self.yields.shown} on the {split} split is {value} after epoch {self.state.epoch + 1}{why}; "
-            "an epoch where it is cannot be the best"
+            f"after epoch {self.state.epoch + 1} {name} = {value} on the {split} split{why}; "
+            "such an epoch cannot be the best"
         )
 
     def _validate(self) -> None:
@@ -210,7 +214,7 @@ class Loop:
         before = [old["elbo" if self.yields.is_elbo else "figure"] for old in state.history[-1:]]
         state.history.append(row)
         if not math.isfinite(value) and all(map(math.isfinite, before)):  # said once, not after every epoch
-            self._note(self._never_best(value))
+            self._note(self._never_best(value, math.isnan(kl)))
         better = math.isfinite(value) and (value > state.best.elbo or not self.yields.figure.comparable)
         if better:
             parameters = {name: tensor.cpu().clone() for name, tensor in self.pair.state_dict().items()}

@@ -44,6 +44,19 @@ class Observer(Protocol):
         """End."""
 
 
+def figure_named(shown: str, meaning: "Meaning | None", whole: bool) -> str:
+    """Return what an epoch's figure is called.
+
+    Args:
+        shown: what the objective calls it.
+        meaning: what the pair's figures are of, if that is known.
+        whole: whether it has no parts.
+    """
+    if shown != "ELBO" or meaning is None:
+        return shown
+    return meaning.evidence if whole and meaning.exact else meaning.bound
+
+
 class Progress:
     """Shows training on stderr.
 
@@ -91,9 +104,7 @@ class Progress:
     def _named(self, row: dict[str, float]) -> str:
         whole = math.isnan(row["kl"])
         parts = "" if whole else f" = {row['reconstruction']:.2f} - {row['kl']:.2f}"
-        name = self.figure
-        if name == "ELBO" and self.meaning is not None:
-            name = self.meaning.evidence if whole and self.meaning.exact else self.meaning.bound
+        name = figure_named(self.figure, self.meaning, whole)
         codes = f", {row['codes_used']:.0f} codes in use" if "codes_used" in row else ""
         value = f"{row['figure']:.3f}" if "figure" in row else f"{row['elbo']:.2f}"
         return f"{name} {value}{parts} nats{codes}"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_vae.runs import Run, checkpoint
 from pyro_vae.svi import World
+from pyro_vae.training.machine import machine
 from pyro_vae.training.trainer import Trainer
 
 SAVING_SHARE = 20  # a checkpoint is due no sooner than 20 times the time that the last one took: 5% of the time at most
@@ -147,8 +148,8 @@ class Keeper:
             run.save_best({"parameters": best.parameters, "epoch": best.epoch + 1, "elbo": best.elbo})
             self._best_written = best.epoch
         run.write_history(self.state.history)
-        if self._before is not None:
-            run.remember_time(self._before + time.monotonic() - self._began, self.state.step)
+        seconds = None if self._before is None else self._before + time.monotonic() - self._began
+        run.remember(seconds, self.state.step, machine(self.trainer.device))
         run.save(state)
 
     def restore(self) -> None:

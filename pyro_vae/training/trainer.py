@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae.data import Data
 from pyro_vae.objectives import Dreaming, InPieces
-from pyro_vae.program import Pair, declared, require_sound
+from pyro_vae.program import Pair, declared, require_trainable
 from pyro_vae.runs import checkpoint
 from pyro_vae.svi import SVI, Exchange, Schedule, World
 from pyro_vae.training.average import Average
@@ -66,7 +66,7 @@ class Trainer:
         self.device = resolve_device(training, data, world)
         self.dtype = torch.float64 if training.precision == "64" else torch.float32
         convert(pair, self.device, self.dtype)
-        require_sound(pair, self.place(data.batch("train", CHECKED_BATCH)))
+        require_trainable(pair, self.place(data.batch("train", CHECKED_BATCH)))
         require_possible(pair, data, self.place)
         start_from_data(pair, self.place(data.subset("train", SEEN)[0]))
         warn_of_symmetry(pair)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Data
+from pyro_vae.evidence import FAILURES, Meaning, bound, global_sites, meaning_of, rows_together, table_of
 from pyro_vae.evidence import MAX_ROWS as WIDTH
-from pyro_vae.evidence import bound, global_sites, rows_together, table_of
 from pyro_vae.posterior import code_use
 from pyro_vae.program import (
     NEVER,
@@ -60,6 +60,15 @@ class Validation:
         self._width: int | None = None  # data that go together
         self._worded: bool | None = None  # whether there is a codebook
         self._shared: bool | None = None  # whether some latent sites lie outside the data plate
+
+    def meaning(self) -> Meaning | None:
+        """Return what the pair's figures are of; None for a pair that cannot be run, which training
+        says in its own words.
+        """
+        try:
+            return meaning_of(self._trainer.pair, self._trainer.place(self._data.batch("train", 2)))
+        except FAILURES:
+            return None
 
     def measure(self) -> Figures:
         """Return the figures; several processes take turns with the batches."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pyro_vae.data import Data, load_data
 from pyro_vae.pairs import MISSING, PAIRS, file_of, find, source_of
 from pyro_vae.program import Pair
-from pyro_vae.runs import Run, RunError, RunNote, seeded
+from pyro_vae.runs import Run, RunError, RunNote, from_here, seeded
 from pyro_vae.training import Fitted, Training, build_from_config
 from pyro_vae.warning import warn
 
@@ -145,9 +145,9 @@ def _allowed(run: Run, stored: str, named: str | None, words: Words) -> str:
 
     A file that was moved is known by its content; one that was changed in its place is said to be.
     """
-    shown = words.pair.format(_from_here(stored))
+    shown = words.pair.format(from_here(stored))
     if named is None:
-        raise RunError(f"{run} was trained with {_from_here(stored)}, whose code would be run; allow it with {shown}")
+        raise RunError(f"{run} was trained with {from_here(stored)}, whose code would be run; allow it with {shown}")
     known = run.fingerprint("pair")
     function, named_function = stored.rpartition(":")[2], named.rpartition(":")[2]
     if named == stored or (file_of(named), named_function) == (file_of(stored), function):
@@ -159,12 +159,5 @@ def _allowed(run: Run, stored: str, named: str | None, words: Words) -> str:
         return named
     moved = known is not None and source_of(named) == known and named_function == function
     if not moved:
-        raise RunError(f"{run} was trained with {_from_here(stored)}, and {named} is not the same code; give {shown}")
+        raise RunError(f"{run} was trained with {from_here(stored)}, and {named} is not the same code; give {shown}")
     return named
-
-
-def _from_here(name: str) -> str:
-    """Return the name of a user's own pair by the way from this folder, if the file is below it."""
-    path = file_of(name)
-    near = None if path is None else os.path.relpath(path, os.path.realpath(os.curdir))
-    return name if near is None or near.startswith(os.pardir) else f"{near}:{name.rpartition(':')[2]}"

@@ -4,10 +4,11 @@ import math
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pyro_vae.program import Pair, Verbs
 from pyro_vae.runs import Run, checkpoint
-from pyro_vae.training import Fitted, describe
+from pyro_vae.training import Fitted, describe, machine
 
 
 def save(used: Verbs, path: str | os.PathLike) -> None:
@@ -27,7 +28,15 @@ def _save_run(fitted: Fitted, folder: str | os.PathLike) -> None:
         parameters = fitted.pair.state_dict()
         run.save_best({"parameters": parameters, "epoch": int(best["epoch"]), "elbo": best["elbo"]})
         run.write_history(fitted.history)
-        if seconds is not None and math.isfinite(seconds):
-            run.remember_time(seconds, fitted.steps)
+        known = seconds if seconds is not None and math.isfinite(seconds) else None
+        run.remember(known, fitted.steps, _place(fitted))
     finally:
         run.release()
+
+
+def _place(fitted: Fitted) -> dict[str, Any]:
+    """Return where it was trained: here, if it has no run that knows."""
+    if fitted.run is not None:
+        return fitted.run.machine
+    parameters = iter(fitted.pair.named_parameters().values())
+    return machine(next((parameter.device for parameter in parameters), "cpu"))

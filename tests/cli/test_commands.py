@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -176,10 +177,22 @@ def test_evaluate_has_the_figures_by_site(capsys, run):
     assert 0 < found["log_evidence_stderr"] < 1
     assert 1 <= found["ess"] <= 200
     assert 0 <= found["active_units"] <= 3
-    assert json.loads((run / "evaluation.json").read_text()) == found
+    kept = json.loads((run / "evaluation.json").read_text())
+    made = kept.pop("made")
+    assert kept == found
+    assert made["command"] == f"pyro-vae evaluate {run} --samples 200 --json"
+    assert made["reached"].startswith("log p(x) ")
+    assert made["table"]["ELBO"] == f"{found['elbo']:.2f}"
     assert main(["evaluate", str(run), "--samples", "10", "--split", "valid"]) == 0
-    assert "valid split" in capsys.readouterr().out
-    assert json.loads((run / "evaluation.json").read_text())["split"] == "valid"
+    told = capsys.readouterr()
+    assert "valid split" in told.out
+    assert "evaluation.json and" in told.err
+    report = (run / "report.html").read_text()
+    assert f"--samples 10 --split valid</code> on {made['date']}: valid split, 180 data.</p>" in report
+    assert "--samples 200" not in report  # the latest stands in its place
+    assert report.count("<!-- /evaluation -->") == 2
+    assert main(["list", "--runs", str(run.parent)]) == 0
+    assert re.search(r"  log p\(x\) >= -?[\d.]+ \(valid\)  latent on digits", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("suffix", ["png", *(pytest.param(other, marks=pytest.mark.slow) for other in ("svg", "pdf"))])
@@ -200,6 +213,9 @@ def test_a_pair_of_ones_own_trains_from_the_command_line(capsys, tmp_path):
     options = ["--latent", "3", "--epochs", "2", "--compile", "off"]
     assert main(["train", name, *options, "--run", "own", "--json"]) == 0
     assert result(capsys)["log_evidence"] < 0
+    report = Path("own/report.html").read_text()
+    for command in ("draw own --pair my_pair.py:mine samples", "diagnose own --pair my_pair.py:mine"):
+        assert f"<code>pyro-vae {command}</code>" in report
     said = refusal(capsys, "evaluate", "own", "--json")
     assert "allow it with --pair my_pair.py:mine" in said
     assert main(["evaluate", "own", "--pair", name, "--samples", "20", "--json"]) == 0
@@ -255,6 +271,8 @@ assert not {{"torch", "pyro", "matplotlib"}} & sys.modules.keys()
 
 BAD = [
     (["trian"], "there is no command 'trian'; did you mean train?"),
+    (["train", "--hidden", "200", "100"], "'100' is no pair; several numbers of one option are joined by commas"),
+    (["train", "--dat", "digits"], "--dat could match --data, --data-dir"),
     (["train", "latnt"], "there is no pair 'latnt'; did you mean latent?"),
     (["train", "--data", "minst"], "mnist"),
     (["train", "--latnt", "3"], "there is no option --latnt; did you mean --latent?"),

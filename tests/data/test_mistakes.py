@@ -51,7 +51,7 @@ X = np.random.default_rng(0).normal(size=(20, 3))
         ({"x": X[:0]}, {}, "arrays: x of shape (0, 3) is empty: give at least one datum."),
         ({"x": X[0, 0]}, {}, "arrays: x is the single number"),
         ({"x": X[:1]}, {}, "arrays has 1 data, and 1 for valid and 1 for test leave none for training"),
-        ({"x": np.where(X[7, 1] == X, np.nan, X)}, {}, "arrays: x holds NaN, infinite or too large values, the first in row 7"),
+        ({"x": np.where(X[7, 1] == X, np.nan, X)}, {}, "arrays: x holds NaN, infinite or too large values, the first in row 7, column 1: "),
         ({"x": np.where(X[7, 1] == X, 1e39, X)}, {}, "infinite or too large values, the first in row 7"),
         ({"x": X, "y": np.full(20, -np.inf)}, {}, "arrays: y holds NaN, infinite"),
         ({"x": X.astype(str)}, {}, "arrays: x holds text, not numbers"),

@@ -150,7 +150,7 @@ def test_hundreds_of_runs_are_listed_quickly_and_damaged_ones_named(tmp_path, ca
     assert len(rows) == 300
     assert rows["run-013"] == {
         **{"run": str(tmp_path / "run-013"), "pair": "latent", "data": "digits", "state": "finished"},
-        **{"epochs": 50, "planned": 50, "elbo": -50.0, "classes": None},
+        **{"epochs": 50, "planned": 50, "elbo": -50.0, "classes": None, "evaluation": None},
     }
     assert rows["run-012"]["state"] == "stopped"
     assert rows["run-011"]["state"] == "running"

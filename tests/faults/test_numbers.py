@@ -177,6 +177,6 @@ def test_a_validation_split_that_is_infinite_is_said_and_never_the_best(data):
     clean._splits = {**clean._splits, "valid": data._splits["train"]}
     fitted = pv.fit(pair_of("likelihood"), clean, epochs=2, batch_size=20, compile="off", progress=notes)
     (said,) = notes.notes  # once, not after every epoch
-    assert said.startswith("the ELBO on the valid split is -inf after epoch 1: the model gives datum ")
-    assert said.endswith(" of it probability 0; an epoch where it is cannot be the best")
+    assert said.startswith("after epoch 1 ELBO = -inf on the valid split: the model gives datum ")
+    assert said.endswith(" of it probability 0; such an epoch cannot be the best")
     assert fitted.epochs == 2

@@ -99,6 +99,19 @@ def test_a_decoder_of_convolutions_needs_images() -> None:
 
 
 @pytest.mark.parametrize("net", ["mlp", "conv"])
+def test_a_field_that_limits_nothing_is_refused(net) -> None:
+    said = r"no two pixels of x are more than 3 apart; give 3 at most"
+    for field in (4, 10**9):
+        with pytest.raises(PairError, match=f"field {field} limits nothing: {said}"):
+            pv.pairs.latent(BINARY, latent=2, decoder="autoregressive", net=net, field=field)
+        with pytest.raises(PairError, match=said):
+            pv.pairs.autoregressive(BINARY, net="pixelcnn" if net == "conv" else "made", field=field)
+    pv.pairs.autoregressive(BINARY, net="made", hidden=[30], field=3)
+    with pytest.raises(PairError, match=f"no two features of x are more than {TABLE.features - 1} apart"):
+        pv.pairs.autoregressive(TABLE, field=TABLE.features)
+
+
+@pytest.mark.parametrize("net", ["mlp", "conv"])
 def test_a_field_limits_what_a_decoder_sees_beside_z(net) -> None:
     options = {} if net == "conv" else {"hidden": [30]}
     torch.manual_seed(0)

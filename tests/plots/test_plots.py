@@ -14,7 +14,7 @@ from pyro_vae import plots
 from pyro_vae.conditionals import NormalPrior
 from pyro_vae.evidence import elbo
 from pyro_vae.plots.latent_space import arc
-from pyro_vae.posterior import centres, decode, kl_by_dimension, reconstruct
+from pyro_vae.posterior import centres, decode, generate, kl_by_dimension, reconstruct
 from pyro_vae.program import descendants, structure
 
 SMALL = {"hidden": [8]}
@@ -364,6 +364,19 @@ def test_classes_share_their_style_across_and_analogies_keep_their_own():
     batch = IMAGES.batch("test", 3)
     own = np.stack([row[1 + y] for row, y in zip(tiles(figure, 3, 4), batch["y"].tolist(), strict=True)])
     assert np.allclose(own, reconstruct(pair, batch)["x"].clamp(0, 1), atol=1e-5)
+
+
+def test_samples_show_means_draws_of_the_same_z_and_data():
+    pair = one_level(IMAGES)
+    with torch.no_grad():
+        for parameter in pair.model.decoder.parameters():
+            parameter.mul_(5)  # z decides more than noise does
+    figure = plots.samples(pair, IMAGES, count=3, seed=5)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["mean", "draw", "data"]
+    mean, draw, real = tiles(figure, 3, 3)
+    assert np.allclose(mean, generate(pair, IMAGES.batch("test", 3), seed=5)["x"].clamp(0, 1), atol=1e-5)
+    assert np.allclose(real, IMAGES.batch("test", 3)["x"].clamp(0, 1))
+    assert 0 < np.abs(draw - mean).mean() < 0.5 * np.abs(draw - np.roll(mean, 1, 0)).mean()
 
 
 def test_attributes_move_along_the_difference_of_mean_codes():

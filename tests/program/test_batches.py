@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_vae as pv
+from pyro_vae import posterior
 
 D, Z = 4, 2
 X = torch.randn(10, D, generator=torch.Generator().manual_seed(0))
@@ -54,6 +55,33 @@ def test_data_of_another_kind_are_refused_in_a_sentence(figure, kind):
     with pytest.raises(error) as caught:
         FIGURES[figure](pv.Pair(model, guide), make())
     assert message in str(caught.value)
+
+
+ASKED = {
+    **FIGURES,
+    "check_pair": pv.check_pair,
+    "reconstruct": posterior.reconstruct,
+    "module": lambda pair, data: pair.module()(data),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_batch_on_another_device_than_the_pair_is_told_where_both_are(asked):
+    pair = pv.pairs.latent(pv.load_data({"x_train": X, "x_test": X}).spec, latent=Z, hidden=[4]).to("meta")
+    with pytest.raises(pv.PairError) as caught:
+        ASKED[asked](pair, {"x": X})
+    assert re.search(
+        r"x is on cpu and the parameters of \S+ are on meta[;.] [Mm]ove one of them: pair\.to\('cpu'\), or x\.to\('meta'\)",
+        str(caught.value),
+    )
+    assert "\n" not in str(caught.value)
+
+
+def test_another_failure_is_not_blamed_on_the_device():
+    pair = pv.Pair(model, guide)
+    pv.elbo(pair, X)
+    with pytest.raises(pv.PairError, match="guide fails on the batch"):
+        pv.elbo(pair, X[:, :2])
 
 
 @pytest.mark.parametrize("figure", ["log_evidence", "elbo"])

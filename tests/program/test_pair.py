@@ -11,12 +11,12 @@ import pyro.poutine as poutine
 import pytest
 import torch
 from pyro.infer import Predictive
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.program import reachable
+from pyro_vae.program import reachable, require_sound, require_trainable
 
 D, Z, B = 5, 2, 12
 X = torch.randn(B, D, generator=torch.Generator().manual_seed(0))
@@ -314,6 +314,26 @@ def test_autoguides_and_lazy_nets_load_before_the_first_run():
     pv.elbo(pairs[0], BATCH)
     pairs[1].load_state_dict(pairs[0].state_dict())
     assert pv.elbo(pairs[1], BATCH, seed=1) == pv.elbo(pairs[0], BATCH, seed=1)
+
+
+@pytest.mark.parametrize("auto", [AutoNormal, AutoMultivariateNormal])
+def test_an_autoguide_gets_the_fields_of_its_model(auto):
+    def model(x, labelled=None):
+        assert labelled is not None
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(Z), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True) + torch.zeros(D), 1.0).to_event(1), obs=x)
+
+    batch = {**BATCH, "y": torch.zeros(len(BATCH["x"])), "labelled": torch.ones(len(BATCH["x"]), dtype=torch.bool)}
+    pair = pv.Pair(model, auto(model))
+    assert pair.bound_guide.arguments(batch).keys() == {"x", "labelled"}
+    if auto is AutoNormal:  # the other's one site lies outside the plate
+        assert pv.elbo(pair, batch).sites.keys() >= {"z", "x"}
+        require_sound(pair, batch)
+        with pytest.raises(
+            pv.PairError, match=r"AutoNormal keeps a parameter for each datum of the batch, 'guide\.locs"
+        ):
+            require_trainable(pair, batch)
 
 
 def test_a_state_of_pyros_store_is_taken_right_or_refused():

@@ -15,11 +15,12 @@ from pyro_vae.diagnostics import Diagnosis, diagnose
 from pyro_vae.diagnostics.subject import Verdict
 from pyro_vae.evidence import evaluate
 from pyro_vae.plots import PICTURES, NotDrawable
+from pyro_vae.report import show_evaluation
 from pyro_vae.report.captions import EXAMINED, GOOD, answer, examined
 from pyro_vae.report.report import PICTURES as DIAGNOSED
 from pyro_vae.report.report import WITH_DATA, write_report, write_run_report
 from pyro_vae.report.sections import command, draw_all, parts, summary
-from pyro_vae.runs import Run
+from pyro_vae.runs import Evaluation, Run, RunNote, keep_evaluation
 
 OPTIONS = ["--latent", "2", "--hidden", "[8]", "--epochs", "1", "--compile", "off"]
 
@@ -81,6 +82,7 @@ def test_training_leaves_one_file_with_everything_in_it(run, data, pair):
         assert (run.figures / f"{picture}.png").stat().st_size > 1000
     assert "alt='classes'" not in text
     assert "<b>classes</b>: the model reads no field y" in text
+    assert f"thread{'' if torch.get_num_threads() == 1 else 's'}, torch {torch.__version__}, on 20" in text
     for name in ("torch", "pyro-ppl", "pyro_vae"):
         assert f"<td>{name}</td>" in text
 
@@ -91,6 +93,28 @@ def test_the_figures_are_those_of_evaluate(run, data, pair):
     for key in ("elbo", "reconstruction", "kl"):
         assert f"<td class='number'>{getattr(figures, key):.2f}</td>" in text
     assert html.escape(f">= {figures.log_evidence:.1f} (too few draws for k-hat)") in text
+
+
+def test_an_evaluation_is_told_with_what_it_is_of(run, data, pair):
+    made = Evaluation("log p(x) = <1>", "test", 180, {"ELBO": "\\1"}, "pyro-vae evaluate run", "2026-11-27", 11)
+    keep_evaluation(run.folder, made, {"elbo": 1.0})
+    assert show_evaluation(run) == run.folder / "report.html"
+    written = (run.folder / "report.html").read_text()
+    assert "on 2026-11-27: log p(x) = &lt;1&gt; nats per datum on the test split.</p>" in written
+    assert "<td>\\1</td>" in written
+    assert headings(write_run_report(run, pair, data, evaluate(pair, data, num_samples=20)).read_text()) == headings(
+        written
+    )
+    keep_evaluation(run.folder, made._replace(step=5), {})
+    show_evaluation(run)
+    assert "the run was trained further since, and this is of step 5 of 11" in (run.folder / "report.html").read_text()
+    for damaged in ("", "[]", '{"elbo": 1.0}', '{"made": {"reached": 3}}', "[" * 100_000):
+        (run.folder / "evaluation.json").write_text(damaged)
+        with pytest.warns(RunNote, match=r"evaluation\.json cannot be read .*writes it anew"):
+            assert run.summary()["evaluation"] is None
+    (run.folder / "evaluation.json").unlink()
+    show_evaluation(run)
+    assert "on 2026-11-27:" not in (run.folder / "report.html").read_text()
 
 
 @pytest.mark.slow

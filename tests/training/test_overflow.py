@@ -167,7 +167,7 @@ def test_no_epoch_whose_elbo_is_none_is_the_best(tmp_path, data, monkeypatch):
     )
     fitted = fit(data, run=tmp_path / "run", epochs=2)
     assert not (tmp_path / "run" / "best.ckpt").exists()
-    with pytest.warns(RunNote, match="no epoch of .* has a finite ELBO"):
+    with pytest.warns(RunNote, match="no epoch of .* has a finite figure"):
         found = fitted.run.load_best()
     assert found["epoch"] == 2
     assert all(torch.equal(found["parameters"][name], value) for name, value in fitted.pair.state_dict().items())

@@ -2,6 +2,8 @@
 
 import json
 import math
+from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from pyro_vae.pairs import find
 from pyro_vae.program import PairError
 from pyro_vae.runs import RunError
 from pyro_vae.runs.checkpoint import load as read_checkpoint
+from pyro_vae.runs.command import argument_of
 
 OWN = """
 import pyro_vae as pv
@@ -117,6 +120,16 @@ def test_code_from_a_file_runs_only_if_it_is_named(arrays, folder):
     assert pv.load("r", build="tiny.py:tiny").encode().shape == (8, 3)
 
 
+def test_a_run_says_how_commands_open_it(folder):
+    def argument(pair, data):
+        return argument_of(Path("my runs"), {"pair": pair and {"name": pair}, "data": data and {"name": data}})
+
+    assert argument("latent", "digits") == "'my runs'"
+    assert argument(f"{folder}/tiny.py:tiny", "digits") == "'my runs' --pair tiny.py:tiny"
+    assert argument("/elsewhere/tiny.py:tiny", "digits") == "'my runs' --pair /elsewhere/tiny.py:tiny"
+    assert argument(None, None) == "'my runs' --pair FILE.py:FUNCTION --data FILE"
+
+
 def test_a_run_knows_how_long_it_trained_however_often_it_stopped(arrays, folder):
     data = pv.load_data("x.npz")
     small = {"latent": 2, "hidden": [8]}
@@ -131,5 +144,8 @@ def test_a_run_knows_how_long_it_trained_however_often_it_stopped(arrays, folder
     for known in (None, 3, {"seconds": -1.0, "step": 4}, {"seconds": "long", "step": 4}, {"seconds": 1.0, "step": 1}):
         again.run.update({**config, "time": known})  # of an older version, damaged, or of an earlier step
         assert math.isnan(pv.load("r").seconds)
+    assert pv.load("copy").run.machine == config["machine"]
+    assert config["machine"] | {"threads": torch.get_num_threads(), "torch": torch.__version__} == config["machine"]
+    assert date.fromisoformat(config["machine"]["date"])
     more = pv.fit(pv.pairs.latent(data.spec, **small), data, epochs=6, compile="off", run="r", resume=True)
     assert more.run.seconds is None, "what came before is not known"
