@@ -25,7 +25,7 @@ QUICK = [name for name in ROWS if name not in SLOW]
 def programs_of(row: Row) -> str:
     """All of a row but the objective, of which most tests make no use."""
     options = {name: value for name, value in row.options.items() if name not in ("objective", "particles")}
-    return f"{row.pair.__name__} {options} {row.spec}"
+    return f"{row.pair.__name__} {options} {vars(row.spec)}"
 
 
 OF_PROGRAMS = list({programs_of(ROWS[name]): name for name in reversed(ROWS)}.values())[::-1]
