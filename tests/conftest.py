@@ -8,14 +8,15 @@ import pytest
 import sympy  # noqa: F401 (torch loads it on first use of some operations, and it adds a filter for its warnings)
 import torch
 
+from pyro_vae.runs.checkpoint import seed_all
+
 torch.set_num_threads(1)  # small operations on several threads wait for each other, more so beside other processes
 
 
 @pytest.fixture(autouse=True)
 def no_global_state() -> Iterator[None]:
     """Fail a test that leaks a setting, a parameter or a seed's effect into the process."""
-    torch.manual_seed(20)
-    np.random.seed(20)
+    seed_all(20)
     before = _state()
     with pyro.get_param_store().scope():  # a test may use Pyro's one store itself, as users do
         yield

@@ -80,10 +80,11 @@ def test_every_module_is_packaged():
     assert folders | {"pyro_vae/models", "pyro_vae/guides"} == {package.replace(".", "/") for package in packages}
 
 
-def test_importing_is_light_and_changes_nothing():
+def test_importing_is_light_and_changes_nothing_and_so_is_loading_digits():
     code = (
         "import sys, pyro_vae; heavy = {'torch', 'pyro', 'matplotlib', 'arviz', 'sklearn'} & set(sys.modules); "
-        "assert not heavy, heavy; import torch; before = torch.get_rng_state(); "
+        "assert not heavy, heavy; import torch; before = torch.get_rng_state(); pyro_vae.load_data('digits'); "
+        "heavy = {'torchvision', 'sklearn', 'PIL', 'scipy', 'rich', 'pyro'} & set(sys.modules); assert not heavy, heavy; "
         "pyro_vae.fit, pyro_vae.log_evidence, pyro_vae.Pair, pyro_vae.load_data; "
         "assert torch.equal(torch.get_rng_state(), before); assert torch.get_default_dtype() == torch.float32; "
         "import pyro; assert not pyro.get_param_store().keys(); "

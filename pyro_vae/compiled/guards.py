@@ -36,9 +36,7 @@ class Held:
 
     def _now(self) -> tuple[list[Any], list[Any]]:
         holder, names = self.holder, self.names
-        kind: Any = (
-            dict if isinstance(holder, dict) else type(holder)
-        )  # whatever a class of one's own makes of a lookup
+        kind: Any = dict if isinstance(holder, dict) else type(holder)  # whatever a class of one's own makes of it
         if names is None and not self.skipped:
             return [*kind.keys(holder)], [*kind.values(holder)]
         few, many = (kind.keys(holder), names) if names is None or len(holder) < len(names) else (names, holder)

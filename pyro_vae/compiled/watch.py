@@ -41,22 +41,8 @@ from pyro_vae.compiled.state import RecordingError, equal_states, generator_stat
 
 _CACHING = {"torch", "pyro", "pyro_vae"}  # libraries whose objects keep what they computed last
 _LEAVES = (
-    *(
-        int,
-        float,
-        complex,
-        str,
-        bytes,
-        type(None),
-        type(...),
-        range,
-        slice,
-        Enum,
-        torch.dtype,
-        torch.device,
-        torch.Size,
-    ),
-    *(types.CodeType, Logger, np.generic),
+    *(int, float, complex, str, bytes, type(None), type(...), range, slice, Enum, types.CodeType, Logger),
+    *(torch.dtype, torch.device, torch.Size, np.generic),
 )
 _GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator, torch.Generator)
 _OPAQUE = (

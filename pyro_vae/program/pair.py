@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pyro_vae.program.global_parameters import GlobalParameters
+from pyro_vae.program.modes import frozen_kept, is_frozen, modes_kept
 from pyro_vae.program.reachable import modules_of
 from pyro_vae.program.verbs import Verbs
 from pyro_vae.runs import seeded
@@ -211,7 +212,7 @@ class Pair(Verbs):
         mode if it is in it: a pretrained net keeps its running averages.
         """
         parts = [part for module in self.modules().values() for part in module.modules()]
-        kept = [part for part in parts if mode and not part.training and _is_frozen(part)]
+        kept = [part for part in parts if mode and not part.training and is_frozen(part)]
         with modes_kept(inner for part in kept for inner in part.modules()):
             for module in self.modules().values():
                 module.train(mode)
@@ -297,35 +298,6 @@ class BatchProgram:
                     f"pair.to({str(value.device)!r}), or {name}.to({str(place)!r})"
                 )
         return ""
-
-
-@contextmanager
-def modes_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Leave every module in the mode, training or evaluation, that it is in now."""
-    modes = [(module, module.training) for module in modules]
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextmanager
-def frozen_kept(program: Program) -> Iterator[None]:
-    """Leave frozen what is: Pyro's store makes every parameter that a PyroModule holds itself
-    trainable when the program first reads it.
-    """
-    frozen = [p for p in program.parameters() if not p.requires_grad] if isinstance(program, PyroModule) else []
-    try:
-        yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-
-
-def _is_frozen(module: nn.Module) -> bool:
-    parameters = list(module.parameters())
-    return bool(parameters) and not any(p.requires_grad for p in parameters)
 
 
 def _new_store() -> dict[str, dict]:

@@ -34,9 +34,7 @@ from pyro_vae.svi.whole_step import UpdateCode, whole_step
 
 AUDITS = frozenset([2, 10, 100, 1_000])  # calls replayed eagerly and compared, then every AUDIT_EVERY-th
 AUDIT_EVERY = 5_000  # one takes as long as a hundred of the smallest steps
-MOST_STATES = (
-    8  # Python states in which one recording is known to hold, and settings of an optimizer that it is compiled for
-)
+MOST_STATES = 8  # in which one recording is known to hold, and settings of an optimizer that it is compiled for
 
 # what decides whether a gradient arrives, and as what
 _NEEDS = operator.attrgetter("requires_grad")

@@ -124,11 +124,6 @@ class SVI(EagerSVI):
             self._say("finite", f"the loss of step {self.count} is not finite ({loss}); {done}.")
         return loss
 
-    def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the loss as a number, without a step."""
-        with torch.no_grad():
-            return _numbers(self.loss(self.model, self.guide, *args, **kwargs))
-
     def update(self, *args: Any, **kwargs: Any) -> Any:
         """Take a gradient step; return the loss as a detached tensor, without waiting for the device."""
         self.count += 1

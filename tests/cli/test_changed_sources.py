@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tables import only
 
 import pyro_vae as pv
 from pyro_vae import pairs
@@ -107,7 +108,7 @@ CHANGED = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGED)
+@pytest.mark.parametrize("change", only(CHANGED, ["one value"]))
 def test_changed_data_are_not_trained_on_and_named_elsewhere(here, capsys, change):
     assert "note" not in tell(capsys, 0, "evaluate", "sub/run", "--samples", "5")
     save("d.npz", CHANGED[change])

@@ -1,8 +1,11 @@
 """The command line as its users and their scripts meet it."""
 
+import contextlib
+import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,11 +72,18 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Train once; return the folder and what --json printed."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.chdir(folder := tmp_path_factory.mktemp("trained"))
+        assert main(["train", "--run", "run", "--json", *QUICK]) == 0
+    return folder / "run", json.loads(printed.getvalue())
+
+
 @pytest.fixture
-def run(tmp_path, capsys):
-    assert main(["train", "--run", "run", *QUICK]) == 0
-    capsys.readouterr()
-    return tmp_path / "run"
+def run(trained, tmp_path):
+    return shutil.copytree(trained[0], tmp_path / "run")
 
 
 def result(capsys) -> dict:
@@ -113,9 +123,8 @@ def test_check_passes_a_sound_pair_and_names_a_problem(capsys):
     assert "--binarize dynamic" in found["problems"][0]["change"]
 
 
-def test_train_prints_its_figures_and_leaves_a_run_folder(capsys, tmp_path):
-    assert main(["train", "--run", "run", "--json", *QUICK]) == 0
-    found = result(capsys)
+def test_train_prints_its_figures_and_leaves_a_run_folder(trained, run):
+    _, found = trained
     assert found.keys() == {
         *("run", "epochs", "steps", "seconds", "compiled"),
         *(
@@ -140,7 +149,7 @@ def test_train_prints_its_figures_and_leaves_a_run_folder(capsys, tmp_path):
     names = {"config.yaml", "last.ckpt", "best.ckpt", "history.csv", "figures"}
     assert names <= set(os.listdir("run"))
     assert {"samples.png", "reconstructions.png"} <= set(os.listdir("run/figures"))
-    assert (tmp_path / "run" / "history.csv").read_text().count("\n") == 3
+    assert (run / "history.csv").read_text().count("\n") == 3
 
 
 @pytest.mark.slow
@@ -242,26 +251,26 @@ def test_help_shows_the_options_of_the_pair(capsys):
     assert "--batch_size" not in shown
 
 
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["--help"],
-        ["list"],
-        *([name, "--help"] for name in COMMANDS),
-        ["train", "flow", "--help"],
-        ["draw", "runs/a", "samples", "--help"],
-        ["train", "--bach-size", "3"],
-        ["train", "--epochs", "2.5"],
-        ["trian"],
-    ],
-)
-def test_help_and_a_wrong_command_load_nothing_heavy(argv):
+LIGHT = [
+    ["--help"],
+    ["list"],
+    *([name, "--help"] for name in COMMANDS),
+    ["train", "flow", "--help"],
+    ["draw", "runs/a", "samples", "--help"],
+    ["train", "--bach-size", "3"],
+    ["train", "--epochs", "2.5"],
+    ["trian"],
+]
+
+
+def test_help_and_a_wrong_command_load_nothing_heavy():
     code = f"""
 import contextlib, sys
 from pyro_vae.cli import main
-with contextlib.suppress(SystemExit):
-    main({argv!r})
-assert not {{"torch", "pyro", "matplotlib"}} & sys.modules.keys()
+for argv in {LIGHT!r}:
+    with contextlib.suppress(SystemExit):
+        main(argv)
+    assert not {{"torch", "pyro", "matplotlib"}} & sys.modules.keys(), argv
 """
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
@@ -357,7 +366,6 @@ def test_a_folder_below_a_file_is_refused(capsys):
     assert "cannot write to file/run" in refusal(capsys, "train", "--run", "file/run", *QUICK)
 
 
-@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named(capsys, run):
     best = run / "best.ckpt"
     content = best.read_bytes()
@@ -369,7 +377,6 @@ def test_a_damaged_checkpoint_is_named(capsys, run):
     assert "best.ckpt does not exist" in refusal(capsys, "evaluate", str(run))
 
 
-@pytest.mark.slow
 def test_a_run_of_another_version_is_named(capsys, run):
     config = run / "config.yaml"
     text = config.read_text()

@@ -12,6 +12,7 @@ import pyro
 import pytest
 import torch
 import yaml
+from tables import only
 from torch import Tensor
 from zoo import ROWS, batch, spec
 
@@ -248,9 +249,12 @@ def test_an_option_of_data_without_effect_is_refused(source, options, said):
     assert build_from_config(lambda **given: load_data(source, **given), options).size("train")
 
 
+WITH_A_KL = [row for row in ROWS if row.startswith("latent")] + ["autoencoder", "linear", "grouped-iwae"]
+
+
 @pytest.mark.parametrize("setting", [{"beta": 3.0}, {"warm_up": 2.0}, {"free_bits": 50.0}], ids=str)
 @pytest.mark.parametrize(
-    "row", [row for row in ROWS if row.startswith("latent-")] + ["autoencoder", "linear", "grouped-iwae"]
+    "row", only(WITH_A_KL, [r for r in WITH_A_KL if r == "latent" or "objective" in ROWS[r].options])
 )
 def test_a_setting_of_the_kl_has_an_effect_or_is_refused(row, setting):
     def gradients(training: Training, beta: float) -> list[Tensor]:

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyro.distributions.transforms import conditional_spline, planar
+from tables import only
 from torch.autograd.functional import jacobian
 from torch.distributions import Normal
 
@@ -51,7 +52,7 @@ def test_density_of_a_draw_is_the_change_of_variables(kind, features):
     assert abs(expected - p.base_dist.log_prob(e)) > 0.01  # there is a change of volume to get right
 
 
-@pytest.mark.parametrize("kind", INVERTIBLE)
+@pytest.mark.parametrize("kind", only(INVERTIBLE, ["autoregressive", "spline_coupling"]))
 def test_density_integrates_to_one(kind):
     flow = bent(kind, by=0.1)  # more, and the splines' peaks fall between the points of the grid
     p = flow(parameters_of(flow))

@@ -5,6 +5,7 @@ from itertools import product
 import pyro
 import pytest
 import torch
+from tables import some
 from torch.autograd import grad
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -242,7 +243,7 @@ def test_flows_start_near_the_gaussian(name):
     assert (draws.std(0) / std - 1).abs().max() < 0.3
 
 
-@pytest.mark.parametrize("name", [*HEADS, *MASSLESS])
+@pytest.mark.parametrize("name", some([*HEADS, *MASSLESS], 3))
 def test_can_be_recorded_and_replayed_on_other_data(name):
     head = made(name)
     first, second = parameters_of(head, 4), 2 * parameters_of(head, 4).flip(0)

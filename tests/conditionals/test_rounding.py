@@ -110,7 +110,7 @@ def test_a_dequantized_normal_is_a_difference_of_phis(pushed: bool) -> None:
     assert all(np.log(mass[1:-1]) > np.array(bound) + 5e-4), "the bound lies below, or nothing is tested"
 
 
-@pytest.mark.parametrize("kind", ["coupling", "spline_autoregressive"])
+@pytest.mark.parametrize("kind", ["coupling", pytest.param("spline_autoregressive", marks=pytest.mark.slow)])
 def test_probabilities_of_all_levels_sum_to_one_and_are_those_of_draws(kind: str) -> None:
     """By importance weighting of a learned guide that is not uniform."""
     torch.manual_seed(0)

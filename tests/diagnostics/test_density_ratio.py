@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad
+from tables import some
 from torch import Tensor
 
 import pyro_vae as pv
@@ -78,7 +79,7 @@ def test_the_divergence_of_two_coins(p, q, golden) -> None:
     assert (weight * gain).sum().item() == pytest.approx(golden, abs=1e-11)
 
 
-@pytest.mark.parametrize(("mean", "std", "golden"), [(1.0, 1.0, 0.111421482185), (0.0, 2.0, 0.092733381666)])
+@pytest.mark.parametrize(("mean", "std", "golden"), some([(0.0, 2.0, 0.092733381666), (1.0, 1.0, 0.111421482185)], 2))
 def test_the_ratio_of_two_normals_is_learned_from_draws(mean, std, golden) -> None:
     found = pv.density_ratio(normal(mean, std, 8000, 0), normal(0, 1, 4000, 1), folds=5)
     assert abs(found.divergence - golden) < 4 * found.stderr < 0.04

@@ -96,7 +96,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("compile", ["off", "recorded"])
+@pytest.mark.parametrize("compile", ["off", pytest.param("recorded", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_stops_names_the_site_and_keeps_the_batch(data, tmp_path, tally, kind, compile):
     if not (data.batch("train")["x"] == POISON).any():

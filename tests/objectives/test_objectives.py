@@ -265,7 +265,7 @@ class SwitchGuide(PyroModule):
             pyro.sample("y", dist.Bernoulli(logits=self.net(x).squeeze(-1)))
 
 
-@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("k", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_draws_without_gradients_get_score_functions_with_the_right_mean(k: int) -> None:
     torch.manual_seed(0)
     model, guide = Switch(), SwitchGuide()

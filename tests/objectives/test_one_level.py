@@ -129,7 +129,7 @@ def test_a_wrong_denoiser_is_noticed_by_the_weights() -> None:
     assert (log_weights(pair, {"x": x}, 5) - log_p).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("variance", [1.0, 0.25])
+@pytest.mark.parametrize("variance", [1.0, pytest.param(0.25, marks=pytest.mark.slow)])
 def test_vdms_identities_of_gaussian_data(variance: float) -> None:
     for steps, gap in ((10, 11.06), (100, 0.597), (1000, 0.0566)):
         # z at gamma -13.3 is the first of steps + 1 levels
@@ -154,7 +154,7 @@ def test_the_elbos_table_tells_levels_by_their_divergence() -> None:
     assert table.reconstruction == table.sites["x"]
 
 
-@pytest.mark.parametrize("method", ["jump", "back", "step"])
+@pytest.mark.parametrize("method", ["jump", pytest.param("back", marks=pytest.mark.slow), "step"])
 def test_a_chain_that_says_other_than_it_draws_is_refused(method: str, monkeypatch) -> None:
     row = ROWS["diffusion"]
     pair = row.build()

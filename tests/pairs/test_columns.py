@@ -98,6 +98,7 @@ def test_it_begins_at_the_shares_of_the_training_data(data):
     assert not fn.support.check(torch.zeros(data.spec.features))
 
 
+@pytest.mark.slow
 def test_training_finds_which_category_goes_with_which_number(data):
     torch.manual_seed(0)
     pair = pv.pairs.latent(data.spec, latent=2, hidden=[32])

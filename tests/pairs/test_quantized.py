@@ -40,7 +40,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("kind", ["averages", "gradient"])
+@pytest.mark.parametrize("kind", ["averages", pytest.param("gradient", marks=pytest.mark.slow)])
 def test_a_resumed_run_ends_with_the_same_bits_codebook_and_all(data: pv.Data, tmp_path: Any, kind: str) -> None:
     settings: dict[str, Any] = {"batch_size": 256, "seed": 3, "compile": "off"}
     whole = pv.fit(built(data, codebook=kind), data, epochs=4, **settings)

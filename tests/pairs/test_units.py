@@ -7,6 +7,7 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from tables import only, some
 from torch import Tensor
 
 import pyro_vae as pv
@@ -45,15 +46,19 @@ def elbo(kind: str, scale: float, likelihood: str = "auto", prior: str = "normal
     return fitted.history[-1]["elbo"]
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1e-3, 2.0**20, 1e6])
+@pytest.mark.parametrize("scale", only([1e-6, 1e-3, 2.0**20, 1e6], [1e-6, 1e6]))
 @pytest.mark.parametrize("kind", ["plain", "unit", "constant", "doubled"])
 def test_elbo_and_d_log_s_do_not_depend_on_s(kind, scale):
     assert elbo(kind, scale) + D * math.log(scale) == pytest.approx(elbo(kind, 1.0), abs=2e-3)
 
 
-@pytest.mark.parametrize("options", [("normal-per-feature", "normal"), ("normal-predicted", "vamp")])
-def test_nor_with_other_scales_and_priors(options):
-    assert elbo("plain", 1e6, *options) + D * math.log(1e6) == pytest.approx(elbo("plain", 1.0, *options), abs=2e-3)
+OTHERS = [("normal-predicted", "vamp"), ("normal-per-feature", "normal")]
+
+
+@pytest.mark.parametrize(("likelihood", "prior"), some(OTHERS, 2))
+def test_nor_with_other_scales_and_priors(likelihood, prior):
+    found, expected = (elbo("plain", scale, likelihood, prior) for scale in (1e6, 1.0))
+    assert found + D * math.log(1e6) == pytest.approx(expected, abs=2e-3)
 
 
 def test_features_of_different_scales_are_learned_alike():

@@ -26,7 +26,7 @@ def chain(data, **options):
     return pv.pairs.diffusion(data.spec, **{"steps": 12, "width": 8, "blocks": 1, **options}).train(False)
 
 
-@pytest.mark.parametrize("data", [IMAGES, TABLE], ids=["images", "table"])
+@pytest.mark.parametrize("data", [IMAGES, pytest.param(TABLE, marks=pytest.mark.slow)], ids=["images", "table"])
 @pytest.mark.parametrize("what", [*CHAINS, "samples", "reconstructions"])
 def test_pictures_of_a_chain_are_drawn(what, data):
     figure = plots.PICTURES[what](chain(data), data)

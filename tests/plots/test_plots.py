@@ -125,7 +125,7 @@ def test_pictures_of_one_level(what, data):
     drawn(plots.PICTURES[what](one_level(data), data))
 
 
-@pytest.mark.parametrize("data", [IMAGES, TABLE], ids=["images", "table"])
+@pytest.mark.parametrize("data", [IMAGES, pytest.param(TABLE, marks=pytest.mark.slow)], ids=["images", "table"])
 @pytest.mark.parametrize("what", [w for w in plots.PICTURES if w not in (*OTHERS, *OF_TABLES, "growth")])
 def test_pictures_of_two_levels_told_the_class(what, data):
     if what == "nats" and data is TABLE:
@@ -163,7 +163,7 @@ def test_scatter_for_every_number_of_dimensions(latent):
         drawn(plots.scatter(one_level(TABLE, latent=latent), TABLE, method="tsne"))
 
 
-@pytest.mark.parametrize("y", [None, "attributes"])
+@pytest.mark.parametrize("y", [None, pytest.param("attributes", marks=pytest.mark.slow)])
 def test_pictures_without_classes(y):
     data = table(y=y)
     for what in ("scatter", "interpolation", "traversal"):

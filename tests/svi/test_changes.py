@@ -121,18 +121,14 @@ BETWEEN_STEPS = {
 }
 
 
+CHANGED = [("torch", what) for what in BETWEEN_STEPS]
+CHANGED += [("pyro", what) for what in BETWEEN_STEPS if what not in ("another group", "one parameter fewer")]
+
+
+# what is watched for is the same, compiled or not
 @pytest.mark.filterwarnings("ignore:.*was not registered in the param store because requires_grad=False")
-@pytest.mark.parametrize("mode", ["recorded", "on"])
-@pytest.mark.parametrize(
-    ("kind", "what"),
-    some(
-        [
-            *(("torch", what) for what in BETWEEN_STEPS),
-            *(("pyro", what) for what in BETWEEN_STEPS if what not in ("another group", "one parameter fewer")),
-        ],
-        3,
-    ),
-)
+@pytest.mark.parametrize("mode", ["recorded", pytest.param("on", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kind", "what"), some(CHANGED, 3))
 def test_what_is_changed_between_steps_is_noticed(kind, what, mode, uncompiled):
     found = []
     for compile in ("off", mode):

@@ -357,7 +357,6 @@ def test_jitted_losses_take_their_own_steps(loss, torchs):
 QUICK = {
     "counts_its_calls",
     "changes in object",
-    "a_trainer_that_keeps_its_losses",
     "makes_what_it_needs_at_its_first_call",
 }
 QUICK |= {"swallows_the_refusal", "writes_into_the_batch"}

@@ -9,6 +9,7 @@ import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.optim.clipped_adam import ClippedAdam
 from svi_programs import PYRO_OPTIMIZERS, batches, everything, programs, run, values
+from tables import some
 from torch import Tensor, nn
 
 from pyro_vae.compiled import OTHER_DRAWS
@@ -33,7 +34,7 @@ def test_shapes_that_share_an_optimizer_share_its_counts(uncompiled):
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.Adamax, ClippedAdam])
+@pytest.mark.parametrize("optimizer", some([torch.optim.Adam, torch.optim.Adamax, ClippedAdam], 3))
 def test_steps_that_train_only_some_parameters_age_only_them(optimizer, uncompiled):
     """Adam corrects its averages by how many steps each parameter has taken."""
     found = []
@@ -100,7 +101,7 @@ def test_what_is_done_to_optimizers_is_noticed(what, first, uncompiled):
 
 
 @pytest.mark.parametrize("first", [True, False])
-@pytest.mark.parametrize("mode", ["recorded", "on"])
+@pytest.mark.parametrize("mode", [pytest.param("recorded", marks=pytest.mark.slow), "on"])
 def test_pyros_optimizers_go_on_moving_what_a_step_does_not_reach(mode, first, uncompiled):
     found = []
     for compile in ("off", mode):

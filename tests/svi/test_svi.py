@@ -1,6 +1,7 @@
 """`SVI` gives Pyro's and hand-written loops' numbers, and goes on with them after a stop."""
 
 import copy
+import itertools
 import math
 import warnings
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 from svi_programs import FEATURES, PYRO_OPTIMIZERS, batches, everything, programs, run, values
-from tables import some
+from tables import only
 from torch import nn
 
 from pyro_vae.svi.eager import EagerWarning
@@ -19,9 +20,11 @@ from pyro_vae.svi.svi import (
     SVI,
 )
 
+MODES = list(itertools.product(PYRO_OPTIMIZERS, ("off", "recorded", "on")))
+QUICK = [("Adam", "recorded"), *itertools.product(("Adam", "centered", "Rprop", "schedule"), ("off", "on"))]
 
-@pytest.mark.parametrize("name", some(PYRO_OPTIMIZERS, 3))
-@pytest.mark.parametrize("mode", ["off", "recorded", "on"])
+
+@pytest.mark.parametrize(("name", "mode"), only(MODES, QUICK))
 def test_same_numbers_as_pyro(name, mode, uncompiled):
     results = []
     for make in (pyro.infer.SVI, lambda *a: SVI(*a, compile=mode)):
@@ -131,7 +134,7 @@ def interrupted_and_not(mode: str, stop: int = 7) -> None:
     assert torch.equal(values(one), expected)
 
 
-@pytest.mark.parametrize("mode", ["off", "recorded", "on"])
+@pytest.mark.parametrize("mode", ["off", "recorded", pytest.param("on", marks=pytest.mark.slow)])
 def test_resumed_run_is_the_same_bit_for_bit(mode, uncompiled):
     interrupted_and_not(mode)
 
@@ -161,7 +164,7 @@ def test_resumed_compiled_run_is_the_same_bit_for_bit():
     interrupted_and_not("on")
 
 
-@pytest.mark.parametrize("mode", ["recorded", "on"])
+@pytest.mark.parametrize("mode", [pytest.param("recorded", marks=pytest.mark.slow), "on"])
 def test_loading_into_a_running_optimizer_takes_effect(mode, uncompiled):
     one = programs()
     optim = torch.optim.Adam(everything(one), lr=1e-2)
@@ -235,7 +238,7 @@ def test_mixed_precision():
     assert torch.equal(results[0][1], results[1][1])
 
 
-@pytest.mark.parametrize("around", ["a step", "all steps"])
+@pytest.mark.parametrize("around", [pytest.param("a step", marks=pytest.mark.slow), "all steps"])
 def test_within_the_callers_mixed_precision(around, uncompiled):
     results = []
     for mode in ("off", "recorded", "on"):

@@ -184,8 +184,13 @@ def test_the_gradient_of_svi_is_that_of_the_expected_counts(encoder):
     torch.testing.assert_close(found, by_counts, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("components", [NormalComponents, BernoulliComponents])
-@pytest.mark.parametrize("train", [partial(pv.em, iterations=1), partial(pv.fit, epochs=1, compile="off")])
+@pytest.mark.parametrize(
+    ("components", "train"),
+    [
+        (NormalComponents, partial(pv.em, iterations=1)),
+        (BernoulliComponents, partial(pv.fit, epochs=1, compile="off")),
+    ],
+)
 @pytest.mark.parametrize("spread", [0.0, 0.1])
 def test_a_symmetric_start_of_a_mixture_is_warned_of_and_another_is_not(components, train, spread, recwarn):
     p_k, p_x = Weights(3), components((0.5 + spread * torch.randn(3, 64)).clamp(0.1, 0.9))
@@ -297,7 +302,9 @@ def test_a_datum_that_cannot_be_is_named(train):
     assert pv.log_weights(net(MURPHY), {"x": torch.tensor(x[:2]).double()})[0].isneginf().tolist() == [False, True]
 
 
-@pytest.mark.parametrize(("split", "precision"), [("valid", "32"), ("valid", "64"), ("test", "64")])
+@pytest.mark.parametrize(
+    ("split", "precision"), [pytest.param("valid", "32", marks=pytest.mark.slow), ("valid", "64"), ("test", "64")]
+)
 def test_a_held_out_datum_that_cannot_be_is_named_where_it_is_met(split, precision, capsys):
     fine = np.array([[1, 1, 1, 1], [0, 0, 0, 0]] * 4, np.float32)
     held = {"valid": fine, "test": fine}
