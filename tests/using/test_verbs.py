@@ -64,12 +64,11 @@ def test_draws_follow_the_seed_and_the_distribution(fitted, digits):
 def test_classes_that_there_are_not_are_refused_in_a_sentence(digits):
     pair = built("conditional", digits, latent=2, hidden=[8])
     known = pv.Fitted(pair, digits, [], 0, 0, 0.0, compiled=False, run=None, training=Training())
-    for y in (10, [0, -1], torch.tensor([3, 99])):
-        wrong = np.ravel(y)[-1]
+    for y, wrong in ((10, 10), ([0, -1], -1), (torch.tensor([3, 99]), 99)):
         with pytest.raises(
             PairError, match=f"y holds {wrong}, and the classes that the pair was trained on are 0 to 9"
         ):
-            known.sample(np.size(y), y=y)
+            known.sample(2, y=y)
     with pytest.raises(PairError, match="sample fails on these values: index 99 is out of bounds"):
         pair.sample(2, y=99)
     with pytest.raises(PairError, match="reconstruct fails on these values"):
