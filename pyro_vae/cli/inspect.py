@@ -48,7 +48,7 @@ def list_all(words: Sequence[str]) -> int:
 
 def _list_runs(folder: str, *, as_json: bool) -> int:
     from pyro_vae.data import listed_classes
-    from pyro_vae.runs import runs_in
+    from pyro_vae.runs import from_here, runs_in
 
     rows = [run.summary() for run in runs_in(folder)]
     if as_json:
@@ -61,12 +61,13 @@ def _list_runs(folder: str, *, as_json: bool) -> int:
     for name, row in zip(names, rows, strict=True):
         elbo = "" if row["elbo"] is None else f"{row['elbo']:10.2f}"
         epochs = f"{row['epochs']}/{row['planned']}"
-        what = visible(f"{row['pair']} on {row['data']}")
+        pair = row["pair"] or "a pair from Python"
+        what = visible(f"{from_here(pair) if ':' in pair else pair} on {row['data'] or 'data from memory'}")
         if row["classes"]:
             what += visible(f" (classes {listed_classes(row['classes'], most=4)})")
         say(f"{name:{width}}  {row['state']:8}  {epochs:>9}  {elbo:10}  {found[name]:{wide}}  {what}")
     say(
-        f"{len(rows)} runs; epochs done and planned, best ELBO on the validation split in nats per datum "
+        f"{len(rows)} run{'' if len(rows) == 1 else 's'}; epochs done and planned, best ELBO on the validation split in nats per datum "
         "(where the guide is a point: log p(x, z) there, which is not a bound), "
         "and what `pyro-vae evaluate` found last",
         sys.stderr,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.explorer.operations import OPERATIONS, VIEWS
@@ -44,11 +45,24 @@ def record(fn: Callable[[dict[str, Tensor]], Tensor], inputs: Mapping[str, Tenso
         PairError: the result needs an operation that pages do not know.
     """
     tape = Tape(place)
-    with torch.no_grad(), torch.autocast("cpu", enabled=False), tape:
+    with torch.no_grad(), torch.autocast("cpu", enabled=False), OneHot(), tape:
         given = {name: tape.input(name, value) for name, value in inputs.items()}
         result = fn(given)
         last = tape.value(result)
     return tape.cleared(last)
+
+
+class OneHot(TorchFunctionMode):
+    """``one_hot`` as rows of the unit matrix: torch's own looks at its numbers in Python."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run a function."""
+        kwargs = kwargs or {}
+        if func is torch.nn.functional.one_hot:
+            tensor, classes = [*args, *kwargs.values(), -1][:2]
+            if classes > 0:
+                return torch.eye(classes, dtype=torch.long, device=tensor.device)[tensor]
+        return func(*args, **kwargs)
 
 
 class Tape(TorchDispatchMode):

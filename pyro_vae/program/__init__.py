@@ -4,7 +4,7 @@ from pyro_vae.program.alone import alone
 from pyro_vae.program.batches import batches, one_batch, pair_and_data
 from pyro_vae.program.chain import Chain, chain_in, chain_of
 from pyro_vae.program.checking import check_pair, find_problems, require_sound, require_trainable
-from pyro_vae.program.contract import Problem
+from pyro_vae.program.contract import Problem, first_line
 from pyro_vae.program.declaration import Declaration, Figure, declared
 from pyro_vae.program.graphical_model import Node, descendants, structure
 from pyro_vae.program.handlers import (
@@ -92,6 +92,7 @@ __all__ = [
     "evaluation",
     "event_dim_of",
     "find_problems",
+    "first_line",
     "has_density",
     "innermost",
     "is_data",

@@ -16,7 +16,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from pyro_vae.program.contract import Look, Problem, first_line
 from pyro_vae.program.pair import Batch, BatchProgram, Pair, PairError
 from pyro_vae.program.sites import innermost, samples
-from pyro_vae.program.tracing import trace_of
+from pyro_vae.program.tracing import trace_of, trace_pair
 from pyro_vae.runs import seeded
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -93,20 +93,20 @@ def runs(look: Look) -> Iterator[Problem]:
 
 def sizes(look: Look) -> Iterator[Problem]:
     """No program may keep parameters for each datum of one batch: the next batch has other data."""
-    fewer = {name: value[: look.size // 2] for name, value in look.batch.items()}
-    for bound in (look.pair.bound_guide, look.pair.bound_model) if look.size > 1 else ():
-        try:
-            _density(bound, fewer)
-        except Exception as error:
-            for name, parameter in look.pair.named_parameters().items():
-                if look.size in parameter.shape:
-                    shape = tuple(parameter.shape)
-                    problem = (
-                        f"{bound.name} keeps a parameter for each datum of the batch, {name!r} of shape {shape}, and "
-                        f"fails on other data: {first_line(error)}"
-                    )
-                    yield Problem("", problem, "Compute it from the data with a net: no autoguide does that")
-                    return
+    pair, fewer = look.pair, {name: value[: look.size // 2] for name, value in look.batch.items()}
+    try:
+        with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
+            _, model = trace_pair(pair.bound_guide, pair.bound_model, fewer)
+            model.compute_log_prob()
+    except Exception as error:
+        for name, parameter in pair.named_parameters().items():
+            if look.size in parameter.shape and look.size > 1:
+                problem = (
+                    f"{name!r} of shape {tuple(parameter.shape)} is a parameter for each of the {look.size} data of a "
+                    f"batch, and the programs fail on {look.size // 2}: {first_line(error)}"
+                )
+                yield Problem(name, problem, "Compute it from the data with a net, which no autoguide does")
+                return
 
 
 def _note(called: dict[int, tuple[nn.Module, str]], who: str, module: nn.Module, _: Any) -> None:

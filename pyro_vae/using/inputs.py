@@ -100,6 +100,7 @@ class Used(NamedTuple):
         Stand-ins are zeros. `require` refuses them where a program computes something from them.
         """
         batch = {name: self._field(name, value, size) for name, value in given.items()}
+        self._require_classes(batch)
         sizes = {len(value) for value in batch.values()}
         if sizes - {size}:
             raise PairError(f"fields have {', '.join(map(str, sorted(sizes | {size})))} data; give each as many")
@@ -110,6 +111,12 @@ class Used(NamedTuple):
                 batch[name] = self._stand_in(name, size)
         every = self.pair.bound_model.takes_all or self.pair.bound_guide.takes_all
         return {name: value for name, value in batch.items() if every or name in self.pair.fields or name == "x"}
+
+    def _require_classes(self, batch: Batch) -> None:
+        classes, y = self.data and self.data.spec.classes, batch.get("y")
+        if classes and y is not None and not y.is_floating_point() and not ((y >= 0) & (y < classes)).all():
+            wrong = int(y[(y < 0) | (y >= classes)][0])
+            raise PairError(f"y holds {wrong}, and the classes that the pair was trained on are 0 to {classes - 1}")
 
     def _stand_in(self, name: str, size: int) -> Tensor:
         if name not in self.shapes:

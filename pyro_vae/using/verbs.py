@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import wraps
 from typing import Any
 
 import pyro.poutine as poutine
@@ -11,13 +12,38 @@ from torch import Tensor
 from pyro_vae import evidence, posterior
 from pyro_vae.evidence import ElboTable, Evidence, Meaning, meaning_of
 from pyro_vae.posterior import AtMean, Given, codes_of, mean_of, row_per_datum
-from pyro_vae.program import Batch, Pair, PairError, Verbs, evaluation, is_data, is_latent, size_of, uncondition
+from pyro_vae.program import (
+    Batch,
+    Pair,
+    PairError,
+    Verbs,
+    evaluation,
+    first_line,
+    is_data,
+    is_latent,
+    size_of,
+    uncondition,
+)
 from pyro_vae.using.inputs import Used
 from pyro_vae.using.latent_values import HELD, as_sites, given_sites
 
 ROWS = 2000  # data that are looked at together
 
 
+def _in_a_sentence[**P, R](verb: Callable[P, R]) -> Callable[P, R]:
+    """Let what torch raises on values that do not suit a pair be a `PairError` of one line."""
+
+    @wraps(verb)
+    def asked(*args: P.args, **options: P.kwargs) -> R:
+        try:
+            return verb(*args, **options)
+        except (RuntimeError, IndexError) as error:
+            raise PairError(f"{verb.__name__} fails on these values: {first_line(error)}") from error
+
+    return asked
+
+
+@_in_a_sentence
 def encode(
     used: Verbs, x: Any = None, *, site: str | None = None, draw: bool = False, seed: int = 0, **fields: Any
 ) -> Tensor:
@@ -26,6 +52,7 @@ def encode(
     return _in_pieces(batch, lambda part, n: codes_of(pair, part, site=site, draw=draw, seed=seed + n))
 
 
+@_in_a_sentence
 def decode(used: Verbs, z: Any, *, site: str | None = None, draw: bool = False, seed: int = 0, **fields: Any) -> Tensor:
     """See `Verbs.decode`."""
     read = Used.of(used)
@@ -35,6 +62,7 @@ def decode(used: Verbs, z: Any, *, site: str | None = None, draw: bool = False, 
     return _from_model(read.pair, {**batch, **values}, site, mean=not draw, centre=True, seed=seed)
 
 
+@_in_a_sentence
 def sample(
     used: Verbs, n: int = 1, *, site: str | None = None, mean: bool = False, seed: int = 0, **fields: Any
 ) -> Tensor:
@@ -46,6 +74,7 @@ def sample(
     return _from_model(read.pair, batch, site, mean=mean, centre=False, seed=seed)
 
 
+@_in_a_sentence
 def reconstruct(
     used: Verbs, x: Any = None, *, site: str | None = None, draw: bool = False, seed: int = 0, **fields: Any
 ) -> Tensor:
@@ -64,12 +93,14 @@ def reconstruct(
     return _in_pieces(batch, one)
 
 
+@_in_a_sentence
 def log_evidence(used: Verbs, x: Any = None, *, num_samples: int = 5000, seed: int = 0, **fields: Any) -> Evidence:
     """See `Verbs.log_evidence`."""
     pair, batch = _read(used, x, fields, "log_evidence", figures=True)
     return evidence.log_evidence(pair, batch, num_samples=num_samples, seed=seed)
 
 
+@_in_a_sentence
 def elbo(used: Verbs, x: Any = None, *, num_samples: int = 1, seed: int = 0, **fields: Any) -> ElboTable:
     """See `Verbs.elbo`."""
     pair, batch = _read(used, x, fields, "elbo", figures=True)

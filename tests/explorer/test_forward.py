@@ -113,6 +113,14 @@ def test_what_a_page_cannot_do_is_refused_by_name(fn, said):
         record(fn, {"x": X})
 
 
+def test_a_class_by_its_number_may_be_one_hot():
+    weight = torch.linspace(-1, 1, 8).reshape(4, 2)
+    recording = record(lambda given: F.one_hot(given["y"], 4).float() @ weight, {"y": torch.zeros(1, dtype=torch.long)})
+    rows = next(step for step in recording.steps if step["op"] == "rows")
+    assert rows["width"] == 4
+    assert any(torch.equal(constant, torch.eye(4).reshape(-1)) for constant in recording.constants)
+
+
 def test_what_the_result_does_not_need_is_left_out():
     recording = record(lambda given: (given["x"].sort(-1), given["x"] * 2, torch.ones(2) * 5)[1], {"x": X})
     assert [step["op"] for step in recording.steps if step["op"] not in ("const", "take")] == ["input", "mul"]

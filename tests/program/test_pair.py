@@ -331,7 +331,7 @@ def test_an_autoguide_gets_the_fields_of_its_model(auto):
         assert pv.elbo(pair, batch).sites.keys() >= {"z", "x"}
         require_sound(pair, batch)
         with pytest.raises(
-            pv.PairError, match=r"AutoNormal keeps a parameter for each datum of the batch, 'guide\.locs"
+            pv.PairError, match=r"is a parameter for each of the 12 data of a batch, and the programs fail on 6: "
         ):
             require_trainable(pair, batch)
 

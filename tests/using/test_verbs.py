@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import pyro_vae as pv
 from pyro_vae.evidence import log_evidence
 from pyro_vae.program import PairError
+from pyro_vae.training import Training
 
 N = 12
 
@@ -58,6 +59,20 @@ def test_draws_follow_the_seed_and_the_distribution(fitted, digits):
     assert ((drawn.mean(0) - p.mean[0]).abs() < 5 * p.variance[0].sqrt() / 4000**0.5).all()
     again = fitted.reconstruct(x, draw=True)
     assert again.std(0).min() > 0.5 * p.variance[0].sqrt().min()
+
+
+def test_classes_that_there_are_not_are_refused_in_a_sentence(digits):
+    pair = built("conditional", digits, latent=2, hidden=[8])
+    known = pv.Fitted(pair, digits, [], 0, 0, 0.0, compiled=False, run=None, training=Training())
+    for y, wrong in ((10, 10), ([0, -1], -1), (torch.tensor([3, 99]), 99)):
+        with pytest.raises(
+            PairError, match=f"y holds {wrong}, and the classes that the pair was trained on are 0 to 9"
+        ):
+            known.sample(2, y=y)
+    with pytest.raises(PairError, match="sample fails on these values: index 99 is out of bounds"):
+        pair.sample(2, y=99)
+    with pytest.raises(PairError, match="reconstruct fails on these values"):
+        pair.reconstruct(digits.batch("test", 2)["x"], y=[1, 99])
 
 
 def test_new_data_have_the_models_density(digits):
