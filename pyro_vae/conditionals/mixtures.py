@@ -15,7 +15,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_vae.conditionals.tables import log_share
-from pyro_vae.distributions import IMPOSSIBLE
+from pyro_vae.distributions import IMPOSSIBLE, BinaryVector
 from pyro_vae.options import Count, Weight, checked
 
 __all__ = [
@@ -190,7 +190,8 @@ class BernoulliComponents(nn.Module):
 
     def forward(self, k: Tensor, seen: Tensor | None = None) -> TorchDistribution:
         """Return p(x | k) for k one-hot ``(..., components)``; features not ``seen`` do not count."""
-        return of_features(dist.Bernoulli(logits=k @ self.logits), seen)
+        logits = k @ self.logits
+        return BinaryVector(logits) if seen is None else of_features(dist.Bernoulli(logits=logits), seen)
 
     def natural(self) -> dict[str, Tensor]:
         """Return the log-probabilities of ones and zeros, each ``(components, features)``."""

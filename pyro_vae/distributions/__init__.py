@@ -2,6 +2,7 @@
 
 from pyro_vae.distributions.autoregressive import Autoregressive, MaskedNet, by_feature
 from pyro_vae.distributions.beside import Beside
+from pyro_vae.distributions.binary import BinaryVector
 from pyro_vae.distributions.boltzmann import MOST_UNITS, Boltzmann, Energy, LogZ, anneal_energy, states_of
 from pyro_vae.distributions.cells import Cells, NormalCDF, Rounded
 from pyro_vae.distributions.codebook import Codebook, distances, nearest
@@ -26,6 +27,7 @@ __all__ = [
     "STD_OF_LOGISTIC",
     "Autoregressive",
     "Beside",
+    "BinaryVector",
     "Boltzmann",
     "CategoricalLevels",
     "Cells",
