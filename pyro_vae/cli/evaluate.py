@@ -65,7 +65,7 @@ def _keep(run: Any, figures: Any, told: dict[str, Any], command: str) -> None:
         reached=figures.reached,
         split=figures.split,
         num_data=figures.num_data,
-        table={row.label: row.value for row in rows(figures)},
+        table={row.label.strip(): row.value for row in rows(figures)},
         command=command,
         date=date.today().isoformat(),
         step=int(history[-1]["step"]) if history else 0,
