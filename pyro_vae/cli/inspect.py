@@ -63,8 +63,8 @@ def _list_runs(folder: str, *, as_json: bool) -> int:
         what = "" if row["state"] == "damaged" else visible(_named(row))
         say(f"{name:{width}}  {row['state']:8}  {epochs:>9}  {elbo:10}  {found[name]:{wide}}  {what}")
     say(
-        f"{len(rows)} run{'' if len(rows) == 1 else 's'}; epochs done and planned, best ELBO on the validation split in "
-        "nats per datum (where the guide is a point: log p(x, z) there, which is not a bound), "
+        f"{len(rows)} run{'' if len(rows) == 1 else 's'}; epochs done and planned, best ELBO on the validation split "
+        "in nats per datum (where the guide is a point: log p(x, z) there, which is not a bound), "
         "and what `pyro-vae evaluate` found last",
         sys.stderr,
     )
@@ -86,7 +86,8 @@ def _found(evaluation: dict[str, Any] | None) -> str:
     if evaluation is None:
         return "not evaluated"
     said = visible(evaluation["reached"]).partition(" (")[0]  # without the reason for a bound
-    return f"{said} ({visible(evaluation['split'])})"
+    older = ", before its last steps" if evaluation["outdated"] else ""
+    return f"{said} ({visible(evaluation['split'])}{older})"
 
 
 def check(words: Sequence[str]) -> int:
