@@ -65,6 +65,7 @@ def _keep(run: Any, figures: Any, told: dict[str, Any], command: str) -> None:
         reached=figures.reached,
         split=figures.split,
         num_data=figures.num_data,
+        draws="" if figures.proposal in (None, "exact") else f"{figures.samples:,} draws per datum",
         table={row.label.strip(): row.value for row in rows(figures)},
         command=command,
         date=date.today().isoformat(),

@@ -96,11 +96,15 @@ def test_the_figures_are_those_of_evaluate(run, data, pair):
 
 
 def test_an_evaluation_is_told_with_what_it_is_of(run, data, pair, capsys):
-    made = Evaluation("log p(x) = <1>", "test", 180, {"ELBO": "\\1"}, "pyro-vae evaluate run", "2026-11-27", 11)
+    made = Evaluation(
+        "log p(x) = <1>", "test", 180, "70 draws per datum", {"ELBO": "\\1"}, "pyro-vae evaluate run", "2026-11-27", 11
+    )
     keep_evaluation(run.folder, made, {"elbo": 1.0})
     assert show_evaluation(run) == run.folder / "report.html"
     written = (run.folder / "report.html").read_text()
-    assert "on 2026-11-27: log p(x) = &lt;1&gt; nats per datum on the test split.</p>" in written
+    assert (
+        "on 2026-11-27: log p(x) = &lt;1&gt; nats per datum on the test split, with 70 draws per datum.</p>" in written
+    )
     assert "<td>\\1</td>" in written
     assert headings(write_run_report(run, pair, data, evaluate(pair, data, num_samples=20)).read_text()) == headings(
         written
