@@ -84,7 +84,8 @@ class Run:
         path = self.folder
         if (path / "config.yaml").exists():
             raise RunError(
-                f"{path} already holds a run; go on with `pyro-vae resume {path}`, or name another folder with --run"
+                f"{path} already holds a run; go on with `pyro-vae resume {path}` (in Python resume=True), or name "
+                "another folder with --run (run=)"
             )
         if path.exists() and not path.is_dir():
             raise RunError(
