@@ -47,8 +47,7 @@ def list_all(words: Sequence[str]) -> int:
 
 
 def _list_runs(folder: str, *, as_json: bool) -> int:
-    from pyro_vae.data import listed_classes
-    from pyro_vae.runs import from_here, runs_in
+    from pyro_vae.runs import runs_in
 
     rows = [run.summary() for run in runs_in(folder)]
     if as_json:
@@ -61,18 +60,25 @@ def _list_runs(folder: str, *, as_json: bool) -> int:
     for name, row in zip(names, rows, strict=True):
         elbo = "" if row["elbo"] is None else f"{row['elbo']:10.2f}"
         epochs = f"{row['epochs']}/{row['planned']}"
-        pair = row["pair"] or "a pair from Python"
-        what = visible(f"{from_here(pair) if ':' in pair else pair} on {row['data'] or 'data from memory'}")
-        if row["classes"]:
-            what += visible(f" (classes {listed_classes(row['classes'], most=4)})")
+        what = "" if row["state"] == "damaged" else visible(_named(row))
         say(f"{name:{width}}  {row['state']:8}  {epochs:>9}  {elbo:10}  {found[name]:{wide}}  {what}")
     say(
-        f"{len(rows)} run{'' if len(rows) == 1 else 's'}; epochs done and planned, best ELBO on the validation split in nats per datum "
-        "(where the guide is a point: log p(x, z) there, which is not a bound), "
+        f"{len(rows)} run{'' if len(rows) == 1 else 's'}; epochs done and planned, best ELBO on the validation split "
+        "in nats per datum (where the guide is a point: log p(x, z) there, which is not a bound), "
         "and what `pyro-vae evaluate` found last",
         sys.stderr,
     )
     return 0
+
+
+def _named(row: dict[str, Any]) -> str:
+    """Return what was trained on what, and the names of its classes."""
+    from pyro_vae.data import listed_classes
+    from pyro_vae.runs import from_here
+
+    pair = row["pair"] or "a pair from Python"
+    classes = f" (classes {listed_classes(row['classes'], most=4)})" if row["classes"] else ""
+    return f"{from_here(pair) if ':' in pair else pair} on {row['data'] or 'data from memory'}{classes}"
 
 
 def _found(evaluation: dict[str, Any] | None) -> str:
@@ -80,7 +86,8 @@ def _found(evaluation: dict[str, Any] | None) -> str:
     if evaluation is None:
         return "not evaluated"
     said = visible(evaluation["reached"]).partition(" (")[0]  # without the reason for a bound
-    return f"{said} ({visible(evaluation['split'])})"
+    older = ", before its last steps" if evaluation["outdated"] else ""
+    return f"{said} ({visible(evaluation['split'])}{older})"
 
 
 def check(words: Sequence[str]) -> int:

@@ -1,6 +1,5 @@
 """What commands print: tables, notes on one line, and no control characters from strangers."""
 
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -38,11 +37,6 @@ def notes_on_stderr() -> Iterator[None]:
         yield
 
 
-def title_of(pair: Any) -> str:
-    """Return the name that a pair was built by."""
-    return os.path.basename(pair.recipe["name"]) if pair.recipe else "pair"
-
-
 def show_figures(figures: Any, pair: Any, data: Any) -> None:
     """Print the figures as a table, beside what PCA of the same size reaches."""
     from rich.console import Console
@@ -54,7 +48,7 @@ def show_figures(figures: Any, pair: Any, data: Any) -> None:
     pca = baseline(figures, data)
     table = Table()
     table.add_column("", no_wrap=True)
-    table.add_column(Text(visible(title_of(pair))), justify="right", no_wrap=True)
+    table.add_column(Text(visible(pair.title)), justify="right", no_wrap=True)
     if pca:
         table.add_column(f"PCA, {figures.meaning.numbers} components", justify="right")
     for row in rows(figures, pca):

@@ -20,7 +20,7 @@ from pyro_vae.cli.options import (
     parser_of,
     rebuild,
 )
-from pyro_vae.cli.terminal import say, show_figures, title_of
+from pyro_vae.cli.terminal import say, show_figures
 from pyro_vae.options import kinds_of, shown
 
 FIGURES = (
@@ -144,7 +144,7 @@ def _fit_and_show(pair: Any, data: Any, training: Any, run: Any, *, resume: bool
 
     first = run.locked  # of several processes, the one that writes and prints
     if first and not as_json:
-        say(f"{title_of(pair)} on {data.spec.description}; run folder {run}", sys.stderr)
+        say(f"{pair.title} on {data.spec.description}; run folder {run}", sys.stderr)
         if data.spec.class_names:
             say(f"classes: {data.spec.class_list}", sys.stderr)
         if data.spec.categorical:

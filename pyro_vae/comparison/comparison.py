@@ -122,7 +122,7 @@ def _row(entry: Entry, split: str, against: Yardstick | str, num_samples: int | 
     except FAILURES as reason:
         left_out["representation"] = _told(reason)
     cost = Cost(entry.seconds, per_sample, seconds_to_score(entry, split, density, seed=seed))
-    return Row(entry.name, entry.built_by, density, sampling, representation, cost, left_out, shown)
+    return Row(entry.name, entry.pair.title, density, sampling, representation, cost, left_out, shown)
 
 
 def _told(reason: Exception) -> str:

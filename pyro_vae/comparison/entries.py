@@ -27,11 +27,6 @@ class Entry:
     data: Data
     seconds: float | None  # of training; None where they are not known
 
-    @property
-    def built_by(self) -> str:
-        """The name that the pair was built by."""
-        return os.path.basename(self.pair.recipe["name"]) if self.pair.recipe else "pair"
-
     def meaning(self, split: str) -> Meaning:
         """Return what its figures are of."""
         return meaning_of(self.pair, self.data.batch(split, 2))
@@ -53,7 +48,7 @@ def entry_of(given: object) -> Entry:
     name = os.path.basename(os.path.normpath(fitted.run)) if fitted.run else ""
     known = seconds if seconds is not None and math.isfinite(seconds) else None
     entry = Entry(name, _single(fitted.pair), fitted.data, known)
-    return entry if name else replace(entry, name=entry.built_by)
+    return entry if name else replace(entry, name=entry.pair.title)
 
 
 def _single(pair: Pair) -> Pair:

@@ -58,10 +58,9 @@ def page_of(pair: Pair, data: Data, *, count: int = 500, split: str | None = Non
         raise PairError(f"count is a number of data, from 1 on, and it is {count!r}")
     shown: dict[str, Any] = contents(pair, data, count=count, split=split, seed=seed)
     weights = shown.pop("weights")
-    name = pair.recipe["name"] if pair.recipe else "a pair"
     return rendered(
         HERE / "explorer.html.j2",
-        title=f"{name} on {data.spec.name}",
+        title=f"{pair.title} on {data.spec.name}",
         contents=json.dumps(shown).replace("<", "\\u003c"),
         weights=weights,
         forward=(HERE / "forward.js").read_text(encoding="utf-8"),

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -80,8 +81,13 @@ class Pair(Verbs):
     """A state that was loaded before the first run, which makes the parameters that it belongs to.
     """
 
+    @property
+    def title(self) -> str:
+        """The name that it was built by, without folders; "pair" where it has none."""
+        return os.path.basename(self.recipe["name"]) if self.recipe else "pair"
+
     def __repr__(self) -> str:
-        name = f"{self.recipe['name']}: " if self.recipe else ""
+        name = f"{self.title}: " if self.recipe else ""
         count = sum(0 if is_lazy(p) else p.numel() for p in self.named_parameters().values())
         programs = f"{self.bound_model.name}, {self.bound_guide.name}"
         return f"Pair({name}{programs}, {type(self.objective).__name__}, {count:,} parameters)"

@@ -51,10 +51,9 @@ def write_run_report(run: Run, pair: Pair, data: Data, figures: Figures, diagnos
         "left_out": drawn.left_out,
         "repeat": repeat(run, pair, data),
     }
-    name = pair.recipe["name"] if pair.recipe else "A pair"
     verdicts = None if diagnosis is None else _diagnosed(diagnosis, run.folder)
     opening = answer(figures, baseline(figures, data), diagnosis)
-    return _write(run.folder, title=f"{name} on {data.spec.name}", answer=opening, run=shown, diagnosis=verdicts)
+    return _write(run.folder, title=f"{pair.title} on {data.spec.name}", answer=opening, run=shown, diagnosis=verdicts)
 
 
 def write_report(diagnosis: Diagnosis, folder: str | os.PathLike, *, title: str = "Diagnosis") -> Path:

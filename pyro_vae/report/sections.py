@@ -63,10 +63,10 @@ def summary(run: Run, pair: Pair, data: Data, figures: Figures) -> dict[str, Any
     """Return what was trained, on what, and what it reaches, beside PCA of the same size."""
     meaning, whole = figures.meaning, figures.meaning.is_evidence(figures.sites)
     count = sum(parameter.numel() for parameter in pair.named_parameters().values())
-    recipe = pair.recipe or {"name": "a pair from Python", "options": {}}
+    recipe = pair.recipe or {"options": {}}
     options = ", ".join(f"{name} {value}" for name, value in recipe["options"].items() if value is not None)
     about = [
-        ("pair", recipe["name"] + (f" ({options})" if options else "")),
+        ("pair", (pair.title if pair.recipe else "from Python") + (f" ({options})" if options else "")),
         ("programs", f"{short(pair.bound_model)} and {short(pair.bound_guide)}, {count:,} parameters"),
         *([("parts", "; ".join(found))] if (found := parts(pair)) else []),
         ("data", data.spec.description),
@@ -76,7 +76,7 @@ def summary(run: Run, pair: Pair, data: Data, figures: Figures) -> dict[str, Any
         *([("machine", where)] if (where := _machine(run.machine)) else []),
     ]
     pca = baseline(figures, data)
-    heads = ["", recipe["name"], *([f"PCA, {meaning.numbers} components"] if pca else [])]
+    heads = ["", pair.title, *([f"PCA, {meaning.numbers} components"] if pca else [])]
     lines = [[row.label, row.value, *([row.baseline] if pca else [])] for row in rows(figures, pca)]
     caption = (
         f"{figures.split} split, {figures.num_data:,} data; nats per datum{'' if meaning.implicit else ' at beta = 1'}"

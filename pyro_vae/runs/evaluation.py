@@ -19,6 +19,7 @@ class Evaluation(NamedTuple):
     reached: str  # its answer, in nats per datum
     split: str
     num_data: int
+    draws: str  # how many, in words; empty where nothing is drawn
     table: dict[str, str]  # each quantity, by its name
     command: str  # that made it
     date: str  # YYYY-MM-DD
@@ -63,6 +64,7 @@ _KINDS = {
     "reached": str,
     "split": str,
     "num_data": int,
+    "draws": str,
     "table": dict,
     "command": str,
     "date": str,

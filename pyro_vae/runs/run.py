@@ -84,7 +84,8 @@ class Run:
         path = self.folder
         if (path / "config.yaml").exists():
             raise RunError(
-                f"{path} already holds a run; go on with `pyro-vae resume {path}`, or name another folder with --run"
+                f"{path} already holds a run; go on with `pyro-vae resume {path}` (in Python resume=True), or name "
+                "another folder with --run (run=)"
             )
         if path.exists() and not path.is_dir():
             raise RunError(
@@ -329,20 +330,22 @@ class Run:
         ``run, pair, data, state ("running", "finished", "stopped" or "damaged"), epochs, planned,
         elbo`` (the best on the validation split, nats per datum), ``classes`` (their names, of
         class 0, 1, ..., where they have some) and ``evaluation`` (what ``pyro-vae evaluate`` found,
-        see `Evaluation`).
+        see `Evaluation`, and whether it is ``outdated``: the run was trained further since).
         """
         row: dict[str, Any] = {"run": str(self), "pair": None, "data": None, "state": "damaged"}
         row |= {"epochs": 0, "planned": None, "elbo": None, "classes": None, "evaluation": None}
         try:
             config = self.config
-            elbos = [_or_least(float(line["elbo"])) for line in _read_csv(self.folder / "history.csv")]
+            lines = _read_csv(self.folder / "history.csv")
+            elbos, step = [_or_least(float(line["elbo"])) for line in lines], float(lines[-1]["step"]) if lines else 0.0
         except FileNotFoundError:
-            elbos = []
+            elbos, step = [], 0.0
         except (RunError, OSError, ValueError, KeyError, TypeError, csv.Error):
             return row
         names = config.get("classes")
         row["classes"] = [*map(str, names)] if isinstance(names, list) else None
-        row["evaluation"] = None if (found := self.evaluation) is None else found._asdict()
+        if (found := self.evaluation) is not None:
+            row["evaluation"] = {**found._asdict(), "outdated": found.step < step}
         planned = config["training"].get("epochs")
         row |= {section: (config[section] or {}).get("name") for section in _SECTIONS}
         patience = config["training"].get("patience")

@@ -1,7 +1,6 @@
 """What training returns."""
 
 import math
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +41,7 @@ class Fitted(Verbs):
     """The settings."""
 
     def __repr__(self) -> str:
-        name = os.path.basename(self.pair.recipe["name"]) if self.pair.recipe else "pair"
+        name = self.pair.title
         took = "" if math.isnan(self.seconds) else f" in {self.seconds:.0f} s"
         kept = ""
         if self.best is not None:

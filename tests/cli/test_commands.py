@@ -197,7 +197,9 @@ def test_evaluate_has_the_figures_by_site(capsys, run):
     assert "valid split" in told.out
     assert "evaluation.json and" in told.err
     report = (run / "report.html").read_text()
-    assert f"--samples 10 --split valid</code> on {made['date']}: valid split, 180 data.</p>" in report
+    assert (
+        f"--samples 10 --split valid</code> on {made['date']}: valid split, 180 data, 10 draws per datum.</p>" in report
+    )
     assert "--samples 200" not in report  # the latest stands in its place
     assert report.count("<!-- /evaluation -->") == 2
     assert main(["list", "--runs", str(run.parent)]) == 0

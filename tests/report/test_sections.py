@@ -102,17 +102,25 @@ def test_the_figures_are_those_of_evaluate(run, data, pair, one_picture):
     assert html.escape(f">= {figures.log_evidence:.1f} (too few draws for k-hat)") in text
 
 
-def test_an_evaluation_is_told_with_what_it_is_of(run, data, pair):
-    made = Evaluation("log p(x) = <1>", "test", 180, {"ELBO": "\\1"}, "pyro-vae evaluate run", "2026-11-27", 11)
+def test_an_evaluation_is_told_with_what_it_is_of(run, data, pair, capsys):
+    made = Evaluation(
+        "log p(x) = <1>", "test", 180, "70 draws per datum", {"ELBO": "\\1"}, "pyro-vae evaluate run", "2026-11-27", 11
+    )
     keep_evaluation(run.folder, made, {"elbo": 1.0})
     assert show_evaluation(run) == run.folder / "report.html"
     written = (run.folder / "report.html").read_text()
-    assert "on 2026-11-27: log p(x) = &lt;1&gt; nats per datum on the test split.</p>" in written
+    assert (
+        "on 2026-11-27: log p(x) = &lt;1&gt; nats per datum on the test split, with 70 draws per datum.</p>" in written
+    )
     assert "<td>\\1</td>" in written
     assert headings(write_run_report(run, pair, data, evaluate(pair, data, num_samples=20)).read_text()) == headings(
         written
     )
+    assert run.summary()["evaluation"]["outdated"] is False
     keep_evaluation(run.folder, made._replace(step=5), {})
+    assert run.summary()["evaluation"]["outdated"] is True
+    assert main(["list", "--runs", str(run.folder.parent)]) == 0
+    assert "log p(x) = <1> (test, before its last steps)  latent on digits" in capsys.readouterr().out
     show_evaluation(run)
     assert "the run was trained further since, and this is of step 5 of 11" in (run.folder / "report.html").read_text()
     for damaged in ("", "[]", '{"elbo": 1.0}', '{"made": {"reached": 3}}', "[" * 100_000):

@@ -69,7 +69,7 @@ def test_classes_that_there_are_not_are_refused_in_a_sentence(digits):
             PairError, match=f"y holds {wrong}, and the classes that the pair was trained on are 0 to 9"
         ):
             known.sample(2, y=y)
-    with pytest.raises(PairError, match="sample fails on these values: index 99 is out of bounds"):
+    with pytest.raises(PairError, match="sample fails on these values: index"):
         pair.sample(2, y=99)
     with pytest.raises(PairError, match="reconstruct fails on these values"):
         pair.reconstruct(digits.batch("test", 2)["x"], y=[1, 99])
