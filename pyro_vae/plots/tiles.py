@@ -191,6 +191,8 @@ def _joined(x: Tensor, image: tuple[int, int, int], gap: int) -> Tensor:
 
 def _curves(x: Tensor, data: Data, labels: _Labels) -> Figure:
     down, across, features = x.shape
+    shift, scale, unit = _unit(data.spec)
+    x = (x - shift) / scale
     shown = min(down, 6)  # more panels than that are too flat to read
     # room for what stands beside one or two panels
     inches = min(MAX_HEIGHT, 1.2 + max(2.4, 1.3 * shown))
@@ -212,15 +214,26 @@ def _curves(x: Tensor, data: Data, labels: _Labels) -> Figure:
         axes.tick_params(labelsize=SMALL)
     name_features(panels[-1], data.spec)
     if _HOST.get() is None:
-        figure.supylabel("value, in the data's unit", fontsize=NORMAL)
+        figure.supylabel(unit, fontsize=NORMAL)
         figure.legend(loc="outside lower right", ncols=3, fontsize=SMALL, frameon=False)
     else:
-        panels[0].set_ylabel("value, in the data's unit", fontsize=NORMAL)
+        panels[0].set_ylabel(unit, fontsize=NORMAL)
         panels[0].legend(fontsize=SMALL)
     if labels.columns:
         _add_colour_bar(figure, panels, labels.columns, labels.xlabel)
     headline(figure, labels.title)
     return figure
+
+
+def _unit(spec: Spec) -> tuple[Tensor, Tensor, str]:
+    """Return where values are counted from, in what, and its name: the data's unit, or each
+    feature's own where those of a table spread so differently that one hides the others.
+    """
+    zeros, ones = torch.zeros(spec.features), torch.ones(spec.features)
+    spread = spec.std[spec.std > 0]
+    if spec.image is not None or spec.sequence is not None or not len(spread) or spread.max() < 10 * spread.min():
+        return zeros, ones, "value, in the data's unit"
+    return spec.mean, torch.where(spec.std > 0, spec.std, ones), "standard deviations from the mean"
 
 
 def name_features(axes: Any, spec: Spec) -> None:
@@ -266,7 +279,8 @@ def _add_colour_bar(figure: Figure, panels: Any, columns: Sequence[str], xlabel:
 
 def shade_range(axes: Any, data: Data, label: str | None) -> None:
     """Shade where 90 % of the test data lie, feature by feature."""
-    known = data.batch(data.choose())["x"]
+    shift, scale, _ = _unit(data.spec)
+    known = (data.batch(data.choose())["x"] - shift) / scale
     low, high = known.quantile(0.05, 0), known.quantile(0.95, 0)
     axes.fill_between(range(data.spec.features), low.numpy(), high.numpy(), color=GREY, alpha=0.25, lw=0, label=label)
 

@@ -1,5 +1,6 @@
 """What a run was trained on: processor or graphics card, threads, torch, and the date."""
 
+import functools
 import platform
 from datetime import date
 from pathlib import Path
@@ -22,6 +23,7 @@ def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
     }
 
 
+@functools.cache
 def _processor() -> str:
     """Return the processor's model where the system tells it, else its kind."""
     try:

@@ -136,7 +136,7 @@ def test_moved_data_are_found_where_one_says(here, capsys):
     assert "note" not in tell(capsys, 0, "resume", "sub/run", "--epochs", "2", "--data", "moved.npz")
     assert config(here / "sub" / "run")["data"]["name"] == str(here / "moved.npz")
     said = tell(capsys, 0, "evaluate", "sub/run", "--samples", "5")
-    assert said.split() == ["kept", "in", "sub/run/evaluation.json"]
+    assert said == "kept in sub/run/evaluation.json and sub/run/report.html\n"
 
 
 def test_other_data_in_place_of_moved_ones(here, capsys):

@@ -379,6 +379,16 @@ def test_samples_show_means_draws_of_the_same_z_and_data():
     assert 0 < np.abs(draw - mean).mean() < 0.5 * np.abs(draw - np.roll(mean, 1, 0)).mean()
 
 
+def test_columns_of_different_units_are_drawn_in_their_own():
+    x = table().batch("train")["x"].numpy()
+    data = pv.load_data({"x": x * np.array([1, 1, 1, 1, 1, 1000.0], np.float32)})
+    figure = drawn(plots.samples(one_level(data), data, count=4))
+    assert figure.get_supylabel() == "standard deviations from the mean"
+    real = np.stack([line.get_ydata() for line in figure.axes[2].get_lines()])
+    assert np.allclose(real, (data.batch("test", 4)["x"] - data.spec.mean) / data.spec.std, atol=1e-5)
+    assert drawn(plots.samples(one_level(TABLE), TABLE)).get_supylabel() == "value, in the data's unit"
+
+
 def test_attributes_move_along_the_difference_of_mean_codes():
     pair = one_level(IMAGES)
     shown = tiles(plots.attributes(pair, IMAGES, attribute=2, count=2, steps=3, extent=1.0), 2, 4)
