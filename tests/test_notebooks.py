@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
-LARGEST = 1_500_000  # bytes: pictures at 80 dots an inch
+LARGEST = 1_500_000  # bytes: pictures at 80 to 120 dots per inch
 
 
 def named(path: Path) -> str:
