@@ -27,7 +27,8 @@ def through_noise(
 ) -> Figure:
     """Draw the way between two data through the noise of a flow, beside mixtures of their values.
 
-    In the noise every point is as likely as a draw. The flow is p(x), or p(z) of a model with one latent vector.
+    In the noise every point is as likely as a draw. The flow is p(x), or p(z) of a model with one
+    latent vector.
 
     Args:
         first: number of the one datum in the split.
