@@ -24,6 +24,9 @@ def parser_of(command: str, description: str) -> Any:
         def _fill_text(self, text: str, width: int, indent: str) -> str:  # the epilog is a table
             return text if "\n" in text else super()._fill_text(text, width, indent)
 
+        def _expand_help(self, action: Any) -> str:  # the words to choose from stand beside the option
+            return re.sub(r"type: Literal\[[^]]*\](, )?", "", super()._expand_help(action))
+
     class Parser(ArgumentParser):
         kinds: dict[str, Any]  # annotations of options, by name
         words: list[str]

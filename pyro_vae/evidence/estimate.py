@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evidence.chunks import Chunks, Compile
+from pyro_vae.evidence.figures import believable
 from pyro_vae.evidence.many_levels import FEW, in_pieces
 from pyro_vae.evidence.particle_filter import FILTERS, filters, follows_path
 from pyro_vae.evidence.proposal import refinable, refine
@@ -68,8 +69,11 @@ class Evidence(NamedTuple):
         if self.proposal == "exact":
             return f"Evidence({number}: {self.mean:.2f} nats per datum, exact)"
         doubt = "particle filters differ" if self.proposal == "filter" else f"k-hat > {MAX_KHAT}"
-        trust = f"{doubt} for {100 * self.khat_share:.0f} %"
-        return f"Evidence({number}: {self.mean:.2f} ± {self.mean_stderr:.2f} nats per datum, {trust})"
+        few = bool(self.khat.isnan().all())
+        trust = "too few draws for k-hat" if few else f"{doubt} for {100 * self.khat_share:.0f} %"
+        sure = f"{self.mean:.2f} ± {self.mean_stderr:.2f}"
+        shown = sure if believable(self.khat_share) else f">= {self.mean:.1f}"
+        return f"Evidence({number}: {shown} nats per datum, {trust})"
 
     @property
     def mean(self) -> float:

@@ -63,8 +63,7 @@ def attribute(
     objective: parts.Objective = "elbo",
     particles: Count = 1,
 ) -> Pair:
-    """z, y -> x with an encoder for q(z | x) that is not told y: decode a datum's z with another y
-    to edit it.
+    """z, y -> x with an encoder that is not told y: a datum's z with another y is the datum edited.
 
     Args:
         latent: size of z; 10 for small data and 40 from a hundred features on.

@@ -55,8 +55,7 @@ def diffusion(
     objective: parts.Objective = "one-level",
     particles: Count = 1,
 ) -> Pair:
-    """zT -> ... -> z1 -> x, small steps that one net undoes; q adds noise and learns nothing:
-    diffusion.
+    """Diffusion, zT -> ... -> z1 -> x: q adds noise in small steps, which one net learns to undo.
 
     Args:
         steps: T, the number of levels; more of them come closer to log p(x) and take longer to draw.

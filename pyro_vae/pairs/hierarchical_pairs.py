@@ -26,8 +26,7 @@ def hierarchical(
     objective: parts.Objective = "elbo",
     particles: Count = 1,
 ) -> Pair:
-    """zL -> ... -> z1 -> x, levels of latent vectors; q draws them from the top down after one pass
-    up.
+    """zL -> ... -> z1 -> x, levels of latent vectors; after a pass up, q draws them from the top down.
 
     Args:
         latent: sizes of z1, z2, ...; [10, 5] for small data and [40, 20] from a hundred features

@@ -107,8 +107,7 @@ def autoencoder(
     likelihood: Likelihood = "auto",
     hidden: list[Count] = [500, 500],  # noqa: B006
 ) -> Pair:
-    """The latent model with a point for q(z | x): the deterministic limit, and with --hidden []
-    PCA.
+    """The latent model with a point for q(z | x): the deterministic limit; PCA with --hidden [].
 
     Its "elbo" is log p(x, z) at that point, the point's (infinite) entropy left out: not a bound on
     log p(x).

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pyro_vae.data import Spec
+from pyro_vae.data import Data, Spec
 from pyro_vae.options import checked, is_plain, suggestion, unknown
 from pyro_vae.pairs.own_files import file_of, load_file, source_of, with_neighbours
 from pyro_vae.program import Pair, PairError
@@ -74,11 +74,22 @@ def _without_categories(build: Builder) -> Builder:
     return refusing
 
 
+def _of_data(build: Builder) -> Builder:
+    """Return a builder that takes data too, for their description."""
+
+    @functools.wraps(build)
+    def built(spec: Spec | Data, *args: Any, **options: Any) -> Pair:
+        return build(spec.spec if isinstance(spec, Data) else spec, *args, **options)
+
+    return built
+
+
 def pair(build: Builder) -> Builder:
     """Enter a function into the zoo under its own name; its options are checked against its
     annotations.
     """
-    PAIRS[build.__name__] = checked(PairError)(recorded(build.__name__, _without_categories(build)))
+    entered = checked(PairError)(recorded(build.__name__, _without_categories(build)))
+    PAIRS[build.__name__] = _of_data(entered)
     return PAIRS[build.__name__]
 
 

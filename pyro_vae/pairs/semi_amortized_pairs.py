@@ -24,8 +24,7 @@ def semi_amortized(
     objective: parts.Objective = "elbo",
     particles: Count = 1,
 ) -> Pair:
-    """The latent model with an encoder whose answer is refined by a few gradient steps for each
-    datum.
+    """The latent model with an encoder whose answer a few gradient steps refine for each datum.
 
     Args:
         latent: size of z; 10 for small data and 40 from a hundred features on.

@@ -23,8 +23,9 @@ FURTHEST = 15.0  # nats: a critic may be surer than a picture can show
 
 @picture
 def beside(pair: Pair, data: Data, *, count: int = 48, split: str | None = None, seed: int = 0) -> Figure:
-    """Draw new data above as many held-out data, each from what the critic is surest to be drawn to
-    what it takes for data.
+    """Draw new data above as many held-out data, in the order in which the critic believes in them.
+
+    The first are those that it is surest to be drawn, the last those that it takes for data.
 
     Args:
         count: number of each; of tables 6 at most are drawn.

@@ -25,10 +25,10 @@ def through_noise(
     split: str | None = None,
     seed: int = 0,
 ) -> Figure:
-    """Draw the way between two data through the noise of a flow, where every point is as likely as
-    a draw, beside the mixtures of their values.
+    """Draw the way between two data through the noise of a flow, beside mixtures of their values.
 
-    The flow is p(x), or p(z) of a model with one latent vector.
+    In the noise every point is as likely as a draw. The flow is p(x), or p(z) of a model with one
+    latent vector.
 
     Args:
         first: number of the one datum in the split.

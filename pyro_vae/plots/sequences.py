@@ -23,9 +23,10 @@ FEW = 4  # features that are drawn as curves
 
 @picture
 def rolls(pair: Pair, data: Data, *, count: int = 2, split: str | None = None, seed: int = 0) -> Figure:
-    """Draw sequences, their reconstructions and draws of the model of the same lengths: as piano
-    rolls, steps across and features down, as lines of a pen where they are strokes, or as curves
-    where there are few features.
+    """Draw sequences, their reconstructions and draws of the model of the same lengths.
+
+    They are piano rolls, steps across and features down, lines of a pen where they are strokes, or
+    curves where there are few features.
 
     Args:
         count: number of sequences, side by side.
@@ -63,8 +64,9 @@ def rolls(pair: Pair, data: Data, *, count: int = 2, split: str | None = None, s
 
 @picture
 def states(pair: Pair, data: Data, *, count: int = 3, split: str | None = None, seed: int = 0) -> Figure:
-    """Draw the true state of every step beside what the posterior's mean says of it: a linear
-    function, fitted to training data, of the mean of q(z_t | x).
+    """Draw the true state of every step beside what the posterior's mean says of it.
+
+    That is a linear function, fitted to training data, of the mean of q(z_t | x).
 
     Args:
         count: number of sequences.

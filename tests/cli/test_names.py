@@ -19,6 +19,8 @@ from pyro_vae.training import Training
 def test_the_list_is_what_there_is(capsys):
     assert catalogue.pairs() == {name: getdoc(build).split("\n")[0] for name, build in PAIRS.items()}
     assert list(catalogue.pairs()) == list(PAIRS)
+    lines = [*catalogue.pairs().values(), *(getdoc(draw).split("\n")[0] for draw in PICTURES.values())]
+    assert all(line.endswith(".") for line in lines), "a line is cut"
     assert catalogue.data_sets() == DATASETS
     assert main(["list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"pairs": catalogue.pairs(), "data": DATASETS}

@@ -61,6 +61,15 @@ def test_draws_follow_the_seed_and_the_distribution(fitted, digits):
     assert again.std(0).min() > 0.5 * p.variance[0].sqrt().min()
 
 
+def test_data_stand_for_their_description(digits):
+    torch.manual_seed(0)
+    by_data = pv.pairs.latent(digits, latent=2, hidden=[4])
+    assert by_data.recipe == {"name": "latent", "options": {"latent": 2, "hidden": [4]}}
+    assert by_data.shapes == digits.spec.fields
+    with pytest.raises(PairError, match="spec must be a Spec; got 'digits'"):
+        pv.pairs.latent("digits")
+
+
 def test_classes_that_there_are_not_are_refused_in_a_sentence(digits):
     pair = built("conditional", digits, latent=2, hidden=[8])
     known = pv.Fitted(pair, digits, [], 0, 0, 0.0, compiled=False, run=None, training=Training())
