@@ -64,8 +64,9 @@ class Training:
             parameters that returns a torch optimizer, whose learning rates are the peaks.
         weight_decay: pull of the parameters towards 0; adamw keeps it apart from the gradient.
         ema: decay per step of a running average of the parameters, which validation looks at and
-            which is kept; 0 for none. At equal time it gains 1.3 nats of log p(x) on the bundled
-            digits and 0.8 on MNIST (ten epochs). The optimizer em has none.
+            which is kept; 0 for none. At equal time it raises the ELBO by 3.6 nats and log p(x) by
+            1.3 on the bundled digits, by 1.2 and 0.2 on MNIST after ten epochs. The optimizer em
+            has none.
         accumulate: pieces that a batch is taken in, one after the other, for less memory; their
             gradients add up to the batch's.
         clip: largest norm of the gradient.
