@@ -115,7 +115,7 @@ def _builder(run: Run, stored: str | None, build: Build | None, words: Words) ->
     if stored is None and build is None:
         raise RunError(
             f"{run} was trained from Python with a pair that the run cannot build; say what does, with "
-            f"{words.pair.format('file.py:function')}"
+            f"{words.pair.format('file.py:function')}" + (" or the function itself" if words is PYTHON else "")
         )
     if stored is None:
         return find(str(build))
