@@ -1,5 +1,6 @@
 """Every test must leave torch, NumPy and Pyro as it found them."""
 
+import gc
 from collections.abc import Iterator
 
 import numpy as np
@@ -47,6 +48,11 @@ def _state() -> dict[str, object]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=5, help="processes that each test of tests/faults kills")
+
+
+def pytest_collection_finish() -> None:
+    """Spare each collection of garbage the million objects that are there before the first test, and stay."""
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
