@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Train = Callable[["pv.Data", "Race", str], None]
 ENDLESS = 1_000_000  # epochs: the clock ends them
+PEAK = 4e-3  # learning rate of one cycle: better than 2e-3, and as good as 8e-3, after ten epochs of `latent`
 NONE: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -282,10 +283,10 @@ TRAINEES: dict[str, Train] = {
     "NumPyro's example, as published": numpyro_example,
     "pythae VAE, as published": partial(pythae, "VAE"),
     "pythae IWAE, as published": partial(pythae, "IWAE"),
-    "pyro_vae latent, one-cycle": own("latent", schedule="one-cycle"),
-    "pyro_vae latent, vamp": own("latent", {"prior": "vamp"}, schedule="one-cycle"),
-    "pyro_vae latent, flow prior": own("latent", {"prior": "flow"}, schedule="one-cycle"),
-    "pyro_vae hierarchical": own("hierarchical", {"latent": [40, 20]}, schedule="one-cycle"),
-    "pyro_vae flow": own("flow", schedule="one-cycle"),
-    "pyro_vae latent, iwae": own("latent", {"objective": "iwae", "particles": 10}, schedule="one-cycle"),
+    "pyro_vae latent, one-cycle": own("latent", schedule="one-cycle", lr=PEAK),
+    "pyro_vae latent, vamp": own("latent", {"prior": "vamp"}, schedule="one-cycle", lr=PEAK),
+    "pyro_vae latent, flow prior": own("latent", {"prior": "flow"}, schedule="one-cycle", lr=PEAK),
+    "pyro_vae hierarchical": own("hierarchical", {"latent": [40, 20]}, schedule="one-cycle", lr=PEAK),
+    "pyro_vae flow": own("flow", schedule="one-cycle", lr=PEAK),
+    "pyro_vae latent, iwae": own("latent", {"objective": "iwae", "particles": 10}, schedule="one-cycle", lr=PEAK),
 }

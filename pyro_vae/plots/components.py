@@ -16,10 +16,13 @@ from pyro_vae.posterior import NotDrawable, decode
 from pyro_vae.program import Pair, PairError, PerDatum, Wrapped, evaluation, is_latent
 from pyro_vae.training import EM, owners_of
 
+MOST = 20  # components side by side
+
 
 @picture
 def components(pair: Pair, data: Data, *, count: int = 8, split: str | None = None) -> Figure:
-    """Draw the mean of p(x | k) for every k, and q(k | x) of some data as bars.
+    """Draw the mean of p(x | k) for every k, or the 20 most probable, and q(k | x) of some data as
+    bars.
 
     Args:
         count: number of data.
@@ -35,24 +38,28 @@ def components(pair: Pair, data: Data, *, count: int = 8, split: str | None = No
         weights = poutine.trace(pair.bound_model).get_trace(batch).nodes[site]["fn"].mean.reshape(-1, number)[0].cpu()
     figure = page(0.8 * (1 + len(share)) + 0.8)
     width = 3 if is_image(data.spec) else 1
-    grid = figure.add_gridspec(1 + len(share), number + width)
-    for k in range(number):
-        axes = figure.add_subplot(grid[0, width + k])
+    kept = range(number) if number <= MOST else weights.argsort(descending=True)[:MOST].tolist()
+    grid = figure.add_gridspec(1 + len(share), len(kept) + width)
+    for place, k in enumerate(kept):
+        axes = figure.add_subplot(grid[0, width + place])
         _draw_datum(axes, means[k], data)
         axes.set_title(f"{k}: {weights[k]:.2f}", fontsize=SMALL)
     for i, (x, q) in enumerate(zip(batch["x"].cpu(), share, strict=True)):
         _draw_datum(figure.add_subplot(grid[1 + i, :width]), x, data)
         axes = figure.add_subplot(grid[1 + i, width:])
         axes.bar(range(number), q.numpy(), color=BLUE)
-        axes.set(ylim=(0, 1.05), xlim=(-0.5, number - 0.5), xticks=range(number), yticks=(0, 1))
+        axes.set(ylim=(0, 1.05), xlim=(-0.5, number - 0.5), yticks=(0, 1))
+        axes.set_xticks(range(0, number, 1 if number <= MOST else 10))
         axes.tick_params(labelsize=SMALL)
-    headline(figure, f"Components {site}: mean of p(x | {site}) and p({site}); below, data and q({site} | x)")
+    which = "" if number <= MOST else f", the {MOST} most probable of {number}"
+    headline(figure, f"Components {site}{which}: mean of p(x | {site}) and p({site}); below, data and q({site} | x)")
     return figure
 
 
 @picture
 def frames(pair: Pair, data: Data, *, steps: int = 6, seed: int = 0) -> Figure:
-    """Draw EM, or k-means where q(k | x) is a point, frame by frame, from data for means.
+    """Draw EM, or k-means where q(k | x) is a point, frame by frame, from data for means; of many
+    components the first 20.
 
     Args:
         steps: how many are taken; the last row is where they lead.
@@ -80,7 +87,7 @@ def frames(pair: Pair, data: Data, *, steps: int = 6, seed: int = 0) -> Figure:
         model, guide = Wrapped(pair.bound_model, weighted), Wrapped(pair.bound_guide, weighted)
         em = EM(model, guide, optim, pair.objective, owners=owners, stepwise=False)
         for step in range(steps + 1):
-            rows.append(_means(pair, data, site, number))
+            rows.append(_means(pair, data, site, number)[:MOST])
             labels.append(f"{step}: {-em.update(batch):.2f}")
     finally:
         pair.load_state_dict(before)
@@ -89,7 +96,7 @@ def frames(pair: Pair, data: Data, *, steps: int = 6, seed: int = 0) -> Figure:
         data,
         title=f"EM frame by frame: means of p(x | {site}) after each step, from data; ELBO in nats per datum",
         rows=labels,
-        columns=[str(k) for k in range(number)],
+        columns=[str(k) for k in range(min(number, MOST))],
         xlabel=site,
     )
 

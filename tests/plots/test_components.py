@@ -23,6 +23,17 @@ def test_components_and_frames_are_those_of_the_mixture_and_leave_it_as_it_was()
     assert all(torch.equal(value, before[name]) for name, value in pair.state_dict().items())
 
 
+def test_of_many_components_the_most_probable_are_shown():
+    data = pv.load_data("digits")
+    pair = pairs.mixture(data.spec, components=30)
+    pair.model.prior.logits.data.copy_(torch.arange(30.0))
+    shown = plots.components(pair, data, count=2)
+    assert shown.axes[0].get_title() == "29: 0.63"
+    assert sum(bool(axes.images) and bool(axes.get_title()) for axes in shown.axes) == 20
+    assert [len(axes.patches) for axes in shown.axes if axes.patches] == [30, 30]
+    assert len(plots.frames(pair, data, steps=1).axes[0].get_xticklabels()) == 20
+
+
 def test_steps_touch_and_climb():
     data = pv.load_data("sprinkler")
     fitted = pv.em(pairs.bayes_net(data.spec, start="random"), data, 3)
