@@ -230,6 +230,7 @@ def test_without_labels_the_columns_of_classes_are_left_out_by_name():
     assert "No classes covered: the data have no labels." in remarks(table)
 
 
+@pytest.mark.slow
 def test_hidden_units_and_words_are_codes(data):
     rbm, words = fitted(data, "boltzmann", units=5), fitted(data, "quantized", codes=4, places=3, hidden=[8])
     table = pv.compare(rbm, words, num_samples=10)

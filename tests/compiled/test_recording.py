@@ -86,7 +86,7 @@ def assert_equals_eager(one: Case, compile: bool, tolerance: float, steps: int =
 
 
 QUICK = ("trace", "renyi", "enumerated_in_model", "hierarchical", "graph_with_learned_baseline", "dirichlet")
-QUICK += ("low_rank_covariance", "masked_and_scaled", "autoregressive")
+QUICK += ("low_rank_covariance", "masked_and_scaled")
 
 
 @pytest.mark.parametrize("name", only(CASES, QUICK))

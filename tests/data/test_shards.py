@@ -130,6 +130,7 @@ def train(folder, run, seed, **options):
     return pv.fit(pair, data, run=run, **same, **options).pair.state_dict()
 
 
+@pytest.mark.slow
 def test_a_run_that_breaks_off_within_an_epoch_ends_with_the_same_bits(folder, tmp_path, monkeypatch):
     whole = train(folder, tmp_path / "whole", 0)
     taken, training = [], pv.Data._training

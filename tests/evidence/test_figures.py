@@ -279,6 +279,7 @@ def test_a_point_is_not_certified_anywhere(data, small_budget):
     assert lines["log p(x, z) at the point"].value == pytest.approx(figures.elbo, abs=2)
 
 
+@pytest.mark.slow
 def test_a_point_on_a_mass_function_has_an_elbo(small_budget, data):
     pair = Pair(Mixture(64), nearest)
     figures = evaluate(pair, data, num_samples=30)

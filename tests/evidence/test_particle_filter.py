@@ -109,6 +109,7 @@ def waves() -> pv.Data:
     return pv.load_data({"x": x.numpy(), "lengths": lengths.numpy()})
 
 
+@pytest.mark.slow
 def test_figures_name_the_filters_and_tell_nats_per_step() -> None:
     data = waves()
     pair = pairs.markov(data.spec, latent=2, hidden=4).train(False)

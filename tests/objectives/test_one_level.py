@@ -141,6 +141,7 @@ def test_vdms_identities_of_gaussian_data(variance: float) -> None:
             assert 0 < found < gap
 
 
+@pytest.mark.slow
 def test_the_elbos_table_tells_levels_by_their_divergence() -> None:
     """No level has less than none, and they add up to what the programs' weights do."""
     row = ROWS["diffusion-binary"]

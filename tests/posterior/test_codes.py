@@ -28,6 +28,7 @@ def test_codes_are_the_posterior_means_of_every_split_beside_the_other_fields(da
         assert (codes[f"y_{split}"] == batch["y"].numpy()).all()
 
 
+@pytest.mark.slow
 def test_draws_have_the_posterior_as_their_distribution(data):
     pair = pv.pairs.PAIRS["linear"](data.spec, latent=2)
     batch = data.batch("test")

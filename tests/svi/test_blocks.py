@@ -48,6 +48,7 @@ def test_many_steps_tell_whether_all_losses_were_finite(uncompiled):
     assert svi.finite
 
 
+@pytest.mark.slow
 def test_many_steps_take_nested_data_and_several_losses(uncompiled):
     xs = torch.stack(batches(12))
     one = programs()

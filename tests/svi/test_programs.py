@@ -72,6 +72,7 @@ def test_what_a_refused_program_replaces_is_replaced_once():
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_conjugates_are_data_of_another_kind():
     found = []
     for mode in ("off", "recorded"):
