@@ -40,11 +40,11 @@ def components(pair: Pair, data: Data, *, count: int = 8, split: str | None = No
     width = 3 if is_image(data.spec) else 1
     kept = range(number) if number <= MOST else weights.argsort(descending=True)[:MOST].tolist()
     grid = figure.add_gridspec(1 + len(share), len(kept) + width)
-    between = ": " if len(kept) <= 10 else "\n"  # two lines where there is no room for one
+    title = "{k}: {share:.2f}" if len(kept) <= 10 else "{k}\n{share:.0%}"  # as there is room
     for place, k in enumerate(kept):
         axes = figure.add_subplot(grid[0, width + place])
         _draw_datum(axes, means[k], data)
-        axes.set_title(f"{k}{between}{weights[k]:.2f}", fontsize=SMALL)
+        axes.set_title(title.format(k=k, share=weights[k].item()), fontsize=SMALL)
     for i, (x, q) in enumerate(zip(batch["x"].cpu(), share, strict=True)):
         _draw_datum(figure.add_subplot(grid[1 + i, :width]), x, data)
         axes = figure.add_subplot(grid[1 + i, width:])

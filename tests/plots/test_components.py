@@ -28,7 +28,7 @@ def test_of_many_components_the_most_probable_are_shown():
     pair = pairs.mixture(data.spec, components=30)
     pair.model.prior.logits.data.copy_(torch.arange(30.0))
     shown = plots.components(pair, data, count=2)
-    assert shown.axes[0].get_title() == "29\n0.63"
+    assert shown.axes[0].get_title() == "29\n63%"
     assert sum(bool(axes.images) and bool(axes.get_title()) for axes in shown.axes) == 20
     assert [len(axes.patches) for axes in shown.axes if axes.patches] == [30, 30]
     assert len(plots.frames(pair, data, steps=1).axes[0].get_xticklabels()) == 20
