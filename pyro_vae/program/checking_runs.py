@@ -93,20 +93,29 @@ def runs(look: Look) -> Iterator[Problem]:
 
 def sizes(look: Look) -> Iterator[Problem]:
     """No program may keep parameters for each datum of one batch: the next batch has other data."""
-    pair, fewer = look.pair, {name: value[: look.size // 2] for name, value in look.batch.items()}
+    half = look.size // 2
+    error = _failed(look.pair, {name: value[:half] for name, value in look.batch.items()})
+    if error is None or look.size == 1 or _failed(look.pair, look.batch) is not None:  # of whatever size
+        return
+    for name, parameter in look.pair.named_parameters().items():
+        if look.size in parameter.shape:
+            problem = (
+                f"{name!r} of shape {tuple(parameter.shape)} is a parameter for each of the {look.size} data of a "
+                f"batch, and the programs fail on {half}: {first_line(error)}"
+            )
+            yield Problem(name, problem, "Compute it from the data with a net, which no autoguide does")
+            return
+
+
+def _failed(pair: Pair, batch: Batch) -> Exception | None:
+    """Return what running both programs on a batch raises."""
     try:
         with seeded(0), torch.no_grad(), pyro.validation_enabled(False):
-            _, model = trace_pair(pair.bound_guide, pair.bound_model, fewer)
+            _, model = trace_pair(pair.bound_guide, pair.bound_model, batch)
             model.compute_log_prob()
     except Exception as error:
-        for name, parameter in pair.named_parameters().items():
-            if look.size in parameter.shape and look.size > 1:
-                problem = (
-                    f"{name!r} of shape {tuple(parameter.shape)} is a parameter for each of the {look.size} data of a "
-                    f"batch, and the programs fail on {look.size // 2}: {first_line(error)}"
-                )
-                yield Problem(name, problem, "Compute it from the data with a net, which no autoguide does")
-                return
+        return error
+    return None
 
 
 def _note(called: dict[int, tuple[nn.Module, str]], who: str, module: nn.Module, _: Any) -> None:

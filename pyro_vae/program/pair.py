@@ -83,8 +83,9 @@ class Pair(Verbs):
 
     @property
     def title(self) -> str:
-        """The name that it was built by, without folders; "pair" where it has none."""
-        return os.path.basename(self.recipe["name"]) if self.recipe else "pair"
+        """The name that it was built by, a file's without folders; "pair" where it has none."""
+        name = self.recipe["name"] if self.recipe else "pair"
+        return os.path.basename(name) if ":" in name else name
 
     def __repr__(self) -> str:
         name = f"{self.title}: " if self.recipe else ""

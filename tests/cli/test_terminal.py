@@ -47,7 +47,7 @@ def test_markup_and_escapes_in_names_are_printed_as_they_are(capsys, monkeypatch
         meaning=meaning, split="test", num_data=3, elbo=-1.0, sites={}, own=None, log_evidence=-1.0, evidence="-1.00 (exact)", doubtful=False,
         rms_error=None, proposal="exact", latent=0, codes=None, steps=None, log_z=None, bits_per_dimension=None,
     )  # fmt: skip
-    show_figures(figures, SimpleNamespace(recipe={"name": f"{STRANGE}.py:build"}), None)
+    show_figures(figures, SimpleNamespace(title=f"{STRANGE}.py:build"), None)
     shown = capsys.readouterr().out
     for text in (verdicts, shown):
         assert r"m[/b][red]\x1b[31m\x07\u202e" in text

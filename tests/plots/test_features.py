@@ -94,7 +94,9 @@ def test_completions_of_real_values_are_in_the_data_s_units():
 @pytest.mark.parametrize("decoder", ["independent", "autoregressive"])
 def test_a_draw_is_not_called_a_mean(decoder):
     pair = pv.pairs.latent(IMAGES.spec, latent=2, hidden=[8], decoder=decoder)
-    for name in ("samples", "reconstructions", "manifold", "interpolation", "traversal"):
+    rows = [label.get_text() for label in plots.samples(pair, IMAGES).axes[0].get_yticklabels()]
+    assert set(rows) == ({"mean", "draw", "data"} if decoder == "independent" else {"draw", "data"})
+    for name in ("reconstructions", "manifold", "interpolation", "traversal"):
         what = "mean of p(x |" if decoder == "independent" else "draw from p(x |"
         assert what in plots.PICTURES[name](pair, IMAGES).get_suptitle().replace("\u00a0", " "), name
 
