@@ -21,8 +21,9 @@ MOST = 20  # components side by side
 
 @picture
 def components(pair: Pair, data: Data, *, count: int = 8, split: str | None = None) -> Figure:
-    """Draw the mean of p(x | k) for every k, or the 20 most probable, and q(k | x) of some data as
-    bars.
+    """Draw the mean of p(x | k) for every k, and q(k | x) of some data as bars.
+
+    Of many components the 20 most probable have their means drawn.
 
     Args:
         count: number of data.
@@ -59,8 +60,9 @@ def components(pair: Pair, data: Data, *, count: int = 8, split: str | None = No
 
 @picture
 def frames(pair: Pair, data: Data, *, steps: int = 6, seed: int = 0) -> Figure:
-    """Draw EM, or k-means where q(k | x) is a point, frame by frame, from data for means; of many
-    components the first 20.
+    """Draw EM, or k-means where q(k | x) is a point, frame by frame, from data for means.
+
+    Of many components the first 20 are drawn.
 
     Args:
         steps: how many are taken; the last row is where they lead.
