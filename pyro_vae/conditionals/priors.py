@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.distributions.transforms import AffineAutoregressive
 from torch import Tensor, nn
 
 from pyro_vae.conditionals.flows import Kind, condition_all, flow_layers
 from pyro_vae.conditionals.scales import from_scale, to_scale
+from pyro_vae.distributions import AutoregressiveSpline
 from pyro_vae.options import Count, checked
 
 __all__ = ["FixedPrior", "FlowPrior", "MixturePrior", "NormalPrior", "StandardNormal", "VampPrior"]
@@ -189,4 +191,14 @@ class FlowPrior(nn.Module):
         # a context of width 0 gives every call transforms of its own: a module that is itself a transform
         # keeps its last value, which is stale once the parameters have moved
         transforms = condition_all(self.layers, self.base.loc[:0])
-        return dist.TransformedDistribution(self.base(), [transform.inv for transform in reversed(transforms)])
+        return _Backwards(self.base(), [transform.inv for transform in reversed(transforms)])
+
+
+class _Backwards(dist.TransformedDistribution):
+    """A base pushed backwards through transforms."""
+
+    @property
+    def passes(self) -> int:
+        """How many passes of a net a draw costs: one per feature of every autoregressive transform."""
+        one_by_one = (AffineAutoregressive, AutoregressiveSpline)
+        return max(1, sum(self.event_shape[0] for part in self.transforms if isinstance(part.inv, one_by_one)))

@@ -13,7 +13,13 @@ from pyro_vae.distributions.implicit import BITS, NO_DENSITY, Implicit, bits, le
 from pyro_vae.distributions.levels import STD_OF_LOGISTIC, CategoricalLevels, DiscretizedLogistic, Levels
 from pyro_vae.distributions.linear_paths import LinearPath
 from pyro_vae.distributions.rescaled import Rescaled
-from pyro_vae.distributions.splines import BOX, ConditionalSplineAutoregressive, ConditionalSplineCoupling, spline
+from pyro_vae.distributions.splines import (
+    BOX,
+    AutoregressiveSpline,
+    ConditionalSplineAutoregressive,
+    ConditionalSplineCoupling,
+    spline,
+)
 from pyro_vae.distributions.steps import Following, NextStep, Path, Recurrent, Steps
 from pyro_vae.distributions.strokes import Stroke
 from pyro_vae.distributions.tilted import Tilted
@@ -26,6 +32,7 @@ __all__ = [
     "NO_DENSITY",
     "STD_OF_LOGISTIC",
     "Autoregressive",
+    "AutoregressiveSpline",
     "Beside",
     "BinaryVector",
     "Boltzmann",

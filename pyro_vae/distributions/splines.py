@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from pyro.distributions import constraints
 from pyro.distributions.conditional import ConditionalTransformModule
+from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 from torch.distributions import Transform
 from torch.nn import functional as F
@@ -110,23 +111,53 @@ class _Coupled(_Conditioned):
         return self._move(y, inverse=True)
 
 
-class _Autoregressive(_Conditioned):
-    def __init__(self, parameters: Callable[[Tensor], Tensor]) -> None:
+class AutoregressiveSpline(_Conditioned):
+    """Each coordinate's spline given those before it; what `ConditionalSplineAutoregressive` makes."""
+
+    def __init__(self, net: ConditionalAutoRegressiveNN, context: Tensor) -> None:
         super().__init__()
-        self.parameters = parameters
+        self.net, self.context = net, context
 
     def _call(self, x: Tensor) -> Tensor:
-        y, self._log_slope = spline(x, self.parameters(x).transpose(-1, -2))
+        y, self._log_slope = spline(x, self.net(x, context=self.context).transpose(-1, -2))
         return y
 
     def _inverse(self, y: Tensor) -> Tensor:
-        # In the net's own order, the n-th pass makes the n-th coordinate right; so the order need not be
-        # known.
-        x = torch.zeros_like(y)
-        for _ in range(y.shape[-1]):
-            x, log_slope = spline(y, self.parameters(x).transpose(-1, -2), inverse=True)
-        self._log_slope = -log_slope
-        return x
+        """Invert one coordinate after another, in the net's order, each by the numbers of its own
+        spline alone: all of them take as many passes of the whole net as there are coordinates.
+        """
+        first, *inner, last = self.net.layers
+        order, size = self.net.permutation, self.context.shape[-1]
+        inputs = torch.cat([torch.arange(size, device=order.device), size + order])
+        enter = _masked(first)[:, inputs]
+        between = [(_masked(layer), layer.bias) for layer in inner]
+        leave = _of_each(_masked(last), order)
+        skip = self.net.skip_layer
+        beside = None if skip is None else _of_each(_masked(skip)[:, inputs], order)
+        known = self.context.expand(*y.shape[:-1], size)  # and then x, as far as it is found
+        log_slopes = []
+        for n, (one, bias) in enumerate(zip(y[..., order].unbind(-1), _of_each(last.bias, order), strict=True)):
+            hidden = self.net.f(F.linear(known, enter[:, : size + n], first.bias))
+            for weight, shift in between:
+                hidden = self.net.f(F.linear(hidden, weight, shift))
+            raw = F.linear(hidden, leave[n], bias)
+            if beside is not None:
+                raw = raw + F.linear(known, beside[n][:, : size + n])
+            found, log_slope = spline(one, raw, inverse=True)
+            known = torch.cat([known, found.unsqueeze(-1)], -1)
+            log_slopes.append(-log_slope)
+        back = order.argsort()
+        self._log_slope = torch.stack(log_slopes, -1)[..., back]
+        return known[..., size:][..., back]
+
+
+def _masked(layer: nn.Module) -> Tensor:
+    return layer.weight * layer.mask  # type: ignore[operator]
+
+
+def _of_each(outputs: Tensor, order: Tensor) -> tuple[Tensor, ...]:
+    """Return the rows of a net's last layer that give each coordinate's numbers, in ``order``."""
+    return outputs.unflatten(0, (-1, len(order)))[:, order].unbind(1)
 
 
 class ConditionalSplineCoupling(ConditionalTransformModule):
@@ -157,18 +188,18 @@ class ConditionalSplineAutoregressive(ConditionalTransformModule):
     context.
 
     Args:
-        net: ``(x, context=) -> (..., 3 * bins - 1, features)``, such as
-            ``pyro.nn.ConditionalAutoRegressiveNN``.
+        net: ``(x, context=) -> (..., 3 * bins - 1, features)``, with ``param_dims`` of
+            ``[3 * bins - 1]``.
     """
 
     domain = constraints.real_vector
     codomain = constraints.real_vector
     bijective = True
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: ConditionalAutoRegressiveNN) -> None:
         super().__init__()
         self.nn = net
 
     def condition(self, context: Tensor) -> Transform:
         """Return the transform at ``context``, ``(..., context)``."""
-        return _Autoregressive(lambda x: self.nn(x, context=context))
+        return AutoregressiveSpline(self.nn, context)

@@ -22,7 +22,7 @@ from pyro_vae.program.dependence import of_each_datum, on_latents, steady
 from pyro_vae.program.handlers import uncondition
 from pyro_vae.program.pair import Batch, Pair, PairError
 from pyro_vae.program.sites import MANY_PASSES, is_enumerated, passes_of, samples
-from pyro_vae.program.tracing import trace_of
+from pyro_vae.program.tracing import trace_of, trace_without_gradients
 from pyro_vae.program.verbs import Verbs
 from pyro_vae.runs import seeded
 
@@ -238,7 +238,7 @@ def _peeks(look: Look) -> Iterator[Problem]:
     (_, model), batch = look.traces(), look.batch
     if any(passes_of(site["fn"]) > MANY_PASSES for site in samples(model).values()):
         batch = {name: tensor[:FEW_DATA] for name, tensor in batch.items()}
-        model = trace_of(look.pair.bound_model, batch)
+        model = trace_without_gradients(look.pair.bound_model, batch)
     observed = {n: s["value"] for n, s in samples(model).items() if s["is_observed"]}
     fields = {
         name

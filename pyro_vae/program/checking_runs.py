@@ -16,7 +16,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from pyro_vae.program.contract import Look, Problem, first_line
 from pyro_vae.program.pair import Batch, BatchProgram, Pair, PairError
 from pyro_vae.program.sites import innermost, samples
-from pyro_vae.program.tracing import trace_of, trace_pair
+from pyro_vae.program.tracing import trace_pair, trace_without_gradients
 from pyro_vae.runs import seeded
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -141,7 +141,7 @@ def _has_state(module: nn.Module) -> bool:
 
 def _density(bound: BatchProgram, batch: Batch) -> None:
     with seeded(0), pyro.validation_enabled(False):
-        trace = trace_of(bound, batch)
+        trace = trace_without_gradients(bound, batch)
     for name, site in samples(trace).items():
         try:
             with torch.no_grad(), pyro.validation_enabled(False):

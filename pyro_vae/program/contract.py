@@ -7,7 +7,7 @@ import pyro
 from pyro.poutine import Trace
 
 from pyro_vae.program.pair import Batch, Pair, size_of
-from pyro_vae.program.tracing import trace_of, trace_pair
+from pyro_vae.program.tracing import trace_pair, trace_without_gradients
 from pyro_vae.runs import seeded
 
 
@@ -42,7 +42,9 @@ class Look:
         other.
         """
         with seeded(seed), pyro.validation_enabled(False):
-            return trace_of(self.pair.bound_guide, self.batch), trace_of(self.pair.bound_model, self.batch)
+            programs = self.pair.bound_guide, self.pair.bound_model
+            guide, model = (trace_without_gradients(program, self.batch) for program in programs)
+            return guide, model
 
     @functools.cached_property
     def structure(self) -> tuple[Trace, Trace]:

@@ -99,7 +99,8 @@ def innermost(fn: Any, through: tuple[type, ...] | None = None) -> Any:
 
 def passes_of(fn: Any) -> int:
     """Return how many passes of a net a draw costs, as its distribution says; usually 1."""
-    return int(getattr(innermost(fn), "passes", 1))
+    passes = int(getattr(fn, "passes", 1))
+    return max(passes, passes_of(fn.base_dist)) if hasattr(fn, "base_dist") else passes
 
 
 def is_point(fn: Any) -> bool:

@@ -4,12 +4,24 @@ from collections.abc import Callable
 from typing import Any
 
 import pyro.poutine as poutine
+import torch
 from pyro.poutine import Trace
 
 
 def trace_of(program: Callable, *args: Any, **kwargs: Any) -> Trace:
     """Return the trace of one run."""
     return poutine.trace(program).get_trace(*args, **kwargs)
+
+
+def trace_without_gradients(program: Callable, *args: Any, **kwargs: Any) -> Trace:
+    """Return the trace of one run that keeps nothing for gradients: a draw by many passes of a net
+    would keep all of them. A program that fails so, since it takes gradients itself, runs with them.
+    """
+    try:
+        with torch.no_grad():
+            return trace_of(program, *args, **kwargs)
+    except Exception:
+        return trace_of(program, *args, **kwargs)
 
 
 def trace_pair(guide: Callable, model: Callable, *args: Any, **kwargs: Any) -> tuple[Trace, Trace]:
