@@ -173,6 +173,9 @@ def _failure(look: Look, bound: BatchProgram, error: Exception, names: _Names) -
     shape = re.search(r"Shape mismatch inside plate\('(.+)'\) at site (\S+) dim (-\d+), (\d+) vs (\d+)", text)
     if shape:
         return _no_event(look, bound, error, *shape.groups())
+    if "does not require grad" in text:
+        problem = f"{bound.name} takes gradients, which the library switches off where it trains nothing"
+        return Problem("", problem, "Take them within `with torch.enable_grad():`")
     other = _other_dtype(look, bound)
     if other is not None:
         return other

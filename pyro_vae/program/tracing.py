@@ -15,12 +15,9 @@ def trace_of(program: Callable, *args: Any, **kwargs: Any) -> Trace:
 
 def trace_without_gradients(program: Callable, *args: Any, **kwargs: Any) -> Trace:
     """Return the trace of one run that keeps nothing for gradients: a draw by many passes of a net
-    would keep all of them. A program that fails so, since it takes gradients itself, runs with them.
+    would keep all of them.
     """
-    try:
-        with torch.no_grad():
-            return trace_of(program, *args, **kwargs)
-    except Exception:
+    with torch.no_grad():
         return trace_of(program, *args, **kwargs)
 
 
