@@ -21,7 +21,6 @@ import torch
 from pyro.distributions import TorchDistribution
 from pyro.distributions.conditional import ConditionalTransformModule
 from pyro.distributions.transforms import (
-    ConditionalAffineAutoregressive,
     ConditionalAffineCoupling,
     ConditionalPlanar,
     Permute,
@@ -32,7 +31,11 @@ from torch.distributions import AffineTransform, Transform
 
 from pyro_vae.conditionals.head import Head, initial_std
 from pyro_vae.conditionals.scales import from_scale, to_scale
-from pyro_vae.distributions import ConditionalSplineAutoregressive, ConditionalSplineCoupling
+from pyro_vae.distributions import (
+    ConditionalAffineAutoregressive,
+    ConditionalSplineAutoregressive,
+    ConditionalSplineCoupling,
+)
 from pyro_vae.options import Count, Whole, Within, checked
 
 __all__ = ["KINDS", "Flow", "Kind", "flow_layers"]

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
-from pyro.distributions.transforms import AffineAutoregressive
 from torch import Tensor, nn
 
 from pyro_vae.conditionals.flows import Kind, condition_all, flow_layers
 from pyro_vae.conditionals.scales import from_scale, to_scale
-from pyro_vae.distributions import AutoregressiveSpline
+from pyro_vae.distributions import AutoregressiveAffine, AutoregressiveSpline
 from pyro_vae.options import Count, checked
 
 __all__ = ["FixedPrior", "FlowPrior", "MixturePrior", "NormalPrior", "StandardNormal", "VampPrior"]
@@ -200,5 +199,5 @@ class _Backwards(dist.TransformedDistribution):
     @property
     def passes(self) -> int:
         """How many passes of a net a draw costs: one per feature of every autoregressive transform."""
-        one_by_one = (AffineAutoregressive, AutoregressiveSpline)
+        one_by_one = (AutoregressiveAffine, AutoregressiveSpline)
         return max(1, sum(self.event_shape[0] for part in self.transforms if isinstance(part.inv, one_by_one)))

@@ -12,6 +12,7 @@ from pyro_vae.distributions.counts import NegativeBinomial, Poisson
 from pyro_vae.distributions.implicit import BITS, NO_DENSITY, Implicit, bits, levels_of, on_levels
 from pyro_vae.distributions.levels import STD_OF_LOGISTIC, CategoricalLevels, DiscretizedLogistic, Levels
 from pyro_vae.distributions.linear_paths import LinearPath
+from pyro_vae.distributions.one_by_one import AutoregressiveAffine, ConditionalAffineAutoregressive
 from pyro_vae.distributions.rescaled import Rescaled
 from pyro_vae.distributions.splines import (
     BOX,
@@ -32,6 +33,7 @@ __all__ = [
     "NO_DENSITY",
     "STD_OF_LOGISTIC",
     "Autoregressive",
+    "AutoregressiveAffine",
     "AutoregressiveSpline",
     "Beside",
     "BinaryVector",
@@ -39,6 +41,7 @@ __all__ = [
     "CategoricalLevels",
     "Cells",
     "Codebook",
+    "ConditionalAffineAutoregressive",
     "ConditionalSplineAutoregressive",
     "ConditionalSplineCoupling",
     "ContinuousBernoulli",

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 from torch.nn import functional as F
 
+from pyro_vae.distributions.one_by_one import invert
+
 # the spline acts on [-BOX, BOX] and is the identity outside, where 6e-5 of a standard normal lies
 BOX = 4.0
 _SMALLEST = 1e-3  # of a bin's share of the box, and of a slope
@@ -123,41 +125,12 @@ class AutoregressiveSpline(_Conditioned):
         return y
 
     def _inverse(self, y: Tensor) -> Tensor:
-        """Invert one coordinate after another, in the net's order, each by the numbers of its own
-        spline alone: all of them take as many passes of the whole net as there are coordinates.
-        """
-        first, *inner, last = self.net.layers
-        order, size = self.net.permutation, self.context.shape[-1]
-        inputs = torch.cat([torch.arange(size, device=order.device), size + order])
-        enter = _masked(first)[:, inputs]
-        between = [(_masked(layer), layer.bias) for layer in inner]
-        leave = _of_each(_masked(last), order)
-        skip = self.net.skip_layer
-        beside = None if skip is None else _of_each(_masked(skip)[:, inputs], order)
-        known = self.context.expand(*y.shape[:-1], size)  # and then x, as far as it is found
-        log_slopes = []
-        for n, (one, bias) in enumerate(zip(y[..., order].unbind(-1), _of_each(last.bias, order), strict=True)):
-            hidden = self.net.f(F.linear(known, enter[:, : size + n], first.bias))
-            for weight, shift in between:
-                hidden = self.net.f(F.linear(hidden, weight, shift))
-            raw = F.linear(hidden, leave[n], bias)
-            if beside is not None:
-                raw = raw + F.linear(known, beside[n][:, : size + n])
-            found, log_slope = spline(one, raw, inverse=True)
-            known = torch.cat([known, found.unsqueeze(-1)], -1)
-            log_slopes.append(-log_slope)
-        back = order.argsort()
-        self._log_slope = torch.stack(log_slopes, -1)[..., back]
-        return known[..., size:][..., back]
+        def undo(one: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+            x, log_slope = spline(one, raw, inverse=True)
+            return x, -log_slope
 
-
-def _masked(layer: nn.Module) -> Tensor:
-    return layer.weight * layer.mask  # type: ignore[operator]
-
-
-def _of_each(outputs: Tensor, order: Tensor) -> tuple[Tensor, ...]:
-    """Return the rows of a net's last layer that give each coordinate's numbers, in ``order``."""
-    return outputs.unflatten(0, (-1, len(order)))[:, order].unbind(1)
+        x, self._log_slope = invert(self.net, self.context, y, undo)
+        return x
 
 
 class ConditionalSplineCoupling(ConditionalTransformModule):
