@@ -1,6 +1,7 @@
 """What the checks of a pair look at, and the problems that they report."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pyro
@@ -37,14 +38,13 @@ class Look:
         self.model_name = pair.bound_model.name
         self.ran: set[int] = set()
 
-    def apart(self, seed: int = 0) -> tuple[Trace, Trace]:
-        """Return traces of guide and model, each run by itself, as one's draws may not suit the
-        other.
+    def apart(self, seed: int = 0, model: Callable | None = None) -> tuple[Trace, Trace]:
+        """Return traces of guide and model, or of what is given in the model's place, each run by
+        itself, as one's draws may not suit the other.
         """
         with seeded(seed), pyro.validation_enabled(False):
-            programs = self.pair.bound_guide, self.pair.bound_model
-            guide, model = (trace_without_gradients(program, self.batch) for program in programs)
-            return guide, model
+            guide = trace_without_gradients(self.pair.bound_guide, self.batch)
+            return guide, trace_without_gradients(model or self.pair.bound_model, self.batch)
 
     @functools.cached_property
     def structure(self) -> tuple[Trace, Trace]:

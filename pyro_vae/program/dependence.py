@@ -12,7 +12,16 @@ from torch import Tensor
 
 from pyro_vae.program.contract import Look, Problem
 from pyro_vae.program.pair import Batch, Pair
-from pyro_vae.program.sites import innermost, is_deterministic, is_latent, is_point, is_site, samples
+from pyro_vae.program.sites import (
+    MANY_PASSES,
+    innermost,
+    is_deterministic,
+    is_latent,
+    is_point,
+    is_site,
+    passes_of,
+    samples,
+)
 from pyro_vae.program.tracing import trace_of
 from pyro_vae.program.weights import data_frame, log_prob
 from pyro_vae.runs import seeded
@@ -25,10 +34,10 @@ STEP = 0.1  # parameters are moved by it at random, where a net that begins at z
 def steady(look: Look) -> Iterator[Problem]:
     """Each program must have the same sites in every call."""
     first = [_structure(trace) for trace in look.structure]
+    model = poutine.replay(look.pair.bound_model, trace=_costly(look.structure[1]))
     for seed in range(1, RUNS):
         try:
-            with torch.no_grad():
-                traces = look.apart(seed)
+            traces = look.apart(seed, model)
         except Exception:  # values that only the prior draws may suit no net; training never sees them
             continue
         for was, trace, who in zip(first, traces, (look.guide_name, look.model_name), strict=True):
@@ -47,6 +56,15 @@ def steady(look: Look) -> Iterator[Problem]:
                     "Sample the same sites at every call; let a mask or a discrete site decide, not Python",
                 )
                 return
+
+
+def _costly(trace: Trace) -> Trace:
+    """Return the draws of a trace that took many passes of a net, which are not made again."""
+    kept = Trace()
+    for name, site in samples(trace).items():
+        if passes_of(site["fn"]) > MANY_PASSES and not site["is_observed"]:
+            kept.add_node(name, **site)
+    return kept
 
 
 def _structure(trace: Trace) -> dict[str, Any]:

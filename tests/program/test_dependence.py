@@ -350,3 +350,34 @@ def test_the_check_takes_few_runs():
 
     assert not said(counted, GUIDE)
     assert len(calls) <= 32
+
+
+def test_a_costly_draw_is_not_made_in_every_run() -> None:
+    """And a site that comes and goes beside it is still noticed."""
+    draws: list[int] = []
+
+    class Costly(dist.Normal):
+        passes = 100
+
+        def rsample(self, *args: object, **kwargs: object) -> torch.Tensor:
+            draws.append(1)
+            return super().rsample(*args, **kwargs)
+
+    def model(x: torch.Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", Costly(torch.zeros(len(x)), 1.0))
+            if comes_and_goes and torch.rand(()) < 0.3:
+                pyro.sample("odd", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: torch.Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.7))
+
+    comes_and_goes = False
+    batch = {"x": torch.randn(8)}
+    assert pv.find_problems(pv.Pair(model, guide), batch) == []
+    assert 0 < len(draws) < 8
+    comes_and_goes = True
+    found = pv.find_problems(pv.Pair(model, guide), batch)
+    assert any("differ from call to call, first 'odd'" in problem.problem for problem in found)
