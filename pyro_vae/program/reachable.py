@@ -44,7 +44,8 @@ def modules_of(program: Any) -> dict[Path, nn.Module]:
         if isinstance(thing, nn.Module) and id(thing) not in inside:
             found[_free(path, found)] = thing
             inside |= {id(module) for module in thing.modules()}
-        todo.extend(((*path, *more), value) for more, value in _within(thing) if _leads_on(value))
+        held = ((more, value) for more, value in _within(thing) if id(value) not in seen)
+        todo.extend(((*path, *more), value) for more, value in held if _leads_on(value))
     return found
 
 
@@ -57,10 +58,13 @@ def _free(path: Path, taken: dict[Path, nn.Module]) -> Path:
 def _within(thing: Any) -> Iterator[tuple[Path, Any]]:
     """Yield what an object holds, with the path to each."""
     if isinstance(thing, nn.Module):
+        kinds: set[type] = set()
         for name, module in thing.named_modules():
             kept = {key: value for key, value in vars(module).items() if key not in _OF_EVERY_MODULE}
             yield from ((tuple(filter(None, (name, key))), value) for key, value in kept.items())
-            yield from (((), function) for function in _of_class(type(module)))
+            if type(module) not in kinds:  # many layers are of few classes
+                kinds.add(type(module))
+                yield from (((), function) for function in _of_class(type(module)))
     elif inspect.isfunction(thing):
         yield from _of_function(thing)
     elif inspect.ismethod(thing):
