@@ -16,12 +16,13 @@ from itertools import chain, count
 from types import CodeType, ModuleType, SimpleNamespace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae.compiled import of_library
 
 LARGEST = 1000  # entries of a container that is looked into: longer ones hold data
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_PLAIN = frozenset(map(id, (bool, int, float, str, bytes, type(None), Tensor, nn.Parameter)))  # hold no nets
 
 Path = tuple[str, ...]
 
@@ -155,6 +156,8 @@ def _leads_on(value: Any) -> bool:
     """Return whether a value may hold nets: modules, small containers, and what is of a user's
     class.
     """
+    if id(type(value)) in _PLAIN:
+        return False
     if isinstance(value, nn.Module | functools.partial) or inspect.ismethod(value):
         return True
     if isinstance(value, dict | list | tuple | set | frozenset | deque):
