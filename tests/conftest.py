@@ -1,22 +1,21 @@
-"""Every test must leave torch, NumPy and Pyro as it found them."""
+"""Every test must leave torch, NumPy and Pyro as it found them.
+
+What is heavy is imported where it is used: the process that hands tests to others runs none itself.
+"""
 
 import gc
 from collections.abc import Iterator
 
-import numpy as np
-import pyro
 import pytest
-import sympy  # noqa: F401 (torch loads it on first use of some operations, and it adds a filter for its warnings)
-import torch
-
-from pyro_vae.runs.checkpoint import seed_all
-
-torch.set_num_threads(1)  # small operations on several threads wait for each other, more so beside other processes
 
 
 @pytest.fixture(autouse=True)
 def no_global_state() -> Iterator[None]:
     """Fail a test that leaks a setting, a parameter or a seed's effect into the process."""
+    import pyro
+
+    from pyro_vae.runs.checkpoint import seed_all
+
     seed_all(20)
     before = _state()
     with pyro.get_param_store().scope():  # a test may use Pyro's one store itself, as users do
@@ -27,6 +26,9 @@ def no_global_state() -> Iterator[None]:
 @pytest.fixture
 def unchanged_random_state() -> Iterator[None]:
     """Fail when the code under test draws from, or seeds, a global generator."""
+    import numpy as np
+    import torch
+
     torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
     yield
     assert torch.equal(torch.get_rng_state(), torch_before), "the global torch generator moved"
@@ -34,6 +36,9 @@ def unchanged_random_state() -> Iterator[None]:
 
 
 def _state() -> dict[str, object]:
+    import pyro
+    import torch
+
     return {
         "dtype": torch.get_default_dtype(),
         "grad": torch.is_grad_enabled(),
@@ -50,9 +55,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=5, help="processes that each test of tests/faults kills")
 
 
+def pytest_collectstart() -> None:
+    """Collect no garbage while modules are imported: they leave next to none."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """Spare each collection of garbage the million objects that are there before the first test, and stay."""
-    gc.freeze()
+    """Set up the process that runs tests: one thread, and few collections of garbage."""
+    import sympy  # noqa: F401 (torch loads it on first use of some operations, and it adds a filter for its warnings)
+    import torch
+
+    torch.set_num_threads(1)  # small operations on several threads wait for each other, more so beside other processes
+    gc.freeze()  # the million objects that are there before the first test, and stay
+    gc.set_threshold(20_000, 10, 10)
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

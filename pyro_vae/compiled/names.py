@@ -40,6 +40,7 @@ class Slot(Mapping[str, Any]):
         return int(hasattr(self._owner, self._slot))
 
 
+@functools.cache
 def of_library(module: str | None) -> bool:
     """Return whether a Python module, by its name, is part of a library that nobody keeps things of a program in."""
     return (module or "").partition(".")[0] in _LIBRARIES

@@ -218,18 +218,21 @@ class Pair(Verbs):
         A frozen part, one with parameters of which none requires a gradient, stays in evaluation
         mode if it is in it: a pretrained net keeps its running averages.
         """
-        parts = [part for module in self.modules().values() for part in module.modules()]
+        modules = self.modules().values()
+        parts = [part for module in modules for part in module.modules()]
         kept = [part for part in parts if mode and not part.training and is_frozen(part)]
         with modes_kept(inner for part in kept for inner in part.modules()):
-            for module in self.modules().values():
+            for module in modules:
                 module.train(mode)
         return self
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Switch to evaluation mode inside, and restore every module's mode afterwards."""
-        with modes_kept(part for module in self.modules().values() for part in module.modules()):
-            self.train(False)
+        modules = self.modules().values()
+        with modes_kept(part for module in modules for part in module.modules()):
+            for module in modules:
+                module.train(False)
             yield
 
     @property

@@ -16,12 +16,13 @@ from itertools import chain, count
 from types import CodeType, ModuleType, SimpleNamespace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae.compiled import of_library
 
 LARGEST = 1000  # entries of a container that is looked into: longer ones hold data
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_PLAIN = frozenset(map(id, (bool, int, float, str, bytes, type(None), Tensor, nn.Parameter)))  # hold no nets
 
 Path = tuple[str, ...]
 
@@ -44,7 +45,8 @@ def modules_of(program: Any) -> dict[Path, nn.Module]:
         if isinstance(thing, nn.Module) and id(thing) not in inside:
             found[_free(path, found)] = thing
             inside |= {id(module) for module in thing.modules()}
-        todo.extend(((*path, *more), value) for more, value in _within(thing) if _leads_on(value))
+        held = ((more, value) for more, value in _within(thing) if id(value) not in seen)
+        todo.extend(((*path, *more), value) for more, value in held if _leads_on(value))
     return found
 
 
@@ -57,10 +59,13 @@ def _free(path: Path, taken: dict[Path, nn.Module]) -> Path:
 def _within(thing: Any) -> Iterator[tuple[Path, Any]]:
     """Yield what an object holds, with the path to each."""
     if isinstance(thing, nn.Module):
+        kinds: set[type] = set()
         for name, module in thing.named_modules():
             kept = {key: value for key, value in vars(module).items() if key not in _OF_EVERY_MODULE}
             yield from ((tuple(filter(None, (name, key))), value) for key, value in kept.items())
-            yield from (((), function) for function in _of_class(type(module)))
+            if type(module) not in kinds:  # many layers are of few classes
+                kinds.add(type(module))
+                yield from (((), function) for function in _of_class(type(module)))
     elif inspect.isfunction(thing):
         yield from _of_function(thing)
     elif inspect.ismethod(thing):
@@ -151,6 +156,8 @@ def _leads_on(value: Any) -> bool:
     """Return whether a value may hold nets: modules, small containers, and what is of a user's
     class.
     """
+    if id(type(value)) in _PLAIN:
+        return False
     if isinstance(value, nn.Module | functools.partial) or inspect.ismethod(value):
         return True
     if isinstance(value, dict | list | tuple | set | frozenset | deque):

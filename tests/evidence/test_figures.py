@@ -236,7 +236,10 @@ def test_pca_has_as_many_components_as_the_model_has_continuous_numbers():
     assert baseline(figures, data) == pytest.approx(pca_figures(data, 3))
 
 
-@pytest.mark.parametrize("build", [pairs.conditional, pairs.attribute, pairs.structured, pairs.autoencoder])
+@pytest.mark.parametrize(
+    "build",
+    [pairs.conditional, pytest.param(pairs.attribute, marks=pytest.mark.slow), pairs.structured, pairs.autoencoder],
+)
 def test_pca_does_not_stand_beside_what_it_is_not_of(data, build):
     figures = evaluate(build(data.spec, latent=2, hidden=[8]), data, num_samples=30)
     assert baseline(figures, data) is None

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tables import only
 
 import pyro_vae as pv
 from pyro_vae.cli import main
@@ -59,7 +60,9 @@ def test_seeds_in_every_command(here, capsys, seed):
     assert not (here / "trained" / "figures").exists()
 
 
-@pytest.mark.parametrize("device", ["meta", "hpu", "xla", "mps", "nonsense", "cuda:99", ""])
+@pytest.mark.parametrize(
+    "device", only(["meta", "hpu", "xla", "mps", "nonsense", "cuda:99", ""], ["meta", "hpu", "nonsense", "cuda:99", ""])
+)
 def test_devices_that_are_not_there(here, capsys, device):
     if device == "mps" and torch.backends.mps.is_available():
         pytest.skip("this machine has it")

@@ -62,7 +62,8 @@ def test_with_the_exact_posterior_every_single_draw_gives_log_p(digits, latent):
 
 
 def test_factor_analysis_agrees_with_scikit_learn(digits):
-    x = digits[:, digits.std(0) > 0.05]
+    x = digits[:300]
+    x = x[:, x.std(0) > 0.05]
     fitted = FactorAnalysis(5).fit(x.numpy())
     model = LinearModel(5, x.shape[1], noise=x.shape[1]).double()
     with torch.no_grad():

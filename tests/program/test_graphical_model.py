@@ -2,6 +2,7 @@
 
 import pytest
 from pyro.infer.inspect import get_model_relations
+from tables import only
 from zoo import ROWS, batch
 
 from pyro_vae.program.graphical_model import structure
@@ -9,8 +10,11 @@ from pyro_vae.program.graphical_model import structure
 WITH_DENSITY = {name: row for name, row in ROWS.items() if not row.implicit}  # Pyro's own asks for log-probabilities
 
 
-@pytest.mark.parametrize("row", WITH_DENSITY.values(), ids=WITH_DENSITY)
-def test_pyro_finds_the_same_arrows(row):
+@pytest.mark.parametrize(
+    "name", only(WITH_DENSITY, [n for n, row in WITH_DENSITY.items() if "objective" not in row.options])
+)
+def test_pyro_finds_the_same_arrows(name):
+    row = WITH_DENSITY[name]
     pair, data = row.build(), batch(row.spec, 3)
     relations = get_model_relations(pair.bound_model, (data,))
     nodes = [node for node in structure(pair, pair.bound_model, data) if node.kind != "given"]

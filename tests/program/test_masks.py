@@ -9,6 +9,7 @@ import pyro.poutine as poutine
 import pytest
 import torch
 from pyro.infer import TraceEnum_ELBO
+from tables import only
 from truths import rand
 
 import pyro_vae as pv
@@ -88,7 +89,7 @@ def each(x):
     return dist.Normal(CENTRES, 0.7).log_prob(x[..., None]) + WEIGHTS.log()
 
 
-@pytest.mark.parametrize("scale", [1.0, 2.5])
+@pytest.mark.parametrize("scale", only([1.0, 2.5], [2.5]))
 @pytest.mark.parametrize("k_in_guide", [False, True])
 @pytest.mark.parametrize("how_x", [None, "handler", "dist"])
 @pytest.mark.parametrize("how_k", [None, "handler", "dist"])

@@ -50,7 +50,7 @@ nests = st.recursive(
 
 
 @given(state=st.dictionaries(st.text(max_size=8).filter(lambda name: name != "format"), nests, max_size=5))
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_saved_is_what_is_loaded(tmp_path, state):
     path = tmp_path / "state.ckpt"
     checkpoint.save(path, state)

@@ -66,14 +66,14 @@ def one_by_one(monkeypatch):
 
 SETTINGS = {
     "default": {},
-    "schedules": {"beta": 2.0, "warm_up": 2.0, "schedule": "one-cycle", "clip": 1.0, "optimizer": "adamw"},
+    "schedules": {"beta": 2.0, "warm_up": 1.5, "schedule": "one-cycle", "clip": 1.0, "optimizer": "adamw"},
     "sgd": {"optimizer": "sgd", "lr": 1e-4, "schedule": "cosine", "free_bits": 0.1},
 }
 
 
 @pytest.mark.parametrize("settings", only(SETTINGS, ["schedules"]))
 def test_blocks_are_the_same_steps_as_one_by_one(digits, settings, uncompiled, blocks, one_by_one):
-    settings = {"epochs": 3, "compile": "on", **SETTINGS[settings]}
+    settings = {"epochs": 2, "compile": "on", **SETTINGS[settings]}
     many = pv.fit(small(digits), digits, **settings)
     assert sum(blocks) == many.steps - 1, "all but the first, which is compiled"
     assert max(blocks) > 5

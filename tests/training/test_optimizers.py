@@ -2,7 +2,7 @@
 
 import inspect
 import typing
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pyro
@@ -25,6 +25,12 @@ def trained(data, name="latent", **settings):
     torch.manual_seed(0)
     pair = getattr(pv.pairs, name)(data.spec, latent=2, hidden=[4])
     return pv.fit(pair, data, **{"epochs": 2, "batch_size": 25, "compile": "off", "precision": "64"} | settings)
+
+
+@pytest.fixture(scope="module")
+def named(data):
+    """Train an epoch by an optimizer of a name, once for all tests."""
+    return cache(lambda name: trained(data, optimizer=name, epochs=1))
 
 
 def parameters(fitted):
@@ -54,8 +60,8 @@ SAME = [
 
 
 @pytest.mark.parametrize(("name", "own"), SAME, ids=["class", "function", "Pyro", "groups"])
-def test_an_own_optimizer_takes_the_steps_of_the_named_one(data, name, own):
-    assert close(trained(data, optimizer=name, epochs=1), trained(data, optimizer=own, epochs=1))
+def test_an_own_optimizer_takes_the_steps_of_the_named_one(named, data, name, own):
+    assert close(named(name), trained(data, optimizer=own, epochs=1))
 
 
 def test_weight_decay_is_the_optimizers(data):
