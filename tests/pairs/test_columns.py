@@ -138,7 +138,7 @@ def test_a_table_with_missing_entries_is_trained_on_and_filled_in():
         data = pv.load_data(frame, missing="mark")
     torch.manual_seed(0)
     pair = pv.pairs.incomplete(data.spec, latent=2, hidden=[32])
-    fitted = pv.fit(pair, data, epochs=40, batch_size=64, lr=0.01, compile="off", progress=False)
+    fitted = pv.fit(pair, data, epochs=25, batch_size=64, lr=0.01, compile="off", progress=False)
     assert meaning_of(pair, data.batch("test")).evidence == "log p(x where seen)"
     hidden = FRAME.astype({"old": object}).assign(kind=None)
     filled = fitted.reconstruct(hidden)[:, 2:5]

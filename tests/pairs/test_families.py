@@ -76,6 +76,25 @@ def test_a_two_level_guide_can_be_the_posterior() -> None:
     torch.testing.assert_close(log_w, evidence.expand(4, -1), rtol=0, atol=1e-10)
 
 
+class OneMore(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1
+
+
+class Around(nn.Module):
+    """Normal(h, 1), whatever the level above."""
+
+    def forward(self, h: Tensor, *above: Tensor) -> Any:
+        return dist.Normal(h, 1.0).to_event(1)
+
+
+def test_each_level_of_a_guide_reads_the_hidden_layer_of_its_own_depth() -> None:
+    guide = HierarchicalGuide([OneMore(), OneMore(), OneMore()], Around(), [Around(), Around()])
+    nodes = poutine.trace(guide).get_trace(torch.zeros(4, 2)).nodes
+    means = {name: nodes[name]["fn"].mean.unique().tolist() for name in ("z3", "z2", "z1")}
+    assert means == {"z3": [3.0], "z2": [2.0], "z1": [1.0]}
+
+
 def test_a_bottom_up_guide_can_be_the_posterior_of_a_markov_chain_too() -> None:
     """q(z1 | x) q(z2 | z1): here z2 depends on x through z1 alone, and the guide's order does not matter."""
     model, joint, x = two_levels()

@@ -1,5 +1,6 @@
 """What is learned does not depend on the unit that real data happen to be given in."""
 
+import itertools
 import math
 from functools import cache
 
@@ -46,8 +47,11 @@ def elbo(kind: str, scale: float, likelihood: str = "auto", prior: str = "normal
     return fitted.history[-1]["elbo"]
 
 
-@pytest.mark.parametrize("scale", only([1e-6, 1e-3, 2.0**20, 1e6], [1e-6, 1e6]))
-@pytest.mark.parametrize("kind", ["plain", "unit", "constant", "doubled"])
+SCALED = [*itertools.product(["plain", "unit", "constant", "doubled"], [1e-6, 1e-3, 2.0**20, 1e6])]
+QUICK = [("plain", 1e-6), ("plain", 1e6), ("unit", 1e6), ("constant", 1e-6), ("doubled", 1e6)]
+
+
+@pytest.mark.parametrize(("kind", "scale"), only(SCALED, QUICK))
 def test_elbo_and_d_log_s_do_not_depend_on_s(kind, scale):
     assert elbo(kind, scale) + D * math.log(scale) == pytest.approx(elbo(kind, 1.0), abs=2e-3)
 

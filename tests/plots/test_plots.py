@@ -132,7 +132,7 @@ def test_pictures_of_one_level_of_a_table(what):
 
 
 @pytest.mark.parametrize("data", [IMAGES, pytest.param(TABLE, marks=pytest.mark.slow)], ids=["images", "table"])
-@pytest.mark.parametrize("what", [w for w in plots.PICTURES if w not in (*OTHERS, *OF_TABLES, "growth")])
+@pytest.mark.parametrize("what", [w for w in plots.PICTURES if w not in (*OTHERS, *OF_TABLES, "growth", "graph")])
 def test_pictures_of_two_levels_told_the_class(what, data):
     if what == "nats" and data is TABLE:
         pytest.skip("nats are a picture of images")
