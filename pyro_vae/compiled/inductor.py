@@ -3,8 +3,8 @@
 import functools
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, cast
 
 import torch
@@ -38,8 +38,9 @@ def compile_graph(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[...,
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(undisturbed())
-        for name in TALKATIVE:
-            stack.enter_context(_silent(name))
+        for logger in map(logging.getLogger, TALKATIVE):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # of torch about torch, and about TF32, which would round otherwise
         # inductor's public `compile` would do but for the decompositions, which it does not take
@@ -77,15 +78,3 @@ def _keep_freed_memory() -> None:
     convolutional step. It learns from the largest block below 32 MB that was freed, so one is freed; its pages are never touched.
     """
     torch.empty(2**25 - 2**13, dtype=torch.uint8, device="cpu")
-
-
-@contextmanager
-def _silent(name: str) -> Iterator[None]:
-    """Hold back a logger's warnings: that there is no GPU, and that some operations have no interface in C."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
