@@ -6,7 +6,7 @@ from pyro_vae.compiled.cuda_graphs import capturable, captured
 from pyro_vae.compiled.guards import Held, Same
 from pyro_vae.compiled.names import of_library
 from pyro_vae.compiled.observe import Observe
-from pyro_vae.compiled.recording import Recording, rebuilt, record, refuse_written, signature
+from pyro_vae.compiled.recording import Recording, call_with, record, refuse_written, signature
 from pyro_vae.compiled.state import (
     RecordingError,
     copies,
@@ -25,6 +25,7 @@ from pyro_vae.compiled.verify import (
     furthest,
     in_short,
     inductors_distance,
+    outcome,
     resampled,
 )
 from pyro_vae.compiled.watch import Watch
@@ -37,6 +38,7 @@ __all__ = [
     "RecordingError",
     "Same",
     "Watch",
+    "call_with",
     "capturable",
     "captured",
     "copies",
@@ -48,10 +50,10 @@ __all__ = [
     "like",
     "memory",
     "of_library",
+    "outcome",
     "private",
     "put_back",
     "random_state",
-    "rebuilt",
     "record",
     "refuse_written",
     "resampled",

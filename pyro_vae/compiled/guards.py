@@ -1,7 +1,7 @@
 """Whether dictionaries still hold the very objects that they held; asked before every replayed step."""
 
 import operator
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from itertools import compress, count
 from typing import Any
 
@@ -13,22 +13,17 @@ GONE = object()
 
 
 class Held:
-    """What a dictionary, or the attributes of a class, must hold.
+    """What a dictionary, or the attributes of a class, must go on to hold.
 
     Args:
         holder: the dictionary.
         names: the keys that matter; None for all.
-        wanted: what it must hold, by default what it holds now.
     """
 
-    def __init__(
-        self, holder: Any, names: Collection[Any] | None = None, wanted: Mapping[Any, Any] | None = None
-    ) -> None:
-        self.holder, self.names = holder, names
+    def __init__(self, holder: Any, names: Collection[Any] | None = None) -> None:
+        self.holder, self.names = holder, None if names is None else frozenset(names)
         self.skipped: set[Any] = set()  # keys that are looked at no more
         self.renew()
-        if wanted is not None:
-            self.keys, self.values = [*wanted], [*wanted.values()]
 
     def renew(self) -> None:
         """Take what is there now for what must be there."""
@@ -39,11 +34,8 @@ class Held:
         kind: Any = dict if isinstance(holder, dict) else type(holder)  # whatever a class of one's own makes of it
         if names is None and not self.skipped:
             return [*kind.keys(holder)], [*kind.values(holder)]
-        few, many = (kind.keys(holder), names) if names is None or len(holder) < len(names) else (names, holder)
-        has = kind.__contains__
-        keys = [k for k in few if (many is None or (has(holder, k) if many is holder else k in many))]
-        keys = [k for k in keys if k not in self.skipped] if self.skipped else keys
-        return keys, [kind.__getitem__(holder, k) for k in keys]
+        keys = [key for key in kind.keys(holder) if (names is None or key in names) and key not in self.skipped]
+        return keys, [kind.__getitem__(holder, key) for key in keys]
 
     def same(self) -> bool:
         """Return whether it holds the very objects under the very keys."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from pyro_vae.compiled._torch import tree_leaves
-from pyro_vae.compiled.state import like
+from pyro_vae.compiled.state import copies, like, undisturbed
 
 # How far a recording may be from eager Pyro: relative, in the norm of each output. The operations are the same, so
 # this is for sums that several threads add in another order; a wrong recording is off by far more.
@@ -28,6 +28,19 @@ def resampled(tensors: Sequence[Tensor]) -> list[Tensor]:
     batch = max(set(sizes), key=sizes.count) if sizes else 0
     rows = batch - 1 - torch.arange(batch) // 2
     return [like(t, t[rows.to(t.device)] if t.dim() and len(t) == batch else t) for t in tensors]
+
+
+def outcome(
+    run: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], written: Sequence[Tensor], seed: int | None = None
+) -> list[Tensor]:
+    """Return what a run returns, then what it leaves in the tensors that it writes; leave no trace.
+
+    Its draws are those of the seed, or the present ones.
+    """
+    with undisturbed(copies(written)):
+        if seed is not None:
+            torch.manual_seed(seed)
+        return [*run(*inputs), *(t.detach().clone() for t in written)]
 
 
 def disagreement(distance: Callable[[int | None], float], first: int | None = None) -> str | None:

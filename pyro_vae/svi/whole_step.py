@@ -25,12 +25,12 @@ from pyro_vae.compiled import (
     in_short,
     inductor,
     inductors_distance,
-    like,
+    outcome,
     private,
     trace,
     undisturbed,
 )
-from pyro_vae.svi.optimizers import Update, owners
+from pyro_vae.svi.optimizers import Owned, Update, owners
 
 _CALLS = PyroOptim.__call__, PyroLRScheduler.__call__  # which do nothing but step; one's own may do more
 
@@ -43,8 +43,8 @@ class UpdateCode:
             say whether the loss was finite, and whether all values were valid.
         update: the update that is part of it.
         outside: tensors that it reads or writes where they are.
-        written: those of them that it writes besides parameters.
-        places: where the parameters are among them.
+        params: those of them that it trains.
+        statistics: those of them that it writes besides.
         tensors: data, like those it will be called with.
     """
 
@@ -53,26 +53,22 @@ class UpdateCode:
         step: Callable[..., list[Tensor]],
         update: Update,
         outside: Sequence[Tensor],
-        written: Sequence[Tensor],
-        places: Sequence[int],
+        params: Sequence[Tensor],
+        statistics: Sequence[Tensor],
         tensors: Sequence[Tensor],
     ) -> None:
-        self._outside, self._places = outside, set(places)
-        statistics = {id(t) for t in written}
-        self._statistics = [i for i, t in enumerate(self._outside) if id(t) in statistics]
+        self._outside, self._params, self._statistics = outside, params, statistics
         self._hold(update)
-        changed = {*self._places, *self._averages}
-        spare = [like(t) if i in changed else t for i, t in enumerate(self._held)]
-        with undisturbed(), torch.no_grad():
-            self._graph = trace(step, [*spare, *tensors])
+        with undisturbed(copies(self._written)), torch.no_grad():
+            self._graph = trace(step, [*self._held, *tensors])
         self._code = inductor.compile_graph(self._graph, [*self._held, *tensors])
         self._run = self._code
 
     def _hold(self, update: Update) -> None:
         self.update = update
         self._held = [t.detach() for t in (*self._outside, *update.state, update.numbers)]
-        first = len(self._outside)
-        self._averages = [*self._statistics, *range(first, first + len(update.state))]
+        self._averages = [*self._statistics, *update.state]
+        self._written = [*self._params, *self._averages]
 
     def moved(self, update: Update, tensors: Sequence[Tensor]) -> "UpdateCode":
         """Return the same code on other tensors of the optimizer."""
@@ -88,7 +84,7 @@ class UpdateCode:
     def capture(self, tensors: Sequence[Tensor]) -> str | None:
         """Replay it as one CUDA graph from now on; return why not."""
         try:
-            self._run = captured(self._code, [*self._held, *tensors], len(self._held) - 1, self._written())
+            self._run = captured(self._code, [*self._held, *tensors], len(self._held) - 1, self._written)
         except Exception as error:  # the code itself is there
             return in_short(error)
         return None
@@ -97,11 +93,8 @@ class UpdateCode:
         """Run the code itself again."""
         self._run = self._code
 
-    def _written(self) -> list[Tensor]:
-        return [self._held[i] for i in (*self._places, *self._averages)]
-
     def __call__(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Count a step, take it, and return what it returns."""
+        """Take a step and return what it returns; if it counts, `update.count` is to be told."""
         self.update.prepare()
         grad = torch.is_grad_enabled()
         set_grad_enabled = private("set_grad_enabled")  # torch.no_grad() itself takes 17 us here
@@ -121,6 +114,7 @@ class UpdateCode:
                 prepare()
                 self.update.prepare()
                 outs.append(self._run(*self._held, *tensors))
+                self.update.count()
                 if until():
                     break
         return outs
@@ -132,15 +126,11 @@ class UpdateCode:
         Not the parameters: where a gradient is nothing but rounding, Adam's first steps make a full step of
         it.
         """
-        results = []
-        averages = [self._held[i] for i in self._averages]
-        for run in (self._graph, self._run):
-            with undisturbed(copies(self._written())), torch.no_grad():
-                if seed is not None:
-                    torch.manual_seed(seed)
-                out = run(*self._held, *tensors)
-                results.append([*out[:losses], *(t.clone() for t in averages)])
-        return inductors_distance(self._graph, *results)
+        inputs, runs = [*self._held, *tensors], (self._graph, self._run)
+        with torch.no_grad():
+            wanted, got = (outcome(run, inputs, self._written, seed) for run in runs)
+        first = len(wanted) - len(self._averages)
+        return inductors_distance(self._graph, [*wanted[:losses], *wanted[first:]], [*got[:losses], *got[first:]])
 
 
 def whole_step(
@@ -162,10 +152,10 @@ def whole_step(
         old: code of the same step that may serve again, on other tensors of the optimizer.
     """
     reached = recording.present[-len(params) :] if params else []
-    owned = _updated(optim, params, reached)
-    if owned is None:
+    owned, held = _updated(optim, params, reached)
+    if not owned:
         return None
-    update = Update(owned, clip, _held_by_pyro(optim, params, reached))
+    update = Update(owned, clip, held)
     if old is not None and old.update.plan == update.plan:
         return old.moved(update, tensors)
     trained = [p for p, *_ in owned]
@@ -185,45 +175,32 @@ def whole_step(
         )
         return [*out[:losses], finite, torch.ones_like(finite) if valid is None else valid]
 
-    return UpdateCode(step, update, recording.outside, recording.written, places, tensors)
+    return UpdateCode(step, update, recording.outside, trained, recording.written, tensors)
 
 
 def _updated(
     optim: PyroOptim | Optimizer, params: Sequence[Tensor], reached: Sequence[bool]
-) -> list[tuple[Tensor, Optimizer, dict[str, Any]]] | None:
-    """Return the parameters that a step updates, each with its optimizer and group; None if not all can be in a graph."""
+) -> tuple[list[Owned], list[dict[Any, Any]]]:
+    """Return the parameters that a step updates, none if not all can be in a graph, and dictionaries of a Pyro optimizer that
+    must stay as they are; leave zeros for gradients as Pyro does.
+    """
     if isinstance(optim, PyroOptim):
         if type(optim).__call__ not in _CALLS:
-            return None
+            return [], []
         _create_optimizers(optim, params)
     owner = owners(optim)
-    owned = []
-    for p, here in zip(params, reached, strict=True):
-        if id(p) not in owner:
-            continue
-        if here:
-            owned.append((p, *owner[id(p)]))
-        elif isinstance(optim, PyroOptim) and owner[id(p)][0].state.get(p):
-            return None  # a gradient reached it in other steps, so Pyro's optimizers go on moving it
-    if isinstance(optim, PyroOptim) and any(optim.grad_clip.get(p) for p, *_ in owned):
-        return None
-    return None if not owned or any(Update.why_not(*owner[id(p)]) for p, *_ in owned) else owned
-
-
-def _held_by_pyro(
-    optim: PyroOptim | Optimizer, params: Sequence[Tensor], reached: Sequence[bool]
-) -> list[dict[Any, Any]]:
-    """Return the dictionaries of a Pyro optimizer that must stay as they are, and leave zeros for gradients as Pyro does."""
+    owned = [(p, *owner[id(p)]) for p, here in zip(params, reached, strict=True) if here and id(p) in owner]
+    if not all(Update.covers(optimizer, group) for _, optimizer, group in owned):
+        return [], []
     if not isinstance(optim, PyroOptim):
-        return []
-    owner = owners(optim)
-    held: list[dict[Any, Any]] = [optim.optim_objs, optim.grad_clip]
-    for p, here in zip(params, reached, strict=True):
-        if not here:
-            held.append(owner[id(p)][0].state)
-        elif id(p) in owner:
-            p.grad = torch.zeros_like(p)  # steps that do not reach it go on moving it
-    return held
+        return owned, []
+    missed = [(p, owner[id(p)][0].state) for p, here in zip(params, reached, strict=True) if not here]
+    # where a gradient reached one in other steps, Pyro's optimizers go on moving it
+    if any(state.get(p) for p, state in missed) or any(optim.grad_clip.get(p) for p, *_ in owned):
+        return [], []
+    for p, *_ in owned:
+        p.grad = torch.zeros_like(p)  # steps that do not reach it go on moving it
+    return owned, [optim.optim_objs, optim.grad_clip, *(state for _, state in missed)]
 
 
 def _create_optimizers(optim: PyroOptim, params: Sequence[Tensor]) -> None:
