@@ -5,8 +5,6 @@ from collections.abc import Collection, Iterable
 from itertools import compress, count
 from typing import Any
 
-from torch.utils.hooks import RemovableHandle
-
 from pyro_vae.compiled._torch import optional
 
 GONE = object()
@@ -18,10 +16,12 @@ class Held:
     Args:
         holder: the dictionary.
         names: the keys that matter; None for all.
+        what: what its entries are called, by default by their keys.
     """
 
-    def __init__(self, holder: Any, names: Collection[Any] | None = None) -> None:
+    def __init__(self, holder: Any, names: Collection[Any] | None = None, what: str = "") -> None:
         self.holder, self.names = holder, None if names is None else frozenset(names)
+        self.what = what
         self.skipped: set[Any] = set()  # keys that are looked at no more
         self.renew()
 
@@ -71,15 +71,13 @@ class Same:
 
     Args:
         held: what is to be held.
-        hooks: torch's dictionaries of hooks. Those that are empty stay so until torch gives somebody a handle on a new one.
 
     Attributes:
         written: whether any of them had been written to when this was last asked.
     """
 
-    def __init__(self, held: Iterable[Held], hooks: Iterable[dict[int, Any]] = ()) -> None:
-        hooks = list(hooks)
-        self.held = [*held, *map(Held, filter(None, hooks))]
+    def __init__(self, held: Iterable[Held]) -> None:
+        self.held = list(held)
         self.written = True
         self._of_classes = [one for one in self.held if not isinstance(one.holder, dict)]  # nobody counts theirs
         self._of_dicts = [one for one in self.held if isinstance(one.holder, dict)]
@@ -88,15 +86,8 @@ class Same:
         numbers = count()
         # Without torch's count of writes every dictionary is taken for written to.
         self._version = optional("dict_version") or (lambda _: next(numbers))
-        self.empty = [holder for holder in hooks if not holder]
-        self._handles = -1
 
     def __bool__(self) -> bool:
-        handles = RemovableHandle.next_id
-        if handles != self._handles:
-            if any(self.empty):
-                return False
-            self._handles = handles
         versions = list(map(self._version, self._dicts))
         self.written = versions != self._versions
         if self.written:

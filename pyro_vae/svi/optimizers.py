@@ -134,8 +134,8 @@ class Update:
         names = (*_HYPERPARAMETERS, *_FEATURES_LEFT_TO_TORCH)
         held += [Held(group, names) for group in {id(g): g for _, _, g in self._owned}.values()]
         held += map(Held, (*also, *(o.state for o in optimizers)))
-        hooks = {id(hooks): hooks for o in optimizers for hooks in _hooks(o)}.values()
-        self._same = Same(held, hooks)
+        held += [Held(hooks) for o in optimizers for hooks in _hooks(o)]
+        self._same = Same(held)
         self._rates_in_tensors = True  # which may change in place; found out when they are looked at
 
     @staticmethod
