@@ -2,8 +2,8 @@
 
 from pyro_vae.compiled._torch import private, tree_leaves
 from pyro_vae.compiled.capture import trace
-from pyro_vae.compiled.cuda_graphs import capturable, captured
 from pyro_vae.compiled.guards import Held, Same
+from pyro_vae.compiled.inductor import Code
 from pyro_vae.compiled.names import of_library
 from pyro_vae.compiled.observe import Observe
 from pyro_vae.compiled.recording import Recording, call_with, record, refuse_written, signature
@@ -18,20 +18,11 @@ from pyro_vae.compiled.state import (
     surroundings,
     undisturbed,
 )
-from pyro_vae.compiled.verify import (
-    OTHER_DRAWS,
-    differences,
-    disagreement,
-    furthest,
-    in_short,
-    inductors_distance,
-    outcome,
-    resampled,
-)
+from pyro_vae.compiled.verify import differences, furthest, in_short
 from pyro_vae.compiled.watch import Watch
 
 __all__ = [
-    "OTHER_DRAWS",
+    "Code",
     "Held",
     "Observe",
     "Recording",
@@ -39,24 +30,18 @@ __all__ = [
     "Same",
     "Watch",
     "call_with",
-    "capturable",
-    "captured",
     "copies",
     "differences",
-    "disagreement",
     "furthest",
     "in_short",
-    "inductors_distance",
     "like",
     "memory",
     "of_library",
-    "outcome",
     "private",
     "put_back",
     "random_state",
     "record",
     "refuse_written",
-    "resampled",
     "set_random_state",
     "signature",
     "surroundings",

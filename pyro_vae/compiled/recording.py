@@ -26,22 +26,13 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from pyro_vae.compiled import inductor
 from pyro_vae.compiled._torch import private, tree_leaves
 from pyro_vae.compiled.capture import Constants, Reads, trace
+from pyro_vae.compiled.inductor import Code
 from pyro_vae.compiled.observe import Observe
 from pyro_vae.compiled.questions import Questions
 from pyro_vae.compiled.state import RecordingError, put_back, undisturbed
-from pyro_vae.compiled.verify import (
-    OTHER_DRAWS,
-    differences,
-    disagreement,
-    furthest,
-    in_short,
-    inductors_distance,
-    outcome,
-    resampled,
-)
+from pyro_vae.compiled.verify import OTHER_DRAWS, differences, furthest, in_short, outcome, resampled
 
 _SPARSE = "sparse tensor, whose number of entries is part of its shape; make it dense"
 _PLAIN = (int, float, complex, str, bytes, type(None), type(...), torch.dtype, torch.device, torch.Size, Enum, PurePath)
@@ -177,7 +168,7 @@ class Recording:
         self.questions = Questions(graph, lines, [*self._held, *tensors])
         self.graph = graph
         self.present = [leaf is _TENSOR for leaf in self._leaves]
-        self.code: Callable[..., Any] | None = None
+        self.code: Code | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs for other data, which must have the recorded signature."""
@@ -194,18 +185,17 @@ class Recording:
 
     def run(self, *tensors: Tensor) -> Sequence[Tensor]:
         """Return the tensors among the outputs, given the tensors among the arguments."""
-        return self._without_check(self.code or self.graph.forward, tensors)
+        return self.recorded(*tensors) if self.code is None else self._without_check(self.code(tensors))
 
     def recorded(self, *tensors: Tensor) -> Sequence[Tensor]:
         """Return what `run` returns, by the recorded graph also when it is compiled."""
-        return self._without_check(self.graph, tensors)
-
-    def _without_check(self, run: Callable[..., Any], tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         with torch.no_grad():
-            out = run(*self._held, *tensors)
+            return self._without_check(self.graph.forward(*self._held, *tensors))
+
+    def _without_check(self, out: Sequence[Tensor]) -> Sequence[Tensor]:
         if self.checks:
             *out, self.all_valid = out
-        return out  # type: ignore[no-any-return]
+        return out
 
     def assemble(self, outputs: Sequence[Tensor]) -> Any:
         """Return the outputs in the structure that `fn` returned."""
@@ -217,19 +207,13 @@ class Recording:
     def compile(self, *tensors: Tensor) -> str | None:
         """Replace the recorded graph by inductor's code for it, made for arguments like `tensors`; return why not."""
         try:
-            self.code = inductor.compile_graph(self.graph, [*self._held, *tensors])
-            why_not = disagreement(lambda seed: self.distance(tensors, seed))
+            self.code = Code(self.graph, self._held, self.written, tensors)
+            why_not = self.code.disagreement(tensors)
         except Exception as error:  # whatever goes wrong in a compiler, the recorded graph is there
             why_not = in_short(error)
         if why_not is not None:
             self.code = None
         return why_not
-
-    def distance(self, tensors: Sequence[Tensor], seed: int | None = None) -> float:
-        """Compare what runs with the recorded graph, in outputs and in what they write, and leave no trace."""
-        inputs, runs = [*self._held, *tensors], (self.graph, self.code or self.graph)
-        with torch.no_grad():
-            return inductors_distance(self.graph, *(outcome(run, inputs, self.written, seed) for run in runs))
 
 
 def record(
@@ -339,7 +323,8 @@ def _check(recording: Recording, eager: Callable[..., Any], leaves: Sequence[Ten
     def flat(*tensors: Tensor) -> list[Tensor]:
         return [v.detach() for v in tree_leaves(eager(*tensors)) if isinstance(v, Tensor)]
 
-    distance = furthest(*(outcome(run, tensors, recording.written, OTHER_DRAWS) for run in (flat, recording.run)))
+    wanted, got = (outcome(run, tensors, recording.written, OTHER_DRAWS) for run in (flat, recording.run))
+    distance = furthest(wanted, got)
     if distance > 1 or not recording.all_valid:
         raise RecordingError(
             "its recording differs from eager Pyro on other data and draws "

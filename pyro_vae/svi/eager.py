@@ -38,9 +38,6 @@ class EagerSVI(pyro.infer.SVI):  # type: ignore[misc]  # Pyro is untyped
     """Takes steps eagerly; `SVI`, which replays them, falls back on it.
 
     Takes `SVI`'s arguments.
-
-    Attributes:
-        finite: whether the last step's loss (and clipped norm) was finite, a 0-dim bool tensor.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer
 from torch.optim import optimizer as torch_optimizer
 
-from pyro_vae.compiled import Held, Same
+from pyro_vae.compiled import Held, Same, private
 
 _FEATURES_LEFT_TO_TORCH = ("amsgrad", "maximize", "capturable", "differentiable")
 _HYPERPARAMETERS = (
@@ -53,10 +53,17 @@ class _Cohort:
         (_, optimizer, group), *_ = self.members = members
         self.kind, self.settings, self.first = type(optimizer), _settings(group), first
         self.groups = list({id(g): g for _, _, g in members}.values())
+        self._counted: list[Any] = []
+
+    def _counts(self) -> list[Any]:
+        """Return the members' counts of steps, and what tells of tensors that somebody else has counted."""
+        counts = [optimizer.state[p].get("step", 0) for p, optimizer, _ in self.members]
+        return [(count, getattr(count, "_version", 0)) for count in counts]
 
     def of_one_age(self) -> bool:
         """Return whether the parameters still are: steps that trained only some of them may have come between."""
-        return len({_age(optimizer.state[p]) for p, optimizer, _ in self.members}) == 1
+        counts = self._counts()
+        return counts == self._counted or len({int(count) for count, _ in counts}) == 1
 
     def numbers(self) -> tuple[float, ...]:
         """Return what `_RULES` takes for the next step."""
@@ -76,14 +83,11 @@ class _Cohort:
         """Note that a step was taken."""
         self.first = False
         if self.kind is ClippedAdam:
-            for group in self.groups:
-                group["lr"] *= group["lrd"]
-        for parameter, optimizer, _ in self.members:
-            state = optimizer.state[parameter]
-            if isinstance(state.get("step"), Tensor):
-                state["step"].add_(1)  # where it is: writes to the dictionary are noticed
-            elif "step" in state:
-                state["step"] += 1
+            for parameter, optimizer, _ in self.members:
+                optimizer.state[parameter]["step"] += 1
+        elif self.kind is not SGD:
+            private("foreach_add_")([optimizer.state[p]["step"] for p, optimizer, _ in self.members], 1)
+        self._counted = self._counts()
 
 
 class Update:
@@ -102,6 +106,7 @@ class Update:
 
     def __init__(self, owned: Sequence[Owned], clip: float | None = None, also: Iterable[dict[Any, Any]] = ()) -> None:
         self.clip, self._owned = clip, list(owned)
+        self._groups = list({id(group): group for *_, group in self._owned}.values())
         cohorts: dict[Any, list[Owned]] = {}
         keys = []
         for one in self._owned:
@@ -111,16 +116,9 @@ class Update:
             keys.append((type(optimizer), _settings(group), float(group["lr"]), age, fresh and type(optimizer) is SGD))
             cohorts.setdefault(keys[-1], []).append(one)
         self._cohorts = [_Cohort(members, key[-1]) for key, members in cohorts.items()]
-        rows = {key: row for row, key in enumerate(cohorts)}
-        self._rows_of = [rows[key] for key in keys]  # for each parameter
+        self._rows_of = list(map(list(cohorts).index, keys))  # for each parameter
         self.plan = [(one.kind, one.settings) for one in self._cohorts], self._rows_of
-        self._slots = [
-            [name for name in _STATE[type(optimizer)] if name != "momentum_buffer" or group["momentum"]]
-            for _, optimizer, group in self._owned
-        ]
-        self.state = [
-            o.state[p][name] for (p, o, _), names in zip(self._owned, self._slots, strict=True) for name in names
-        ]
+        self.state = [o.state[p][name] for p, o, group in self._owned for name in _averages(o, group)]
         self._guard(also)
         self.numbers = torch.zeros(len(cohorts), 4, dtype=torch.float64, device=self._owned[0][0].device)
 
@@ -132,7 +130,7 @@ class Update:
         held = [Held(vars(o), ("state",)) for o in optimizers]  # load_state_dict's
         held += [Held(o.state[p], _STATE[type(o)]) for p, o, _ in self._owned]
         names = (*_HYPERPARAMETERS, *_FEATURES_LEFT_TO_TORCH)
-        held += [Held(group, names) for group in {id(g): g for _, _, g in self._owned}.values()]
+        held += [Held(group, names) for group in self._groups]
         held += map(Held, (*also, *(o.state for o in optimizers)))
         held += [Held(hooks) for o in optimizers for hooks in _hooks(o)]
         self._same = Same(held)
@@ -172,6 +170,9 @@ class Update:
 
     def count(self) -> None:
         """Note that the step was taken."""
+        for group in self._groups:
+            if "lrd" in group:  # ClippedAdam's rate decays
+                group["lr"] *= group["lrd"]
         for cohort in self._cohorts:
             cohort.count()
 
@@ -198,10 +199,8 @@ class Update:
             grads = [grad * factor for grad in grads]
         make = finite & valid if guarded and valid is not None else finite if guarded else valid
         slots = iter(state)
-        for parameter, grad, row, names, (_, optimizer, group) in zip(
-            params, grads, self._rows_of, self._slots, self._owned, strict=True
-        ):
-            old = [next(slots) for _ in names]
+        for parameter, grad, row, (_, optimizer, group) in zip(params, grads, self._rows_of, self._owned, strict=True):
+            old = [next(slots) for _ in _averages(optimizer, group)]
             new = _RULES[type(optimizer)](parameter, grad, old, numbers[row].to(parameter.dtype), group)
             for tensor, value in zip([parameter, *old], new, strict=True):
                 tensor.copy_(value if make is None else torch.where(make, value, tensor))
@@ -230,6 +229,10 @@ def _settings(group: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(map(group.get, _HYPERPARAMETERS))
 
 
+def _averages(optimizer: Optimizer, group: dict[str, Any]) -> list[str]:
+    return [name for name in _STATE[type(optimizer)] if name != "momentum_buffer" or group["momentum"]]
+
+
 def _age(state: dict[str, Any]) -> int:
     return int(state.get("step", 0))
 
@@ -239,9 +242,8 @@ def _begin(parameter: Tensor, optimizer: Optimizer, group: dict[str, Any]) -> bo
     state = optimizer.state[parameter]
     fresh = not state or (type(optimizer) is SGD and state.get("momentum_buffer") is None)
     if fresh:
-        for name in _STATE[type(optimizer)]:
-            if name != "momentum_buffer" or group["momentum"]:
-                state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        for name in _averages(optimizer, group):
+            state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         if type(optimizer) is ClippedAdam:
             state["step"] = 0
         elif type(optimizer) is not SGD:

@@ -11,18 +11,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_vae.compiled import (
-    OTHER_DRAWS,
     RecordingError,
     Watch,
     copies,
     differences,
-    disagreement,
     furthest,
     in_short,
     like,
     memory,
     record,
-    resampled,
     undisturbed,
 )
 from pyro_vae.svi.eager import EagerSVI, InvalidData, as_tensors, parts
@@ -34,9 +31,8 @@ AUDIT_EVERY = 5_000  # one takes as long as a hundred of the smallest steps
 MOST_STATES = 8  # in which one recording is known to hold, and settings of an optimizer that it is compiled for
 
 
-def _flags(tensor: Tensor) -> tuple[bool, dict[int, Any], bool]:
-    """Return what decides whether a gradient arrives, and as what."""
-    return tensor.requires_grad, dict(tensor._backward_hooks or {}), bool(tensor._post_accumulate_grad_hooks)
+# what decides whether a gradient arrives, and as what
+_FLAGS = operator.attrgetter("requires_grad", "_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def audited(call: int) -> bool:
@@ -82,7 +78,8 @@ class StepGraph:
         self._one_loss = len(present) == 1 + len(params)
         self._optim = svi.optim
         self._memories = set(map(memory, params))
-        self._flags = list(map(_flags, self._recording.outside))
+        flags = map(_FLAGS, self._recording.outside)
+        self._flags = [(needs, hooks if hooks is None else dict(hooks), after) for needs, hooks, after in flags]
         if any(after for _, _, after in self._flags):
             raise RecordingError("a parameter has a hook that runs when its gradient has arrived")
         store = pyro.get_param_store()._params
@@ -98,7 +95,7 @@ class StepGraph:
         store = pyro.get_param_store()._params
         return (
             self._recording.valid()
-            and list(map(_flags, self._recording.outside)) == self._flags
+            and list(map(_FLAGS, self._recording.outside)) == self._flags
             and self._trains_the_same()
             and all(store.get(name) is p for name, p in self._stored.items())
             and self._in_a_known_state(tensors)
@@ -186,11 +183,8 @@ class StepGraph:
 
     def ahead(self, most: int, tensors: Sequence[Tensor]) -> int:
         """Return how many steps may follow the last one without anything being looked at: none is to be audited, nor are its data copied."""
-        if (
-            self._whole is None
-            or self._recording.questions.lines
-            or not self._memories.isdisjoint(map(memory, tensors))
-        ):
+        apart = self._memories.isdisjoint(map(memory, tensors))
+        if self._whole is None or self._recording.questions.lines or not apart:
             return 0
         return next((i for i in range(most) if audited(self.calls + i + 1)), most)
 
@@ -242,21 +236,13 @@ class StepGraph:
         if why_not is not None:
             self._whole = None
             return f"replays its recording uncompiled: inductor failed ({why_not})"
-        if self._whole is None or not self._whole.capturable(tensors):
-            return None
-        # other data and draws than those of the capture, which would be right if everything stood still
-        why_not = self._whole.capture(tensors) or self._disagreement(resampled(tensors), OTHER_DRAWS + 1)
-        if why_not is None:
-            return None
-        self._whole.launch_one_by_one()
-        return f"launches a step's kernels one by one: as a CUDA graph it failed ({why_not})"
+        why_not = self._whole.code.capture(tensors) if self._whole is not None else None
+        return f"launches a step's kernels one by one: as a CUDA graph it failed ({why_not})" if why_not else None
 
-    def _disagreement(self, tensors: Sequence[Tensor], draws: int | None = None) -> str | None:
-        """Say that what runs does not do what the recorded graph does, or None."""
-        recording, whole = self._recording, self._whole
-        if whole is not None:
-            return disagreement(lambda seed: whole.distance(self._losses, tensors, seed), draws)
-        return disagreement(lambda seed: recording.distance(tensors, seed), draws) if recording.code else None
+    def _disagreement(self, tensors: Sequence[Tensor]) -> str | None:
+        """Say that what runs does not do what its graph does, or None."""
+        code = self._recording.code if self._whole is None else self._whole.code
+        return None if code is None else code.disagreement(tensors)
 
     def _eager(self, *args: Any, **kwargs: Any) -> Any:
         """Run eager Pyro and return what the recording returns."""

@@ -2,12 +2,11 @@
 
 The recorded graph yields loss and gradients; `optimizers.Update` continues it, in tensor operations, to new parameters
 and averages, which the graph writes where the optimizer keeps them. What the host computes for a step (learning rate,
-bias corrections) is an input. So one call of inductor's code takes the step. The code is compared with its graph on
-those very tensors, which are put back.
+bias corrections) is an input. So one call of inductor's code takes the step.
 """
 
-import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyro
@@ -17,19 +16,7 @@ from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.compiled import (
-    Recording,
-    capturable,
-    captured,
-    copies,
-    in_short,
-    inductor,
-    inductors_distance,
-    outcome,
-    private,
-    trace,
-    undisturbed,
-)
+from pyro_vae.compiled import Code, Recording, copies, trace, undisturbed
 from pyro_vae.svi.optimizers import Owned, Update, owners
 
 _CALLS = PyroOptim.__call__, PyroLRScheduler.__call__  # which do nothing but step; one's own may do more
@@ -38,14 +25,18 @@ _CALLS = PyroOptim.__call__, PyroLRScheduler.__call__  # which do nothing but st
 class UpdateCode:
     """Inductor's code for what ends in an update of parameters.
 
+    Compared with its graph, on the very tensors that it writes, are the losses, buffers and the optimizer's averages; not the
+    parameters: where a gradient is nothing but rounding, Adam's first steps make a full step of it.
+
     Args:
-        step: what it does: takes `outside`, the optimizer's tensors and numbers, then `tensors`; the last two tensors that it returns
-            say whether the loss was finite, and whether all values were valid.
+        step: what it does: takes `outside`, the optimizer's tensors and numbers, then `tensors`; it returns `losses` losses, and
+            whether they were finite, and whether all values were valid.
         update: the update that is part of it.
         outside: tensors that it reads or writes where they are.
         params: those of them that it trains.
         statistics: those of them that it writes besides.
         tensors: data, like those it will be called with.
+        losses: how many there are.
     """
 
     def __init__(
@@ -56,81 +47,45 @@ class UpdateCode:
         params: Sequence[Tensor],
         statistics: Sequence[Tensor],
         tensors: Sequence[Tensor],
+        losses: int,
     ) -> None:
         self._outside, self._params, self._statistics = outside, params, statistics
-        self._hold(update)
-        with undisturbed(copies(self._written)), torch.no_grad():
-            self._graph = trace(step, [*self._held, *tensors])
-        self._code = inductor.compile_graph(self._graph, [*self._held, *tensors])
-        self._run = self._code
+        held, written = self._hold(update)
+        with undisturbed(copies(written)), torch.no_grad():
+            graph = trace(step, [*held, *tensors])
+        averages = len(written) - len(params)
+        self.code = Code(
+            graph, held, written, tensors, lambda found: [*found[:losses], *found[len(found) - averages :]]
+        )
 
-    def _hold(self, update: Update) -> None:
+    def _hold(self, update: Update) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the tensors that stay from step to step, and those that are written."""
         self.update = update
-        self._held = [t.detach() for t in (*self._outside, *update.state, update.numbers)]
-        self._averages = [*self._statistics, *update.state]
-        self._written = [*self._params, *self._averages]
+        held = [t.detach() for t in (*self._outside, *update.state, update.numbers)]
+        return held, [*self._params, *self._statistics, *update.state]
 
     def moved(self, update: Update, tensors: Sequence[Tensor]) -> "UpdateCode":
         """Return the same code on other tensors of the optimizer."""
-        self._hold(update)
-        if self._run is not self._code and self.capture(tensors) is not None:
-            self.launch_one_by_one()
+        self.code.move(*self._hold(update), tensors)
         return self
-
-    def capturable(self, tensors: Sequence[Tensor]) -> bool:
-        """Return whether it could be one CUDA graph."""
-        return capturable([*self._held, *tensors])
-
-    def capture(self, tensors: Sequence[Tensor]) -> str | None:
-        """Replay it as one CUDA graph from now on; return why not."""
-        try:
-            self._run = captured(self._code, [*self._held, *tensors], len(self._held) - 1, self._written)
-        except Exception as error:  # the code itself is there
-            return in_short(error)
-        return None
-
-    def launch_one_by_one(self) -> None:
-        """Run the code itself again."""
-        self._run = self._code
 
     def __call__(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """Take a step and return what it returns; if it counts, `update.count` is to be told."""
         self.update.prepare()
-        grad = torch.is_grad_enabled()
-        set_grad_enabled = private("set_grad_enabled")  # torch.no_grad() itself takes 17 us here
-        set_grad_enabled(False)
-        try:
-            return self._run(*self._held, *tensors)
-        finally:
-            set_grad_enabled(grad)
+        return self.code(tensors)
 
     def run_on(
         self, slices: Sequence[Sequence[Tensor]], prepare: Callable[[], None], until: Callable[[], bool]
     ) -> list[Sequence[Tensor]]:
-        """Run on each, after a ``prepare`` for each, until told to stop."""
+        """Take a step on each, after a ``prepare`` for each, until told to stop."""
         outs: list[Sequence[Tensor]] = []
-        with torch.no_grad():
-            for tensors in slices:
-                prepare()
-                self.update.prepare()
-                outs.append(self._run(*self._held, *tensors))
-                self.update.count()
-                if until():
-                    break
+        for tensors in slices:
+            prepare()
+            outs.append(self(tensors))
+            self.update.count()
+            if until():
+                break
         return outs
-
-    def distance(self, losses: int, tensors: Sequence[Tensor], seed: int | None = None) -> float:
-        """Compare compiled code with the recorded graph, on the very tensors that it will write, and put them back: the loss,
-        buffers and the optimizer's averages.
-
-        Not the parameters: where a gradient is nothing but rounding, Adam's first steps make a full step of
-        it.
-        """
-        inputs, runs = [*self._held, *tensors], (self._graph, self._run)
-        with torch.no_grad():
-            wanted, got = (outcome(run, inputs, self._written, seed) for run in runs)
-        first = len(wanted) - len(self._averages)
-        return inductors_distance(self._graph, [*wanted[:losses], *wanted[first:]], [*got[:losses], *got[first:]])
 
 
 def whole_step(
@@ -175,7 +130,7 @@ def whole_step(
         )
         return [*out[:losses], finite, torch.ones_like(finite) if valid is None else valid]
 
-    return UpdateCode(step, update, recording.outside, trained, recording.written, tensors)
+    return UpdateCode(step, update, recording.outside, trained, recording.written, tensors, losses)
 
 
 def _updated(
@@ -209,6 +164,6 @@ def _create_optimizers(optim: PyroOptim, params: Sequence[Tensor]) -> None:
         if p not in optim.optim_objs:
             optim.optim_objs[p] = optim._get_optim(p)
             optim.grad_clip[p] = optim._get_grad_clip(p)
-            with contextlib.suppress(KeyError):  # nothing loaded is waiting for it
+            with suppress(KeyError):  # nothing loaded is waiting for it
                 state = optim._state_waiting_to_be_consumed.pop(pyro.get_param_store().param_name(p))
                 pyro.optim.optim._load_state_dict(optim.optim_objs[p], state)
