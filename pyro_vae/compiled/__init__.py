@@ -1,6 +1,6 @@
 """Record a callable that runs Pyro programs once and replay it without Python; knows nothing of pairs."""
 
-from pyro_vae.compiled._torch import private, tree_leaves
+from pyro_vae.compiled._torch import tree_leaves
 from pyro_vae.compiled.capture import trace
 from pyro_vae.compiled.guards import Held, Same
 from pyro_vae.compiled.inductor import Code
@@ -37,7 +37,6 @@ __all__ = [
     "like",
     "memory",
     "of_library",
-    "private",
     "put_back",
     "random_state",
     "record",

@@ -29,7 +29,6 @@ NAMES = {
     "one_hot": "torch._C._nn:one_hot",
     "set_grad_enabled": "torch._C:_set_grad_enabled",
     "has_internal_overlap": "torch:_debug_has_internal_overlap",
-    "foreach_add_": "torch:_foreach_add_",
     "suggest_memory_format": "torch._prims_common:suggest_memory_format",
     "validate_arguments": "torch.distributions.distribution:_all_true_or_runtime_assert",  # since 2.15
     "compile_fx": "torch._inductor.compile_fx:compile_fx",

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer
 from torch.optim import optimizer as torch_optimizer
 
-from pyro_vae.compiled import Held, Same, private
+from pyro_vae.compiled import Held, Same
 
 _FEATURES_LEFT_TO_TORCH = ("amsgrad", "maximize", "capturable", "differentiable")
 _HYPERPARAMETERS = (
@@ -53,22 +53,19 @@ class _Cohort:
         (_, optimizer, group), *_ = self.members = members
         self.kind, self.settings, self.first = type(optimizer), _settings(group), first
         self.groups = list({id(g): g for _, _, g in members}.values())
-        self._counted: list[Any] = []
+        steps = [optimizer.state[p].get("step") for p, optimizer, _ in members]
+        self._counts = [step.numpy() for step in steps if isinstance(step, Tensor)]  # the tensors' own memory
 
-    def _counts(self) -> list[Any]:
-        """Return the members' counts of steps, and what tells of tensors that somebody else has counted."""
-        counts = [optimizer.state[p].get("step", 0) for p, optimizer, _ in self.members]
-        return [(count, getattr(count, "_version", 0)) for count in counts]
-
-    def of_one_age(self) -> bool:
-        """Return whether the parameters still are: steps that trained only some of them may have come between."""
-        counts = self._counts()
-        return counts == self._counted or len({int(count) for count, _ in counts}) == 1
+    def ages(self) -> set[int]:
+        """Return how many steps the parameters have taken: more than one number where some took steps without the others."""
+        if self._counts:
+            return {int(count) for count in self._counts}
+        return {_age(optimizer.state[p]) for p, optimizer, _ in self.members}
 
     def numbers(self) -> tuple[float, ...]:
         """Return what `_RULES` takes for the next step."""
-        parameter, optimizer, group = self.members[0]
-        rate, age = float(group["lr"]), _age(optimizer.state[parameter]) + 1
+        group, age = self.groups[0], min(self.ages()) + 1
+        rate = float(group["lr"])
         if self.kind is SGD:  # the first momentum is the gradient itself, undamped
             return rate, 0.0 if self.first else group["momentum"], 1.0 if self.first else 1 - group["dampening"], 0.0
         beta1, beta2 = group["betas"]
@@ -85,9 +82,8 @@ class _Cohort:
         if self.kind is ClippedAdam:
             for parameter, optimizer, _ in self.members:
                 optimizer.state[parameter]["step"] += 1
-        elif self.kind is not SGD:
-            private("foreach_add_")([optimizer.state[p]["step"] for p, optimizer, _ in self.members], 1)
-        self._counted = self._counts()
+        for count in self._counts:
+            count += 1
 
 
 class Update:
@@ -120,7 +116,8 @@ class Update:
         self.plan = [(one.kind, one.settings) for one in self._cohorts], self._rows_of
         self.state = [o.state[p][name] for p, o, group in self._owned for name in _averages(o, group)]
         self._guard(also)
-        self.numbers = torch.zeros(len(cohorts), 4, dtype=torch.float64, device=self._owned[0][0].device)
+        self._host = torch.zeros(len(cohorts), 4, dtype=torch.float64)
+        self.numbers = self._host.to(self._owned[0][0].device)
 
     def _guard(self, also: Iterable[dict[Any, Any]]) -> None:
         """Note what the optimizers hold, for `valid`."""
@@ -128,11 +125,15 @@ class Update:
         for optimizer in optimizers:
             optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules ask whether a step was taken
         held = [Held(vars(o), ("state",)) for o in optimizers]  # load_state_dict's
-        held += [Held(o.state[p], _STATE[type(o)]) for p, o, _ in self._owned]
+        for p, o, _ in self._owned:
+            counted = (
+                ("step",) if isinstance(o.state[p].get("step"), Tensor) else ()
+            )  # a number is another at each step
+            held.append(Held(o.state[p], (*_STATE[type(o)], *counted)))
         names = (*_HYPERPARAMETERS, *_FEATURES_LEFT_TO_TORCH)
         held += [Held(group, names) for group in self._groups]
         held += map(Held, (*also, *(o.state for o in optimizers)))
-        held += [Held(hooks) for o in optimizers for hooks in _hooks(o)]
+        held += map(Held, {id(hooks): hooks for o in optimizers for hooks in _hooks(o)}.values())
         self._same = Same(held)
         self._rates_in_tensors = True  # which may change in place; found out when they are looked at
 
@@ -148,7 +149,7 @@ class Update:
         if not self._same:
             return False
         one_rate_each = not (self._same.written or self._rates_in_tensors) or self._one_rate_each()
-        return one_rate_each and all(cohort.of_one_age() for cohort in self._cohorts)
+        return one_rate_each and all(len(cohort.ages()) == 1 for cohort in self._cohorts)
 
     def moves(self) -> str | None:
         """Return that betas or momentum are other numbers than when this was made, None if they are not."""
@@ -165,8 +166,9 @@ class Update:
 
     def prepare(self) -> None:
         """Compute the numbers of the next step."""
-        numbers = [cohort.numbers() for cohort in self._cohorts]
-        self.numbers.copy_(torch.tensor(numbers, dtype=torch.float64), non_blocking=True)
+        self._host.numpy()[:] = [cohort.numbers() for cohort in self._cohorts]
+        if self.numbers is not self._host:
+            self.numbers.copy_(self._host, non_blocking=True)
 
     def count(self) -> None:
         """Note that the step was taken."""
