@@ -74,10 +74,9 @@ def on_a_gpu(case: cases.Case, batch: Tensor, quick: bool) -> dict[str, Stepper]
 
 def launched_one_by_one(steps: Stepper) -> Stepper:
     """The same steps, of which no CUDA graph is made."""
-    from pyro_vae.svi.whole_step import UpdateCode
 
     def run(count: int) -> None:
-        with patch.object(UpdateCode, "capturable", lambda self, tensors: False):
+        with patch("pyro_vae.compiled.cuda_graphs.capturable", lambda inputs: False):
             steps(count)
 
     return run

@@ -1,12 +1,12 @@
 """Record a callable that runs Pyro programs once and replay it without Python; knows nothing of pairs."""
 
-from pyro_vae.compiled._torch import private, tree_leaves
+from pyro_vae.compiled._torch import tree_leaves
 from pyro_vae.compiled.capture import trace
-from pyro_vae.compiled.cuda_graphs import capturable, captured
 from pyro_vae.compiled.guards import Held, Same
+from pyro_vae.compiled.inductor import Code
 from pyro_vae.compiled.names import of_library
 from pyro_vae.compiled.observe import Observe
-from pyro_vae.compiled.recording import Recording, rebuilt, record, refuse_written, signature
+from pyro_vae.compiled.recording import Recording, call_with, record, refuse_written, signature
 from pyro_vae.compiled.state import (
     RecordingError,
     copies,
@@ -18,43 +18,29 @@ from pyro_vae.compiled.state import (
     surroundings,
     undisturbed,
 )
-from pyro_vae.compiled.verify import (
-    OTHER_DRAWS,
-    differences,
-    disagreement,
-    furthest,
-    in_short,
-    inductors_distance,
-    resampled,
-)
+from pyro_vae.compiled.verify import differences, furthest, in_short
 from pyro_vae.compiled.watch import Watch
 
 __all__ = [
-    "OTHER_DRAWS",
+    "Code",
     "Held",
     "Observe",
     "Recording",
     "RecordingError",
     "Same",
     "Watch",
-    "capturable",
-    "captured",
+    "call_with",
     "copies",
     "differences",
-    "disagreement",
     "furthest",
     "in_short",
-    "inductors_distance",
     "like",
     "memory",
     "of_library",
-    "private",
     "put_back",
     "random_state",
-    "rebuilt",
     "record",
     "refuse_written",
-    "resampled",
     "set_random_state",
     "signature",
     "surroundings",

@@ -7,6 +7,7 @@ asserts that the installed torch has each.
 
 import functools
 import pkgutil
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -66,3 +67,9 @@ def optional(name: str) -> Any:
 def tree_leaves(tree: Any) -> list[Any]:
     """Return what a nest of lists, tuples and dictionaries holds, in order."""
     return private("tree_leaves")(tree)  # type: ignore[no-any-return]
+
+
+def unseen(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function under none of the present modes."""
+    with private("disable_current_modes")():
+        return func(*args, **kwargs)

@@ -12,7 +12,7 @@ import functools
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_vae.compiled import packed
-from pyro_vae.compiled._torch import optional, private, tree_leaves
+from pyro_vae.compiled._torch import NAMES, optional, private, tree_leaves, unseen
 from pyro_vae.compiled.observe import written_by
 from pyro_vae.compiled.refusal import line_of_program, refuse, remembered
 from pyro_vae.compiled.state import memory
@@ -84,11 +84,7 @@ class Constants(TorchDispatchMode):
             constant = torch.Tag.nondeterministic_seeded not in func.tags and all(map(self.constant, tensors))
         foreseen = torch.Tag.nondeterministic_seeded not in func.tags and all(map(self.foreseen, tensors))
         args, computed = self._shape_is_fixed(func, args, kwargs, constant)
-        if computed:
-            with private("disable_current_modes")():
-                out = func(*args, **kwargs)
-        else:
-            out = func(*args, **kwargs)
+        out = unseen(func, *args, **kwargs) if computed else func(*args, **kwargs)
         written = set(map(memory, written_by(func, args, kwargs)))
         made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         new = set(map(memory, made)) - set(map(memory, tensors))  # which freed tensors may have had before
@@ -126,53 +122,42 @@ class Constants(TorchDispatchMode):
 
     def positions(self, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Return the indices with each (constant) mask replaced by the positions at which it is true."""
-        with private("disable_current_modes")():
-            out: list[Tensor | None] = []
-            for index in indices:
-                if index is not None and index.dtype in (torch.bool, torch.uint8):
-                    out += list(index.nonzero(as_tuple=True))
-                else:
-                    out.append(index)
+        out: list[Tensor | None] = []
+        for index in indices:
+            mask = index is not None and index.dtype in (torch.bool, torch.uint8)
+            out += unseen(torch.nonzero, index, as_tuple=True) if mask else [index]
         for tensor in out:
             if tensor is not None:
                 self._constant[tensor] = True
         return out
 
 
-# Places in the libraries that read a value and whose answer is known, by the code that asks. What another version
-# lacks is left out, so that more is refused.
-@functools.cache
-def _code_of(place: str) -> CodeType | None:
-    try:
-        return pkgutil.resolve_name(place).__code__
-    except (ImportError, AttributeError):
-        return None
-
-
-@functools.cache
-def _known() -> dict[str, Any]:
-    """Return the code objects that ask a known question, by question."""
-    codes = {
-        "warns": ("pyro.util:warn_if_nan", "pyro.util:warn_if_inf"),
-        # "is it the number zero (one)?": only saves work, and NaN is neither
-        "identical": ("pyro.distributions.util:is_identically_zero", "pyro.distributions.util:is_identically_one"),
-        # drops what has no probability before a dot product
-        "dot": ("pyro.infer.util:Dice.compute_expectation",),
-        "sample": ("torch.distributions:Distribution._validate_sample",),
-        "arguments": ("torch.distributions:Distribution.__init__",),
-        # compares the scales of enumerated sites, which the eager run did with the same tensors
-        "scales": ("pyro.infer.traceenum_elbo:_get_common_scale.__wrapped__",),
-    }
-    known: dict[str, Any] = {what: {_code_of(place) for place in places} - {None} for what, places in codes.items()}
-    # "is it NaN?" only warns; "are all probabilities positive?": if not, `masked_select` drops the others
-    known["bool"] = dict.fromkeys(known["warns"], False) | dict.fromkeys(known["dot"], False)
+# Places in the libraries that read a value and whose answer is known, by the code that asks.
+_KNOWN = {
+    "pyro.util:warn_if_nan": "warns",
+    "pyro.util:warn_if_inf": "warns",
+    # "is it the number zero (one)?": only saves work, and NaN is neither
+    "pyro.distributions.util:is_identically_zero": "identical",
+    "pyro.distributions.util:is_identically_one": "identical",
+    # "are all probabilities positive?": if not, `masked_select` drops the others before a dot product
+    "pyro.infer.util:Dice.compute_expectation": "dot",
     # "are all values valid?": yes, and whether they were is one of the recording's outputs
-    known["valid"] = {
-        *known["sample"],
-        *known["arguments"],
-        getattr(optional("validate_arguments"), "__code__", None),
-    } - {None}
-    return known
+    "torch.distributions:Distribution._validate_sample": "sample",
+    "torch.distributions:Distribution.__init__": "arguments",
+    NAMES["validate_arguments"]: "arguments",
+    # compares the scales of enumerated sites, which the eager run did with the same tensors
+    "pyro.infer.traceenum_elbo:_get_common_scale.__wrapped__": "scales",
+}
+
+
+@functools.cache
+def _known() -> dict[CodeType, str]:
+    """Return what is asked, by the code that does; what another version lacks is left out, so that more is refused."""
+    found: dict[CodeType, str] = {}
+    for place, what in _KNOWN.items():
+        with suppress(ImportError, AttributeError):
+            found[pkgutil.resolve_name(place).__code__] = what
+    return found
 
 
 _DISTRIBUTIONS = str(Path(str(torch.distributions.__file__)).parent)
@@ -267,8 +252,7 @@ class Reads(TorchFunctionMode):
         if packed.takes_packed(func, args):
             return packed.run(func, args, self.constants.ask)
         if func is torch.Tensor.tolist and self.constants.ask(args[0]):
-            with private("disable_current_modes")():
-                return func(*args)
+            return unseen(func, *args)
         if func in _LEAVE_TORCH and frame.f_code is not memory.__code__ and not self.constants.constant(args[0]):
             raise refuse("it takes the value of a tensor out of torch")
         out = func(*args, **kwargs)
@@ -278,24 +262,22 @@ class Reads(TorchFunctionMode):
 
     def _answer(self, func: Any, args: Any, frame: Any) -> Any:
         """Answer what Pyro and torch themselves ask of a tensor, known by who asks; NotImplemented where it is not they."""
-        known, caller = _known(), frame.f_code
-        if func is torch.Tensor.__bool__ and caller in known["valid"]:
-            if caller in known["sample"] or (frame.f_back and frame.f_back.f_code in known["sample"]):
+        asks = _known().get(frame.f_code)
+        if func is torch.Tensor.__bool__ and asks in ("sample", "arguments"):
+            if "sample" in (asks, frame.f_back and _known().get(frame.f_back.f_code)):
                 self.valid.append(args[0].detach())
             return True
+        if func is torch.Tensor.__bool__ and asks in ("warns", "dot"):
+            return False
         if func is torch.Tensor.__bool__ and _asks_for_arguments(frame):
-            with private("disable_current_modes")():
-                return func(*args)
+            return unseen(func, *args)
         if func is torch.Tensor.item:
-            return float("nan") if caller in known["identical"] else args[0].detach()
-        if func is torch.Tensor.__bool__ and caller in known["bool"]:
-            return known["bool"][caller]
-        if func is torch.Tensor.__float__ and caller in known["scales"]:
-            with private("disable_current_modes")():
-                return args[0].detach().item()
-        if func is torch.Tensor.masked_select and caller in known["dot"]:
+            return float("nan") if asks == "identical" else args[0].detach()
+        if func is torch.Tensor.__float__ and asks == "scales":
+            return unseen(lambda: args[0].detach().item())
+        if func is torch.Tensor.masked_select and asks == "dot":
             return torch.where(args[1], args[0], torch.zeros((), dtype=args[0].dtype, device=args[0].device))
-        if func is torch.Tensor.register_hook and caller in known["warns"]:  # the same question of the gradient
+        if func is torch.Tensor.register_hook and asks == "warns":  # the same question of the gradient
             return None
         return NotImplemented
 

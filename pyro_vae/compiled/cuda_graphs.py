@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae.compiled.state import copies, undisturbed
 
-Code = Callable[..., Sequence[Tensor]]
+Run = Callable[..., Sequence[Tensor]]
 WARM_UPS = 3  # runs before the capture, in which libraries choose their kernels and take their memory
 
 
@@ -21,7 +21,7 @@ def capturable(inputs: Sequence[Tensor]) -> bool:
     return all(t.is_cuda for t in inputs) and len({t.device for t in inputs}) == 1
 
 
-def captured(code: Code, inputs: Sequence[Tensor], fixed: int, written: Sequence[Tensor]) -> Code:
+def captured(code: Run, inputs: Sequence[Tensor], fixed: int, written: Sequence[Tensor]) -> Run:
     """Return a function that does what `code` does, by replaying one CUDA graph.
 
     Args:

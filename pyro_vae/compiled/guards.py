@@ -1,11 +1,9 @@
 """Whether dictionaries still hold the very objects that they held; asked before every replayed step."""
 
 import operator
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from itertools import compress, count
 from typing import Any
-
-from torch.utils.hooks import RemovableHandle
 
 from pyro_vae.compiled._torch import optional
 
@@ -13,22 +11,19 @@ GONE = object()
 
 
 class Held:
-    """What a dictionary, or the attributes of a class, must hold.
+    """What a dictionary, or the attributes of a class, must go on to hold.
 
     Args:
         holder: the dictionary.
         names: the keys that matter; None for all.
-        wanted: what it must hold, by default what it holds now.
+        what: what its entries are called, by default by their keys.
     """
 
-    def __init__(
-        self, holder: Any, names: Collection[Any] | None = None, wanted: Mapping[Any, Any] | None = None
-    ) -> None:
-        self.holder, self.names = holder, names
+    def __init__(self, holder: Any, names: Collection[Any] | None = None, what: str = "") -> None:
+        self.holder, self.names = holder, None if names is None else frozenset(names)
+        self.what = what
         self.skipped: set[Any] = set()  # keys that are looked at no more
         self.renew()
-        if wanted is not None:
-            self.keys, self.values = [*wanted], [*wanted.values()]
 
     def renew(self) -> None:
         """Take what is there now for what must be there."""
@@ -39,11 +34,8 @@ class Held:
         kind: Any = dict if isinstance(holder, dict) else type(holder)  # whatever a class of one's own makes of it
         if names is None and not self.skipped:
             return [*kind.keys(holder)], [*kind.values(holder)]
-        few, many = (kind.keys(holder), names) if names is None or len(holder) < len(names) else (names, holder)
-        has = kind.__contains__
-        keys = [k for k in few if (many is None or (has(holder, k) if many is holder else k in many))]
-        keys = [k for k in keys if k not in self.skipped] if self.skipped else keys
-        return keys, [kind.__getitem__(holder, k) for k in keys]
+        keys = [key for key in kind.keys(holder) if (names is None or key in names) and key not in self.skipped]
+        return keys, [kind.__getitem__(holder, key) for key in keys]
 
     def same(self) -> bool:
         """Return whether it holds the very objects under the very keys."""
@@ -79,15 +71,13 @@ class Same:
 
     Args:
         held: what is to be held.
-        hooks: torch's dictionaries of hooks. Those that are empty stay so until torch gives somebody a handle on a new one.
 
     Attributes:
         written: whether any of them had been written to when this was last asked.
     """
 
-    def __init__(self, held: Iterable[Held], hooks: Iterable[dict[int, Any]] = ()) -> None:
-        hooks = list(hooks)
-        self.held = [*held, *map(Held, filter(None, hooks))]
+    def __init__(self, held: Iterable[Held]) -> None:
+        self.held = list(held)
         self.written = True
         self._of_classes = [one for one in self.held if not isinstance(one.holder, dict)]  # nobody counts theirs
         self._of_dicts = [one for one in self.held if isinstance(one.holder, dict)]
@@ -96,15 +86,8 @@ class Same:
         numbers = count()
         # Without torch's count of writes every dictionary is taken for written to.
         self._version = optional("dict_version") or (lambda _: next(numbers))
-        self.empty = [holder for holder in hooks if not holder]
-        self._handles = -1
 
     def __bool__(self) -> bool:
-        handles = RemovableHandle.next_id
-        if handles != self._handles:
-            if any(self.empty):
-                return False
-            self._handles = handles
         versions = list(map(self._version, self._dicts))
         self.written = versions != self._versions
         if self.written:

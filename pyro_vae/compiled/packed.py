@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.compiled._torch import private
+from pyro_vae.compiled._torch import unseen
 from pyro_vae.compiled.refusal import refuse
 
 _PACK, _PAD = "_pack_padded_sequence", "_pad_packed_sequence"
@@ -34,9 +34,9 @@ def run(func: Any, args: tuple[Any, ...], may_read: Callable[[Tensor], bool]) ->
     if not may_read(args[1]):
         raise refuse("it packs sequences whose lengths depend on draws")
     if func.__name__ == _PACK:
-        return _pack(args[0].transpose(0, 1) if args[2] else args[0], _numbers(args[1]))
+        return _pack(args[0].transpose(0, 1) if args[2] else args[0], unseen(args[1].tolist))
     out = func(*args)
-    return (out[0], torch.tensor(_numbers(out[1]))) if func.__name__ == _PAD else out
+    return (out[0], torch.tensor(unseen(out[1].tolist))) if func.__name__ == _PAD else out
 
 
 def _pack(padded: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
@@ -48,8 +48,3 @@ def _pack(padded: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
         parts.append(padded[start:stop, :size].flatten(0, 1))
         start = stop
     return torch.cat(parts), torch.tensor(sizes)
-
-
-def _numbers(tensor: Tensor) -> list[int]:
-    with private("disable_current_modes")():
-        return tensor.tolist()

@@ -26,25 +26,19 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from pyro_vae.compiled import inductor
 from pyro_vae.compiled._torch import private, tree_leaves
 from pyro_vae.compiled.capture import Constants, Reads, trace
+from pyro_vae.compiled.inductor import Code
 from pyro_vae.compiled.observe import Observe
 from pyro_vae.compiled.questions import Questions
-from pyro_vae.compiled.state import RecordingError, copies, put_back, undisturbed
-from pyro_vae.compiled.verify import (
-    OTHER_DRAWS,
-    differences,
-    disagreement,
-    furthest,
-    in_short,
-    inductors_distance,
-    resampled,
-)
+from pyro_vae.compiled.state import RecordingError, put_back, undisturbed
+from pyro_vae.compiled.verify import OTHER_DRAWS, differences, furthest, in_short, outcome, resampled
 
 _SPARSE = "sparse tensor, whose number of entries is part of its shape; make it dense"
 _PLAIN = (int, float, complex, str, bytes, type(None), type(...), torch.dtype, torch.device, torch.Size, Enum, PurePath)
 LARGEST_ARRAY = 2**16  # bytes of a NumPy array that is compared by value
+_TENSOR = object()  # where a tensor stands among the outputs
+_UNSTEADY = "so it depends on something that changes from call to call outside torch, such as a Python counter"
 
 
 def signature(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], list[Tensor]]:
@@ -113,30 +107,35 @@ def vars_of(value: Any) -> dict[str, Any]:
     return {} if isinstance(value, (*_PLAIN, np.generic)) else getattr(value, "__dict__", {})
 
 
-def rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:
-    """Return the arguments with the next of `tensors` in place of each tensor, in containers of their own."""
+def call_with(fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], tensors: Sequence[Tensor]) -> Any:
+    """Call a function with other tensors in place of those among its arguments, in containers of their own."""
+    rest = iter(tensors)
+    return fn(*_rebuilt(list(args), rest), **_rebuilt(kwargs, rest))
+
+
+def _rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:
     if isinstance(value, Tensor):
         return next(tensors)
     if isinstance(value, partial):
-        func, args, keywords = rebuilt((value.func, value.args, value.keywords), tensors)
+        func, args, keywords = _rebuilt((value.func, value.args, value.keywords), tensors)
         return partial(func, *args, **keywords)
     new: Any
     if isinstance(value, dict):
         new = copy(value)
         for name, item in value.items():
-            new[name] = rebuilt(item, tensors)
+            new[name] = _rebuilt(item, tensors)
     elif isinstance(value, tuple):
-        items = [rebuilt(item, tensors) for item in value]
+        items = [_rebuilt(item, tensors) for item in value]
         new = type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     elif isinstance(value, list):
         new = copy(value)
-        new[:] = [rebuilt(item, tensors) for item in value]
+        new[:] = [_rebuilt(item, tensors) for item in value]
     elif _by_value(value) or isinstance(value, set):
         new = copy(value)
     else:
         return value
     for name, item in vars_of(value).items():
-        vars(new)[name] = rebuilt(item, tensors)
+        vars(new)[name] = _rebuilt(item, tensors)
     return new
 
 
@@ -151,7 +150,7 @@ class Recording:
         checks: whether the last output of `graph` says that torch and Pyro would take all values for valid.
         questions: what it reads of its inputs; it serves where the answers are the same.
         all_valid: that output of the last run.
-        compiled: whether inductor's code runs in place of the graph.
+        code: inductor's code, which runs in place of the graph, or None.
     """
 
     def __init__(
@@ -169,8 +168,7 @@ class Recording:
         self.questions = Questions(graph, lines, [*self._held, *tensors])
         self.graph = graph
         self.present = [leaf is _TENSOR for leaf in self._leaves]
-        self._run: Callable[..., Any] = graph.forward
-        self.compiled = False
+        self.code: Code | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs for other data, which must have the recorded signature."""
@@ -187,18 +185,17 @@ class Recording:
 
     def run(self, *tensors: Tensor) -> Sequence[Tensor]:
         """Return the tensors among the outputs, given the tensors among the arguments."""
-        return self._without_check(self._run, tensors)
+        return self.recorded(*tensors) if self.code is None else self._without_check(self.code(tensors))
 
     def recorded(self, *tensors: Tensor) -> Sequence[Tensor]:
         """Return what `run` returns, by the recorded graph also when it is compiled."""
-        return self._without_check(self.graph, tensors)
-
-    def _without_check(self, run: Callable[..., Any], tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         with torch.no_grad():
-            out = run(*self._held, *tensors)
+            return self._without_check(self.graph.forward(*self._held, *tensors))
+
+    def _without_check(self, out: Sequence[Tensor]) -> Sequence[Tensor]:
         if self.checks:
             *out, self.all_valid = out
-        return out  # type: ignore[no-any-return]
+        return out
 
     def assemble(self, outputs: Sequence[Tensor]) -> Any:
         """Return the outputs in the structure that `fn` returned."""
@@ -210,38 +207,13 @@ class Recording:
     def compile(self, *tensors: Tensor) -> str | None:
         """Replace the recorded graph by inductor's code for it, made for arguments like `tensors`; return why not."""
         try:
-            self._run = inductor.compile_graph(self.graph, [*self._held, *tensors])
-            why_not = disagreement(lambda seed: self.distance(tensors, seed))
+            self.code = Code(self.graph, self._held, self.written, tensors)
+            why_not = self.code.disagreement(tensors)
         except Exception as error:  # whatever goes wrong in a compiler, the recorded graph is there
             why_not = in_short(error)
-        self.compiled = why_not is None
         if why_not is not None:
-            self.decompile()
+            self.code = None
         return why_not
-
-    def decompile(self) -> None:
-        """Replay the recorded graph again."""
-        self._run, self.compiled = self.graph.forward, False
-
-    def distance(self, tensors: Sequence[Tensor], seed: int | None = None) -> float:
-        """Compare what runs with the recorded graph, in outputs and in what they write, and leave no trace."""
-        results = []
-        for run in (self.graph, self._run):
-            with undisturbed(copies(self.written)), torch.no_grad():
-                if seed is not None:
-                    torch.manual_seed(seed)
-                results.append([*run(*self._held, *tensors), *(t.detach().clone() for t in self.written)])
-        return inductors_distance(self.graph, *results)
-
-
-class _Tensor:
-    """Marks where a tensor stands among the outputs."""
-
-
-_TENSOR = _Tensor()
-
-
-_UNSTEADY = "so it depends on something that changes from call to call outside torch, such as a Python counter"
 
 
 def record(
@@ -251,7 +223,6 @@ def record(
     *,
     reference: Callable[..., Any] | None = None,
     params: Sequence[Tensor] = (),
-    check: bool = True,
     may_ask: bool = False,
 ) -> Recording:
     """Return a checked recording of `fn(*args, **kwargs)`.
@@ -263,7 +234,6 @@ def record(
         reference: what the recording is checked against, `fn` itself by default. It returns the same nest.
         params: tensors whose gradients `fn` collects through `backward`; `fn` is then called with the list of
             gradients, which `backward` fills, as its first argument.
-        check: compare with `reference` on resampled data and other draws.
         may_ask: whether it may read integers of its inputs; what calls the recording must then compare `ask` with
             `questions.answers`.
 
@@ -280,10 +250,10 @@ def record(
     def flat(*inputs: Tensor) -> list[Tensor]:
         constants = Constants(inputs if may_ask else ())
         reads = Reads(constants, params)
-        tensors = iter(inputs[len(outside) :])
+        call = partial(fn, reads.grads) if params else fn
         with constants, reads, torch.enable_grad() if params else torch.no_grad():
             before = [(inputs[i], inputs[i].detach().clone()) for i in written]
-            out = fn(*([reads.grads] if params else ()), *rebuilt(list(args), tensors), **rebuilt(kwargs, tensors))
+            out = call_with(call, args, kwargs, inputs[len(outside) :])
             found, spec = private("tree_flatten")(out)
             kept = [_TENSOR if isinstance(v, Tensor) else v for v in found]
             shapes.append((kept, spec, bool(reads.valid), [line for _, line in constants.asked]))
@@ -291,19 +261,16 @@ def record(
             _take_back(before, valid)
             return [*(v.detach() for v in found if isinstance(v, Tensor)), *valid, *(t for t, _ in constants.asked)]
 
-    graphs = [_traced(flat, [*outside, *leaves], saved) for _ in range(2)]
+    graphs = []
+    for _ in range(2):
+        with undisturbed(saved):
+            graphs.append(trace(flat, [*outside, *leaves]))
     difference = differences(*graphs)
     if difference or shapes[0] != shapes[1]:
         raise RecordingError(f"{difference or 'two recordings of one call return different constants'}, {_UNSTEADY}")
     recording = Recording(_pruned(graphs[0], outside), outside, [t for t, _ in saved], shapes[0], leaves)
-    if check:
-        _check(recording, reference, args, kwargs, leaves, saved)
+    _check(recording, lambda *tensors: call_with(reference, args, kwargs, tensors), leaves)
     return recording
-
-
-def _traced(fn: Callable[..., list[Tensor]], inputs: Sequence[Tensor], saved: Any) -> Any:
-    with undisturbed(saved):
-        return trace(fn, inputs)
 
 
 def _take_back(before: Sequence[tuple[Tensor, Tensor]], valid: Sequence[Tensor]) -> None:
@@ -319,7 +286,7 @@ def _observed(
     """Run eagerly; return the tensors from outside that the run uses, and copies of those that it writes."""
     watching = Observe(leaves)
     with undisturbed(), watching:
-        reference(*rebuilt(args, iter(leaves)), **rebuilt(kwargs, iter(leaves[_count(args) :])))
+        call_with(reference, args, kwargs, leaves)
     put_back(watching.saved)
     refuse_written(watching)
     # gradients pile up on parameters that are not trained; that is no business of the recording
@@ -336,10 +303,6 @@ def refuse_written(watching: Observe) -> None:
         raise RecordingError(f"it writes into its own argument; let it write into a copy ({watching.given_written})")
 
 
-def _count(args: Any) -> int:
-    return len(signature(args, {})[1])
-
-
 def _pruned(graph: GraphModule, outside: list[Tensor]) -> GraphModule:
     """Drop, in place, the outside tensors that no operation uses."""
     holders = [node for node in graph.graph.nodes if node.op == "placeholder"][: len(outside)]
@@ -351,27 +314,16 @@ def _pruned(graph: GraphModule, outside: list[Tensor]) -> GraphModule:
     return graph
 
 
-def _check(
-    recording: Recording,
-    reference: Callable[..., Any],
-    args: Any,
-    kwargs: dict[str, Any],
-    leaves: list[Tensor],
-    saved: Sequence[tuple[Tensor, Tensor]],
-) -> None:
+def _check(recording: Recording, eager: Callable[..., Any], leaves: Sequence[Tensor]) -> None:
     """Compare with eager runs on resampled data and other draws, in outputs and in what they write."""
     tensors = resampled(leaves)
     if not all(map(torch.equal, recording.ask(tensors), recording.questions.answers)):
-        tensors = leaves
-    seed = OTHER_DRAWS
-    with undisturbed(saved):
-        torch.manual_seed(seed)
-        expected = reference(*rebuilt(list(args), iter(tensors)), **rebuilt(kwargs, iter(tensors[_count(args) :])))
-        wanted = [v.detach() for v in tree_leaves(expected) if isinstance(v, Tensor)]
-        wanted += [t.detach().clone() for t, _ in saved]
-    with undisturbed(saved):
-        torch.manual_seed(seed)
-        got = [*recording.run(*tensors), *(t.detach().clone() for t, _ in saved)]
+        tensors = list(leaves)
+
+    def flat(*tensors: Tensor) -> list[Tensor]:
+        return [v.detach() for v in tree_leaves(eager(*tensors)) if isinstance(v, Tensor)]
+
+    wanted, got = (outcome(run, tensors, recording.written, OTHER_DRAWS) for run in (flat, recording.run))
     distance = furthest(wanted, got)
     if distance > 1 or not recording.all_valid:
         raise RecordingError(

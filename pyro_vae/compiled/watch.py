@@ -79,8 +79,9 @@ class Watch:
         self.modules: list[nn.Module] = []
         self._names: set[str] = set()
         self._held = list(held)
+        for hooks in (torch_module._global_forward_pre_hooks, torch_module._global_forward_hooks):
+            self._held.append(Held(hooks, what="a hook"))
         self._partly: list[tuple[Any, frozenset[str]]] = []  # dictionaries, and keys of theirs that count in any case
-        self._hooks: list[Any] = [torch_module._global_forward_pre_hooks, torch_module._global_forward_hooks]
         self._globals: dict[int, tuple[dict[str, Any], set[str]]] = {}  # and what functions name of them
         self._functions: list[Any] = []
         self._cells: list[Any] = []
@@ -97,7 +98,7 @@ class Watch:
         self._walk()
         self._settings()
         self._parts = self._parts_now()
-        self._same = Same(self._held, self._hooks)
+        self._same = Same(self._held)
 
     def _parts_now(self) -> list[tuple[str, Any, list[Any], list[Any]]]:
         """Return what cells and functions hold: what it is, how to read it, of which objects, and what is there now."""
@@ -225,9 +226,9 @@ class Watch:
             raise RecordingError(f"it reaches {name!r}, a {kind.__name__}, whose state cannot be seen")
         if isinstance(value, nn.Module):
             self.modules.append(value)
-            self._hooks += [vars(value)[hooks] for hooks in _HOOKS if hooks in vars(value)]
-            for hooks in _HOOKS:
-                self._follow(hooks, vars(value).get(hooks, {}).values())
+            for hooks in (vars(value)[name] for name in _HOOKS if name in vars(value)):
+                self._held.append(Held(hooks, what="a hook"))
+                self._follow("a hook", hooks.values())
         if not library:
             self._class(kind)
             for base in kind.__mro__:
@@ -290,14 +291,12 @@ class Watch:
         """
         if self:
             return None
-        if any(self._same.empty):
-            return "a hook"
         for held in self._same.held:
             for name, old, new in held.pairs():
                 if run and self._kept_by_library(held, name, new):
                     held.skipped.add(name)
                 elif _differs(old, new):
-                    return str(name)
+                    return held.what or str(name)
         for what, read, holders, old in self._parts:
             if any(map(_differs, old, map(read, holders))):
                 return what
@@ -322,7 +321,7 @@ class Watch:
         """Take what is there now for what must be there."""
         for held in self._same.held:
             held.renew()
-        self._same = Same(self._held, self._hooks)
+        self._same = Same(self._held)
         self._parts = self._parts_now()
         self._lists = [(now, list(now)) for now, _ in self._lists]
         self._arrays = [(now, now.copy()) for now, _ in self._arrays]

@@ -2,15 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
-
-from pyro_vae.compiled import rebuilt, signature
-from pyro_vae.svi.eager import InvalidData
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,66 +52,3 @@ class Schedule:
                     tensor.copy_(next(row))
 
         return prepare
-
-
-class Steps(Protocol):
-    """What many steps need to know of their SVI."""
-
-    optim: PyroOptim | Optimizer
-    finite: Tensor
-
-    def update(self, *args: Any, **kwargs: Any) -> Any:
-        """Take a step; return the loss."""
-
-    def ahead(self, most: int, tensors: Sequence[Tensor]) -> int:
-        """Return how many steps may follow the last one without anything being looked at."""
-
-    def run_on(
-        self, slices: Sequence[Sequence[Tensor]], prepare: Callable[[], None], until: Callable[[], bool]
-    ) -> list[Any]:
-        """Take them, until told to stop; return their losses."""
-
-
-def never() -> bool:
-    """Return False: nothing stops the steps."""
-    return False
-
-
-def take(svi: Steps, args: Any, kwargs: Any, schedule: Schedule, until: Callable[[], bool]) -> Any:
-    """Take a step on each slice of the data; see `SVI.steps`."""
-    _, tensors = signature(args, kwargs)
-    sizes = sorted({t.shape[0] if t.dim() else 0 for t in tensors})
-    if len(sizes) != 1 or sizes == [0]:
-        raise ValueError(
-            f"the tensors have first dims {sizes}; give each one slice for each step, (steps, ...), "
-            "and step() a single batch"
-        )
-    slices = list(zip(*(t.unbind() for t in tensors), strict=True))
-    prepare = schedule.begin(svi.optim, len(slices))
-    losses: list[Any] = []
-    finite = []
-    stopped = False
-
-    def stop() -> bool:
-        nonlocal stopped
-        stopped = until()
-        return stopped
-
-    while len(losses) < len(slices) and not stopped:
-        prepare()
-        one = iter(slices[len(losses)])
-        losses.append(svi.update(*rebuilt(args, one), **rebuilt(kwargs, one)))
-        finite.append(svi.finite)
-        ahead = 0 if stop() else svi.ahead(len(slices) - len(losses), tensors)
-        if ahead:
-            try:
-                losses += svi.run_on(slices[len(losses) : len(losses) + ahead], prepare, stop)
-            except InvalidData as invalid:
-                one = iter(slices[len(losses) + invalid.step])
-                svi.update(*rebuilt(args, one), **rebuilt(kwargs, one))  # raises what Pyro raises
-                raise
-            finite.append(svi.finite)
-    svi.finite = torch.stack(finite).all()
-    if isinstance(losses[0], tuple):
-        return tuple(torch.stack(each) for each in zip(*losses, strict=True))
-    return torch.stack(losses)

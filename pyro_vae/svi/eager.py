@@ -38,9 +38,6 @@ class EagerSVI(pyro.infer.SVI):  # type: ignore[misc]  # Pyro is untyped
     """Takes steps eagerly; `SVI`, which replays them, falls back on it.
 
     Takes `SVI`'s arguments.
-
-    Attributes:
-        finite: whether the last step's loss (and clipped norm) was finite, a 0-dim bool tensor.
     """
 
     def __init__(
@@ -91,8 +88,8 @@ class EagerSVI(pyro.infer.SVI):  # type: ignore[misc]  # Pyro is untyped
             put_back(watching.saved)
             return self.gradients(args, kwargs)
         if isinstance(self.optim, PyroOptim):
-            sites = map(_unconstrained, capture.trace.nodes.values())
-            return loss, list({id(p): p for p in sites}.values())
+            trained = [site["value"].unconstrained() for site in capture.trace.nodes.values()]
+            return loss, list({id(p): p for p in trained}.values())
         params = [p for group in self.optim.param_groups for p in group["params"]]
         if first:
             self._announced = bool(capture.trace.nodes) or any(p.grad is not None for p in params)
@@ -100,7 +97,10 @@ class EagerSVI(pyro.infer.SVI):  # type: ignore[misc]  # Pyro is untyped
                 # Pyro's ELBOs take no gradient where no parameter announces itself, as in plain modules: once more
                 set_random_state(state)
                 put_back(watching.saved if watching is not None else ())
-                self.loss_and_grads = _differentiate(self.objective.differentiable_loss)
+                as_function = pyro.infer.SVI(
+                    self.model, self.guide, pyro.optim.Adam({}), self.objective.differentiable_loss
+                )
+                self.loss_and_grads = as_function.loss_and_grads
                 return self.gradients(args, kwargs)
         return loss, params
 
@@ -124,22 +124,6 @@ class EagerSVI(pyro.infer.SVI):  # type: ignore[misc]  # Pyro is untyped
     def warn(message: str) -> None:
         """Warn at the line that called this package."""
         warn(message, EagerWarning)
-
-
-def _differentiate(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that calls `backward` on a loss and returns its value, as Pyro does."""
-
-    def loss_and_grads(*args: Any, **kwargs: Any) -> Any:
-        value = loss(*args, **kwargs)
-        if getattr(value, "requires_grad", False):
-            value.backward(retain_graph=True)
-        return value
-
-    return loss_and_grads
-
-
-def _unconstrained(site: dict[str, Any]) -> Tensor:
-    return site["value"].unconstrained()
 
 
 def as_tensors(loss: Any, params: Sequence[Tensor]) -> Any:

@@ -3,7 +3,8 @@
 docs/scale.md has the arithmetic.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,67 +109,44 @@ class Exchange:
         self.weight = 1
         self.votes = [0.0] * votes
         self.counted = [0.0] * votes
-        self._sums = torch.empty(0)
 
     def add_up(self, loss: Tensor, params: Sequence[Tensor]) -> Tensor:
         """Write the global batch's gradients into the parameters' ``grad``, and process 0's buffers into the buffers; return its loss."""
-        facts = [self.weight, *(p.grad is not None for p in params), *self.votes]
+        device = params[0].device if params else loss.device  # an eager loss is a number
         kind = torch.float32
         for tensor in (*params, *self.buffers):  # not the loss, whose type differs between eager and recorded steps
             kind = torch.promote_types(kind, tensor.dtype)
-        device = params[0].device if params else loss.device  # an eager loss is a number
-        size = sum(t.numel() for t in (*params, *self.buffers)) + 1 + len(facts)
-        if (self._sums.numel(), self._sums.dtype, self._sums.device) != (size, kind, device):
-            self._sums = torch.empty(size, dtype=kind, device=device)
-        *grads, summed, buffers, told = self._pieces(params)
+        told = torch.tensor([float(fact) for fact in (self.weight, *(p.grad is not None for p in params), *self.votes)])
         with torch.no_grad():
-            for piece, p in zip(grads, params, strict=True):
-                if p.grad is None:
-                    piece.zero_()
-                else:
-                    torch.mul(p.grad.to(kind), self.weight, out=piece.view(p.shape))
-            summed.copy_(loss.detach().reshape(1)).mul_(self.weight)
-            if self.world.rank == 0 and self.buffers:
-                buffers.copy_(torch.cat([b.detach().flatten().to(kind) for b in self.buffers]))
-            else:
-                buffers.zero_()
-            told.copy_(torch.tensor(list(map(float, facts))))
-        if self.world.size > 1:
-            with lost(self.world):
-                dist.all_reduce(self._sums)
-        return self._hand_out(params)
+            weighted = [*(torch.zeros_like(p) if p.grad is None else p.grad for p in params), loss]
+            buffers = [b if self.world.rank == 0 else torch.zeros_like(b) for b in self.buffers]
+            everything = [*weighted, *buffers, told]
+            sums = torch.cat([t.detach().to(device, kind).flatten() for t in everything])
+            sums[: sum(t.numel() for t in weighted)] *= self.weight
+            if self.world.size > 1:
+                with lost(self.world):
+                    dist.all_reduce(sums)
+            pieces = sums.split([t.numel() for t in everything])
+            return self._hand_out(params, [piece.view(t.shape) for piece, t in zip(pieces, everything, strict=True)])
 
-    def _hand_out(self, params: Sequence[Tensor]) -> Tensor:
+    def _hand_out(self, params: Sequence[Tensor], sums: Sequence[Tensor]) -> Tensor:
         """Write what was added up into gradients and buffers; return the loss."""
-        *grads, summed, buffers, told = self._pieces(params)
-        _, *flags = told.tolist()
+        weight, (_, *flags) = sums[-1][0], sums[-1].tolist()
         self.counted = flags[len(params) :]
-        with torch.no_grad():
-            for p, piece, reached in zip(params, grads, flags[: len(params)], strict=True):
-                p.grad = torch.empty_like(p).copy_(piece.view(p.shape) / told[0]) if reached else None
-            copies = buffers.split([b.numel() for b in self.buffers]) if self.buffers else ()
-            for buffer, copy in zip(self.buffers, copies, strict=True):
-                buffer.copy_(copy.view(buffer.shape))
-            return summed[0] / told[0]
-
-    def _pieces(self, params: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return the gradients, the loss, the buffers and what the processes say, as views of the vector."""
-        sizes = [*(p.numel() for p in params), 1, sum(b.numel() for b in self.buffers)]
-        return self._sums.split([*sizes, self._sums.numel() - sum(sizes)])
+        for p, total, reached in zip(params, sums, flags, strict=False):
+            p.grad = torch.empty_like(p).copy_(total / weight) if reached else None
+        for buffer, first in zip(self.buffers, sums[len(params) + 1 :], strict=False):
+            buffer.copy_(first)
+        return sums[len(params)] / weight
 
 
-class lost:  # noqa: N801 (a context manager, used like a function)
+@contextmanager
+def lost(world: World) -> Iterator[None]:
     """Say in one sentence what torch.distributed says in a page when a process has gone."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, RuntimeError):
-            raise ProcessLost(
-                f"process {self.world.rank} of {self.world.size} cannot reach another process of the job, which has ended "
-                "(its own message is above) or hangs; nothing that was saved is lost"
-            ) from None
+    try:
+        yield
+    except RuntimeError:
+        raise ProcessLost(
+            f"process {world.rank} of {world.size} cannot reach another process of the job, which has ended "
+            "(its own message is above) or hangs; nothing that was saved is lost"
+        ) from None

@@ -9,9 +9,7 @@ the optimizers keep these tensors, settings and cohorts, which `valid` asks befo
 """
 
 import math
-import struct
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,7 +21,6 @@ from torch.optim import optimizer as torch_optimizer
 
 from pyro_vae.compiled import Held, Same
 
-_ROW = struct.Struct("4d")  # packed, and not assigned, because NumPy takes several times as long before each step
 _FEATURES_LEFT_TO_TORCH = ("amsgrad", "maximize", "capturable", "differentiable")
 _HYPERPARAMETERS = (
     *("betas", "eps", "weight_decay", "momentum", "dampening", "nesterov"),
@@ -38,7 +35,7 @@ _STATE: dict[type[Optimizer], tuple[str, ...]] = {
 }
 
 
-_Owned = tuple[Tensor, Optimizer, dict[str, Any]]  # a parameter, its optimizer, and its group there
+Owned = tuple[Tensor, Optimizer, dict[str, Any]]  # a parameter, its optimizer, and its group there
 
 
 class _Cohort:
@@ -50,21 +47,47 @@ class _Cohort:
         first: whether SGD's momentum begins with the next step.
         members: the parameters.
         groups: their groups, each once.
-        count: where the first member's count of steps is among `Update`'s, None if it is a plain number.
     """
 
-    def __init__(self, members: list[_Owned], first: bool) -> None:
+    def __init__(self, members: list[Owned], first: bool) -> None:
         (_, optimizer, group), *_ = self.members = members
         self.kind, self.settings, self.first = type(optimizer), _settings(group), first
         self.groups = list({id(g): g for _, _, g in members}.values())
-        self.count: int | None = None
+        steps = [optimizer.state[p].get("step") for p, optimizer, _ in members]
+        self._counts = [step.numpy() for step in steps if isinstance(step, Tensor)]  # the tensors' own memory
 
     def ages(self) -> set[int]:
+        """Return how many steps the parameters have taken: more than one number where some took steps without the others."""
+        if self._counts:
+            return {int(count) for count in self._counts}
         return {_age(optimizer.state[p]) for p, optimizer, _ in self.members}
+
+    def numbers(self) -> tuple[float, ...]:
+        """Return what `_RULES` takes for the next step."""
+        group, age = self.groups[0], min(self.ages()) + 1
+        rate = float(group["lr"])
+        if self.kind is SGD:  # the first momentum is the gradient itself, undamped
+            return rate, 0.0 if self.first else group["momentum"], 1.0 if self.first else 1 - group["dampening"], 0.0
+        beta1, beta2 = group["betas"]
+        if self.kind is Adamax:
+            return rate / (1 - beta1**age), 0.0, 0.0, 0.0
+        correction = math.sqrt(1 - beta2**age)
+        if self.kind is ClippedAdam:
+            return rate * group["lrd"] * correction / (1 - beta1**age), 1.0, 0.0, 0.0
+        return rate / (1 - beta1**age), 1 / correction, 1 - rate * group["weight_decay"], 0.0
+
+    def count(self) -> None:
+        """Note that a step was taken."""
+        self.first = False
+        if self.kind is ClippedAdam:
+            for parameter, optimizer, _ in self.members:
+                optimizer.state[parameter]["step"] += 1
+        for count in self._counts:
+            count += 1
 
 
 class Update:
-    """The update of some parameters by their torch optimizers, in two halves: `prepare` on the host, `apply` in the graph.
+    """The update of some parameters by their torch optimizers: `prepare` and `count` on the host, `apply` in the graph.
 
     Args:
         owned: `(parameter, its optimizer, its group)` for each parameter that has a gradient.
@@ -77,9 +100,10 @@ class Update:
         numbers: `(cohorts, 4)` float64, filled by `prepare`.
     """
 
-    def __init__(self, owned: Sequence[_Owned], clip: float | None = None, also: Iterable[dict[Any, Any]] = ()) -> None:
+    def __init__(self, owned: Sequence[Owned], clip: float | None = None, also: Iterable[dict[Any, Any]] = ()) -> None:
         self.clip, self._owned = clip, list(owned)
-        cohorts: dict[Any, list[_Owned]] = {}
+        self._groups = list({id(group): group for *_, group in self._owned}.values())
+        cohorts: dict[Any, list[Owned]] = {}
         keys = []
         for one in self._owned:
             parameter, optimizer, group = one
@@ -88,34 +112,12 @@ class Update:
             keys.append((type(optimizer), _settings(group), float(group["lr"]), age, fresh and type(optimizer) is SGD))
             cohorts.setdefault(keys[-1], []).append(one)
         self._cohorts = [_Cohort(members, key[-1]) for key, members in cohorts.items()]
-        rows = {key: row for row, key in enumerate(cohorts)}
-        self._rows_of = [rows[key] for key in keys]  # for each parameter
+        self._rows_of = list(map(list(cohorts).index, keys))  # for each parameter
         self.plan = [(one.kind, one.settings) for one in self._cohorts], self._rows_of
-        self._slots = [
-            [name for name in _STATE[type(optimizer)] if name != "momentum_buffer" or group["momentum"]]
-            for _, optimizer, group in self._owned
-        ]
-        self.state = [
-            o.state[p][name] for (p, o, _), names in zip(self._owned, self._slots, strict=True) for name in names
-        ]
-        self._join_counts()
+        self.state = [o.state[p][name] for p, o, group in self._owned for name in _averages(o, group)]
         self._guard(also)
         self._host = torch.zeros(len(cohorts), 4, dtype=torch.float64)
-        self._rows = memoryview(self._host.numpy()).cast("B")
-        device = self._owned[0][0].device if self._owned else torch.device("cpu")
-        self.numbers = self._host if device.type == "cpu" else self._host.to(device)
-
-    def _join_counts(self) -> None:
-        """Put the optimizers' step counts side by side into one array, so that one addition counts for all parameters."""
-        counted = [(o, p) for p, o, _ in self._owned if _has_count(o.state[p])]
-        counts = _joined([o.state[p]["step"] for o, p in counted])
-        self._counts = (counts[0].as_strided((len(counts),), (1,)) if counts else torch.zeros(0)).numpy()
-        for (optimizer, parameter), count in zip(counted, counts, strict=True):
-            optimizer.state[parameter]["step"] = count
-        place = {id(p): i for i, (_, p) in enumerate(counted)}
-        for cohort in self._cohorts:
-            cohort.count = place.get(id(cohort.members[0][0]))
-        self._counted = self._counts.tobytes()
+        self.numbers = self._host.to(self._owned[0][0].device)
 
     def _guard(self, also: Iterable[dict[Any, Any]]) -> None:
         """Note what the optimizers hold, for `valid`."""
@@ -123,34 +125,31 @@ class Update:
         for optimizer in optimizers:
             optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules ask whether a step was taken
         held = [Held(vars(o), ("state",)) for o in optimizers]  # load_state_dict's
-        held += [Held(o.state[p], ("step",)) for p, o, _ in self._owned if _has_count(o.state[p])]
+        for p, o, _ in self._owned:
+            counted = (
+                ("step",) if isinstance(o.state[p].get("step"), Tensor) else ()
+            )  # a number is another at each step
+            held.append(Held(o.state[p], (*_STATE[type(o)], *counted)))
         names = (*_HYPERPARAMETERS, *_FEATURES_LEFT_TO_TORCH)
-        held += [Held(group, names) for group in {id(g): g for _, _, g in self._owned}.values()]
+        held += [Held(group, names) for group in self._groups]
         held += map(Held, (*also, *(o.state for o in optimizers)))
-        hooks = {id(hooks): hooks for o in optimizers for hooks in _hooks(o)}.values()
-        self._same = Same(held, hooks)
-        self._counts_itself = any(isinstance(o, ClippedAdam) for o in optimizers)
+        held += map(Held, {id(hooks): hooks for o in optimizers for hooks in _hooks(o)}.values())
+        self._same = Same(held)
         self._rates_in_tensors = True  # which may change in place; found out when they are looked at
 
     @staticmethod
-    def why_not(optimizer: Optimizer, group: dict[str, Any]) -> str | None:
-        """Return why the group's update cannot be part of a graph, None if it can."""
-        if type(optimizer) not in _STATE:
-            return f"{type(optimizer).__name__} is not one of {', '.join(kind.__name__ for kind in _STATE)}"
-        if group.get("fused") and any(p.device.type != "cpu" for p in group["params"]):
-            return f"{type(optimizer).__name__} is fused and counts its steps on the device"
-        if any(_hooks(optimizer)):
-            return f"{type(optimizer).__name__} has hooks"
-        for feature in _FEATURES_LEFT_TO_TORCH:
-            if group.get(feature):
-                return f"{type(optimizer).__name__} has {feature} on"
-        return None
+    def covers(optimizer: Optimizer, group: dict[str, Any]) -> bool:
+        """Return whether the group's update can be part of a graph."""
+        counts_on_device = group.get("fused") and any(p.device.type != "cpu" for p in group["params"])
+        left_to_torch = any(map(group.get, _FEATURES_LEFT_TO_TORCH)) or any(_hooks(optimizer))
+        return type(optimizer) in _STATE and not counts_on_device and not left_to_torch
 
     def valid(self) -> bool:
         """Return whether the optimizers hold the tensors and hyperparameters that the graph was made for."""
         if not self._same:
             return False
-        return (not (self._same.written or self._rates_in_tensors) or self._one_rate_each()) and self._one_age_each()
+        one_rate_each = not (self._same.written or self._rates_in_tensors) or self._one_rate_each()
+        return one_rate_each and all(len(cohort.ages()) == 1 for cohort in self._cohorts)
 
     def moves(self) -> str | None:
         """Return that betas or momentum are other numbers than when this was made, None if they are not."""
@@ -165,39 +164,19 @@ class Update:
         self._rates_in_tensors = any(isinstance(rate, Tensor) for row in rates for rate in row)
         return all(row.count(row[0]) == len(row) for row in rates)
 
-    def _one_age_each(self) -> bool:
-        """Return whether each cohort is still of one age: steps that trained only some of it may have come between."""
-        if self._counts.tobytes() == self._counted and not self._counts_itself:
-            return True
-        return all(len(cohort.ages()) == 1 for cohort in self._cohorts)
-
     def prepare(self) -> None:
-        """Count the step and compute its numbers."""
-        self._counts += 1
-        for row, cohort in enumerate(self._cohorts):
-            if cohort.kind is ClippedAdam:
-                for group in cohort.groups:
-                    group["lr"] *= group["lrd"]
-                for parameter, optimizer, _ in cohort.members:
-                    optimizer.state[parameter]["step"] += 1
-            parameter, optimizer, group = cohort.members[0]
-            age = _age(optimizer.state[parameter]) if cohort.count is None else int(self._counts[cohort.count])
-            _ROW.pack_into(self._rows, row * _ROW.size, *_numbers(cohort.kind, group, age, cohort.first))
-            cohort.first = False
-        self._counted = self._counts.tobytes()
+        """Compute the numbers of the next step."""
+        self._host.numpy()[:] = [cohort.numbers() for cohort in self._cohorts]
         if self.numbers is not self._host:
             self.numbers.copy_(self._host, non_blocking=True)
 
-    def undo(self) -> None:
-        """Take back a `prepare` whose step was not made."""
-        self._counts -= 1
+    def count(self) -> None:
+        """Note that the step was taken."""
+        for group in self._groups:
+            if "lrd" in group:  # ClippedAdam's rate decays
+                group["lr"] *= group["lrd"]
         for cohort in self._cohorts:
-            if cohort.kind is ClippedAdam:
-                for group in cohort.groups:
-                    group["lr"] /= group["lrd"]
-                for parameter, optimizer, _ in cohort.members:
-                    optimizer.state[parameter]["step"] -= 1
-        self._counted = self._counts.tobytes()
+            cohort.count()
 
     def apply(
         self,
@@ -222,10 +201,8 @@ class Update:
             grads = [grad * factor for grad in grads]
         make = finite & valid if guarded and valid is not None else finite if guarded else valid
         slots = iter(state)
-        for parameter, grad, row, names, (_, optimizer, group) in zip(
-            params, grads, self._rows_of, self._slots, self._owned, strict=True
-        ):
-            old = [next(slots) for _ in names]
+        for parameter, grad, row, (_, optimizer, group) in zip(params, grads, self._rows_of, self._owned, strict=True):
+            old = [next(slots) for _ in _averages(optimizer, group)]
             new = _RULES[type(optimizer)](parameter, grad, old, numbers[row].to(parameter.dtype), group)
             for tensor, value in zip([parameter, *old], new, strict=True):
                 tensor.copy_(value if make is None else torch.where(make, value, tensor))
@@ -250,27 +227,12 @@ def _hooks(optimizer: Optimizer) -> list[Any]:
     ]
 
 
-def _joined(counts: list[Tensor]) -> list[Tensor]:
-    """Return step counts that lie side by side in one array, so that one addition counts for all parameters."""
-    size = counts[0].element_size() if counts else 0
-    together = all(
-        a.dtype == b.dtype
-        and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
-        and b.data_ptr() - a.data_ptr() == size
-        for a, b in pairwise(counts)
-    )
-    if together:
-        return counts
-    array = torch.stack(counts)
-    return [array[i] for i in range(len(counts))]
-
-
 def _settings(group: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(map(group.get, _HYPERPARAMETERS))
 
 
-def _has_count(state: dict[str, Any]) -> bool:
-    return isinstance(state.get("step"), Tensor)
+def _averages(optimizer: Optimizer, group: dict[str, Any]) -> list[str]:
+    return [name for name in _STATE[type(optimizer)] if name != "momentum_buffer" or group["momentum"]]
 
 
 def _age(state: dict[str, Any]) -> int:
@@ -282,9 +244,8 @@ def _begin(parameter: Tensor, optimizer: Optimizer, group: dict[str, Any]) -> bo
     state = optimizer.state[parameter]
     fresh = not state or (type(optimizer) is SGD and state.get("momentum_buffer") is None)
     if fresh:
-        for name in _STATE[type(optimizer)]:
-            if name != "momentum_buffer" or group["momentum"]:
-                state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        for name in _averages(optimizer, group):
+            state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         if type(optimizer) is ClippedAdam:
             state["step"] = 0
         elif type(optimizer) is not SGD:
@@ -294,55 +255,34 @@ def _begin(parameter: Tensor, optimizer: Optimizer, group: dict[str, Any]) -> bo
     return fresh
 
 
-def _numbers(kind: type[Optimizer], group: dict[str, Any], age: int, first: bool) -> tuple[float, ...]:
-    """The numbers that `_RULES` takes for one step; `age` counts from 1."""
-    rate = float(group["lr"])
-    if kind is SGD:  # the first momentum is the gradient itself, undamped
-        return rate, 0.0 if first else group["momentum"], 1.0 if first else 1 - group["dampening"], 0.0
-    beta1, beta2 = group["betas"]
-    if kind is Adamax:
-        return rate / (1 - beta1**age), 0.0, 0.0, 0.0
-    correction = math.sqrt(1 - beta2**age)
-    if kind is ClippedAdam:
-        return rate * correction / (1 - beta1**age), 1.0, 0.0, 0.0
-    return rate / (1 - beta1**age), 1 / correction, 1 - rate * group["weight_decay"], 0.0
+def _decayed(p: Tensor, g: Tensor, group: dict[str, Any]) -> Tensor:
+    return g + group["weight_decay"] * p if group["weight_decay"] else g
 
 
 def _adam(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str, Any]) -> list[Tensor]:
     beta1, beta2 = group["betas"]
-    if group["weight_decay"]:
-        if group.get("decoupled_weight_decay"):
-            p = p * n[2]
-        else:
-            g = g + group["weight_decay"] * p
+    if "clip_norm" in group:  # Pyro's
+        g = g.clamp(-group["clip_norm"], group["clip_norm"])
+    if group.get("decoupled_weight_decay"):
+        p = p * n[2]
+    else:
+        g = _decayed(p, g, group)
     mean = old[0] + (1 - beta1) * (g - old[0])
-    square = beta2 * old[1] + (1 - beta2) * g * g
-    return [p - n[0] * mean / (square.sqrt() * n[1] + group["eps"]), mean, square]
-
-
-def _clipped_adam(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str, Any]) -> list[Tensor]:
-    beta1, beta2 = group["betas"]
-    g = g.clamp(-group["clip_norm"], group["clip_norm"])
-    if group["weight_decay"]:
-        g = g + group["weight_decay"] * p
-    mean = beta1 * old[0] + (1 - beta1) * g
-    spread = g - mean if group["centered_variance"] else g
+    spread = g - mean if group.get("centered_variance") else g
     square = beta2 * old[1] + (1 - beta2) * spread * spread
-    return [p - n[0] * mean / (square.sqrt() + group["eps"]), mean, square]
+    return [p - n[0] * mean / (square.sqrt() * n[1] + group["eps"]), mean, square]
 
 
 def _adamax(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str, Any]) -> list[Tensor]:
     beta1, beta2 = group["betas"]
-    if group["weight_decay"]:
-        g = g + group["weight_decay"] * p
+    g = _decayed(p, g, group)
     mean = old[0] + (1 - beta1) * (g - old[0])
     largest = torch.maximum(beta2 * old[1], g.abs() + group["eps"])
     return [p - n[0] * mean / largest, mean, largest]
 
 
 def _sgd(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str, Any]) -> list[Tensor]:
-    if group["weight_decay"]:
-        g = g + group["weight_decay"] * p
+    g = _decayed(p, g, group)
     if not old:
         return [p - n[0] * g]
     momentum = n[1] * old[0] + n[2] * g
@@ -350,4 +290,4 @@ def _sgd(p: Tensor, g: Tensor, old: list[Tensor], n: Tensor, group: dict[str, An
     return [p - n[0] * step, momentum]
 
 
-_RULES = {Adam: _adam, AdamW: _adam, ClippedAdam: _clipped_adam, Adamax: _adamax, SGD: _sgd}
+_RULES = {Adam: _adam, AdamW: _adam, ClippedAdam: _adam, Adamax: _adamax, SGD: _sgd}

@@ -9,23 +9,17 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from pyro_vae.compiled import (
-    OTHER_DRAWS,
-    Held,
     RecordingError,
-    Same,
     Watch,
     copies,
     differences,
-    disagreement,
     furthest,
     in_short,
     like,
     memory,
     record,
-    resampled,
     undisturbed,
 )
 from pyro_vae.svi.eager import EagerSVI, InvalidData, as_tensors, parts
@@ -36,8 +30,8 @@ AUDITS = frozenset([2, 10, 100, 1_000])  # calls replayed eagerly and compared, 
 AUDIT_EVERY = 5_000  # one takes as long as a hundred of the smallest steps
 MOST_STATES = 8  # in which one recording is known to hold, and settings of an optimizer that it is compiled for
 
+
 # what decides whether a gradient arrives, and as what
-_NEEDS = operator.attrgetter("requires_grad")
 _FLAGS = operator.attrgetter("requires_grad", "_backward_hooks", "_post_accumulate_grad_hooks")
 
 
@@ -58,7 +52,6 @@ class StepGraph:
         name: tells this signature from others, also in another process.
 
     Attributes:
-        engine: "recorded" or "inductor".
         calls: how often it was run.
         used: the count of its SVI's steps when it was run last.
         tried: whether inductor was tried on it.
@@ -70,8 +63,7 @@ class StepGraph:
     def __init__(self, svi: EagerSVI, args: Any, kwargs: Any, params: list[Tensor], watch: Watch, name: str) -> None:
         self._svi, self._params, self.name = svi, params, name
         self._options = svi.clip, svi.exchange
-        self.calls, self.engine, self.tried = 0, "recorded", False
-        self.used = 0
+        self.calls, self.used, self.tried = 0, 0, False
         self._whole: UpdateCode | None = None
         self._renewed = 0
 
@@ -86,25 +78,26 @@ class StepGraph:
         self._one_loss = len(present) == 1 + len(params)
         self._optim = svi.optim
         self._memories = set(map(memory, params))
-        self._flags = list(map(_FLAGS, self._recording.outside))
+        flags = map(_FLAGS, self._recording.outside)
+        self._flags = [(needs, hooks if hooks is None else dict(hooks), after) for needs, hooks, after in flags]
         if any(after for _, _, after in self._flags):
             raise RecordingError("a parameter has a hook that runs when its gradient has arrived")
-        self._needs, self._handles = [needs for needs, _, _ in self._flags], RemovableHandle.next_id
-        self._hooks = Same((), [hooks for _, hooks, _ in self._flags if hooks is not None])
         store = pyro.get_param_store()._params
         self._stored = {name: p for name, p in store.items() if any(p is q for q in self._recording.outside)}
-        self._hold_store(store)
+
+    @property
+    def engine(self) -> str:
+        """What runs it: "recorded" or "inductor"."""
+        return "recorded" if self._whole is None and self._recording.code is None else "inductor"
 
     def valid(self, tensors: Sequence[Tensor]) -> bool:
         """Return whether the recording holds for such data: the same Python state, the same tensors where they were, and the same ones to train."""
         store = pyro.get_param_store()._params
-        if store is not self._store:
-            self._hold_store(store)
         return (
             self._recording.valid()
-            and self._hands_on_the_same()
+            and list(map(_FLAGS, self._recording.outside)) == self._flags
             and self._trains_the_same()
-            and bool(self._in_store)
+            and all(store.get(name) is p for name, p in self._stored.items())
             and self._in_a_known_state(tensors)
         )
 
@@ -119,19 +112,6 @@ class StepGraph:
         if name is not None:
             return f"{name!r} keeps changing; keep it in one tensor that is written into, or pass it"
         return f"what it reads of its data keeps changing ({lines[0]})" if lines else None
-
-    def _hold_store(self, store: dict[str, Tensor]) -> None:
-        self._store, self._in_store = store, Same([Held(store, [*self._stored], self._stored)])
-
-    def _hands_on_the_same(self) -> bool:
-        """Return whether the same tensors need a gradient, and have the same hooks; a new one has taken a new handle."""
-        if list(map(_NEEDS, self._recording.outside)) != self._needs:
-            return False
-        if RemovableHandle.next_id != self._handles:
-            if list(map(_FLAGS, self._recording.outside)) != self._flags:
-                return False
-            self._handles = RemovableHandle.next_id
-        return bool(self._hooks)
 
     def also(self, other: "StepGraph") -> None:
         """Hold in the state of another recording too, in place of the oldest of many."""
@@ -164,19 +144,18 @@ class StepGraph:
         Raises:
             InvalidData: for data that are not valid; on a GPU compiled code says so in `svi.valid` instead, without waiting.
         """
+        if self._whole is not None and not self._whole.update.valid():
+            self._renew(tensors, self._whole)
         if self._whole is not None:
-            if not self._whole.update.valid():
-                self._renew(tensors, self._whole)
-            if self._whole is not None:
-                out = self._whole(tensors)
-                self._svi.finite, self._svi.valid = out[self._losses :]
-                if not self._svi.valid.is_cuda and not self._svi.valid:
-                    self._whole.update.undo()
-                    raise InvalidData
-                if isinstance(self._optim, Optimizer):
-                    for p in self._params:
-                        p.grad = None  # none leaves the graph; what a step before left would be taken for it
-                return self._loss(out)
+            out = self._whole(tensors)
+            self._svi.finite, self._svi.valid = out[self._losses :]
+            if not self._svi.valid.is_cuda and not self._svi.valid:
+                raise InvalidData
+            self._whole.update.count()
+            if isinstance(self._optim, Optimizer):
+                for p in self._params:
+                    p.grad = None  # none leaves the graph; what a step before left would be taken for it
+            return self._loss(out)
         out = self._recording.run(*tensors)
         if self._recording.checks and not self._recording.all_valid:
             raise InvalidData
@@ -201,16 +180,11 @@ class StepGraph:
         if why_not is not None:
             self._whole = None
             self._svi.warn(f"SVI replays its recording uncompiled from call {self.calls}: {why_not}.")
-        if self._whole is None:
-            self.engine = "recorded"
 
     def ahead(self, most: int, tensors: Sequence[Tensor]) -> int:
         """Return how many steps may follow the last one without anything being looked at: none is to be audited, nor are its data copied."""
-        if (
-            self._whole is None
-            or self._recording.questions.lines
-            or not self._memories.isdisjoint(map(memory, tensors))
-        ):
+        apart = self._memories.isdisjoint(map(memory, tensors))
+        if self._whole is None or self._recording.questions.lines or not apart:
             return 0
         return next((i for i in range(most) if audited(self.calls + i + 1)), most)
 
@@ -248,8 +222,7 @@ class StepGraph:
         why_not = self._disagreement(tensors)
         if why_not is None:
             return None
-        self._whole, self.engine = None, "recorded"
-        self._recording.decompile()
+        self._whole = self._recording.code = None
         return f"replays its recording uncompiled from call {self.calls}: {why_not}"
 
     def compile(self, tensors: Sequence[Tensor]) -> str | None:
@@ -263,22 +236,13 @@ class StepGraph:
         if why_not is not None:
             self._whole = None
             return f"replays its recording uncompiled: inductor failed ({why_not})"
-        self.engine = "inductor"
-        if self._whole is None or not self._whole.capturable(tensors):
-            return None
-        # other data and draws than those of the capture, which would be right if everything stood still
-        why_not = self._whole.capture(tensors) or self._disagreement(resampled(tensors), OTHER_DRAWS + 1)
-        if why_not is None:
-            return None
-        self._whole.launch_one_by_one()
-        return f"launches a step's kernels one by one: as a CUDA graph it failed ({why_not})"
+        why_not = self._whole.code.capture(tensors) if self._whole is not None else None
+        return f"launches a step's kernels one by one: as a CUDA graph it failed ({why_not})" if why_not else None
 
-    def _disagreement(self, tensors: Sequence[Tensor], draws: int | None = None) -> str | None:
-        """Say that what runs does not do what the recorded graph does, or None."""
-        recording, whole = self._recording, self._whole
-        if whole is not None:
-            return disagreement(lambda seed: whole.distance(self._losses, tensors, seed), draws)
-        return disagreement(lambda seed: recording.distance(tensors, seed), draws) if recording.compiled else None
+    def _disagreement(self, tensors: Sequence[Tensor]) -> str | None:
+        """Say that what runs does not do what its graph does, or None."""
+        code = self._recording.code if self._whole is None else self._whole.code
+        return None if code is None else code.disagreement(tensors)
 
     def _eager(self, *args: Any, **kwargs: Any) -> Any:
         """Run eager Pyro and return what the recording returns."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,8 +12,17 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.compiled import RecordingError, Watch, in_short, random_state, set_random_state, signature, surroundings
-from pyro_vae.svi.blocks import Schedule, never, take
+from pyro_vae.compiled import (
+    RecordingError,
+    Watch,
+    call_with,
+    in_short,
+    random_state,
+    set_random_state,
+    signature,
+    surroundings,
+)
+from pyro_vae.svi.blocks import Schedule
 from pyro_vae.svi.eager import JITS, EagerSVI, InvalidData, as_tensors
 from pyro_vae.svi.exchange import Exchange
 from pyro_vae.svi.first import FirstStep, store_kept
@@ -55,7 +64,6 @@ class SVI(EagerSVI):
         num_steps: the same: steps that `run` takes.
 
     Attributes:
-        engine: "eager", "recorded" or "inductor": what ran the last step.
         why_not: why the last step ran eagerly, or None.
         finite: whether the last step's loss (and clipped norm) was finite, a 0-dim bool tensor. If not, a torch optimizer
             was not called; a Pyro one was, as Pyro does.
@@ -83,7 +91,6 @@ class SVI(EagerSVI):
         self.mode: Mode = compile
         self.forecast = Forecast(compile, steps)
         self.count = 0
-        self.engine = "eager"
         self.why_not: str | None = None
         self.valid = _TRUE  # whether the last step's data were valid, as torch and Pyro see it
         self._calls: dict[str, int] = {}
@@ -94,7 +101,7 @@ class SVI(EagerSVI):
         self._still: dict[str, int] = {}
         self._patience = PATIENCE
         self._arguments: dict[Any, Any] = {}
-        self._last: StepGraph | None = None  # what took the last replayed step
+        self._last: StepGraph | None = None  # what took the last step, if that was replayed
         self._doubtful = False  # the last loss was not finite
         self._said: set[str] = set()
         self._given_up = self._why_never()
@@ -107,9 +114,14 @@ class SVI(EagerSVI):
         return self.forecast.why_never()
 
     @property
+    def engine(self) -> str:
+        """What ran the last step: "eager", "recorded" or "inductor"."""
+        return "eager" if self._last is None else self._last.engine
+
+    @property
     def compiled(self) -> bool:
         """Whether the last step was a replayed graph (recorded or compiled by inductor)."""
-        return self.engine != "eager"
+        return self._last is not None
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """Take a gradient step; return the loss as a number (a tuple of them where the ELBO returns one)."""
@@ -143,7 +155,7 @@ class SVI(EagerSVI):
         return self.engine == "inductor" and self.exchange is None
 
     def steps(
-        self, *args: Any, schedule: Schedule | None = None, until: Callable[[], bool] = never, **kwargs: Any
+        self, *args: Any, schedule: Schedule | None = None, until: Callable[[], bool] = lambda: False, **kwargs: Any
     ) -> Any:
         """Take a step on each slice of the data along its first dim; return the losses as one detached tensor.
 
@@ -161,21 +173,42 @@ class SVI(EagerSVI):
             ValueError: the tensors differ in their first dim, or there is none, or the schedule is not of as many steps.
             RecordingError: an argument holds something else than tensors, numbers and strings.
         """
-        return take(self, args, kwargs, schedule or Schedule(), until)
+        _, tensors = signature(args, kwargs)
+        sizes = sorted({t.shape[0] if t.dim() else 0 for t in tensors})
+        if len(sizes) != 1 or sizes == [0]:
+            raise ValueError(
+                f"the tensors have first dims {sizes}; give each one slice for each step, (steps, ...), "
+                "and step() a single batch"
+            )
+        slices = list(zip(*(t.unbind() for t in tensors), strict=True))
+        prepare = (schedule or Schedule()).begin(self.optim, len(slices))
+        losses: list[Any] = []
+        finite, stopped = [], False
 
-    def ahead(self, most: int, tensors: Sequence[Tensor]) -> int:
-        """Return how many steps on data like `tensors` may follow the last one without anything being looked at."""
-        return self._last.ahead(most, tensors) if self.engine == "inductor" and self._last is not None else 0
+        def stop() -> bool:
+            nonlocal stopped
+            stopped = until()
+            return stopped
 
-    def run_on(
-        self, slices: Sequence[Sequence[Tensor]], prepare: Callable[[], None], until: Callable[[], bool]
-    ) -> list[Any]:
-        """Take a step on each, none of which is to be looked at; return their losses."""
-        assert self._last is not None
-        losses = self._last.run_on(slices, prepare, until)
-        self.count += len(losses)
-        self._calls[self._last.name] = self._calls.get(self._last.name, 0) + len(losses)
-        return losses
+        while len(losses) < len(slices) and not stopped:
+            prepare()
+            losses.append(call_with(self.update, args, kwargs, slices[len(losses)]))
+            finite.append(self.finite)
+            graph = None if stop() else self._last
+            if graph is not None and (ahead := graph.ahead(len(slices) - len(losses), tensors)):
+                try:
+                    taken = graph.run_on(slices[len(losses) : len(losses) + ahead], prepare, stop)
+                except InvalidData as invalid:
+                    call_with(self.update, args, kwargs, slices[len(losses) + invalid.step])  # raises what Pyro raises
+                    raise
+                self.count += len(taken)
+                self._count(graph.name, len(taken))
+                losses += taken
+                finite.append(self.finite)
+        self.finite = torch.stack(finite).all()
+        if isinstance(losses[0], tuple):
+            return tuple(torch.stack(each) for each in zip(*losses, strict=True))
+        return torch.stack(losses)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts that decide when a graph is compiled; parameters and optimizer have their own."""
@@ -226,7 +259,7 @@ class SVI(EagerSVI):
                 said = graph.compile(tensors)
             if said:
                 self.warn(f"SVI {said}.")
-            self.engine, self.why_not, self._last = graph.engine, None, graph
+            self.why_not, self._last = None, graph
             return graph.run(tensors)
         except InvalidData:
             set_random_state(state)
@@ -240,10 +273,10 @@ class SVI(EagerSVI):
         self.valid = _TRUE
         return self._step_eagerly("a value lies outside the support of its distribution", args, kwargs)
 
-    def _count(self, name: str) -> int:
+    def _count(self, name: str, calls: int = 1) -> int:
         if name not in self._calls and len(self._calls) >= MOST_COUNTS:
             del self._calls[min(self._calls, key=self._calls.__getitem__)]
-        self._calls[name] = self._calls.get(name, 0) + 1
+        self._calls[name] = self._calls.get(name, 0) + calls
         return self._calls[name]
 
     def _why_wait(self, key: tuple[Any, ...], name: str, calls: int, args: Any, kwargs: Any) -> str | None:
@@ -300,7 +333,7 @@ class SVI(EagerSVI):
             if changed is not None and again:
                 raise RecordingError(f"it changes {changed!r} itself at every step, which a recording would not repeat")
             if changed is not None:  # drew initial values, or settled something else once for all
-                self.engine, self.why_not = "eager", f"the step made or changed {changed!r}"
+                self._last, self.why_not = None, f"the step made or changed {changed!r}"
                 return None, first.finish()
             first.rewind()
             with store_kept():
@@ -328,7 +361,7 @@ class SVI(EagerSVI):
         return recorded
 
     def _step_eagerly(self, reason: str, args: Any, kwargs: Any) -> Any:
-        self.engine, self.why_not = "eager", reason
+        self._last, self.why_not = None, reason
         loss, params = self.gradients(args, kwargs)
         return self.finish(as_tensors(loss, params), params)
 
@@ -344,7 +377,6 @@ class SVI(EagerSVI):
             str(error) if isinstance(error, RecordingError) else f"recording or replaying it raised {in_short(error)}"
         )
         self._given_up = self.why_not = reason
-        self.engine = "eager"
         self._graphs.clear()
         self._waiting = self._last = None
         self.warn(f"SVI runs eagerly: {reason}.")

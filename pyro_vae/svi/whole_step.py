@@ -2,12 +2,11 @@
 
 The recorded graph yields loss and gradients; `optimizers.Update` continues it, in tensor operations, to new parameters
 and averages, which the graph writes where the optimizer keeps them. What the host computes for a step (learning rate,
-bias corrections) is an input. So one call of inductor's code takes the step. The code is compared with its graph on
-those very tensors, which are put back.
+bias corrections) is an input. So one call of inductor's code takes the step.
 """
 
-import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyro
@@ -17,20 +16,8 @@ from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.compiled import (
-    Recording,
-    capturable,
-    captured,
-    copies,
-    in_short,
-    inductor,
-    inductors_distance,
-    like,
-    private,
-    trace,
-    undisturbed,
-)
-from pyro_vae.svi.optimizers import Update, owners
+from pyro_vae.compiled import Code, Recording, copies, trace, undisturbed
+from pyro_vae.svi.optimizers import Owned, Update, owners
 
 _CALLS = PyroOptim.__call__, PyroLRScheduler.__call__  # which do nothing but step; one's own may do more
 
@@ -38,14 +25,18 @@ _CALLS = PyroOptim.__call__, PyroLRScheduler.__call__  # which do nothing but st
 class UpdateCode:
     """Inductor's code for what ends in an update of parameters.
 
+    Compared with its graph, on the very tensors that it writes, are the losses, buffers and the optimizer's averages; not the
+    parameters: where a gradient is nothing but rounding, Adam's first steps make a full step of it.
+
     Args:
-        step: what it does: takes `outside`, the optimizer's tensors and numbers, then `tensors`; the last two tensors that it returns
-            say whether the loss was finite, and whether all values were valid.
+        step: what it does: takes `outside`, the optimizer's tensors and numbers, then `tensors`; it returns `losses` losses, and
+            whether they were finite, and whether all values were valid.
         update: the update that is part of it.
         outside: tensors that it reads or writes where they are.
-        written: those of them that it writes besides parameters.
-        places: where the parameters are among them.
+        params: those of them that it trains.
+        statistics: those of them that it writes besides.
         tensors: data, like those it will be called with.
+        losses: how many there are.
     """
 
     def __init__(
@@ -53,94 +44,48 @@ class UpdateCode:
         step: Callable[..., list[Tensor]],
         update: Update,
         outside: Sequence[Tensor],
-        written: Sequence[Tensor],
-        places: Sequence[int],
+        params: Sequence[Tensor],
+        statistics: Sequence[Tensor],
         tensors: Sequence[Tensor],
+        losses: int,
     ) -> None:
-        self._outside, self._places = outside, set(places)
-        statistics = {id(t) for t in written}
-        self._statistics = [i for i, t in enumerate(self._outside) if id(t) in statistics]
-        self._hold(update)
-        changed = {*self._places, *self._averages}
-        spare = [like(t) if i in changed else t for i, t in enumerate(self._held)]
-        with undisturbed(), torch.no_grad():
-            self._graph = trace(step, [*spare, *tensors])
-        self._code = inductor.compile_graph(self._graph, [*self._held, *tensors])
-        self._run = self._code
+        self._outside, self._params, self._statistics = outside, params, statistics
+        held, written = self._hold(update)
+        with undisturbed(copies(written)), torch.no_grad():
+            graph = trace(step, [*held, *tensors])
+        averages = len(written) - len(params)
+        self.code = Code(
+            graph, held, written, tensors, lambda found: [*found[:losses], *found[len(found) - averages :]]
+        )
 
-    def _hold(self, update: Update) -> None:
+    def _hold(self, update: Update) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the tensors that stay from step to step, and those that are written."""
         self.update = update
-        self._held = [t.detach() for t in (*self._outside, *update.state, update.numbers)]
-        first = len(self._outside)
-        self._averages = [*self._statistics, *range(first, first + len(update.state))]
+        held = [t.detach() for t in (*self._outside, *update.state, update.numbers)]
+        return held, [*self._params, *self._statistics, *update.state]
 
     def moved(self, update: Update, tensors: Sequence[Tensor]) -> "UpdateCode":
         """Return the same code on other tensors of the optimizer."""
-        self._hold(update)
-        if self._run is not self._code and self.capture(tensors) is not None:
-            self.launch_one_by_one()
+        self.code.move(*self._hold(update), tensors)
         return self
 
-    def capturable(self, tensors: Sequence[Tensor]) -> bool:
-        """Return whether it could be one CUDA graph."""
-        return capturable([*self._held, *tensors])
-
-    def capture(self, tensors: Sequence[Tensor]) -> str | None:
-        """Replay it as one CUDA graph from now on; return why not."""
-        try:
-            self._run = captured(self._code, [*self._held, *tensors], len(self._held) - 1, self._written())
-        except Exception as error:  # the code itself is there
-            return in_short(error)
-        return None
-
-    def launch_one_by_one(self) -> None:
-        """Run the code itself again."""
-        self._run = self._code
-
-    def _written(self) -> list[Tensor]:
-        return [self._held[i] for i in (*self._places, *self._averages)]
-
     def __call__(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Count a step, take it, and return what it returns."""
+        """Take a step and return what it returns; if it counts, `update.count` is to be told."""
         self.update.prepare()
-        grad = torch.is_grad_enabled()
-        set_grad_enabled = private("set_grad_enabled")  # torch.no_grad() itself takes 17 us here
-        set_grad_enabled(False)
-        try:
-            return self._run(*self._held, *tensors)
-        finally:
-            set_grad_enabled(grad)
+        return self.code(tensors)
 
     def run_on(
         self, slices: Sequence[Sequence[Tensor]], prepare: Callable[[], None], until: Callable[[], bool]
     ) -> list[Sequence[Tensor]]:
-        """Run on each, after a ``prepare`` for each, until told to stop."""
+        """Take a step on each, after a ``prepare`` for each, until told to stop."""
         outs: list[Sequence[Tensor]] = []
-        with torch.no_grad():
-            for tensors in slices:
-                prepare()
-                self.update.prepare()
-                outs.append(self._run(*self._held, *tensors))
-                if until():
-                    break
+        for tensors in slices:
+            prepare()
+            outs.append(self(tensors))
+            self.update.count()
+            if until():
+                break
         return outs
-
-    def distance(self, losses: int, tensors: Sequence[Tensor], seed: int | None = None) -> float:
-        """Compare compiled code with the recorded graph, on the very tensors that it will write, and put them back: the loss,
-        buffers and the optimizer's averages.
-
-        Not the parameters: where a gradient is nothing but rounding, Adam's first steps make a full step of
-        it.
-        """
-        results = []
-        averages = [self._held[i] for i in self._averages]
-        for run in (self._graph, self._run):
-            with undisturbed(copies(self._written())), torch.no_grad():
-                if seed is not None:
-                    torch.manual_seed(seed)
-                out = run(*self._held, *tensors)
-                results.append([*out[:losses], *(t.clone() for t in averages)])
-        return inductors_distance(self._graph, *results)
 
 
 def whole_step(
@@ -162,10 +107,10 @@ def whole_step(
         old: code of the same step that may serve again, on other tensors of the optimizer.
     """
     reached = recording.present[-len(params) :] if params else []
-    owned = _updated(optim, params, reached)
-    if owned is None:
+    owned, held = _updated(optim, params, reached)
+    if not owned:
         return None
-    update = Update(owned, clip, _held_by_pyro(optim, params, reached))
+    update = Update(owned, clip, held)
     if old is not None and old.update.plan == update.plan:
         return old.moved(update, tensors)
     trained = [p for p, *_ in owned]
@@ -185,45 +130,32 @@ def whole_step(
         )
         return [*out[:losses], finite, torch.ones_like(finite) if valid is None else valid]
 
-    return UpdateCode(step, update, recording.outside, recording.written, places, tensors)
+    return UpdateCode(step, update, recording.outside, trained, recording.written, tensors, losses)
 
 
 def _updated(
     optim: PyroOptim | Optimizer, params: Sequence[Tensor], reached: Sequence[bool]
-) -> list[tuple[Tensor, Optimizer, dict[str, Any]]] | None:
-    """Return the parameters that a step updates, each with its optimizer and group; None if not all can be in a graph."""
+) -> tuple[list[Owned], list[dict[Any, Any]]]:
+    """Return the parameters that a step updates, none if not all can be in a graph, and dictionaries of a Pyro optimizer that
+    must stay as they are; leave zeros for gradients as Pyro does.
+    """
     if isinstance(optim, PyroOptim):
         if type(optim).__call__ not in _CALLS:
-            return None
+            return [], []
         _create_optimizers(optim, params)
     owner = owners(optim)
-    owned = []
-    for p, here in zip(params, reached, strict=True):
-        if id(p) not in owner:
-            continue
-        if here:
-            owned.append((p, *owner[id(p)]))
-        elif isinstance(optim, PyroOptim) and owner[id(p)][0].state.get(p):
-            return None  # a gradient reached it in other steps, so Pyro's optimizers go on moving it
-    if isinstance(optim, PyroOptim) and any(optim.grad_clip.get(p) for p, *_ in owned):
-        return None
-    return None if not owned or any(Update.why_not(*owner[id(p)]) for p, *_ in owned) else owned
-
-
-def _held_by_pyro(
-    optim: PyroOptim | Optimizer, params: Sequence[Tensor], reached: Sequence[bool]
-) -> list[dict[Any, Any]]:
-    """Return the dictionaries of a Pyro optimizer that must stay as they are, and leave zeros for gradients as Pyro does."""
+    owned = [(p, *owner[id(p)]) for p, here in zip(params, reached, strict=True) if here and id(p) in owner]
+    if not all(Update.covers(optimizer, group) for _, optimizer, group in owned):
+        return [], []
     if not isinstance(optim, PyroOptim):
-        return []
-    owner = owners(optim)
-    held: list[dict[Any, Any]] = [optim.optim_objs, optim.grad_clip]
-    for p, here in zip(params, reached, strict=True):
-        if not here:
-            held.append(owner[id(p)][0].state)
-        elif id(p) in owner:
-            p.grad = torch.zeros_like(p)  # steps that do not reach it go on moving it
-    return held
+        return owned, []
+    missed = [(p, owner[id(p)][0].state) for p, here in zip(params, reached, strict=True) if not here]
+    # where a gradient reached one in other steps, Pyro's optimizers go on moving it
+    if any(state.get(p) for p, state in missed) or any(optim.grad_clip.get(p) for p, *_ in owned):
+        return [], []
+    for p, *_ in owned:
+        p.grad = torch.zeros_like(p)  # steps that do not reach it go on moving it
+    return owned, [optim.optim_objs, optim.grad_clip, *(state for _, state in missed)]
 
 
 def _create_optimizers(optim: PyroOptim, params: Sequence[Tensor]) -> None:
@@ -232,6 +164,6 @@ def _create_optimizers(optim: PyroOptim, params: Sequence[Tensor]) -> None:
         if p not in optim.optim_objs:
             optim.optim_objs[p] = optim._get_optim(p)
             optim.grad_clip[p] = optim._get_grad_clip(p)
-            with contextlib.suppress(KeyError):  # nothing loaded is waiting for it
+            with suppress(KeyError):  # nothing loaded is waiting for it
                 state = optim._state_waiting_to_be_consumed.pop(pyro.get_param_store().param_name(p))
                 pyro.optim.optim._load_state_dict(optim.optim_objs[p], state)

@@ -67,7 +67,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         return replay, out
 
     monkeypatch.setattr("pyro_vae.compiled.inductor.compile_graph", lambda graph, inputs: graph)
-    monkeypatch.setattr("pyro_vae.svi.whole_step.capturable", lambda inputs: True)
+    monkeypatch.setattr("pyro_vae.compiled.cuda_graphs.capturable", lambda inputs: True)
     monkeypatch.setattr("pyro_vae.compiled.cuda_graphs.capture", capture)
     return captured
 

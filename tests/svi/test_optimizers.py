@@ -12,7 +12,7 @@ from svi_programs import PYRO_OPTIMIZERS, batches, everything, programs, run, va
 from tables import some
 from torch import Tensor, nn
 
-from pyro_vae.compiled import OTHER_DRAWS
+from pyro_vae.compiled.verify import OTHER_DRAWS
 from pyro_vae.svi.eager import EagerWarning
 from pyro_vae.svi.svi import (
     SVI,
@@ -46,9 +46,10 @@ def test_steps_that_train_only_some_parameters_age_only_them(optimizer, uncompil
             loc = always + sometimes if settings["both"] else always
             pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
 
-        svi = SVI(model, lambda x: None, optimizer([always, sometimes], lr=0.1), Trace_ELBO(), compile=mode)
+        optim = optimizer([always, sometimes], lr=0.1, **({"lrd": 0.9} if optimizer is ClippedAdam else {}))
+        svi = SVI(model, lambda x: None, optim, Trace_ELBO(), compile=mode)
         for i, x in enumerate(torch.linspace(0, 9, 40).reshape(-1, 4)):
-            settings["both"] = i % 4 == 0
+            settings["both"] = i % 6 < 2  # once compiled of one age, later of two
             svi.step(x)
         assert svi.engine == {"off": "eager", "recorded": "recorded", "on": "inductor"}[mode]
         found.append(torch.stack([always.detach(), sometimes.detach()]))
@@ -72,6 +73,9 @@ OF_OPTIMIZERS = {
     "maximize": lambda optim, params: optim.param_groups[0].update(maximize=True),
     "no state": lambda optim, params: optim.state.clear(),
     "no state of a parameter": lambda optim, params: optim.state.update({params[0]: {}}),
+    "another average of a parameter": lambda optim, params: optim.state.get(params[0], {}).update(
+        exp_avg=torch.ones_like(params[0])
+    ),
     "another for each parameter": lambda optim, params: optim.optim_objs.update(
         {p: torch.optim.SGD([p], lr=1e-3) for p in optim.optim_objs}
     ),
@@ -172,12 +176,22 @@ def test_no_gradient_is_left_from_a_step_before(uncompiled):
     assert all(p.grad is None for p in everything(one))
 
 
+def test_a_step_that_is_refused_is_not_counted(uncompiled):
+    one, optim = programs(), PYRO_OPTIMIZERS["ClippedAdam"]()
+    svi = SVI(one.model, one.guide, optim, Trace_ELBO(), compile="on")
+    run(svi, batches(3))
+    before = str(optim.get_state())
+    with pytest.raises(ValueError, match="support"):
+        svi.step(batches(1)[0] + 0.5)
+    assert str(optim.get_state()) == before
+
+
 @pytest.mark.parametrize(("off", "refused"), [({None}, False), ({None, OTHER_DRAWS}, True)])
 def test_compiled_code_must_differ_on_two_draws_to_be_refused(off, refused, monkeypatch, uncompiled):
-    def distance(self, losses, tensors, seed=None):
+    def distance(self, tensors, seed=None):
         return 2.0 if seed in off else 0.5
 
-    monkeypatch.setattr("pyro_vae.svi.whole_step.UpdateCode.distance", distance)
+    monkeypatch.setattr("pyro_vae.compiled.inductor.Code.distance", distance)
     one = programs()
     svi = SVI(one.model, one.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO(), compile="on")
     with warnings.catch_warnings(record=True) as said:
