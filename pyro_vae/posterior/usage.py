@@ -35,14 +35,14 @@ def posterior_means(
 
     Sites outside the data plate or in further plates are left out.
 
-    The mean of the site's distribution (a draw where it has none) averaged over ``num_samples``
-    runs of the guide: by default one where that mean is the same every run, else 1024.
+    The mean of the site's distribution (a draw where it has none): of one run of the guide where
+    it is the same every run, else averaged over ``num_samples`` runs, by default 1024.
     """
     means: dict[str, list[Tensor]] = {}
     with evaluation(pair, seed):
         for batch in pieces(data, 64):
             nesting = plate_nesting(pair, batch)
-            runs = num_samples or (DRAWS_OF_MEAN if _varies(pair, batch, nesting) else 1)
+            runs = (num_samples or DRAWS_OF_MEAN) if _varies(pair, batch, nesting) else 1
             for name, mean in _site_means(pair, batch, runs, nesting).items():
                 means.setdefault(name, []).append(mean)
     return {name: torch.cat(parts) for name, parts in means.items()}
