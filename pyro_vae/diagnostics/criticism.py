@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.diagnostics.judge import Judge
+from pyro_vae.diagnostics.one_thread import one_thread
 
 
 class TwoSample(NamedTuple):
@@ -51,6 +52,7 @@ class Neighbours(NamedTuple):
     closer: float
 
 
+@one_thread()
 def two_sample(first: Tensor, second: Tensor, *, components: int = 30, seed: int = 0) -> TwoSample:
     """Train a classifier to tell two sets apart, (data, features) each, on half of them.
 
@@ -184,6 +186,7 @@ def neighbours(samples: Tensor, train: Tensor, test: Tensor) -> Neighbours:
     return Neighbours(near.median().item(), held.median().item(), (near < held.quantile(0.05)).double().mean().item())
 
 
+@one_thread()
 def probes(train: Tensor, train_y: Tensor, test: Tensor, test_y: Tensor) -> dict[str, float]:
     """Return how accurately labels are predicted from codes, linearly and by neighbours."""
     from sklearn.linear_model import LogisticRegression

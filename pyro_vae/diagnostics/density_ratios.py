@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.diagnostics.criticism import features_of
+from pyro_vae.diagnostics.one_thread import one_thread
 from pyro_vae.objectives import divergence_bound
 
 LEAST = 40  # draws of either, below which nothing can be learned and nothing judged
@@ -139,6 +140,7 @@ def density_ratio(p: Any, q: Any, *, features: Features | None = None, folds: in
     return DensityRatio(divergence, stderr, float(right), slope, slope_stderr, tuple(critics), x.shape[1])
 
 
+@one_thread()
 def _trained(x: Tensor, label: np.ndarray, weight: np.ndarray, part: np.ndarray, features: Features | None) -> _Critic:
     """Return a critic trained on these draws. How far its weights may go, and how sure of itself it
     may be, is chosen on parts of them that were left out in turn.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Data
+from pyro_vae.diagnostics.one_thread import one_thread
 
 MAX_TAUGHT = 20_000  # training data that it learns from
 STEPS = 900  # at least, however small the data set
@@ -23,6 +24,7 @@ class Judge(NamedTuple):
     labels: Tensor  # (classes,) that it knows
 
     @classmethod
+    @one_thread()
     def train(cls, x: Tensor, y: Tensor, *, width: int = WIDTH, passes: int = 15, seed: int = 0) -> "Judge":
         """Train on ``x``, (data, features), with classes ``y``, (data,)."""
         from sklearn.exceptions import ConvergenceWarning
