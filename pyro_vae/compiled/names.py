@@ -41,9 +41,12 @@ class Slot(Mapping[str, Any]):
 
 
 @functools.cache
-def of_library(module: str | None) -> bool:
-    """Return whether a Python module, by its name, is part of a library that nobody keeps things of a program in."""
-    return (module or "").partition(".")[0] in _LIBRARIES
+def of_library(module: object) -> bool:
+    """Return whether a Python module, by its name, is part of a library that nobody keeps things of a program in.
+
+    A class whose ``__module__`` is no text, as Cython's functions', is compiled, and keeps nothing that Python sees.
+    """
+    return not isinstance(module, str | None) or (module or "").partition(".")[0] in _LIBRARIES
 
 
 @functools.cache

@@ -12,7 +12,6 @@ from svi_programs import BATCH, FEATURES, LATENT, Programs, batches, everything,
 from tables import only, some
 from torch import Tensor, nn
 
-from pyro_vae.svi.eager import EagerWarning
 from pyro_vae.svi.svi import (
     SVI,
 )
@@ -54,12 +53,11 @@ def test_tensors_may_lie_in_memory_as_they_like_compiled():
 
 
 @pytest.mark.slow
-def test_code_that_does_not_know_of_shared_memory_is_refused():
-    with pytest.warns(EagerWarning, match="its code differs from the recorded graph"):
-        tensors_may_lie_in_memory_as_they_like("on", share=True, engine="recorded")
+def test_tensors_may_share_memory_that_is_written_compiled():
+    tensors_may_lie_in_memory_as_they_like("on", share=True)
 
 
-def tensors_may_lie_in_memory_as_they_like(mode, share, engine=None):
+def tensors_may_lie_in_memory_as_they_like(mode, share):
     data = [x.t().contiguous().t() for x in batches(12)]
     found = []
     for make in (pyro.infer.SVI, lambda *a: SVI(*a, compile=mode)):
@@ -69,7 +67,7 @@ def tensors_may_lie_in_memory_as_they_like(mode, share, engine=None):
         svi = make(one.model, one.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
         losses = run(svi, data)
         found.append((losses, torch.cat([p.detach().flatten() for p in one.parameters()]), one.seen))
-    assert svi.engine == (engine or {"on": "inductor", "recorded": "recorded"}[mode]), svi.why_not
+    assert svi.engine == {"on": "inductor", "recorded": "recorded"}[mode], svi.why_not
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found[0][2], found[1][2])
