@@ -87,6 +87,16 @@ def test_training_leaves_one_file_with_everything_in_it(run, data, pair):
         assert f"<td>{name}</td>" in text
 
 
+@pytest.fixture(autouse=True)
+def same_order_of_pictures():
+    """What is taken out of a dictionary comes back at its end, and pages of help list the pictures."""
+    before = dict(PICTURES)
+    yield
+    for name, draw in before.items():
+        del PICTURES[name]
+        PICTURES[name] = draw
+
+
 @pytest.fixture
 def one_picture(monkeypatch):
     """A report has all pictures that apply; here there is one."""
