@@ -129,7 +129,7 @@ def _log_snr(spec: Spec, steps: int, noise: str | None, first: float | None, las
         for name, value in (("first", first), ("last", last)):
             if value is not None:
                 raise PairError(
-                    f"{name} {value:g} is a log signal-to-noise ratio of even or logistic steps, and --noise is "
+                    f"{name} {value} is a log signal-to-noise ratio of even or logistic steps, and --noise is "
                     f"{noise}, which has its own; leave --{name} out, or use --noise even",
                     unused=name,
                 )

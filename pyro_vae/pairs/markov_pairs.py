@@ -64,7 +64,7 @@ def markov(
     one = sequences.step(spec)
     size = parts.latent_size(one, latent)
     form = posterior or ("smoother" if transition == "gated" else "exact")
-    _refuse(spec, transition, form, likelihood, hidden, one)
+    _refuse(spec, transition, form, likelihood, hidden, objective, particles)
     width = 64 if hidden is None else hidden
     emission = _emission(one, transition, likelihood, size, width)
     move = {
@@ -79,7 +79,13 @@ def markov(
 
 
 def _refuse(
-    spec: Spec, transition: Transition, form: Posterior, likelihood: Likelihood, hidden: int | None, one: Spec
+    spec: Spec,
+    transition: Transition,
+    form: Posterior,
+    likelihood: Likelihood,
+    hidden: int | None,
+    objective: str,
+    particles: int,
 ) -> None:
     """Refuse parts that do not fit each other.
 
@@ -111,6 +117,12 @@ def _refuse(
             f"hidden {hidden} is the width of nets, and a linear transition with its exact posterior has none; "
             "leave --hidden out",
             unused="hidden",
+        )
+    if form == "exact" and objective == "elbo" and particles > 1:
+        raise PairError(
+            f"particles {particles} give what one gives, since the posterior is exact and log p(x, z) - log q(z | x) the "
+            "same for every draw; leave --particles out",
+            unused="particles",
         )
 
 
