@@ -14,6 +14,7 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae.program import Declaration, Figure, declared, find_problems
 from pyro_vae.svi import SVI
+from pyro_vae.svi.replay import StepGraph
 from pyro_vae.training.feed import ALIGNMENT, Feed
 from pyro_vae.training.interruption import Interrupted
 from pyro_vae.training.nonfinite import NonFinite
@@ -104,7 +105,7 @@ def test_a_signal_inside_a_block_stops_after_its_step_and_resumes_to_the_bit(
     digits, tmp_path, monkeypatch, uncompiled, at, save_every
 ):
     whole = pv.fit(small(digits), digits, epochs=2, compile="on")
-    run_on, calls = SVI.run_on, [0]
+    run_on, calls = StepGraph.run_on, [0]
 
     def interrupting(self, slices, prepare, until):
         def counted():
@@ -116,7 +117,7 @@ def test_a_signal_inside_a_block_stops_after_its_step_and_resumes_to_the_bit(
         return run_on(self, slices, counted, until)
 
     with monkeypatch.context() as patch:
-        patch.setattr(SVI, "run_on", interrupting)
+        patch.setattr(StepGraph, "run_on", interrupting)
         with pytest.raises(Interrupted):
             pv.fit(small(digits), digits, epochs=2, compile="on", run=tmp_path / "run", save_every=1e9)
     assert calls[0] == at, "it took another step after the signal"
