@@ -206,8 +206,8 @@ def test_free_bits_wake_a_code_that_gains_nothing() -> None:
         torch.manual_seed(0)
         pair = pairs.sequence(data.spec, latent=1, hidden=8)
         pv.fit(pair, data, epochs=100, batch_size=100, lr=2e-2, free_bits=free, compile="off", progress=False)
-        table = pv.elbo(pair, data.batch("train"))
-        assert -0.9 < table.elbo < -0.69  # log 2 = .693
+        table = pv.elbo(pair, data.batch("train"), num_samples=500)  # a single draw was seen to be off by .009
+        assert -0.9 < table.elbo < -0.692  # log 2 = .693
         kl.append(table.kl)
     assert kl[0] > 0.2
     assert kl[1] < 0.1
