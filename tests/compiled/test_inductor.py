@@ -60,3 +60,10 @@ def test_bits_are_drawn_as_torch_draws_them(dtype):
     expected = torch.bernoulli(p)
     torch.manual_seed(3)
     assert torch.equal(graph(p), expected)
+
+
+def test_checks_of_values_are_compiled():
+    graph = make_fx(torch.ops.aten._is_all_true, decomposition_table=decompositions())(torch.tensor([True, True]))
+    assert not any("is_all_true" in str(node.target) for node in graph.graph.nodes)
+    for values in ([True, True], [True, False], [False, True]):
+        assert graph(torch.tensor(values)).item() == all(values)
