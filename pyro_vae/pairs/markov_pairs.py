@@ -64,7 +64,8 @@ def markov(
     one = sequences.step(spec)
     size = parts.latent_size(one, latent)
     form = posterior or ("smoother" if transition == "gated" else "exact")
-    _refuse(spec, transition, form, likelihood, hidden, objective, particles)
+    _refuse(spec, transition, form)
+    _refuse_unused(transition, form, likelihood, hidden, particles if objective == "elbo" else 1)
     width = 64 if hidden is None else hidden
     emission = _emission(one, transition, likelihood, size, width)
     move = {
@@ -78,15 +79,7 @@ def markov(
     return Pair(model, MarkovGuide(one.features, encoder), parts.objective(spec, objective, particles))
 
 
-def _refuse(
-    spec: Spec,
-    transition: Transition,
-    form: Posterior,
-    likelihood: Likelihood,
-    hidden: int | None,
-    objective: str,
-    particles: int,
-) -> None:
+def _refuse(spec: Spec, transition: Transition, form: Posterior) -> None:
     """Refuse parts that do not fit each other.
 
     Raises:
@@ -106,6 +99,16 @@ def _refuse(
         raise PairError(
             f"transition linear is of real x with Gaussian noise, and {spec.name} is binary; use --transition gated"
         )
+
+
+def _refuse_unused(
+    transition: Transition, form: Posterior, likelihood: Likelihood, hidden: int | None, particles: int
+) -> None:
+    """Refuse options that change nothing beside the others; ``particles`` are those of the ELBO.
+
+    Raises:
+        PairError: with the option's name.
+    """
     if transition == "linear" and likelihood != "auto":
         raise PairError(
             f"likelihood {likelihood} does not apply to --transition linear, whose x is Normal, a scale per "
@@ -118,7 +121,7 @@ def _refuse(
             "leave --hidden out",
             unused="hidden",
         )
-    if form == "exact" and objective == "elbo" and particles > 1:
+    if form == "exact" and particles > 1:
         raise PairError(
             f"particles {particles} give what one gives, since the posterior is exact and log p(x, z) - log q(z | x) the "
             "same for every draw; leave --particles out",

@@ -1,4 +1,4 @@
-"""A loss or gradient that is no number never reaches a parameter, is traced to its site, and leaves its batch."""
+"""A non-finite loss or gradient never reaches a parameter, is traced to its site, and leaves its batch."""
 
 import math
 import warnings
