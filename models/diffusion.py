@@ -12,7 +12,7 @@ Deep Unsupervised Learning using Nonequilibrium Thermodynamics (Sohl-Dickstein e
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae.models.hierarchical import HierarchicalModel
 
@@ -31,3 +31,9 @@ class DiffusionModel(HierarchicalModel):
     def __init__(self, prior: nn.Module, levels: Sequence[nn.Module], decoder: nn.Module, step: nn.Module) -> None:
         super().__init__(prior, levels, decoder)
         self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the drawn or observed ``x``: ``(..., batch, features)``."""
+        # Pyro learns of the parameters of a module that is asked for; the levels share this one's.
+        _ = self.step
+        return super().forward(x)

@@ -66,6 +66,21 @@ def test_the_elbo_is_finite_and_the_sum_of_its_sites(row: Row) -> None:
     assert table.elbo == pytest.approx(table.reconstruction - table.kl)
 
 
+def test_pyro_is_told_of_every_parameter(programs: Row) -> None:
+    """Pyro's own SVI trains what it is told of as programs run, and leaves other parameters as they are without a word."""
+    if programs.implicit:
+        return
+    pair, batch = programs.build(), programs.batch()
+    loss(pair, batch).backward()
+    values = []
+    for program in (pair.bound_guide, pair.bound_model):
+        with poutine.trace(param_only=True) as told:
+            program(batch)
+        values += [site["value"] for site in told.trace.nodes.values()]
+    known = {id(v.unconstrained() if hasattr(v, "unconstrained") else v) for v in values}
+    assert [n for n, p in pair.named_parameters().items() if p.grad is not None and id(p) not in known] == []
+
+
 def test_an_exact_guide_makes_every_draw_give_the_evidence(programs: Row) -> None:
     if not programs.exact:
         return

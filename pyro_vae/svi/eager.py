@@ -18,6 +18,11 @@ from pyro_vae.warning import warn
 
 JITS = (JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO)  # record the step themselves
 
+OWN_STORE = (
+    "optim is a Pyro optimizer, which trains the parameters in Pyro's store, and these programs have a store of their own, as a "
+    "pair's have; give a torch optimizer, such as torch.optim.Adam(pair.named_parameters().values())"
+)
+
 
 class EagerWarning(UserWarning):
     """A program that could not be recorded, or not compiled, runs without."""
@@ -88,7 +93,10 @@ class EagerSVI(pyro.infer.SVI):  # type: ignore[misc]  # Pyro is untyped
             put_back(watching.saved)
             return self.gradients(args, kwargs)
         if isinstance(self.optim, PyroOptim):
-            trained = [site["value"].unconstrained() for site in capture.trace.nodes.values()]
+            values = [site["value"] for site in capture.trace.nodes.values()]
+            if not all(hasattr(value, "unconstrained") for value in values):
+                raise TypeError(OWN_STORE)
+            trained = [value.unconstrained() for value in values]
             return loss, list({id(p): p for p in trained}.values())
         params = [p for group in self.optim.param_groups for p in group["params"]]
         if first:

@@ -267,7 +267,7 @@ def test_what_is_no_chain_is_refused_in_a_sentence() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"noise": "cosine", "first": 3.0}, "first 3 is a log signal-to-noise ratio of even or logistic steps"),
+        ({"noise": "cosine", "first": 3.0}, "first 3.0 is a log signal-to-noise ratio of even or logistic steps"),
         ({"first": -3.0, "last": 2.0}, "falls from first to last, and they are -3 and 2"),
         ({"first": math.inf}, "first"),
         ({"steps": 0}, "steps must be at least 1"),

@@ -13,6 +13,7 @@ from svi_programs import FEATURES, LATENT, PYRO_OPTIMIZERS, batches, everything,
 from tables import only
 from torch import nn
 
+import pyro_vae as pv
 from pyro_vae.svi.eager import EagerWarning
 from pyro_vae.svi.svi import SVI
 
@@ -335,3 +336,16 @@ def test_mistakes_are_answered():
         SVI(one.model, one.guide, pyro.optim.Adam({}), Trace_ELBO(), clip=1.0)
     with pytest.raises(ValueError, match="compile is 'yes'; give 'auto', 'on', 'off' or 'recorded'"):
         SVI(one.model, one.guide, pyro.optim.Adam({}), Trace_ELBO(), compile="yes")
+
+
+@pytest.mark.parametrize("mode", ["off", "on"])
+def test_a_pyro_optimizer_cannot_see_the_store_of_a_pair(mode):
+    data = pv.load_data("digits")
+    pair = pv.pairs.latent(data.spec, latent=2, hidden=[8])
+    svi = SVI(pair.bound_model, pair.bound_guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO(), compile=mode)
+    with pytest.raises(TypeError, match=r"these programs have a store of their own.*give a torch optimizer"):
+        svi.step(data.batch("train", 8))
+    svi = SVI(pair.bound_model, pair.bound_guide, torch.optim.Adam(pair.named_parameters().values()), Trace_ELBO())
+    before = {name: p.detach().clone() for name, p in pair.named_parameters().items()}
+    svi.step(data.batch("train", 8))
+    assert [name for name, p in pair.named_parameters().items() if torch.equal(p, before[name])] == []
