@@ -139,7 +139,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     table = dict(private("inductor_decompositions")())
     table[_aten.cat.default] = functools.partial(_cat, table[_aten.cat.default])
     table[_aten.bernoulli.default] = functools.partial(_bernoulli, table[_aten.bernoulli.default])
-    # Checks of values ask it. Inductor has no code for it: what it is of would be written to memory, half of a small step.
+    # Checks of values ask it. Inductor has no code for it: what it is of would be written to memory, a third of a small step.
     table[_aten._is_all_true.default] = torch.all
     return table
 
